@@ -1,0 +1,31 @@
+"""The `dcgan-dist` command: `dcgan-dist NAME ...` is `python -m dcgan_dist.NAME ...`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+FRONT_DOORS = {
+    "prepare": "make shards from a source of images, or check them",
+    "train": "train a DCGAN; run again with the same --run-dir, it resumes",
+    "bench": "measure images/s beside a baseline",
+}
+
+
+def main() -> int:
+    """Run the front door that the first argument names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: dcgan-dist NAME [--help] [settings]\n")
+        for door, does in FRONT_DOORS.items():
+            print(f"  {door:10} {does}")
+        return 0
+    if name not in FRONT_DOORS:
+        print(f"dcgan-dist: unknown command {name!r}: take one of {', '.join(FRONT_DOORS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"dcgan_dist.{name}")
+    return int(module.main(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""What all front doors share: reading settings, and turning errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from dcgan_dist.config import flatten
+from dcgan_dist.errors import ConfigError, DcganDistError
+
+Settings = TypeVar("Settings")
+
+# config.yaml of a run also records where it ran; these keys are no settings, so that the file can be given again.
+RECORDED_KEYS = ("environment",)
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are exceptions, not an exit."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ConfigError(_one_line(message))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def _types(settings_class: type, prefix: str = "") -> dict[str, Any]:
+    """Declared type of every setting by its dotted name, as written in the source."""
+    types: dict[str, Any] = {}
+    for entry in dataclasses.fields(settings_class):
+        if isinstance(entry.default_factory, type) and dataclasses.is_dataclass(entry.default_factory):
+            types.update(_types(entry.default_factory, f"{prefix}{entry.name}."))
+        else:
+            types[prefix + entry.name] = entry.type
+    return types
+
+
+def _unknown(key: str, value: object, known: Sequence[str]) -> ConfigError:
+    # The last part decides in case of a forgotten or mistaken group: `lr` is nearest to `optim.lr`.
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
+        name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]
+    ]
+    hint = f"; did you mean {near[0]}?" if near else "; --help lists all settings"
+    return ConfigError(f"unknown setting {key} (value {value!r}){hint}")
+
+
+def _flatten_mapping(mapping: dict[Any, Any], known: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for raw, value in mapping.items():
+        key = prefix + str(raw).replace("-", "_")
+        is_group = any(name.startswith(f"{key}.") for name in known)
+        if is_group and isinstance(value, dict):
+            flat.update(_flatten_mapping(value, known, f"{key}."))
+        elif is_group:
+            raise ConfigError(f"{key} is {value!r}: it is a group of settings, such as {key}.NAME: VALUE")
+        elif key not in known:
+            raise _unknown(key, value, known)
+        else:
+            flat[key] = value
+    return flat
+
+
+def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]:
+    """Return the settings of a YAML file as ``{"optim.lr": 2e-4, ...}``; values are as YAML reads them.
+
+    Raises:
+        ConfigError: no such file, not YAML, or an unknown key.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config file {str(path)!r}: {_one_line(str(error))}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the config file {str(path)!r} is not YAML: {_one_line(str(error))}") from error
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"the config file {str(path)!r} holds no settings: write them as `optim: {{lr: 2e-4}}`")
+    settings = {key: value for key, value in (content or {}).items() if key not in RECORDED_KEYS}
+    return _flatten_mapping(settings, list(_types(settings_class)))
+
+
+def _read_arguments(arguments: Sequence[str], types: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Split a command line into config files and dotted settings; hyphens count as underscores in names."""
+    files: list[str] = []
+    values: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise ConfigError(f"unexpected argument {word!r}: settings are given as --name value")
+        name, has_value, value = word[2:].partition("=")
+        key = name.replace("-", "_")
+        is_flag = types.get(key) == "bool"
+        if not has_value:
+            if is_flag and (not rest or rest[0].startswith("--")):
+                value = "true"
+            elif rest:
+                value = rest.pop(0)
+            else:
+                raise ConfigError(f"--{name} needs a value")
+        if key == "config":
+            files.append(value)
+        elif key not in types:
+            raise _unknown(key, value, list(types))
+        else:
+            values[key] = value
+    return files, values
+
+
+def parse_settings(settings_class: type[Settings], arguments: Sequence[str], prog: str, description: str) -> Settings:
+    """Read settings: defaults, then each ``--config FILE``, then ``--key value``, each over the one before.
+
+    Raises:
+        ConfigError: unknown key, wrong type, or value out of range; the message names the key and the value.
+    """
+    parser = _Parser(prog=prog, description=description)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; later files and options override it.")
+    parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
+    if any(word in ("-h", "--help") for word in arguments):
+        parser.print_help()
+        raise SystemExit(0)
+    types = _types(settings_class)
+    files, overrides = _read_arguments(arguments, types)
+    values: dict[str, Any] = {}
+    for file in files:
+        values |= read_yaml_settings(file, settings_class)
+    values |= overrides
+    return build_settings(settings_class, values)
+
+
+def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Settings:
+    """Make settings from dotted values, coercing each to its declared type (``"2e-4"`` becomes a float).
+
+    Raises:
+        ConfigError: unknown key, wrong type, or value out of range.
+    """
+    parser = _Parser(exit_on_error=False)
+    parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
+    types = _types(settings_class)
+    for key, value in values.items():
+        if key not in types:
+            raise _unknown(key, value, list(types))
+        text = "null" if value is None else str(value)
+        try:
+            parser.parse_args([f"--{key}={text}"])
+        except ConfigError as error:
+            raise ConfigError(f"{key} is {value!r}: expected {_describe(types[key])}") from error
+    words = [f"--{key}={'null' if value is None else value}" for key, value in values.items()]
+    made: Settings = parser.instantiate(parser.parse_args(words)) if words else settings_class()
+    if not isinstance(made, settings_class):
+        made = settings_class(**{entry.name: made[entry.name] for entry in dataclasses.fields(settings_class)})  # type: ignore[index, arg-type]
+    return made
+
+
+def _describe(declared: object) -> str:
+    text = str(declared)
+    names = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "None": "null"}
+    if text.startswith("Literal["):
+        head, _, tail = text[len("Literal[") :].partition("]")
+        return "one of " + head.replace('"', "").replace("'", "") + tail.replace(" | None", " or null")
+    return " or ".join(names.get(part, part) for part in text.split(" | "))
+
+
+def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a front door and return its exit status; errors made on purpose become one line on stderr."""
+    try:
+        command(sys.argv[1:] if arguments is None else arguments)
+    except DcganDistError as error:
+        print(f"{prog}: {_one_line(str(error))}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+__all__ = ["build_settings", "flatten", "parse_settings", "read_yaml_settings", "run"]

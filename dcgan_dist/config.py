@@ -1,0 +1,318 @@
+"""Every setting of the product: one tree of frozen dataclasses with defaults, meaning and checks.
+
+Precedence is defaults < YAML file < command line (``--optim.lr 1e-4``). The docstring under each field is what
+``--help`` prints. Where the paper (Radford, Metz, Chintala 2015) and its released code disagree, the setting takes the
+values ``paper`` and ``released``, or the field says which value belongs to which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from dcgan_dist.errors import ConfigError
+
+IMAGE_SIZES = (16, 28, 32, 64, 128, 256)
+
+Settings = TypeVar("Settings")
+
+
+def _require(condition: bool, key: str, value: object, way_out: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} is {value!r}: {way_out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The two networks."""
+
+    name: Literal["dcgan", "cdcgan"] = "dcgan"
+    """Family of networks: `dcgan`, or `cdcgan`, the released class-conditional DCGAN for 28x28 images."""
+    image_size: int | None = None
+    """Side of the square images in pixels: 16, 28, 32, 64, 128 or 256. Left out, the size of the data."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour images. Left out, what the data has."""
+    classes: int | None = None
+    """Number of classes that a conditional model is given. Left out, what the data has; 0 for other models."""
+    z_dim: int = 100
+    """Length of the noise vector z. Paper: 100; released ImageNet model: 256."""
+    z_distribution: Literal["uniform", "normal"] = "uniform"
+    """Prior of z: U(-1, 1) (paper and released code) or N(0, 1) (released SVHN model, PyTorch example)."""
+    ngf: int = 128
+    """Channels of the generator's last hidden layer; each earlier scale has twice as many."""
+    ndf: int = 128
+    """Channels of the discriminator's first layer; each later scale has twice as many."""
+    kernel_size: Literal[3, 4, 5] = 5
+    """Side of every convolution kernel: 5 (LSUN, faces, SVHN), 3 (ImageNet), 4 (PyTorch example)."""
+    convs_per_scale: Literal[1, 2] = 1
+    """Convolutions per halving or doubling of the image: 1, or 2 (stride 1 and stride 2, released ImageNet model)."""
+    slope: float = 0.2
+    """Slope of LeakyReLU for negative inputs, in every layer of the discriminator (section 4)."""
+    conv_bias: bool = False
+    """Whether convolutions that batch norm follows have a bias. Released code and PyTorch example: no."""
+    batch_norm: Literal["paper", "all", "none"] = "paper"
+    """Where batch norm stands: `paper` everywhere but G's output and D's input, `all` layers, or `none` (section 3)."""
+    norm_gain_init: Literal["paper", "released"] = "paper"
+    """Initial gains of batch norm: `paper` 1 (the text names weights alone), `released` N(1, 0.02)."""
+    projection_norm: Literal["paper", "released"] = "paper"
+    """Batch norm after G's projection of z: `paper` one per channel, `released` one per unit (channels * 4 * 4)."""
+    norm_eps: float = 1e-5
+    """Number added to the variance in batch norm. Released code: 1e-8; PyTorch: 1e-5."""
+    norm_momentum: float = 0.1
+    """Weight of a new batch in the running statistics of batch norm."""
+    sample_statistics: Literal["paper", "released"] = "paper"
+    """Batch norm of G when sampling: `paper` running averages, `released` the statistics of the sampled batch."""
+    head: Literal["flatten", "average_pool"] = "flatten"
+    """How D reduces its last feature maps to one logit: flattened into a dense layer, or global average pooling."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.image_size is None or self.image_size in IMAGE_SIZES,
+            "model.image_size",
+            self.image_size,
+            f"take one of {', '.join(map(str, IMAGE_SIZES))}",
+        )
+        for key in ("z_dim", "ngf", "ndf"):
+            value = getattr(self, key)
+            _require(value >= 1, f"model.{key}", value, "take a whole number of at least 1")
+        _require(self.classes is None or self.classes >= 0, "model.classes", self.classes, "take 0 or more")
+        _require(math.isfinite(self.slope), "model.slope", self.slope, "take a finite number")
+        _require(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "take a positive number")
+        _require(0 < self.norm_momentum <= 1, "model.norm_momentum", self.norm_momentum, "take one in (0, 1]")
+        if self.name == "cdcgan":
+            _require(self.image_size in (None, 28), "model.image_size", self.image_size, "cdcgan is for 28x28 images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam, the same for both networks."""
+
+    lr: float = 2e-4
+    """Learning rate (paper: 2e-4; released SVHN model: 5e-4)."""
+    beta1: float = 0.5
+    """Decay of Adam's first moment (paper: 0.5, since 0.9 oscillates)."""
+    beta2: float = 0.999
+    """Decay of Adam's second moment."""
+    eps: float = 1e-8
+    """Number added to the root of Adam's second moment."""
+    l2: float = 0.0
+    """L2 penalty on every parameter, added to its gradient before Adam. Paper: none; released code: 1e-5."""
+    decay: float = 0.0
+    """Share of the run, at its end, over which the learning rate falls linearly to 0 (released MNIST model: 0.5)."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0 and math.isfinite(self.lr), "optim.lr", self.lr, "take a positive number")
+        _require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "take one in [0, 1)")
+        _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "take one in [0, 1)")
+        _require(self.eps > 0, "optim.eps", self.eps, "take a positive number")
+        _require(self.l2 >= 0, "optim.l2", self.l2, "take 0 or a positive number")
+        _require(0 <= self.decay <= 1, "optim.decay", self.decay, "take a share of the run, in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images come from and how they are read."""
+
+    path: str = "rooms:20000"
+    """Folder or URL (http, https, s3, any fsspec scheme) of shards, one .tar, or `rooms:N`, N procedural rooms."""
+    workers: int = 0
+    """Processes per rank that decode images; 0 decodes in a background thread."""
+    prefetch: int = 4
+    """Batches kept ready per rank (and per decoding process)."""
+    on_damage: Literal["skip", "fail"] = "skip"
+    """What a damaged record does: leave its place in the batch empty and count it, or end the run."""
+    cache: str | None = None
+    """Folder for generated and downloaded shards. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path), "data.path", self.path, "name a folder or URL of shards, or rooms:N")
+        _require(self.workers >= 0, "data.workers", self.workers, "take 0 or more")
+        _require(self.prefetch >= 1, "data.prefetch", self.prefetch, "take 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The loop."""
+
+    epochs: float | None = None
+    """Length of the run in passes over the data; give this or steps. With neither, 5 (as the paper's Fig. 3)."""
+    steps: int | None = None
+    """Length of the run in steps; a step ends with one update of the generator."""
+    batch_size: int = 128
+    """Images in one mini-batch over all workers together (paper: 128)."""
+    updates: Literal["paper", "released"] = "paper"
+    """Per mini-batch, `paper` updates both networks; `released` one of them in turn, so a step takes two: G's, D's."""
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """Arithmetic: float32, bfloat16 autocast, or float64 (to compare implementations)."""
+    channels_last: bool = True
+    """Whether images and weights lie channels last in memory: the same results, faster convolutions."""
+    compile: bool = False
+    """Whether torch.compile fuses the networks: minutes at the start, faster steps on a GPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto` takes the GPU when there is one."""
+    sync_batch_norm: bool = False
+    """Whether batch norm takes its statistics over all workers' images, or over each worker's own."""
+    check_replicas: bool = False
+    """Whether to check at every log line that all workers hold identical parameters."""
+    log_every: int = 50
+    """Steps between two lines of metrics.jsonl."""
+    sample_every: int = 500
+    """Steps between two grids of samples of the same fixed z."""
+    sample_count: int = 64
+    """Images in a grid of samples."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    checkpoint_minutes: float = 0.0
+    """Minutes after which a checkpoint is made even between two of those; 0 for never."""
+    keep_last: int = 3
+    """How many of the newest checkpoints are kept."""
+    keep_every: int = 0
+    """Every how many steps a checkpoint is kept forever (a multiple of checkpoint_every); 0 for none."""
+
+    def __post_init__(self) -> None:
+        both = f"epochs {self.epochs} and steps {self.steps}"
+        _require(self.epochs is None or self.steps is None, "training", both, "give one of them, the other as null")
+        _require(self.epochs is None or self.epochs > 0, "training.epochs", self.epochs, "take a positive number")
+        _require(self.steps is None or self.steps > 0, "training.steps", self.steps, "take 1 or more")
+        for key in ("batch_size", "log_every", "sample_every", "sample_count", "checkpoint_every", "keep_last"):
+            value = getattr(self, key)
+            _require(value >= 1, f"training.{key}", value, "take a whole number of at least 1")
+        _require(self.checkpoint_minutes >= 0, "training.checkpoint_minutes", self.checkpoint_minutes, "take 0 or more")
+        _require(
+            self.keep_every >= 0 and self.keep_every % self.checkpoint_every == 0,
+            "training.keep_every",
+            self.keep_every,
+            f"take 0 or a multiple of training.checkpoint_every ({self.checkpoint_every})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """The processes that train together, and where their results go."""
+
+    workers: int = 1
+    """Processes that train together, a GPU each where there are GPUs; 1 trains in this process, without Ray."""
+    max_failures: int = 0
+    """How often the group of workers is restarted from the newest checkpoint after one of them has died."""
+    storage: str | None = None
+    """Folder or URL (s3, any fsspec scheme) shared by all hosts; the run directory is then STORAGE/NAME."""
+    wait: bool = False
+    """Whether to wait when the cluster has fewer free CPUs or GPUs than workers, or to end with an error."""
+    cpus_per_worker: float = 1.0
+    """CPUs that Ray sets aside for each worker."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 1, "cluster.workers", self.workers, "take 1 or more")
+        _require(self.max_failures >= -1, "cluster.max_failures", self.max_failures, "take 0 or more, -1 for no limit")
+        _require(self.cpus_per_worker > 0, "cluster.cpus_per_worker", self.cpus_per_worker, "take a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a training run."""
+
+    seed: int = 0
+    """Seed of everything that is drawn: weights, order of images, z, labels."""
+    name: str = "dcgan"
+    """Name of the run: its directory's name where run_dir is not given."""
+    run_dir: str | None = None
+    """Run directory; run again with the same one, training resumes. Left out: runs/NAME."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")
+        plain = bool(self.name) and not set(self.name) & set("/\\\0") and self.name not in (".", "..")
+        _require(plain, "name", self.name, "take a plain file name")
+        batch, workers = self.training.batch_size, self.cluster.workers
+        _require(
+            batch % workers == 0,
+            "training.batch_size",
+            batch,
+            f"it is shared out evenly, so take a multiple of cluster.workers ({workers})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Settings of `prepare`: how a source of images becomes shards."""
+
+    source: Literal["rooms", "folder", "cifar10", "mnist"] | None = None
+    """What the input is: `rooms` (procedural), `folder` (directory, .zip, .tar, .tar.gz; sub-folder names become
+    labels), `cifar10` (its python batches, or a class-folder tree), `mnist` (idx files, also Fashion-MNIST)."""
+    input: str | None = None
+    """Path of the source; `rooms` needs none."""
+    output: str | None = None
+    """Folder in which the shards and manifest.json are made."""
+    image_size: int | None = None
+    """Side of the square images: the shorter side is resized to it with an area filter, then the centre is cropped.
+    Left out, the source's own size (rooms 64, CIFAR-10 32, MNIST 28), else 64."""
+    grey: bool = False
+    """Whether to make one-channel images of a colour source."""
+    count: int | None = None
+    """How many images to take from the source; left out, all of them (rooms: 20,000)."""
+    encoding: Literal["jpg", "png", "raw"] = "jpg"
+    """How an image is stored: JPEG of quality 95, PNG, or raw uint8 values (rows, columns, channels)."""
+    shard_size: int = 2000
+    """Images in a shard."""
+    name: str | None = None
+    """First part of the shards' file names; left out, the source's name."""
+    seed: int = 0
+    """Seed of the images' distribution over the shards, and of the rooms."""
+    workers: int | None = None
+    """Processes that decode and encode; left out, one for each core."""
+    max_bad: float = 0.01
+    """Share of inputs that may be undecodable; more of them are an error."""
+    verify: str | None = None
+    """Folder of shards to check against its manifest, in place of making any."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.image_size is None or self.image_size in IMAGE_SIZES,
+            "image_size",
+            self.image_size,
+            f"take one of {', '.join(map(str, IMAGE_SIZES))}",
+        )
+        _require(self.count is None or self.count >= 1, "count", self.count, "take 1 or more")
+        _require(self.shard_size >= 1, "shard_size", self.shard_size, "take 1 or more")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")
+        _require(self.workers is None or self.workers >= 1, "workers", self.workers, "take 1 or more")
+        _require(0 <= self.max_bad <= 1, "max_bad", self.max_bad, "take a share, in [0, 1]")
+
+
+def flatten(settings: object, prefix: str = "") -> dict[str, Any]:
+    """Return the settings as ``{"optim.lr": 0.0002, ...}``, in the order of declaration."""
+    flat: dict[str, Any] = {}
+    for entry in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, entry.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{entry.name}."))
+        else:
+            flat[prefix + entry.name] = value
+    return flat
+
+
+def override(settings: Settings, changes: dict[str, Any]) -> Settings:
+    """Return ``settings`` with values replaced by dotted key, checked again.
+
+    Raises:
+        ConfigError: a key does not exist or a value is out of range.
+    """
+    here: dict[str, Any] = {}
+    below: dict[str, dict[str, Any]] = {}
+    names = {entry.name for entry in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    for key, value in changes.items():
+        name, _, rest = key.partition(".")
+        if name not in names:
+            raise ConfigError(f"unknown setting {key!r}")
+        if rest:
+            below.setdefault(name, {})[rest] = value
+        else:
+            here[name] = value
+    here |= {name: override(getattr(settings, name), inner) for name, inner in below.items()}
+    return dataclasses.replace(settings, **here)  # type: ignore[type-var]

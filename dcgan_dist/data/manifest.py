@@ -1,0 +1,105 @@
+"""What is known of a set of shards: `manifest.json`, and beside each shard an index of its records.
+
+A set of shards is a folder with `NAME-000000.tar`, `NAME-000001.tar`, ... (plain WebDataset tars), for each of them
+`NAME-000000.index`, and `manifest.json`, which is written last: a folder without it is not finished.
+
+An index is a NumPy array of `RECORD` entries in little-endian binary with no header, one for each sample in the order
+of the tar: enough to seek to, label and verify any sample without reading the others.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcgan_dist.errors import DataError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "dcgan_dist shards 1"
+
+RECORD = np.dtype(
+    [
+        ("offset", "<u8"),  # of the image's bytes in the tar
+        ("size", "<u4"),  # of the image in bytes
+        ("label", "<i4"),  # index into the manifest's classes, -1 for none
+        ("digest", "<u8"),  # xxh3_64 of the image's bytes
+        ("json_offset", "<u8"),  # of the bytes of KEY.json in the tar; 0 where there is none
+        ("json_size", "<u4"),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar of a set: its file, what is in it, and the digests (xxh3_64, 16 hex digits) to check it by."""
+
+    file: str
+    samples: int
+    bytes: int
+    digest: str
+    index: str
+    index_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A finished set of shards.
+
+    Attributes:
+        image_size: side of the square images in pixels; None for shards made elsewhere with images of any size.
+        channels: 1 (grey) or 3 (colour).
+        encoding: `jpg`, `png` or `raw`; `mixed` for shards made elsewhere.
+        count: number of images.
+        classes: names of the labels; empty where unlabelled.
+        made_with: the settings that decide what is in the shards; the same settings make the same bytes.
+        skipped: inputs that could not be decoded, as ``{"input": name, "reason": text}``.
+        shards: the tars, in order.
+    """
+
+    image_size: int | None
+    channels: int
+    encoding: str
+    count: int
+    classes: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    made_with: dict[str, Any] = field(default_factory=dict)
+    skipped: tuple[dict[str, str], ...] = ()
+
+    def to_json(self) -> str:
+        """Return the text of manifest.json."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> Manifest:
+        """Read the text of manifest.json; `where` names the file in errors.
+
+        Raises:
+            DataError: it is not a manifest of this format.
+        """
+        try:
+            content = json.loads(text)
+            if content.pop("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT!r}")
+            shards = tuple(Shard(**shard) for shard in content.pop("shards"))
+            for shard in shards:
+                if any(character in name for name in (shard.file, shard.index) for character in "/\\:\0"):
+                    raise ValueError(f"the shard's name {shard.file!r} is no plain file name")
+            classes, skipped = tuple(content.pop("classes")), tuple(content.pop("skipped"))
+            return cls(**content, classes=classes, skipped=skipped, shards=shards)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{where} is no manifest of shards ({error}): run prepare again") from error
+
+
+def read_index(content: bytes, samples: int, where: str) -> npt.NDArray[np.void]:
+    """Return the records of an index file.
+
+    Raises:
+        DataError: its length does not fit the number of samples.
+    """
+    if len(content) != samples * RECORD.itemsize:
+        raise DataError(f"{where} has {len(content)} bytes, not {samples * RECORD.itemsize}: run prepare again")
+    return np.frombuffer(content, dtype=RECORD)

@@ -1,0 +1,105 @@
+"""The processes that train together, behind one small object that also works in a single process.
+
+Models never import this module. Everything else asks a `World` for its rank, its share of a batch and its collectives.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from dcgan_dist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together: `rank` of `size`, computing on `device`."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process writes the run's files and prints its progress."""
+        return self.rank == 0
+
+    def share(self, global_batch: torch.Tensor) -> torch.Tensor:
+        """Return this rank's rows of a global batch: positions p with p mod size = rank."""
+        return global_batch[self.rank :: self.size]
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Add up `tensor` over all ranks, in place; every rank must call it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def minimum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Take the minimum of `tensor` over all ranks, in place; every rank must call it."""
+        if self.size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+        return tensor
+
+    def broadcast_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Give every rank the leader's `tensor`, in place; every rank must call it."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> torch.device:
+    """Return the device to compute on.
+
+    Raises:
+        ConfigError: `cuda` where there is none.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("training.device is 'cuda', but PyTorch sees no CUDA GPU here: take cpu or auto")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def join_world(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
+    """Join the processes that train together.
+
+    Under Ray Train the process group exists already; under `torchrun` (RANK and WORLD_SIZE in the environment) it is
+    made here; elsewhere this process is alone.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    here = pick_device(device, local_rank)
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    if dist.is_initialized():
+        return World(dist.get_rank(), dist.get_world_size(), here)
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+        return World(dist.get_rank(), dist.get_world_size(), here)
+    return World(0, 1, here)
+
+
+def leave_world() -> None:
+    """Leave the process group, if this process made or joined one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def under_torchrun() -> bool:
+    """Whether `torchrun` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def say(world: World, message: str) -> None:
+    """Print one line from the leader, at once."""
+    if world.is_leader:
+        print(message, file=sys.stdout, flush=True)

@@ -1,0 +1,65 @@
+"""Every error that a person can meet, and the exit status that a command ends with.
+
+::
+
+    DcganDistError               1   a failure of the program's own
+    ├── InputError               2   something that a person gave is wrong; the message says what and the way out
+    │   ├── ConfigError              a setting: unknown key, wrong type, value out of range
+    │   ├── DataError                a source or a set of shards
+    │   ├── RunDirectoryError        a run directory: in use, unwritable, of another run
+    │   └── ClusterError             more workers than the cluster has
+    ├── WorkerFailed             1   a worker process died and was not replaced
+    ├── Diverged                 3   a loss or gradient became non-finite; never retried
+    └── Stopped              128+n   ended by signal n after a last checkpoint
+
+A message is one line: it names the offending value and the way out.
+"""
+
+from __future__ import annotations
+
+
+class DcganDistError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_status: int = 1
+
+
+class InputError(DcganDistError, ValueError):
+    """What a person gave cannot be used."""
+
+    exit_status = 2
+
+
+class ConfigError(InputError):
+    """A setting has an unknown key, a wrong type or a value out of range."""
+
+
+class DataError(InputError):
+    """A source of images or a set of shards cannot be used."""
+
+
+class RunDirectoryError(InputError):
+    """A run directory is in use, cannot be written, or belongs to another run."""
+
+
+class ClusterError(InputError):
+    """The cluster does not have what the run asks for."""
+
+
+class WorkerFailed(DcganDistError):
+    """A worker process died and ``cluster.max_failures`` does not allow another try."""
+
+
+class Diverged(DcganDistError):
+    """A loss or a gradient became non-finite; the last finite state is saved."""
+
+    exit_status = 3
+
+
+class Stopped(DcganDistError):
+    """The run was ended by a signal, after a last checkpoint."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+        self.exit_status = 128 + signal_number
