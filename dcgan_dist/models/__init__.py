@@ -1,1 +1,6 @@
 """The networks: pure `nn.Module`s that know nothing of ranks, devices or files."""
+
+from dcgan_dist.models.build import build_networks, initialise
+from dcgan_dist.models.network import Discriminator, Generator
+
+__all__ = ["Discriminator", "Generator", "build_networks", "initialise"]

@@ -1,0 +1,66 @@
+"""From settings to networks, and their first weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from dcgan_dist.config import ModelConfig
+from dcgan_dist.errors import ConfigError
+from dcgan_dist.models.cdcgan import CdcganDiscriminator, CdcganGenerator
+from dcgan_dist.models.dcgan import DcganDiscriminator, DcganGenerator
+from dcgan_dist.models.network import Discriminator, Generator
+
+WEIGHT_STD = 0.02  # section 4: all weights from a normal distribution with this standard deviation
+
+
+def build_networks(config: ModelConfig) -> tuple[Generator, Discriminator]:
+    """Return a generator and a discriminator, on the CPU in float32, with weights that `initialise` has yet to set.
+
+    Raises:
+        ConfigError: `image_size`, `channels` or, for a conditional model, `classes` is not known yet.
+    """
+    size, channels = config.image_size, config.channels
+    if size is None or channels is None:
+        key = "image_size" if size is None else "channels"
+        raise ConfigError(f"model.{key} is None: give it, or take it from the data, before the networks are built")
+    if config.name == "cdcgan":
+        if not config.classes:
+            raise ConfigError(f"model.classes is {config.classes!r}: cdcgan needs data with labels; or take dcgan")
+        return (
+            CdcganGenerator(config, size, channels, config.classes),
+            CdcganDiscriminator(config, size, channels, config.classes),
+        )
+    return DcganGenerator(config, size, channels), DcganDiscriminator(config, size, channels)
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, config: ModelConfig, seed: int) -> None:
+    """Set all parameters and buffers of `network`, in place, to their values before training (section 4).
+
+    Weights are N(0, 0.02), biases 0, batch norm's gains 1 or, with `norm_gain_init` `released`, N(1, 0.02). The draws
+    are made on the CPU in float32, so that a seed means the same network on every device, in every precision and
+    memory format.
+    """
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(parameter: torch.Tensor, mean: float) -> None:
+        parameter.copy_(torch.empty(parameter.shape).normal_(mean, WEIGHT_STD, generator=random))
+
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            draw(module.weight, 0.0)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, _NormBase):
+            module.reset_running_stats()
+            if module.affine:
+                if config.norm_gain_init == "released":
+                    draw(module.weight, 1.0)
+                else:
+                    module.weight.fill_(1.0)
+                module.bias.zero_()
+        else:
+            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            assert not own, f"no rule for the first weights of {type(module).__name__}"

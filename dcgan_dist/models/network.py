@@ -1,0 +1,123 @@
+"""What every family of networks offers to the loop, and the pieces that they are built from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from dcgan_dist.config import ModelConfig
+
+
+class Generator(nn.Module, ABC):
+    """A map from noise, and a label where the family is conditional, to images.
+
+    Attributes:
+        z_dim: length of the noise vector.
+        classes: width of the one-hot label; 0 for an unconditional generator.
+        image_range: smallest and largest value of a pixel; real images are scaled to it.
+    """
+
+    def __init__(self, z_dim: int, classes: int, image_range: tuple[float, float]) -> None:
+        super().__init__()
+        self.z_dim = z_dim
+        self.classes = classes
+        self.image_range = image_range
+
+    @abstractmethod
+    def feature_maps(self, z: Tensor, y: Tensor) -> list[Tensor]:
+        """Return the activations of all hidden layers in order, and the image last.
+
+        Args:
+            z: noise, (n, z_dim).
+            y: one-hot labels, (n, classes).
+        """
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return images, (n, channels, size, size), for noise (n, z_dim) and one-hot labels (n, classes)."""
+        return self.feature_maps(z, y)[-1]
+
+
+class Discriminator(nn.Module, ABC):
+    """A map from images, and their labels where the family is conditional, to logits of being real."""
+
+    @abstractmethod
+    def feature_maps(self, image: Tensor, y: Tensor) -> list[Tensor]:
+        """Return the activations, after LeakyReLU, of all convolutional layers in order.
+
+        Args:
+            image: (n, channels, size, size), in the generator's `image_range`.
+            y: one-hot labels, (n, classes).
+        """
+
+    @abstractmethod
+    def classify(self, features: Tensor, y: Tensor) -> Tensor:
+        """Return logits, (n,), for the last of the `feature_maps` and one-hot labels (n, classes)."""
+
+    def forward(self, image: Tensor, y: Tensor) -> Tensor:
+        """Return logits, (n,), for images (n, channels, size, size) and one-hot labels (n, classes)."""
+        return self.classify(self.feature_maps(image, y)[-1], y)
+
+
+def base_side(image_size: int) -> int:
+    """Return the side of the smallest feature maps in pixels: 7 for 28x28 images, else 4."""
+    return 7 if image_size == 28 else 4
+
+
+def scale_count(image_size: int) -> int:
+    """Return how often the smallest feature maps are doubled to give an image: 4 for 64x64."""
+    return (image_size // base_side(image_size)).bit_length() - 1
+
+
+def convolution(config: ModelConfig, inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    """Return a convolution that keeps (stride 1) or halves (stride 2) the side of its maps."""
+    # (k - 1) // 2 is k // 2 for the odd kernels, and 1 for the 4x4 kernel.
+    padding = (config.kernel_size - 1) // 2
+    return nn.Conv2d(inputs, outputs, config.kernel_size, stride, padding, bias=config.conv_bias)
+
+
+def transposed_convolution(config: ModelConfig, inputs: int, outputs: int, stride: int) -> nn.ConvTranspose2d:
+    """Return a fractionally-strided convolution that keeps (stride 1) or doubles (stride 2) the side of its maps."""
+    size = config.kernel_size
+    # An odd kernel of stride 2 would end one row and column short of the doubled side.
+    extra = 1 if stride == 2 and size % 2 else 0
+    return nn.ConvTranspose2d(inputs, outputs, size, stride, (size - 1) // 2, extra, bias=config.conv_bias)
+
+
+def layer(**parts: nn.Module | None) -> nn.Sequential:
+    """Return a layer of named parts applied in the order given, without those that are None."""
+    return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
+
+
+def leaky_relu(config: ModelConfig) -> nn.LeakyReLU:
+    """Return D's activation; in place (its input is no longer needed) unless autograd would refuse that."""
+    return nn.LeakyReLU(config.slope, inplace=config.slope >= 0)
+
+
+def norm_of_maps(config: ModelConfig, channels: int, wanted: bool, affine: bool = True) -> nn.BatchNorm2d | None:
+    """Return batch norm over each of the `channels`, or None where it is not `wanted`."""
+    return nn.BatchNorm2d(channels, config.norm_eps, config.norm_momentum, affine) if wanted else None
+
+
+def norm_of_units(config: ModelConfig, units: int, wanted: bool, affine: bool = True) -> nn.BatchNorm1d | None:
+    """Return batch norm over each of the `units` of a dense layer, or None where it is not `wanted`."""
+    return nn.BatchNorm1d(units, config.norm_eps, config.norm_momentum, affine) if wanted else None
+
+
+def projection(config: ModelConfig, inputs: int, channels: int, side: int, affine: bool = True) -> nn.Sequential:
+    """Return the layer from a vector, (n, inputs), to maps, (n, channels, side, side): dense, batch norm, ReLU.
+
+    A dense layer whose output is reshaped is the same map as the 1x1 to 4x4 transposed convolution of the PyTorch
+    example. With `projection_norm` `released` each of its units has a batch norm of its own, else each channel.
+    """
+    units = channels * side * side
+    dense = nn.Linear(inputs, units, bias=config.conv_bias)
+    maps = nn.Unflatten(1, (channels, side, side))
+    normed = config.batch_norm != "none"
+    if config.projection_norm == "released":
+        norm = norm_of_units(config, units, normed, affine)
+        return layer(dense=dense, norm=norm, activation=nn.ReLU(inplace=True), maps=maps)
+    per_channel = norm_of_maps(config, channels, normed, affine)
+    # Without a norm between them, an activation in place would write to the view that `maps` gives.
+    return layer(dense=dense, maps=maps, norm=per_channel, activation=nn.ReLU(inplace=normed))
