@@ -16,6 +16,9 @@ from dcgan_dist.errors import ConfigError
 
 IMAGE_SIZES = (16, 28, 32, 64, 128, 256)
 
+# Of two settings that exclude each other, the one given later (on the command line over YAML) replaces the other.
+ALTERNATIVES = (("training.epochs", "training.steps"),)
+
 Settings = TypeVar("Settings")
 
 
@@ -51,9 +54,9 @@ class ModelConfig:
     slope: float = 0.2
     """Slope of LeakyReLU for negative inputs, in every layer of the discriminator (section 4)."""
     conv_bias: bool = False
-    """Whether convolutions that batch norm follows have a bias. Released code and PyTorch example: no."""
+    """Whether convolutions and dense layers have a bias. Released code and PyTorch example: none has."""
     batch_norm: Literal["paper", "all", "none"] = "paper"
-    """Where batch norm stands: `paper` everywhere but G's output and D's input, `all` layers, or `none` (section 3)."""
+    """Where batch norm stands: `paper` everywhere but G's output and D's first layer, `all`, or `none` (section 3)."""
     norm_gain_init: Literal["paper", "released"] = "paper"
     """Initial gains of batch norm: `paper` 1 (the text names weights alone), `released` N(1, 0.02)."""
     projection_norm: Literal["paper", "released"] = "paper"
@@ -79,10 +82,26 @@ class ModelConfig:
             _require(value >= 1, f"model.{key}", value, "take a whole number of at least 1")
         _require(self.classes is None or self.classes >= 0, "model.classes", self.classes, "take 0 or more")
         _require(math.isfinite(self.slope), "model.slope", self.slope, "take a finite number")
-        _require(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "take a positive number")
+        _require(0 < self.norm_eps < math.inf, "model.norm_eps", self.norm_eps, "take a positive number")
         _require(0 < self.norm_momentum <= 1, "model.norm_momentum", self.norm_momentum, "take one in (0, 1]")
+        _require(
+            self.convs_per_scale == 1 or self.kernel_size % 2 == 1,
+            "model.kernel_size",
+            self.kernel_size,
+            "two convolutions per scale need an odd kernel, since only that keeps the side of its maps: take 3 or 5",
+        )
         if self.name == "cdcgan":
             _require(self.image_size in (None, 28), "model.image_size", self.image_size, "cdcgan is for 28x28 images")
+            _require(self.classes != 0, "model.classes", self.classes, "cdcgan needs data with labels; or take dcgan")
+            _require(self.convs_per_scale == 1, "model.convs_per_scale", self.convs_per_scale, "cdcgan has 1 per scale")
+            _require(
+                self.norm_gain_init == "paper",
+                "model.norm_gain_init",
+                self.norm_gain_init,
+                "the batch norm of cdcgan has no gains: take paper",
+            )
+        else:
+            _require(not self.classes, "model.classes", self.classes, "dcgan takes no labels: take 0, or cdcgan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +125,8 @@ class OptimConfig:
         _require(self.lr > 0 and math.isfinite(self.lr), "optim.lr", self.lr, "take a positive number")
         _require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "take one in [0, 1)")
         _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "take one in [0, 1)")
-        _require(self.eps > 0, "optim.eps", self.eps, "take a positive number")
-        _require(self.l2 >= 0, "optim.l2", self.l2, "take 0 or a positive number")
+        _require(0 < self.eps < math.inf, "optim.eps", self.eps, "take a positive number")
+        _require(0 <= self.l2 < math.inf, "optim.l2", self.l2, "take 0 or a positive number")
         _require(0 <= self.decay <= 1, "optim.decay", self.decay, "take a share of the run, in [0, 1]")
 
 
@@ -174,7 +193,12 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         both = f"epochs {self.epochs} and steps {self.steps}"
         _require(self.epochs is None or self.steps is None, "training", both, "give one of them, the other as null")
-        _require(self.epochs is None or self.epochs > 0, "training.epochs", self.epochs, "take a positive number")
+        _require(
+            self.epochs is None or 0 < self.epochs < math.inf,
+            "training.epochs",
+            self.epochs,
+            "take a positive number",
+        )
         _require(self.steps is None or self.steps > 0, "training.steps", self.steps, "take 1 or more")
         for key in ("batch_size", "log_every", "sample_every", "sample_count", "checkpoint_every", "keep_last"):
             value = getattr(self, key)
