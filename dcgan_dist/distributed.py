@@ -5,6 +5,7 @@ Models never import this module. Everything else asks a `World` for its rank, it
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from dataclasses import dataclass
@@ -44,6 +45,32 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
         return tensor
+
+    def maximum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Take the maximum of `tensor` over all ranks, in place; every rank must call it."""
+        if self.size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return every rank's `tensor`, (size, ...), on every rank; every rank must call it."""
+        if self.size == 1:
+            return tensor[None].clone()
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts)
+
+    def broadcast_text(self, text: str) -> str:
+        """Return the leader's `text` on every rank; every rank must call it."""
+        if self.size == 1:
+            return text
+        content = torch.frombuffer(bytearray(text.encode()) or bytearray(1), dtype=torch.uint8).to(self.device)
+        length = self.broadcast_(torch.tensor([len(text.encode())], device=self.device))
+        if not int(length):
+            return ""
+        if not self.is_leader:
+            content = torch.empty(int(length), dtype=torch.uint8, device=self.device)
+        return bytes(self.broadcast_(content).cpu().numpy()).decode()
 
     def broadcast_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Give every rank the leader's `tensor`, in place; every rank must call it."""
@@ -90,6 +117,7 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
 
 def leave_world() -> None:
     """Leave the process group, if this process made or joined one."""
+    gc.collect()  # a DDP reducer that is still alive can abort the process at its exit
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

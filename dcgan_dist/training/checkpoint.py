@@ -1,0 +1,75 @@
+"""What a checkpoint holds: tensors in safetensors files. `results.run_directory` owns its folder and digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dcgan_dist.errors import RunDirectoryError
+from dcgan_dist.training.step import AdversarialStep, Player
+
+PLAYERS = ("generator", "discriminator")
+
+
+def _adam_tensors(player: Player) -> dict[str, torch.Tensor]:
+    """Adam's state by `parameter/moment`, made (as zeros) where no update has been yet."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in player.network.named_parameters():
+        state = player.adam.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        tensors |= {f"{name}/{moment}": value for moment, value in state.items()}
+    return tensors
+
+
+def training_tensors(step: AdversarialStep) -> dict[str, dict[str, torch.Tensor]]:
+    """All tensors that a run goes on from, by file and name: networks with their buffers, both Adam states.
+
+    They are the live ones: copying into them restores the run.
+    """
+    files = {name: dict(getattr(step, name).network.state_dict()) for name in PLAYERS}
+    files["optim"] = {
+        f"{name}/{key}": value for name in PLAYERS for key, value in _adam_tensors(getattr(step, name)).items()
+    }
+    return files
+
+
+def save_tensors(folder: Path, tensors: dict[str, torch.Tensor], name: str) -> None:
+    """Write `NAME.safetensors`; tensors that lie channels last are written row by row."""
+    save_file(
+        {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors"
+    )
+
+
+def load_tensors(folder: Path, tensors: dict[str, torch.Tensor], name: str) -> None:
+    """Copy `NAME.safetensors` into live tensors.
+
+    Raises:
+        RunDirectoryError: a name or shape differs: a checkpoint of another architecture.
+    """
+    loaded = load_file(folder / f"{name}.safetensors")
+    for key in sorted(tensors.keys() | loaded.keys()):
+        ours = tuple(tensors[key].shape) if key in tensors else "not in this architecture"
+        theirs = tuple(loaded[key].shape) if key in loaded else "not in the checkpoint"
+        if ours != theirs:
+            raise RunDirectoryError(
+                f"the checkpoint {folder} is of another architecture: {name}'s {key} is {theirs} there and {ours} by "
+                "the settings: take its config.yaml, or another run directory"
+            )
+    with torch.no_grad():
+        for key, value in tensors.items():
+            value.copy_(loaded[key])
+
+
+def load_network(folder: Path, network: nn.Module, name: str) -> None:
+    """Load one network's weights and buffers from a checkpoint.
+
+    Raises:
+        RunDirectoryError: a checkpoint of another architecture.
+    """
+    load_tensors(folder, dict(network.state_dict()), name)

@@ -1,0 +1,45 @@
+"""Random draws as functions of (seed, purpose, step, index in the global batch), never of a generator's history.
+
+Every rank draws for the whole global batch and takes its own rows, so that a run does not depend on the number of
+ranks, and resuming at any step needs no stored generator state. Philox is a counter-based generator: its key is
+(seed, purpose) and its counter starts at the step.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+import numpy as np
+import torch
+
+
+def _generator(seed: int, purpose: str, step: int) -> np.random.Generator:
+    key = np.array([seed, zlib.crc32(purpose.encode())], dtype=np.uint64)
+    counter = np.array([0, step, 0, 0], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def draw_z(
+    seed: int, purpose: str, step: int, count: int, z_dim: int, distribution: Literal["uniform", "normal"]
+) -> torch.Tensor:
+    """Draw noise vectors: float32 (count, z_dim) from U(-1, 1) or N(0, 1); row i depends on i, not on count."""
+    generator = _generator(seed, f"z/{purpose}", step)
+    if distribution == "uniform":
+        z = generator.random((count, z_dim), dtype=np.float32) * np.float32(2) - np.float32(1)
+    else:
+        z = generator.standard_normal((count, z_dim), dtype=np.float32)
+    return torch.from_numpy(z)
+
+
+def draw_labels(seed: int, purpose: str, step: int, count: int, classes: int) -> torch.Tensor:
+    """Draw class labels uniformly: int64 (count,); all 0 where there are no classes."""
+    generator = _generator(seed, f"labels/{purpose}", step)
+    return torch.from_numpy(generator.integers(0, max(classes, 1), count, dtype=np.int64))
+
+
+def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return labels (n,) as float32 (n, classes); width 0 when there are no classes."""
+    if classes == 0:
+        return torch.zeros(len(labels), 0)
+    return torch.nn.functional.one_hot(labels, classes).float()

@@ -1,0 +1,87 @@
+"""Following a run and stopping it: the launcher's ear, the stop signal, the clock."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """What the loop tells whoever launched it, on every rank at every log line."""
+
+    def report(self, metrics: dict[str, Any], checkpoint_dir: str | None) -> None:
+        """Take the metrics of a log line, and the newest checkpoint where there is one."""
+
+    def should_stop(self) -> bool:
+        """Whether the run should end at this step with a last checkpoint."""
+
+
+class Silent:
+    """A reporter for runs that nobody follows from outside."""
+
+    def report(self, metrics: dict[str, Any], checkpoint_dir: str | None) -> None:
+        """Do nothing."""
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into a flag that the loop looks at between steps."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch the signals, where this is the main thread; a second one ends the process at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def note(number: int, _frame: object) -> None:
+            self.number = number
+            signal.signal(number, signal.SIG_DFL)
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Clock:
+    """Seconds since the last log line, and how many of them were spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.waited = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        begun = time.monotonic()
+        yield
+        self.waited += time.monotonic() - begun
+
+    def lap(self) -> tuple[float, float]:
+        """Return (seconds, seconds waited) since the last call, and start again."""
+        now = time.monotonic()
+        seconds, waited = now - self.started, self.waited
+        self.started, self.waited = now, 0.0
+        return seconds, waited
+
+
+def readable_time(seconds: float) -> str:
+    """Write a duration as a person would: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,68 @@
+"""Images from a generator: samples of given z, and grids of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dcgan_dist.config import ModelConfig
+from dcgan_dist.training.batch_norm import evaluation
+from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
+
+
+def fixed_inputs(config: ModelConfig, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the z (count, z_dim) and one-hot y (count, classes) whose samples are shown all through a run.
+
+    A conditional model's grid has one class a row.
+    """
+    classes = config.classes or 0
+    z = draw_z(seed, "fixed", 0, count, config.z_dim, config.z_distribution)
+    labels = draw_labels(seed, "fixed", 0, count, classes)
+    if classes:
+        labels = (torch.arange(count) // grid_columns(count)) % classes
+    return z, one_hot(labels, classes)
+
+
+@torch.no_grad()
+def sample_feature_maps(
+    generator: nn.Module, z: torch.Tensor, y: torch.Tensor, config: ModelConfig
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the images (n, C, S, S) of z and the activations of every hidden layer; the generator is not changed."""
+    with evaluation(generator, batch_statistics=config.sample_statistics == "released"):
+        *hidden, images = generator.feature_maps(z, y)  # type: ignore[operator]
+    return images, hidden
+
+
+def to_real(images: torch.Tensor, image_range: tuple[float, float], dtype: torch.dtype) -> torch.Tensor:
+    """Scale uint8 images (n, S, S, C) to the range that the networks work in, as (n, C, S, S) lying channels last."""
+    low, high = image_range
+    return images.permute(0, 3, 1, 2).to(dtype).mul_((high - low) / 255).add_(low)
+
+
+def to_uint8(images: torch.Tensor, image_range: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """Scale images (n, C, S, S) back to uint8 (n, S, S, C)."""
+    low, high = image_range
+    scaled = (images.float() - low) * (255 / (high - low))
+    array: npt.NDArray[np.uint8] = scaled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return array
+
+
+def grid_columns(count: int) -> int:
+    """Columns of a grid of `count` images: as square as can be."""
+    return math.ceil(math.sqrt(count))
+
+
+def make_grid(images: npt.NDArray[np.uint8], gap: int = 2) -> npt.NDArray[np.uint8]:
+    """Lay out uint8 images (n, S, S, C) in rows, with white lines of `gap` pixels between them."""
+    count, height, width, channels = images.shape
+    columns = grid_columns(count)
+    rows = math.ceil(count / columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for place, image in enumerate(images):
+        top, left = (place // columns) * (height + gap), (place % columns) * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    return grid

@@ -1,0 +1,120 @@
+"""Before the first step: settings completed by the data, the run directory opened, another run's settings refused."""
+
+from __future__ import annotations
+
+import math
+import platform
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dcgan_dist
+from dcgan_dist.config import Config, flatten, override
+from dcgan_dist.data.dataset import Dataset
+from dcgan_dist.errors import ConfigError, RunDirectoryError
+from dcgan_dist.results.run_directory import RunDirectory, open_run
+
+DEFAULT_EPOCHS = 5.0
+# Settings that decide what a step computes: a run cannot go on with others. data.path is compared by its content.
+FIXED_SETTINGS = ("seed", "training.batch_size", "training.updates")
+FREE_MODEL_SETTINGS = ("model.sample_statistics",)
+
+
+def resolve_config(config: Config, dataset: Dataset) -> Config:
+    """Fill in what the data decides: image size, channels, classes, and the length in steps.
+
+    Raises:
+        ConfigError: the data is too small for one global batch, or has no labels for a conditional model.
+    """
+    batch = config.training.batch_size
+    per_epoch = dataset.count // batch
+    if per_epoch == 0:
+        raise ConfigError(
+            f"training.batch_size is {batch}, but {config.data.path} has {dataset.count} images: take a smaller batch"
+        )
+    conditional = config.model.name == "cdcgan"
+    if conditional and not dataset.classes:
+        raise ConfigError(f"model.name is {config.model.name}, but {config.data.path} has no labels: take dcgan")
+    changes: dict[str, Any] = {
+        "model.image_size": dataset.image_size,
+        "model.channels": dataset.channels,
+        "model.classes": len(dataset.classes) if conditional else 0,
+    }
+    if config.training.steps is None:
+        epochs = DEFAULT_EPOCHS if config.training.epochs is None else config.training.epochs
+        steps = math.floor(epochs * per_epoch / batches_per_step(config))
+        if steps == 0:
+            raise ConfigError(f"training.epochs is {epochs}, less than one step of {batch} images: take more")
+        changes |= {"training.epochs": None, "training.steps": steps}
+    return override(config, changes)
+
+
+def batches_per_step(config: Config) -> int:
+    """Mini-batches of one step: one, or two where each updates only one network."""
+    return 2 if config.training.updates == "released" else 1
+
+
+def lr_factor(config: Config, step: int) -> float:
+    """Multiple of the configured learning rate at a step (from 1): 1, then falling linearly to 0 after the last."""
+    assert config.training.steps is not None
+    falling = config.optim.decay * config.training.steps
+    left = config.training.steps - (step - 1)
+    return min(1.0, left / falling) if falling else 1.0
+
+
+def open_run_directory(config: Config, dataset: Dataset, location: str, session: str) -> RunDirectory:
+    """Open the run directory, record the settings and refuse to go on with another run's.
+
+    Raises:
+        RunDirectoryError: it is in use, cannot be written, or holds a run that these settings cannot go on with.
+    """
+    run = open_run(location, session=session)
+    try:
+        before = run.read_config()
+        if before is not None:
+            _refuse_other_run(config, dataset, before, location)
+        run.write_config(asdict(config), {**environment(), "data_digest": dataset.digest})
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what a run is computed with, and the git commit where there is one."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "dcgan_dist": dcgan_dist.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "git_commit": commit.stdout.strip() or None,
+    }
+
+
+def _refuse_other_run(config: Config, dataset: Dataset, before: dict[str, Any], location: str) -> None:
+    """Refuse to go on with settings under which the checkpoints of the run would mean something else."""
+    new = flatten(config)
+    old: dict[str, Any] = {}
+    for key in new:
+        value: Any = before
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        old[key] = value
+    fixed = [key for key in new if key.startswith("model.") and key not in FREE_MODEL_SETTINGS]
+    differing = [
+        f"{key} ({old[key]!r} then, {new[key]!r} now)" for key in (*FIXED_SETTINGS, *fixed) if old[key] != new[key]
+    ]
+    if before.get("environment", {}).get("data_digest") != dataset.digest:
+        differing.append(f"data.path ({old['data.path']!r} then, {new['data.path']!r} now: other images)")
+    if differing:
+        raise RunDirectoryError(
+            f"{location} holds a run with other settings: {', '.join(differing)}: give the same, or another run_dir"
+        )

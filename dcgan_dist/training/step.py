@@ -1,0 +1,218 @@
+"""One update of the discriminator and one of the generator (the body of the paper's algorithm).
+
+This file owns which network's gradients are on, and how a non-finite value is kept out of the weights. `trainer.py`
+owns everything around: data, time, files, processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dcgan_dist.config import Config
+from dcgan_dist.distributed import World
+from dcgan_dist.training.batch_norm import RunningStatistics
+from dcgan_dist.training.losses import fake_loss, generator_loss, real_loss
+
+
+@dataclass
+class Player:
+    """A network with what trains it: `network` itself, `wrapped` in DDP where there are several ranks, and Adam."""
+
+    network: nn.Module
+    wrapped: nn.Module
+    adam: torch.optim.Adam
+    statistics: RunningStatistics
+
+    @classmethod
+    def make(cls, network: nn.Module, config: Config, world: World) -> Player:
+        """Wrap a network that is on its device already."""
+        optim = config.optim
+        adam = torch.optim.Adam(
+            network.parameters(),
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+            weight_decay=optim.l2,  # Adam's weight decay is the released code's: l2 * parameter added to its gradient
+            fused=True,
+        )
+        wrapped: nn.Module = network
+        if world.size > 1:
+            # Buffers are averaged in `RunningStatistics`; broadcasting them between the two forward passes of a
+            # discriminator step would change them in place under autograd's feet.
+            devices = [world.device] if world.device.type == "cuda" else None
+            wrapped = DistributedDataParallel(
+                network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        return cls(network, wrapped, adam, RunningStatistics(network, world))
+
+    def local_backward(self) -> AbstractContextManager[None]:
+        """Context in which a backward pass keeps its gradients to this rank, for the next one to send along."""
+        if isinstance(self.wrapped, DistributedDataParallel):
+            context: AbstractContextManager[None] = self.wrapped.no_sync()
+            return context
+        return nullcontext()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Context in which gradients flow through the network but none are computed for its weights."""
+        self.network.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.network.requires_grad_(True)
+
+
+@dataclass
+class Tally:
+    """Sums over images since the last log line, kept on the device so that no step waits for it.
+
+    `sums` is float64: real images, their loss and D(x); generated images, their loss, D(G(z)) and G's loss.
+    """
+
+    sums: torch.Tensor
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Tally:
+        """Return an empty tally."""
+        return cls(torch.zeros(7, dtype=torch.float64, device=device))
+
+    def add(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> None:
+        """Count one discriminator step, from its logits (n,) before the update."""
+        real, fake = real_logits.detach().double(), fake_logits.detach().double()
+        self.sums += torch.stack(
+            [
+                torch.full_like(self.sums[0], len(real)),
+                real_loss(real).sum(),
+                real.sigmoid().sum(),
+                torch.full_like(self.sums[0], len(fake)),
+                fake_loss(fake).sum(),
+                fake.sigmoid().sum(),
+                generator_loss(fake).sum(),
+            ]
+        )
+
+
+class AdversarialStep:
+    """The two players and their updates.
+
+    After any non-finite loss or gradient on any rank, `finite` is 0 on every rank and no update changes parameters,
+    Adam's state or batch-norm buffers again; nothing of that waits for the device.
+    """
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, config: Config, world: World) -> None:
+        self.world = world
+        self.generator = Player.make(generator, config, world)
+        self.discriminator = Player.make(discriminator, config, world)
+        self.finite = torch.ones((), device=world.device)
+        self.finite_steps = torch.zeros((), device=world.device)
+        self.tally = Tally.zero(world.device)
+        self.bfloat16 = config.training.precision == "bf16"
+        self.base_lr = config.optim.lr
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context of a forward pass: bfloat16 where asked for."""
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
+
+    def set_lr(self, factor: float) -> None:
+        """Set both learning rates to a multiple of the configured one."""
+        for player in (self.generator, self.discriminator):
+            for group in player.adam.param_groups:
+                group["lr"] = self.base_lr * factor
+
+    def begin(self) -> None:
+        """Start a step: remember what a non-finite value would spoil."""
+        self.generator.statistics.remember()
+        self.discriminator.statistics.remember()
+
+    def end(self, real_share: torch.Tensor) -> None:
+        """End a step: make batch norm's running averages the same on every rank, or put them back.
+
+        Args:
+            real_share: () this rank's share of the real images, the weight of its discriminator's statistics.
+        """
+        self.finite_steps += self.finite
+        self.generator.statistics.settle(self.finite > 0)
+        self.discriminator.statistics.settle(self.finite > 0, real_share)
+
+    def generate(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Draw images (n, C, S, S) through which gradients reach the generator."""
+        with self.autocast():
+            images: torch.Tensor = self.generator.wrapped(z, y)
+        return images
+
+    def update_discriminator(
+        self,
+        real: torch.Tensor,
+        y_real: torch.Tensor,
+        fake: torch.Tensor,
+        y_fake: torch.Tensor,
+        real_count: torch.Tensor,
+    ) -> None:
+        """Descend -log D(x) - log(1 - D(G(z))): real and fake go through as batches of their own (batch norm).
+
+        Args:
+            real: (n, C, S, S) real images of this rank; n may be 0.
+            y_real: (n, classes) their labels, one-hot.
+            fake: (m, C, S, S) generated images, detached.
+            y_fake: (m, classes) their labels.
+            real_count: () how many real images all ranks hold together.
+        """
+        player, world = self.discriminator, self.world
+        player.adam.zero_grad()
+        synchronised = any(not isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in _norms(player.network))
+        real_logits = fake.new_zeros(0)
+        # Only a synchronised batch norm needs an empty rank in its collectives; a local one cannot normalise nothing.
+        if len(real) or synchronised:
+            with player.local_backward(), self.autocast():
+                real_logits = player.wrapped(real, y_real).to(torch.promote_types(real.dtype, torch.float32))
+                # Gradients are averaged over ranks, so each rank's sum is divided by the images per rank.
+                loss = real_loss(real_logits).sum() * (world.size / real_count)
+            with player.local_backward():
+                _poisoned(loss).backward()
+        with self.autocast():
+            fake_logits = player.wrapped(fake, y_fake).to(torch.promote_types(fake.dtype, torch.float32))
+            loss = fake_loss(fake_logits).mean()
+        _poisoned(loss).backward()
+        self.tally.add(real_logits, fake_logits)
+        self._apply(player)
+
+    def update_generator(self, fake: torch.Tensor, y_fake: torch.Tensor) -> None:
+        """Descend -log D(G(z)) through a frozen discriminator."""
+        player = self.generator
+        player.adam.zero_grad()
+        # The bare discriminator: DDP would wait for gradients of weights that are frozen.
+        with self.discriminator.frozen():
+            with self.autocast():
+                logits = self.discriminator.network(fake, y_fake)
+                loss = generator_loss(logits.to(torch.promote_types(fake.dtype, torch.float32))).mean()
+            _poisoned(loss).backward()
+        self._apply(player)
+
+    def _apply(self, player: Player) -> None:
+        """Let Adam take its step, or on a non-finite gradient leave parameters and moments as they are."""
+        gradients = [p.grad for p in player.network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        self.finite = self.finite * torch.isfinite(norm)
+        # The hook that loss scaling uses: a fused step with found_inf = 1 changes nothing, its step count included.
+        player.adam.grad_scale = None  # type: ignore[attr-defined]
+        player.adam.found_inf = (1 - self.finite).float()  # type: ignore[attr-defined]
+        player.adam.step()
+
+
+def _norms(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def _poisoned(loss: torch.Tensor) -> torch.Tensor:
+    """Return the loss, with NaN gradients where it is not finite.
+
+    Gradients are averaged over ranks anyway, so a rank's bad loss is known to all without another collective. (An
+    infinite loss can have finite gradients.)
+    """
+    return loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)

@@ -1,0 +1,472 @@
+"""The training loop, and what surrounds it: data, log lines, samples, checkpoints, resuming and stopping."""
+
+from __future__ import annotations
+
+import gc
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+
+from dcgan_dist.config import Config
+from dcgan_dist.data.dataset import Dataset, open_dataset
+from dcgan_dist.data.stream import Batch, ImageStream
+from dcgan_dist.distributed import World, say
+from dcgan_dist.errors import ConfigError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
+from dcgan_dist.models import build_networks, initialise
+from dcgan_dist.results.run_directory import RunDirectory
+from dcgan_dist.training.batch_norm import synchronise
+from dcgan_dist.training.checkpoint import load_tensors, save_tensors, training_tensors
+from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
+from dcgan_dist.training.progress import Clock, Reporter, Silent, StopSignal, readable_time
+from dcgan_dist.training.sampling import fixed_inputs, make_grid, sample_feature_maps, to_real, to_uint8
+from dcgan_dist.training.setup import batches_per_step, lr_factor, open_run_directory, resolve_config
+from dcgan_dist.training.signals import WINDOW, filter_oscillation, mean_activations, sample_distance
+from dcgan_dist.training.step import AdversarialStep
+
+# Steps between two looks at the stop flags: on a GPU each look waits for the device.
+STOP_INTERVAL = {"cpu": 1, "cuda": 10}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended: its last step, the real images it has seen, and where its files are."""
+
+    step: int
+    images_seen: int
+    run_dir: str
+    last_metrics: dict[str, Any]
+
+
+@dataclass
+class State:
+    """What a run goes on from besides tensors."""
+
+    step: int = 0
+    images_seen: int = 0
+    images_lost: int = 0
+    seconds: float = 0.0
+
+
+def train(
+    config: Config, world: World, reporter: Reporter | None = None, *, run_location: str, session: str = ""
+) -> TrainingResult:
+    """Train, or go on training, in a run directory; every rank calls this.
+
+    Args:
+        config: settings as given.
+        world: this process among those that train together.
+        reporter: is told of every log line.
+        run_location: folder or URL of the run directory; only the leader touches it.
+        session: names one launch of a group of workers, so that a restarted group takes over the run at once.
+
+    Raises:
+        InputError: data, settings or the run directory cannot be used.
+        Diverged: a loss or gradient became non-finite; the last finite state is saved.
+        Stopped: a signal or the reporter ended the run; its state is saved.
+    """
+    if config.training.batch_size % world.size:
+        raise ConfigError(
+            f"training.batch_size is {config.training.batch_size}: it is shared out evenly, so take a multiple of the "
+            f"number of workers ({world.size})"
+        )
+    cache = Path(config.data.cache) if config.data.cache else None
+    dataset = open_dataset(
+        config.data.path, image_size=config.model.image_size, channels=config.model.channels, cache=cache
+    )
+    config = resolve_config(config, dataset)
+    run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
+    try:
+        result = Training(config, world, dataset, run, reporter or Silent()).run_to_end()
+    except Diverged as error:
+        _set_status(run, "diverged", error)
+        raise
+    except Stopped as error:
+        _set_status(run, "stopped", error)
+        raise
+    except (DcganDistError, RuntimeError, OSError, MemoryError) as error:
+        _set_status(run, "failed", error)
+        raise
+    finally:
+        if run is not None:
+            run.close()
+        gc.collect()  # DDP's reducers must be gone before the process group is destroyed
+    return result
+
+
+def _set_status(run: RunDirectory | None, status: Literal["diverged", "stopped", "failed"], error: Exception) -> None:
+    if run is not None:
+        run.set_status(status, f"{error}" or type(error).__name__)
+
+
+def _on_leader(world: World, open_: Callable[[], RunDirectory]) -> RunDirectory | None:
+    """Open the run directory on the leader; where that fails, fail with the same message on every rank."""
+    run, message = None, ""
+    if world.is_leader:
+        try:
+            run = open_()
+        except InputError as error:
+            if world.size == 1:
+                raise
+            message = str(error)
+    message = world.broadcast_text(message)
+    if message:
+        raise RunDirectoryError(message)
+    return run
+
+
+class Training:
+    """One run on one rank: the two players, the data and the state, and the loop over them."""
+
+    def __init__(
+        self, config: Config, world: World, dataset: Dataset, run: RunDirectory | None, reporter: Reporter
+    ) -> None:
+        self.config, self.world, self.run, self.reporter = config, world, run, reporter
+        self.dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
+        self.classes = config.model.classes or 0
+        self.stream = ImageStream(
+            dataset,
+            seed=config.seed,
+            batch_size=config.training.batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+            on_damage=config.data.on_damage,
+        )
+        self.dataset = dataset
+        self.state = State()
+        generator, discriminator = build_networks(config.model)
+        self.image_range: tuple[float, float] = generator.image_range
+        initialise(generator, config.model, config.seed)
+        initialise(discriminator, config.model, config.seed + 1)
+        networks = []
+        layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+        for bare in (generator, discriminator):
+            network = synchronise(bare, world) if config.training.sync_batch_norm else bare
+            network = network.to(world.device, self.dtype).train()
+            network.to(memory_format=layout)  # type: ignore[call-overload]
+            if config.training.compile:
+                network.compile()
+            networks.append(network)
+        self.step = AdversarialStep(networks[0], networks[1], config, world)
+        z, y = fixed_inputs(config.model, config.seed, config.training.sample_count)
+        self.fixed_z, self.fixed_y = z.to(world.device, self.dtype), y.to(world.device, self.dtype)
+        self.activation_history = torch.zeros(0, 0)
+        self.stop_signal = StopSignal()
+        self.last_metrics: dict[str, Any] = {}
+        self.last_checkpoint: Path | None = None
+        self.saved_at = time.monotonic()
+        self.first_step_here = 0  # step from which this process goes on
+        self.last_logged = 0  # step of the newest log line
+
+    # ------------------------------------------------------------------ the loop
+
+    def run_to_end(self) -> TrainingResult:
+        """Train from the newest checkpoint to the configured step."""
+        config, world = self.config, self.world
+        assert config.training.steps is not None
+        total = config.training.steps
+        self._resume()
+        if self.state.step >= total:
+            say(world, f"finished already: {self.state.step:,} of {total:,} steps in {self._where()}")
+            return self._finish()
+        self._announce(total)
+        if self.run is not None:
+            self.run.set_status("running", step=self.state.step, steps=total)
+            if self.state.step == 0:
+                self._write_real_images()
+                self._write_samples()
+        per_step = batches_per_step(config)
+        batches = self.stream.iterate(self.state.step * per_step, total * per_step)
+        clock = Clock()
+        with self.stop_signal.caught():
+            try:
+                for step in range(self.state.step + 1, total + 1):
+                    with clock.waiting():
+                        mini_batches = [next(batches) for _ in range(per_step)]
+                    self.step.set_lr(lr_factor(config, step))
+                    self._train_step(step, mini_batches)
+                    self.state.step = step
+                    self._after_step(step, total, clock)
+            finally:
+                batches.close()
+        return self._finish()
+
+    def _train_step(self, step: int, mini_batches: list[Batch]) -> None:
+        """One step of the algorithm: update the discriminator and the generator once each."""
+        players = self.step
+        real, y_real, count, share = self._real(mini_batches[-1])
+        z, y = self._noise("train", step)
+        players.begin()
+        if self.config.training.updates == "paper":
+            # One mini-batch for both: the discriminator's fakes are then the generator's.
+            fake = players.generate(z, y)
+            players.update_discriminator(real, y_real, fake.detach(), y, count)
+            players.update_generator(fake, y)
+        else:
+            # The released code: the generator's turn (its mini-batch of real images goes by), the discriminator's.
+            z_own, y_own = self._noise("train/generator", step)
+            players.update_generator(players.generate(z_own, y_own), y_own)
+            with torch.no_grad():
+                fake = players.generate(z, y)
+            players.update_discriminator(real, y_real, fake, y, count)
+        players.end(share)
+        lost = sum(len(batch.damage) for batch in mini_batches)
+        self.state.images_lost += lost
+        self.state.images_seen += sum(len(batch.images) for batch in mini_batches)
+
+    def _real(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return real images, their one-hot labels, the count of all ranks, and this rank's share of it."""
+        device = self.world.device
+        images = batch.images.pin_memory() if device.type == "cuda" else batch.images
+        real = to_real(images.to(device, non_blocking=True), self.image_range, self.dtype)
+        if not self.config.training.channels_last:
+            real = real.contiguous()
+        y = one_hot(batch.labels, self.classes).to(device, self.dtype)
+        held = torch.full((), float(len(real)), device=device, dtype=self.dtype)
+        count = self.world.sum_(held.clone()).clamp_min(1)
+        return real, y, count, held / count
+
+    def _noise(self, purpose: str, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return this rank's rows of the step's z and one-hot y."""
+        model, batch = self.config.model, self.config.training.batch_size
+        z = draw_z(self.config.seed, purpose, step, batch, model.z_dim, model.z_distribution)
+        y = one_hot(draw_labels(self.config.seed, purpose, step, batch, self.classes), self.classes)
+        device = self.world.device
+        return self.world.share(z).to(device, self.dtype), self.world.share(y).to(device, self.dtype)
+
+    # ------------------------------------------------------------------ between steps
+
+    def _after_step(self, step: int, total: int, clock: Clock) -> None:
+        """Log, sample, save and stop, as this step asks for."""
+        settings = self.config.training
+        last, saved = step == total, False
+        logs = step % settings.log_every == 0 or last
+        if logs:
+            self._log(step, total, clock)
+        if step % settings.sample_every == 0 or last:
+            self._write_samples()
+        if step % settings.checkpoint_every == 0 or last:
+            self._save()
+            saved = True
+        if last or (step % STOP_INTERVAL[self.world.device.type] and not logs):
+            return
+        stop, overdue = self._agree(logs and self.reporter.should_stop())
+        if (stop or overdue) and not saved:
+            self._save()
+        if stop:
+            raise Stopped(
+                stop,
+                f"stopped at step {step:,} of {total:,} with a checkpoint; the same command goes on: {self._where()}",
+            )
+
+    def _agree(self, told: bool) -> tuple[int, bool]:
+        """Number of the signal by which any rank was asked to stop (or 0), and whether a checkpoint is overdue."""
+        asked = self.stop_signal.number or (signal.SIGTERM if told else 0)
+        minutes = self.config.training.checkpoint_minutes
+        overdue = minutes > 0 and self.world.is_leader and time.monotonic() - self.saved_at > 60 * minutes
+        if self.world.size == 1:
+            return asked, overdue
+        flags = self.world.maximum_(torch.tensor([asked, int(overdue)], device=self.world.device))
+        return int(flags[0]), bool(flags[1])
+
+    def _log(self, step: int, total: int, clock: Clock) -> None:
+        """Write a line of metrics: means since the last one over all ranks' images."""
+        tally = self.world.sum_(self.step.tally.sums.clone()).tolist()
+        finite = bool(self.step.finite)
+        seconds, wait = clock.lap()
+        self.state.seconds += seconds
+        real_count, real_sum, d_real, fake_count, fake_sum, d_fake, g_sum = tally
+        real_count, fake_count = max(real_count, 1.0), max(fake_count, 1.0)
+        counts = torch.tensor([self.state.images_seen, self.state.images_lost], device=self.world.device)
+        seen, lost = self.world.sum_(counts).tolist()
+        batch = self.config.training.batch_size
+        done = max(1, step - self.last_logged)
+        row: dict[str, Any] = {
+            "step": step,
+            "epoch": step * batches_per_step(self.config) / self.stream.batches_per_epoch,
+            "images_seen": seen,
+            "loss_d": real_sum / real_count + fake_sum / fake_count,
+            "loss_g": g_sum / fake_count,
+            "d_real": d_real / real_count,
+            "d_fake": d_fake / fake_count,
+            "images_per_s": done * batch / max(seconds, 1e-9),
+            "data_wait": wait / max(seconds, 1e-9),
+            **self._signals(),
+            "lr": self.config.optim.lr * lr_factor(self.config, step),
+            "images_lost": lost,
+            "world_size": self.world.size,
+            "time_s": self.state.seconds,
+        }
+        self.step.tally.sums.zero_()
+        self.last_metrics, self.last_logged = row, step
+        if self.config.training.check_replicas:
+            self._check_replicas()
+        if self.run is not None:
+            self.run.append_metrics(row)
+            self.run.set_status("running", step=step, steps=total)
+        left = (total - step) / max(done / max(seconds, 1e-9), 1e-9)
+        say(
+            self.world,
+            f"step {step:,}/{total:,} {step / total:4.0%} | {row['images_per_s']:,.0f} images/s, "
+            f"waiting for data {row['data_wait']:.0%} | loss D {row['loss_d']:.3f} G {row['loss_g']:.3f} | "
+            f"D(x) {row['d_real']:.2f} D(G(z)) {row['d_fake']:.2f} | {readable_time(left)} left",
+        )
+        self.reporter.report(row, str(self.last_checkpoint) if self.last_checkpoint else None)
+        if not finite:
+            self.state.step = self.first_step_here + int(self.step.finite_steps)
+            self._save()
+            raise Diverged(
+                f"a loss or gradient became non-finite at step {self.state.step + 1:,}; the state before it is in "
+                f"{self._where()}: try a lower optim.lr"
+            )
+
+    def _signals(self) -> dict[str, float | None]:
+        """Measure the samples of the fixed z (leader only: the others' rows are never written)."""
+        if not self.world.is_leader:
+            return {"sample_distance": None, "filter_oscillation": None}
+        with self.step.autocast():
+            images, hidden = sample_feature_maps(
+                self.step.generator.network, self.fixed_z, self.fixed_y, self.config.model
+            )
+        means = mean_activations(hidden)[None]
+        history = [self.activation_history] if len(self.activation_history) else []
+        self.activation_history = torch.cat([*history, means])[-WINDOW:]
+        return {
+            "sample_distance": sample_distance(images, self.image_range),
+            "filter_oscillation": filter_oscillation(self.activation_history),
+        }
+
+    def _write_samples(self) -> None:
+        if self.run is not None:
+            with self.step.autocast():
+                images, _ = sample_feature_maps(
+                    self.step.generator.network, self.fixed_z, self.fixed_y, self.config.model
+                )
+            self.run.write_image(f"step-{self.state.step:08d}", make_grid(to_uint8(images, self.image_range)))
+
+    def _write_real_images(self) -> None:
+        """Write the first images of the first epoch beside the samples."""
+        assert self.run is not None
+        count = min(self.config.training.sample_count, self.dataset.count)
+        first = ImageStream(
+            self.dataset, seed=self.config.seed, batch_size=count, rank=0, world_size=1, workers=0, prefetch=1,
+            on_damage="skip",
+        )  # fmt: skip
+        self.run.write_image("real", make_grid(first.read(0).images.numpy()))
+
+    def _check_replicas(self) -> None:
+        """Raise where a parameter differs between ranks."""
+        parameters = [*self.step.generator.network.parameters(), *self.step.discriminator.network.parameters()]
+        mine = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+        leaders = self.world.broadcast_(mine.clone())
+        same = torch.tensor(float(torch.equal(mine, leaders)), device=self.world.device)
+        if not bool(self.world.minimum_(same)):
+            raise RuntimeError(f"parameters differ between ranks at step {self.state.step:,}")
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save(self) -> None:
+        """Write a checkpoint of the state after the current step."""
+        totals = torch.tensor([self.state.images_seen, self.state.images_lost], device=self.world.device)
+        seen, lost = self.world.sum_(totals).tolist()
+        tallies = self.world.gather(self.step.tally.sums).tolist()
+        self.saved_at = time.monotonic()
+        if self.run is None:
+            return
+        config, per_epoch = self.config, self.stream.batches_per_epoch
+        batch = self.state.step * batches_per_step(config)
+        state = {
+            "step": self.state.step,
+            "epoch": batch / per_epoch,
+            "images_seen": seen,
+            "images_lost": lost,
+            "seconds": self.state.seconds,
+            "cursor": {
+                "epoch": batch // per_epoch,
+                "batch": batch % per_epoch,
+                "batch_size": config.training.batch_size,
+            },
+            "rng": {"kind": "Philox of (seed, purpose, step)", "seed": config.seed},
+            "world_size": self.world.size,
+            "tallies": tallies,
+            "finite": bool(self.step.finite),
+            "last_logged": self.last_logged,
+        }
+
+        def write(folder: Path) -> None:
+            for name, tensors in training_tensors(self.step).items():
+                save_tensors(folder, tensors, name)
+            save_tensors(folder, {"activations": self.activation_history}, "signals")
+
+        self.last_checkpoint = self.run.commit_checkpoint(self.state.step, write, state)
+        self.run.prune_checkpoints(config.training.keep_last, config.training.keep_every)
+
+    def _resume(self) -> None:
+        """Load the newest checkpoint on the leader and give it to every rank; drop what was written after it."""
+        message, text = "", ""
+        if self.run is not None:
+            found = self.run.newest_checkpoint()
+            self.run.rewind(found.step if found else 0)
+            if found:
+                try:
+                    for name, tensors in training_tensors(self.step).items():
+                        load_tensors(found.path, tensors, name)
+                    self.activation_history = load_file(found.path / "signals.safetensors")["activations"]
+                    text = json.dumps(found.state)
+                    self.last_checkpoint = found.path
+                except InputError as error:
+                    message = str(error)
+        message = self.world.broadcast_text(message)
+        if message:
+            raise RunDirectoryError(message)
+        text = self.world.broadcast_text(text)
+        if not text:
+            return
+        state = json.loads(text)
+        for tensors in training_tensors(self.step).values():
+            for tensor in tensors.values():
+                self.world.broadcast_(tensor)
+        same_size = state["world_size"] == self.world.size
+        tallies = torch.tensor(state["tallies"], dtype=torch.float64)
+        mine = tallies[self.world.rank] if same_size else tallies.sum(0) * self.world.is_leader
+        self.step.tally.sums.copy_(mine)
+        self.state = State(
+            step=state["step"],
+            images_seen=state["images_seen"] if self.world.is_leader else 0,
+            images_lost=state["images_lost"] if self.world.is_leader else 0,
+            seconds=state["seconds"],
+        )
+        self.first_step_here, self.last_logged = self.state.step, state["last_logged"]
+
+    # ------------------------------------------------------------------ words
+
+    def _where(self) -> str:
+        return self.run.location if self.run is not None else ""
+
+    def _announce(self, total: int) -> None:
+        config, dataset = self.config, self.dataset
+        start = f"going on at step {self.state.step:,}" if self.state.step else "starting"
+        size = config.model.image_size
+        say(
+            self.world,
+            f"{start}: {config.model.name} {size}x{size}, {dataset.count:,} images ({config.data.path}), "
+            f"{total:,} steps of {config.training.batch_size} images on {self.world.size} x {self.world.device.type}, "
+            f"{config.training.precision}; run directory {self._where()}",
+        )
+
+    def _finish(self) -> TrainingResult:
+        totals = torch.tensor([self.state.images_seen, self.state.images_lost], device=self.world.device)
+        seen, lost = self.world.sum_(totals).tolist()
+        if self.run is not None:
+            self.run.set_status("finished", step=self.state.step, images_seen=seen, images_lost=lost)
+        if lost:
+            say(self.world, f"{lost:,} damaged images were left out")
+        return TrainingResult(self.state.step, seen, self._where(), self.last_metrics)
