@@ -6,8 +6,10 @@
     ├── InputError               2   something that a person gave is wrong; the message says what and the way out
     │   ├── ConfigError              a setting: unknown key, wrong type, value out of range
     │   ├── DataError                a source or a set of shards
+    │   │   └── Unreachable          remote shards that could not be read after several tries
     │   ├── RunDirectoryError        a run directory: in use, unwritable, of another run
     │   └── ClusterError             more workers than the cluster has
+    ├── StorageError             1   results could not be written or read back: full disk, object storage out of reach
     ├── WorkerFailed             1   a worker process died and was not replaced
     ├── Diverged                 3   a loss or gradient became non-finite; never retried
     └── Stopped              128+n   ended by signal n after a last checkpoint
@@ -38,12 +40,20 @@ class DataError(InputError):
     """A source of images or a set of shards cannot be used."""
 
 
+class Unreachable(DataError):
+    """Remote storage did not give a file after several tries."""
+
+
 class RunDirectoryError(InputError):
     """A run directory is in use, cannot be written, or belongs to another run."""
 
 
 class ClusterError(InputError):
     """The cluster does not have what the run asks for."""
+
+
+class StorageError(DcganDistError):
+    """Results could not be written or read back: a full disk, object storage out of reach."""
 
 
 class WorkerFailed(DcganDistError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +33,7 @@ def batches_per_epoch(count: int, batch_size: int) -> int:
 def rank_positions(batch: int, batch_size: int, rank: int, world_size: int) -> Integers:
     """Return the positions in the epoch of one rank's part of a global batch: those with p mod world_size = rank.
 
-    Args:
-        batch: number of the batch inside its epoch.
-        batch_size: images in a global batch, over all ranks.
+    `batch` is the number of the batch inside its epoch, `batch_size` counts the images of all ranks.
     """
     start = batch * batch_size
     return np.arange(start + (rank - start) % world_size, start + batch_size, world_size, dtype=np.int64)
@@ -90,7 +89,7 @@ class EpochOrder:
         by_shard = np.argsort(shards, kind="stable")
         bounds = np.flatnonzero(np.diff(shards[by_shard], prepend=-1, append=-1))
         records = np.empty(len(items), dtype=np.int64)
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, stop in pairwise(bounds):
             rows = by_shard[start:stop]
             records[rows] = self._permutation_of(int(shards[rows[0]]))[inside[rows]]
         return shards, records
