@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import signal
@@ -13,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from dcgan_dist.config import flatten
+from dcgan_dist.config import ALTERNATIVES
 from dcgan_dist.errors import ConfigError, DcganDistError
 
 Settings = TypeVar("Settings")
@@ -21,14 +22,26 @@ Settings = TypeVar("Settings")
 # config.yaml of a run also records where it ran; these keys are no settings, so that the file can be given again.
 RECORDED_KEYS = ("environment",)
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
 
 class _Parser(ArgumentParser):
     """A parser whose errors are exceptions, not an exit."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ConfigError(_one_line(message))
+
+
+def _make_parser(settings_class: type, prog: str | None = None, description: str | None = None) -> _Parser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    usage = "%(prog)s [--config FILE] [--SETTING VALUE ...]"
+    parser = _Parser(prog=prog, description=description, usage=usage, exit_on_error=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; later files and options override it.")
+    parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
+    known = {"help", "config", *_types(settings_class)}
+    for action in parser._actions:
+        # jsonargparse also lists a file option for each group (--model FILE); settings come from --config alone.
+        if action.dest not in known:
+            action.help = argparse.SUPPRESS
+    return parser
 
 
 def _one_line(text: str) -> str:
@@ -48,9 +61,8 @@ def _types(settings_class: type, prefix: str = "") -> dict[str, Any]:
 
 def _unknown(key: str, value: object, known: Sequence[str]) -> ConfigError:
     # The last part decides in case of a forgotten or mistaken group: `lr` is nearest to `optim.lr`.
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
-        name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]
-    ]
+    same_last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = difflib.get_close_matches(key, same_last or known, n=1, cutoff=0 if same_last else 0.5)
     hint = f"; did you mean {near[0]}?" if near else "; --help lists all settings"
     return ConfigError(f"unknown setting {key} (value {value!r}){hint}")
 
@@ -60,8 +72,8 @@ def _flatten_mapping(mapping: dict[Any, Any], known: Sequence[str], prefix: str 
     for raw, value in mapping.items():
         key = prefix + str(raw).replace("-", "_")
         is_group = any(name.startswith(f"{key}.") for name in known)
-        if is_group and isinstance(value, dict):
-            flat.update(_flatten_mapping(value, known, f"{key}."))
+        if is_group and isinstance(value, dict | None):  # None: a group with all its lines commented out
+            flat.update(_flatten_mapping(value or {}, known, f"{key}."))
         elif is_group:
             raise ConfigError(f"{key} is {value!r}: it is a group of settings, such as {key}.NAME: VALUE")
         elif key not in known:
@@ -104,7 +116,7 @@ def _read_arguments(arguments: Sequence[str], types: dict[str, Any]) -> tuple[li
         if not has_value:
             if is_flag and (not rest or rest[0].startswith("--")):
                 value = "true"
-            elif rest:
+            elif rest and not rest[0].startswith("--"):
                 value = rest.pop(0)
             else:
                 raise ConfigError(f"--{name} needs a value")
@@ -123,19 +135,24 @@ def parse_settings(settings_class: type[Settings], arguments: Sequence[str], pro
     Raises:
         ConfigError: unknown key, wrong type, or value out of range; the message names the key and the value.
     """
-    parser = _Parser(prog=prog, description=description)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; later files and options override it.")
-    parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
     if any(word in ("-h", "--help") for word in arguments):
-        parser.print_help()
+        _make_parser(settings_class, prog, description).print_help()
         raise SystemExit(0)
-    types = _types(settings_class)
-    files, overrides = _read_arguments(arguments, types)
+    files, overrides = _read_arguments(arguments, _types(settings_class))
     values: dict[str, Any] = {}
-    for file in files:
-        values |= read_yaml_settings(file, settings_class)
-    values |= overrides
+    for layer in [*(read_yaml_settings(file, settings_class) for file in files), overrides]:
+        values = _overlay(values, layer)
     return build_settings(settings_class, values)
+
+
+def _overlay(values: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` with those of `layer` over them; a setting given in `layer` ends its alternatives in `values`."""
+    ended: set[str] = set()
+    for group in ALTERNATIVES:
+        given = {key for key in group if layer.get(key) not in (None, "null")}
+        if given:
+            ended |= set(group) - given
+    return {key: value for key, value in values.items() if key not in ended} | layer
 
 
 def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Settings:
@@ -144,22 +161,21 @@ def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Se
     Raises:
         ConfigError: unknown key, wrong type, or value out of range.
     """
-    parser = _Parser(exit_on_error=False)
-    parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
     types = _types(settings_class)
     for key, value in values.items():
         if key not in types:
             raise _unknown(key, value, list(types))
-        text = "null" if value is None else str(value)
+    parser = _make_parser(settings_class)
+    words = {key: f"--{key}={'null' if value is None else value}" for key, value in values.items()}
+    for key, value in values.items():
+        if value is None and "None" not in str(types[key]):
+            raise ConfigError(f"{key} is null: expected {_describe(types[key])}")
         try:
-            parser.parse_args([f"--{key}={text}"])
+            parser.parse_args([words[key]])
         except ConfigError as error:
             raise ConfigError(f"{key} is {value!r}: expected {_describe(types[key])}") from error
-    words = [f"--{key}={'null' if value is None else value}" for key, value in values.items()]
-    made: Settings = parser.instantiate(parser.parse_args(words)) if words else settings_class()
-    if not isinstance(made, settings_class):
-        made = settings_class(**{entry.name: made[entry.name] for entry in dataclasses.fields(settings_class)})  # type: ignore[index, arg-type]
-    return made
+    made = parser.instantiate(parser.parse_args(list(words.values())))
+    return settings_class(**{entry.name: made[entry.name] for entry in dataclasses.fields(settings_class)})  # type: ignore[arg-type]
 
 
 def _describe(declared: object) -> str:
@@ -184,4 +200,4 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
     return 0
 
 
-__all__ = ["build_settings", "flatten", "parse_settings", "read_yaml_settings", "run"]
+__all__ = ["build_settings", "parse_settings", "read_yaml_settings", "run"]
