@@ -186,7 +186,7 @@ def _try(url: str, action: Callable[[Any, str], Result]) -> Result:
                 raise DataError(f"{url!r} cannot be kept in the cache ({error.strerror}): set data.cache") from error
             if not left:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise ConnectionError(
+                raise Unreachable(
                     f"{url!r} cannot be read ({reason}): is its server up and open to you?"
                 ) from error
         time.sleep(FIRST_DELAY_S * 2 ** (TRIES - 1 - left))
