@@ -1,0 +1,201 @@
+"""Checkpoints on a local disk: folders `step-NNNNNNNN` that are complete, or do not count.
+
+A folder holds files of tensors and state.json, which is written last and names the bytes and the digest (xxh3_128) of
+every other file, and its own digest without that entry.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from dcgan_dist.errors import RunDirectoryError
+from dcgan_dist.results.storage import sync_path, write_atomically, writing
+
+STATE_NAME = "state.json"
+_NAME = re.compile(r"step-(\d{8,})")
+_WRITING = ".writing-"
+_REMOVED = ".removed-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files match their digests.
+
+    Attributes:
+        step: steps of training done.
+        path: local folder with its files.
+        state: content of state.json; `digest` there identifies the checkpoint.
+    """
+
+    step: int
+    path: Path
+    state: dict[str, Any]
+
+
+def name_of(step: int) -> str:
+    """Return the name of a step's folder, and of its grid of samples."""
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """Return the step that a folder or file is named after, None if after none."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Return the steps of all checkpoints in a folder, ascending, whether they are intact or not."""
+    steps = [step_of(path.name) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(step for step in steps if step is not None)
+
+
+def digest_file(path: Path) -> str:
+    """Return the xxh3_128 digest of a file's content, 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest_state(state: dict[str, Any]) -> str:
+    rest = {key: value for key, value in state.items() if key != "digest"}
+    return xxhash.xxh3_128_hexdigest(json.dumps(rest, sort_keys=True, allow_nan=False).encode())
+
+
+def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
+    """Write a complete checkpoint under a temporary name in `folder` and then give it its own.
+
+    Args:
+        folder: of all checkpoints; made when missing.
+        step: steps of training done.
+        write: puts the files of tensors (no sub-folders) into the folder it is given.
+        state: strict JSON, for state.json; `step`, `files` and `digest` are added.
+
+    Raises:
+        StorageError: something cannot be written.
+        ValueError: the state holds one of those names with another meaning, or NaN.
+    """
+    if clash := {"files", "digest"} & set(state):
+        raise ValueError(f"state.json has {sorted(clash)} of its own")
+    if state.get("step", step) != step:
+        raise ValueError(f"the state is of step {state['step']}, the checkpoint of step {step}")
+    temporary = folder / f"{_WRITING}{name_of(step)}"
+    target = folder / name_of(step)
+    try:
+        with writing(target):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            write(temporary)
+            files = {}
+            for path in sorted(temporary.iterdir()):
+                files[path.name] = {"bytes": path.stat().st_size, "xxh3_128": digest_file(path)}
+                sync_path(path)
+        # Through JSON and back, so that the digest is of what will be read: tuples are lists there, all keys are text.
+        content = json.loads(json.dumps({**state, "step": step, "files": files}, allow_nan=False))
+        content["digest"] = _digest_state(content)
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        write_atomically(temporary / STATE_NAME, text.encode())
+        with writing(target):
+            # Where the same step is written anew: killed between these two, `recover` does the second.
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            sync_path(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def parse_state(content: bytes | None, where: str) -> dict[str, Any]:
+    """Return the content of a state.json.
+
+    Raises:
+        RunDirectoryError: it is missing or damaged.
+    """
+    if content is None:
+        raise RunDirectoryError(f"{where} is incomplete: it has no {STATE_NAME}")
+    try:
+        state = json.loads(content)
+        if state["digest"] != _digest_state(state):
+            raise ValueError("its digest differs")
+        if any(name in ("", ".", "..") or set(name) & set("/\\\0") for name in state["files"]):
+            raise ValueError("it names files of other folders")
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{where} is damaged: {STATE_NAME} is not what was written ({error})") from error
+    return dict(state)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Return a checkpoint after comparing all its files with their digests.
+
+    Raises:
+        RunDirectoryError: it is incomplete or damaged.
+    """
+    try:
+        content = (path / STATE_NAME).read_bytes() if (path / STATE_NAME).exists() else None
+        state = parse_state(content, str(path))
+        for name, expected in state["files"].items():
+            file = path / name
+            if not file.is_file():
+                raise RunDirectoryError(f"{path} is damaged: {name} is missing")
+            if file.stat().st_size != expected["bytes"]:
+                raise RunDirectoryError(
+                    f"{path} is damaged: {name} has {file.stat().st_size} bytes, not {expected['bytes']}"
+                )
+            if digest_file(file) != expected["xxh3_128"]:
+                raise RunDirectoryError(f"{path} is damaged: the content of {name} is not what was written")
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error.strerror or error}") from error
+    return Checkpoint(int(state["step"]), path, state)
+
+
+def remove_checkpoint(folder: Path, step: int) -> None:
+    """Remove a checkpoint, which ceases to count at once.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    path, removed = folder / name_of(step), folder / f"{_REMOVED}{name_of(step)}"
+    with writing(path):
+        shutil.rmtree(removed, ignore_errors=True)
+        path.rename(removed)
+        shutil.rmtree(removed)
+
+
+def recover(folder: Path) -> None:
+    """Clear away what a killed process left; a checkpoint that lacked only its name gets it.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    with writing(folder):
+        for path in sorted(folder.glob(f"{_WRITING}*")):
+            target = folder / path.name.removeprefix(_WRITING)
+            if not target.exists() and _is_intact(path):
+                path.rename(target)
+            else:
+                shutil.rmtree(path)
+        for path in sorted(folder.glob(f"{_REMOVED}*")):
+            shutil.rmtree(path)
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except RunDirectoryError:
+        return False
+    return True
+
+
+def to_prune(steps: list[int], keep_last: int, keep_every: int) -> list[int]:
+    """Return which of the ascending `steps` are neither among the newest `keep_last` nor multiples of `keep_every`."""
+    old = steps[:-keep_last] if keep_last else steps
+    return [step for step in old if not keep_every or step % keep_every]

@@ -1,0 +1,485 @@
+"""The directory that a run writes: settings, metrics, samples, checkpoints, status; on a disk or on object storage.
+
+One process at a time writes into it. A process killed at any moment leaves a directory from which a further start goes
+on; what it left half-written is cleared away then.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from PIL import Image
+
+from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
+from dcgan_dist.results.checkpoints import (
+    STATE_NAME,
+    Checkpoint,
+    name_of,
+    parse_state,
+    read_checkpoint,
+    recover,
+    remove_checkpoint,
+    step_of,
+    steps_in,
+    to_prune,
+    write_checkpoint,
+)
+from dcgan_dist.results.events import EVENT_FILES, EventLog
+from dcgan_dist.results.status import LOCK_NAME, STATUS_NAME, Lease, Status, is_alive, mark_run, place_of, read_status
+from dcgan_dist.results.storage import (
+    Mirror,
+    Uploader,
+    parse_json_object,
+    parse_location,
+    read_file,
+    sync_path,
+    to_json,
+    write_atomically,
+    writing,
+)
+
+CONFIG_NAME = "config.yaml"
+METRICS_NAME = "metrics.jsonl"
+UPLOAD_SECONDS = 5.0
+"""Shortest pause between two uploads of metrics, events and samples."""
+_MIRRORED = (CONFIG_NAME, METRICS_NAME, EVENT_FILES, "samples/*.png")
+
+
+def open_run(location: str, *, session: str = "", scratch: Path | None = None) -> RunDirectory:
+    """Open a run directory for writing, making it where there is none, and become its only writer.
+
+    Args:
+        location: local folder, or any fsspec URL such as `s3://bucket/run`.
+        session: name of the launch. A writer of the same launch (its group of workers was started anew) is taken over
+            from at once, dead or alive.
+        scratch: for a URL, the local folder in which a temporary folder for the run is made.
+
+    Raises:
+        RunDirectoryError: in use (the message names host and pid), unwritable, or a folder of something else.
+    """
+    where = parse_location(location)
+    try:
+        if isinstance(where, Path):
+            return _open_folder(location, where, session)
+        return _open_url(location, where, session, scratch)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write the run directory {location}: {error.strerror or error}") from error
+    except StorageError as error:
+        raise RunDirectoryError(f"cannot use the run directory {location}: {error}") from error
+
+
+def _open_folder(location: str, folder: Path, session: str) -> RunDirectory:
+    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other_content(location, {path.name for path in folder.iterdir()})
+    lease = Lease(place_of(location), session)
+    previous = lease.take()
+    with ExitStack() as undo:
+        undo.callback(lease.release)
+        for path in [*folder.glob(".*.writing"), *folder.glob("samples/.*.writing")]:
+            path.unlink(missing_ok=True)
+        recover(folder / "checkpoints")
+        undo.pop_all()
+    return RunDirectory(location, folder, lease, previous)
+
+
+def _open_url(location: str, url: str, session: str, scratch: Path | None) -> RunDirectory:
+    # The first look is not tried again: a wrong bucket or missing credentials are to be known at once.
+    names = Mirror(url, delays=()).names()
+    _refuse_other_content(location, {name.partition("/")[0] for name in names})
+    mirror = Mirror(url)
+    lease = Lease(place_of(location, mirror), session)
+    previous = lease.take()
+    with ExitStack() as undo:
+        undo.callback(lease.release)
+        if scratch is not None:
+            scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="dcgan_dist-run-", dir=scratch))
+        uploader = Uploader(folder, mirror, _MIRRORED)
+        uploader.download()
+        undo.pop_all()
+    return RunDirectory(location, folder, lease, previous, mirror, uploader)
+
+
+def _refuse_other_content(location: str, names: set[str]) -> None:
+    if names - {LOCK_NAME} and not names & {CONFIG_NAME, STATUS_NAME}:
+        example = min(names - {LOCK_NAME})
+        raise RunDirectoryError(
+            f"{location} is no run directory, but has other things in it such as {example!r}: take an empty or new one"
+        )
+
+
+class RunDirectory:
+    """A run directory that this process writes, from `open_run` to `close`; usable in a `with` statement.
+
+    Every method can raise StorageError when a disk or object storage fails (a failure of the background upload comes
+    out of the next call), and RunDirectoryError when another process took the directory over.
+
+    Attributes:
+        location: the folder or URL as it was given.
+        local: absolute path of the folder that is written: the location itself, or, for a URL, a temporary folder of
+            this host that `close` removes once everything is uploaded.
+        previous: status.json as the writer before left it, None in a new directory.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        local: Path,
+        lease: Lease,
+        previous: dict[str, Any] | None,
+        mirror: Mirror | None = None,
+        uploader: Uploader | None = None,
+    ) -> None:
+        self.location = location
+        self.local = local
+        self.previous = previous
+        self._lease = lease
+        self._mirror = mirror
+        self._uploader = uploader
+        self._events = EventLog(local)
+        self._failure: DcganDistError | None = None
+        self._failure_known = False
+        self._closed = False
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._keep_alive, name="heartbeat", daemon=True)]
+        if uploader is not None:
+            self._threads.append(threading.Thread(target=self._keep_uploaded, name="upload", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # In the background
+
+    def _keep_alive(self) -> None:
+        while not self._done.wait(self._lease.heartbeat_seconds):
+            try:
+                self._lease.renew()
+            except DcganDistError as error:
+                self._failure = error
+                return
+
+    def _keep_uploaded(self) -> None:
+        assert self._uploader is not None
+        pause = UPLOAD_SECONDS
+        while not self._done.wait(pause):
+            begin = time.monotonic()
+            try:
+                self._uploader.sync()
+            except DcganDistError as error:
+                self._failure = error
+                return
+            # Files are sent whole: with growing ones, uploads stay a small share of the time.
+            pause = max(UPLOAD_SECONDS, 10 * (time.monotonic() - begin))
+
+    def _check(self) -> None:
+        if self._closed:
+            raise RunDirectoryError(f"{self.location} was closed already")
+        if self._failure is not None:
+            self._failure_known = True
+            raise self._failure
+
+    # Settings
+
+    def read_config(self) -> dict[str, Any] | None:
+        """Return config.yaml of an earlier start, None where there is none.
+
+        Raises:
+            RunDirectoryError: it is not YAML.
+        """
+        self._check()
+        path = self.local / CONFIG_NAME
+        if not path.exists():
+            return None
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RunDirectoryError(f"{self.location}/{CONFIG_NAME} cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise RunDirectoryError(f"{self.location}/{CONFIG_NAME} holds no settings")
+        return content
+
+    def write_config(self, settings: Mapping[str, object], environment: Mapping[str, object]) -> None:
+        """Write config.yaml: the nested settings, and under `environment` where and with what they ran."""
+        self._check()
+        content = {**settings, "environment": dict(environment)}
+        write_atomically(self.local / CONFIG_NAME, yaml.safe_dump(content, sort_keys=False).encode())
+
+    # Metrics and samples
+
+    def append_metrics(self, row: Mapping[str, float | int | str | None]) -> None:
+        """Append a line to metrics.jsonl (NaN and infinities as null) and its numbers to TensorBoard's scalars.
+
+        Args:
+            row: values by name; `step` is one of them.
+        """
+        self._check()
+        step = row["step"]
+        if not isinstance(step, int):
+            raise TypeError(f"the step of a line of metrics is {step!r}, not a whole number")
+        path = self.local / METRICS_NAME
+        line = (to_json(dict(row)) + "\n").encode()
+        with writing(path), path.open("ab") as file:
+            file.write(line)
+        numbers = {key: float(value) for key, value in row.items() if key != "step" and isinstance(value, int | float)}
+        self._events.append(step, numbers)
+
+    def write_image(self, name: str, image: npt.NDArray[np.uint8]) -> Path:
+        """Write samples/NAME.png and return its path.
+
+        Args:
+            name: such as `step-00000500`; with `.png` or without.
+            image: uint8, (rows, columns), or (rows, columns, 1 or 3).
+        """
+        self._check()
+        path = self.local / "samples" / f"{name.removesuffix('.png')}.png"
+        if path.parent != self.local / "samples" or path.name.startswith("."):
+            raise ValueError(f"{name!r} is no plain file name")
+        content = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image).save(content, "png")
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+        write_atomically(path, content.getvalue(), durable=False)
+        return path
+
+    def rewind(self, step: int) -> None:
+        """Drop all that lies beyond `step`: lines of metrics, TensorBoard events, grids of samples, checkpoints.
+
+        A torn last line goes too. Call it before going on from a checkpoint; a checkpoint beyond that one is damaged,
+        and would otherwise count as newer than those to come.
+        """
+        self._check()
+        self._lease.confirm()
+        self._rewind_metrics(step)
+        self._events.rewind(step)
+        for name in self._names("samples"):
+            if (found := step_of(name.removesuffix(".png"))) is not None and found > step:
+                self._remove(f"samples/{name}")
+        for found in self._checkpoint_steps():
+            if found > step:
+                print(f"{self.location}: dropped checkpoint {name_of(found)}, beyond step {step}", flush=True)
+                self._remove_checkpoint(found)
+        self._upload()
+
+    def _rewind_metrics(self, step: int) -> None:
+        path = self.local / METRICS_NAME
+        if not path.exists():
+            return
+        kept = []
+        with path.open("rb") as file:
+            for line in file:
+                row = parse_json_object(line)
+                if row is not None and isinstance(row.get("step"), int) and row["step"] <= step:
+                    kept.append(line if line.endswith(b"\n") else line + b"\n")
+        write_atomically(path, b"".join(kept))
+
+    def _names(self, folder: str) -> list[str]:
+        """Names of the files in a sub-folder, here and on object storage."""
+        here = self.local / folder
+        names = {path.name for path in here.iterdir()} if here.is_dir() else set()
+        if self._mirror is not None:
+            names |= {name.removeprefix(f"{folder}/") for name in self._mirror.names(folder)}
+        return sorted(names)
+
+    def _remove(self, name: str) -> None:
+        path = self.local / name
+        with writing(path):
+            path.unlink(missing_ok=True)
+        if self._mirror is not None:
+            self._mirror.remove([name])
+
+    # Checkpoints
+
+    def commit_checkpoint(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
+        """Write checkpoints/step-NNNNNNNN, on object storage too, and return its local path.
+
+        It counts from the moment that it is complete: before, the older ones are the newest.
+
+        Args:
+            step: steps of training done.
+            write: puts the files of tensors into the folder it is given.
+            state: strict JSON for state.json, which also gets `step`, and bytes and digest of each file.
+
+        Raises:
+            ValueError: the state uses the names `files` or `digest`, or holds NaN.
+        """
+        self._check()
+        self._lease.confirm()
+        self._sync_metrics()
+        path = write_checkpoint(self.local / "checkpoints", step, write, dict(state))
+        if self._mirror is not None:
+            # Metrics first: those of a checkpoint's steps must be there when it is.
+            self._upload()
+            self._upload_checkpoint(self._mirror, path)
+        return path
+
+    def _sync_metrics(self) -> None:
+        """Metrics reach the disk before the checkpoint that follows them, so that no power cut leaves a gap."""
+        path = self.local / METRICS_NAME
+        if path.exists():
+            with writing(path):
+                sync_path(path)
+        self._events.sync()
+
+    @staticmethod
+    def _upload_checkpoint(mirror: Mirror, path: Path) -> None:
+        folder = f"checkpoints/{path.name}"
+        before = parse_json_object(mirror.read(f"{folder}/{STATE_NAME}")) or {}
+        for name, details in read_state(path)["files"].items():
+            # Where the same step is saved again, equal files stay: the checkpoint that is there counts all along.
+            if before.get("files", {}).get(name) != details:
+                mirror.upload(f"{folder}/{name}", path / name)
+        mirror.upload(f"{folder}/{STATE_NAME}", path / STATE_NAME)
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """Return the newest checkpoint whose files match their digests, None where there is none.
+
+        Every damaged or incomplete one above it is named in a printed line. From object storage it is downloaded.
+        """
+        self._check()
+        for step in reversed(self._checkpoint_steps()):
+            path = self.local / "checkpoints" / name_of(step)
+            try:
+                if self._mirror is None or path.exists():
+                    return read_checkpoint(path)
+                return self._download_checkpoint(self._mirror, path)
+            except RunDirectoryError as error:
+                print(f"skipping a checkpoint: {error}", file=sys.stderr, flush=True)
+        return None
+
+    def _checkpoint_steps(self) -> list[int]:
+        steps = set(steps_in(self.local / "checkpoints"))
+        if self._mirror is not None:
+            found = (step_of(name.split("/")[1]) for name in self._mirror.names("checkpoints"))
+            steps |= {step for step in found if step is not None}
+        return sorted(steps)
+
+    def _download_checkpoint(self, mirror: Mirror, path: Path) -> Checkpoint:
+        folder = f"checkpoints/{path.name}"
+        content = mirror.read(f"{folder}/{STATE_NAME}")
+        state = parse_state(content, f"{self.location}/{folder}")
+        path.mkdir(parents=True)
+        try:
+            for name in state["files"]:
+                mirror.download(f"{folder}/{name}", path / name)
+            (path / STATE_NAME).write_bytes(content or b"")
+            return read_checkpoint(path)
+        except (RunDirectoryError, StorageError):
+            shutil.rmtree(path)
+            raise
+
+    def prune_checkpoints(self, keep_last: int, keep_every: int) -> None:
+        """Remove all checkpoints but the newest `keep_last` and, where it is not 0, every multiple of `keep_every`.
+
+        Args:
+            keep_last: number of checkpoints.
+            keep_every: steps.
+        """
+        self._check()
+        for step in to_prune(self._checkpoint_steps(), keep_last, keep_every):
+            self._remove_checkpoint(step)
+
+    def _remove_checkpoint(self, step: int) -> None:
+        if self._mirror is not None:
+            # Without state.json it counts no more, so that comes first.
+            names = self._mirror.names(f"checkpoints/{name_of(step)}")
+            self._mirror.remove(sorted(names, key=lambda name: not name.endswith(f"/{STATE_NAME}")))
+        if (self.local / "checkpoints" / name_of(step)).exists():
+            remove_checkpoint(self.local / "checkpoints", step)
+
+    # Status and end
+
+    def set_status(self, status: Status, reason: str = "", **facts: Any) -> None:
+        """Write status.json.
+
+        Args:
+            status: `running`, `finished`, `stopped`, `failed` or `diverged`.
+            reason: why it ended.
+            **facts: further fields such as the step; each stays until it is given anew.
+        """
+        if not self._failure_known:
+            self._check()
+        # Object storage is slow, and of a running run its heartbeat tells soon enough.
+        self._lease.change(status, reason, facts, write=self._mirror is None or status != "running")
+
+    def _upload(self) -> None:
+        if self._uploader is not None:
+            self._uploader.sync()
+
+    def close(self) -> None:
+        """Upload what is left, stop the heartbeat and give the directory free; a second call does nothing.
+
+        Where the upload fails, the local folder of a URL stays, and a printed line names it. A status that is still
+        `running` becomes `stopped`; one that was never set is again what it was before
+        `open_run`.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+        uploaded = False
+        try:
+            if self._failure is None:
+                self._upload()
+                uploaded = True
+        finally:
+            if not isinstance(self._failure, RunDirectoryError):
+                self._lease.release()
+            if self._mirror is not None and uploaded:
+                shutil.rmtree(self.local, ignore_errors=True)
+            elif self._mirror is not None:
+                print(f"{self.location}: what could not be uploaded is in {self.local}", file=sys.stderr, flush=True)
+        if self._failure is not None and not self._failure_known:
+            raise self._failure
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return state.json of a checkpoint's folder, without looking at the other files.
+
+    Raises:
+        RunDirectoryError: it is missing or damaged.
+    """
+    content = (path / STATE_NAME).read_bytes() if (path / STATE_NAME).exists() else None
+    return parse_state(content, str(path))
+
+
+def read_metrics(location: str) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl, [] where there is none; takes no lock, leaves a torn last line out.
+
+    Raises:
+        RunDirectoryError: no such kind of URL, or a line in the middle is damaged.
+        StorageError: it cannot be read.
+    """
+    lines = (read_file(location, METRICS_NAME) or b"").split(b"\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise RunDirectoryError(f"{location}/{METRICS_NAME} is damaged in line {number}: {error}") from error
+    return rows
+
+
+__all__ = ["Checkpoint", "RunDirectory", "is_alive", "mark_run", "open_run", "read_metrics", "read_status"]

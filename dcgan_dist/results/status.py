@@ -1,0 +1,369 @@
+"""Who writes into a run directory, and how its run stands: status.json.
+
+There is one writer at a time. Its process is named in status.json and proves itself alive there by a heartbeat. On the
+machine of the writer the process table decides, at once, whether it lives; from elsewhere only the heartbeat tells.
+A writer that was taken for dead and comes back finds another's name in status.json and writes no more.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from dcgan_dist.errors import RunDirectoryError
+from dcgan_dist.results.storage import (
+    Mirror,
+    parse_json_object,
+    parse_location,
+    read_file,
+    to_json,
+    write_atomically,
+    writing,
+)
+
+STATUS_NAME = "status.json"
+LOCK_NAME = ".lock"
+
+HEARTBEAT_SECONDS = 5.0
+"""Pause between two heartbeats on a local or shared disk."""
+REMOTE_HEARTBEAT_SECONDS = 10.0
+"""Pause between two heartbeats on object storage."""
+STALE_SECONDS = 30.0
+"""Age of the last heartbeat at which a writer on another machine is taken for dead."""
+SETTLE_SECONDS = 0.5
+"""How long a new writer on object storage, which has no locks, waits to see whether another came at the same time."""
+_LOCK_SECONDS = 10.0
+
+Status = Literal["running", "finished", "stopped", "failed", "diverged"]
+
+_UNKNOWN_START = "unknown"
+
+
+def process_start(pid: int) -> str | None:
+    """Return what tells a process from others that had its pid: its start time in ticks since boot; None if dead.
+
+    A zombie is dead. Where the start time cannot be read (no /proc), a living process gives `unknown`.
+    """
+    try:
+        # The second field is the program's name in parentheses, which may itself hold blanks and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            return _UNKNOWN_START
+        return _UNKNOWN_START
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def this_machine() -> str:
+    """Return what two processes have in common when each can see the other: the boot and the pid namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def is_alive(status: dict[str, Any]) -> bool:
+    """Whether the writer that status.json names still has the run directory open."""
+    if not status.get("locked"):
+        return False
+    if status.get("machine") == this_machine():
+        start = process_start(int(status["pid"]))
+        recorded = status.get("process_start")
+        return start is not None and (start == recorded or _UNKNOWN_START in (start, recorded))
+    return time.time() - float(status["heartbeat"]) < STALE_SECONDS
+
+
+def parse_status(content: bytes | None) -> dict[str, Any] | None:
+    """Return status.json as a dictionary; None where there is none, or no usable one."""
+    status = parse_json_object(content)
+    if status is None or not isinstance(status.get("pid"), int):
+        return None
+    return status if isinstance(status.get("heartbeat"), int | float) else None
+
+
+def read_status(location: str) -> dict[str, Any] | None:
+    """Return the status of a run, None where there is none; takes no lock.
+
+    Raises:
+        RunDirectoryError: no such kind of URL.
+        StorageError: it cannot be read.
+    """
+    return parse_status(read_file(location, STATUS_NAME))
+
+
+class Place(Protocol):
+    """Where a status.json lies."""
+
+    name: str
+    settle_seconds: float
+    heartbeat_seconds: float
+
+    def read(self) -> bytes | None:
+        """Return the content of status.json, None where there is none."""
+
+    def write(self, content: bytes, durable: bool) -> None:
+        """Replace status.json."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep other processes from replacing it meanwhile, where the place can."""
+
+
+class LocalPlace:
+    """A status.json in a folder."""
+
+    settle_seconds = 0.0
+
+    def __init__(self, folder: Path) -> None:
+        self.name = str(folder)
+        self.heartbeat_seconds = HEARTBEAT_SECONDS
+        self._folder = folder
+
+    def read(self) -> bytes | None:
+        """Return the content of status.json, None where there is none."""
+        return read_file(self.name, STATUS_NAME)
+
+    def write(self, content: bytes, durable: bool) -> None:
+        """Replace status.json."""
+        write_atomically(self._folder / STATUS_NAME, content, durable=durable)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock file; it guards a look at status.json and its change, never the whole run."""
+        path = self._folder / LOCK_NAME
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _lock(descriptor, self.name)
+            yield
+        finally:
+            # A process forked meanwhile has the lock too, and closing ours would leave it locked: unlock it for both.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, name: str) -> None:
+    give_up = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > give_up:
+                raise RunDirectoryError(f"{name} is locked by a process that is starting there: try again") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            print(f"{name}: this file system has no locks; start one run at a time there", flush=True)
+            return
+        else:
+            return
+        time.sleep(0.02)
+
+
+class RemotePlace:
+    """A status.json on object storage."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.name = mirror.url
+        self.settle_seconds = SETTLE_SECONDS
+        self.heartbeat_seconds = REMOTE_HEARTBEAT_SECONDS
+        self._mirror = mirror
+
+    def read(self) -> bytes | None:
+        """Return the content of status.json, None where there is none."""
+        return self._mirror.read(STATUS_NAME)
+
+    def write(self, content: bytes, durable: bool) -> None:
+        """Replace status.json."""
+        self._mirror.write(STATUS_NAME, content)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Nothing: object storage has no locks, so a new writer looks again a moment later."""
+        return nullcontext()
+
+
+class Lease:
+    """The right to write into a run directory, held from `take` to `release`."""
+
+    def __init__(self, place: Place, session: str) -> None:
+        self._place = place
+        self._mutex = threading.RLock()
+        self._session = session
+        self._previous: dict[str, Any] | None = None
+        self._changed = False
+        self._record: dict[str, Any] = {
+            "status": "running",
+            "reason": "",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
+            "machine": this_machine(),
+            "session": session,
+            "writer": uuid.uuid4().hex,
+            "locked": True,
+            "heartbeat": time.time(),
+        }
+        self.reserved = frozenset(self._record)
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """Pause between two heartbeats."""
+        return self._place.heartbeat_seconds
+
+    def take(self) -> dict[str, Any] | None:
+        """Become the writer; return status.json as it was.
+
+        Raises:
+            RunDirectoryError: another process is.
+            StorageError: status.json cannot be read or written.
+        """
+        with self._place.exclusive():
+            self._previous = parse_status(self._place.read())
+            if self._previous is not None:
+                self._refuse_if_held(self._previous)
+            self._write()
+        if self._place.settle_seconds:
+            time.sleep(self._place.settle_seconds)
+            self.confirm()
+        return self._previous
+
+    def _refuse_if_held(self, status: dict[str, Any]) -> None:
+        same_launch = bool(self._session) and status.get("session") == self._session
+        if same_launch or not is_alive(status):
+            return
+        age = max(0.0, time.time() - float(status["heartbeat"]))
+        elsewhere = status.get("machine") != this_machine()
+        wait = f", or wait {STALE_SECONDS:.0f} s if that process is dead" if elsewhere else ""
+        raise RunDirectoryError(
+            f"{self._place.name} is in use by process {status['pid']} on host {status.get('host')} (heartbeat"
+            f" {age:.0f} s ago): stop it or take another run directory{wait}"
+        )
+
+    def _write(self, durable: bool = True) -> None:
+        self._record["heartbeat"] = time.time()
+        self._place.write((to_json(self._record) + "\n").encode(), durable)
+
+    def _confirm(self) -> None:
+        status = parse_status(self._place.read())
+        if status is None:
+            raise RunDirectoryError(f"{self._place.name} was removed while this process was writing there")
+        if status.get("writer") != self._record["writer"]:
+            raise RunDirectoryError(
+                f"{self._place.name} is in use by process {status['pid']} on host {status.get('host')}, which took it"
+                " over from this one: let that one go on, or stop it and start again"
+            )
+
+    def confirm(self) -> None:
+        """Check that this process is still the writer.
+
+        Raises:
+            RunDirectoryError: another process took over, or the folder is gone.
+            StorageError: status.json cannot be read.
+        """
+        with self._mutex:
+            self._confirm()
+
+    def renew(self) -> None:
+        """Write the next heartbeat, unless this process is no longer the writer.
+
+        Raises:
+            RunDirectoryError: another process took over, or the folder is gone.
+            StorageError: status.json cannot be read or written.
+        """
+        with self._mutex, self._place.exclusive():
+            self._confirm()
+            self._write(durable=False)
+
+    def change(self, status: Status, reason: str, facts: dict[str, Any], *, write: bool = True) -> None:
+        """Set the status; `facts` stay until they are given anew. Without `write` the next heartbeat carries it.
+
+        Raises:
+            RunDirectoryError: another process took over, or the folder is gone.
+            StorageError: status.json cannot be written.
+            ValueError: a fact has the name of one of the file's own fields.
+        """
+        if clash := self.reserved & set(facts):
+            raise ValueError(f"status.json has fields {sorted(clash)} of its own")
+        with self._mutex:
+            self._changed = True
+            self._record |= {"status": status, "reason": reason, **facts}
+            if write:
+                with self._place.exclusive():
+                    self._confirm()
+                    self._write()
+
+    def release(self) -> None:
+        """Give the directory free. A status that was never set becomes again what it was before.
+
+        Raises:
+            RunDirectoryError: another process took over, or the folder is gone.
+            StorageError: status.json cannot be written.
+        """
+        with self._mutex, self._place.exclusive():
+            self._confirm()
+            if not self._changed and self._previous is not None and self._previous.get("status") != "running":
+                own = {"writer": self._record["writer"]}
+                self._record = {**self._previous, **own}
+            elif self._record["status"] == "running":
+                self._record |= {"status": "stopped", "reason": "it was closed before the end of the run"}
+            self._record["locked"] = False
+            self._write()
+
+
+def place_of(location: str, mirror: Mirror | None = None) -> Place:
+    """Return the place of a run directory's status.json.
+
+    Raises:
+        RunDirectoryError: no such kind of URL.
+    """
+    where = parse_location(location)
+    return LocalPlace(where) if isinstance(where, Path) else RemotePlace(mirror or Mirror(where))
+
+
+def mark_run(location: str, status: Status, reason: str, *, session: str) -> bool:
+    """Record how a run ended whose writer could not do so itself, such as one that was killed.
+
+    For the process that launched it: nothing happens unless the run was of this `session` and stands at `running`.
+
+    Returns:
+        Whether the status was changed.
+
+    Raises:
+        RunDirectoryError: a living writer of another session holds the directory.
+        StorageError: status.json cannot be written.
+    """
+    found = read_status(location)
+    if found is None or found.get("status") != "running" or not session or found.get("session") != session:
+        return False
+    lease = Lease(place_of(location), session)
+    before = lease.take() or {}
+    facts = {key: value for key, value in before.items() if key not in lease.reserved}
+    lease.change(status, reason, facts)
+    lease.release()
+    return True
+
+
+__all__ = [
+    "LOCK_NAME",
+    "STATUS_NAME",
+    "Lease",
+    "Status",
+    "is_alive",
+    "mark_run",
+    "place_of",
+    "process_start",
+    "read_status",
+]
