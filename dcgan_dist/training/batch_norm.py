@@ -48,8 +48,8 @@ class SynchronisedBatchNorm(_BatchNorm):
         x = input if input.dtype == torch.float64 else input.float()
         others = [0, *range(2, x.dim())]
         held = x.new_full((1,), x.numel() / x.shape[1])
-        totals = _SumOverRanks.apply(torch.cat([x.sum(others), x.square().sum(others), held]))
-        assert isinstance(totals, torch.Tensor)
+        sums = torch.cat([x.sum(others), x.square().sum(others), held])
+        totals: torch.Tensor = _SumOverRanks.apply(sums)  # type: ignore[no-untyped-call]
         channels = x.shape[1]
         count = totals[-1].detach()
         mean = totals[:channels] / count
@@ -80,8 +80,9 @@ def synchronise(network: nn.Module, world: World) -> nn.Module:
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             affine, tracks = child.affine, child.track_running_stats
             new = SynchronisedBatchNorm(child.num_features, child.eps, child.momentum, affine, tracks)
+            like = next(iter(child.state_dict().values()))
+            setattr(network, name, new.to(like.device, like.dtype))
             new.load_state_dict(child.state_dict())
-            setattr(network, name, new.to(world.device))
         else:
             synchronise(child, world)
     return network

@@ -11,7 +11,7 @@ import torch
 
 WINDOW = 16  # log lines over which oscillation is judged
 MIN_AMPLITUDE = 0.1  # standard deviation over the window, as a share of the mean activation
-TROUGH, PEAK = -0.3, 0.5  # autocorrelation must fall below the one and then rise above the other
+TROUGH, PEAK = -0.5, 0.6  # autocorrelation must fall below the one and then rise above the other
 
 
 def sample_distance(images: torch.Tensor, image_range: tuple[float, float]) -> float:

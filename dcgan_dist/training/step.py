@@ -172,7 +172,7 @@ class AdversarialStep:
             with player.local_backward(), self.autocast():
                 real_logits = player.wrapped(real, y_real).to(torch.promote_types(real.dtype, torch.float32))
                 # Gradients are averaged over ranks, so each rank's sum is divided by the images per rank.
-                loss = real_loss(real_logits).sum() * (world.size / real_count)
+                loss = real_loss(real_logits).sum() * world.size / real_count
             with player.local_backward():
                 _poisoned(loss).backward()
         with self.autocast():

@@ -1,0 +1,1 @@
+"""What `bench` measures: each figure beside its baseline, in turn, in one run."""
