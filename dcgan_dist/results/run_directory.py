@@ -47,6 +47,7 @@ from dcgan_dist.results.storage import (
     parse_location,
     read_file,
     sync_path,
+    temporary_for,
     to_json,
     write_atomically,
     writing,
@@ -115,10 +116,12 @@ def _open_url(location: str, url: str, session: str, scratch: Path | None) -> Ru
 
 
 def _refuse_other_content(location: str, names: set[str]) -> None:
-    if names - {LOCK_NAME} and not names & {CONFIG_NAME, STATUS_NAME}:
-        example = min(names - {LOCK_NAME})
+    # A process that starts there now, or was killed as it started, has made no more than these.
+    others = names - {LOCK_NAME, temporary_for(Path(STATUS_NAME)).name}
+    if others and not others & {CONFIG_NAME, STATUS_NAME}:
         raise RunDirectoryError(
-            f"{location} is no run directory, but has other things in it such as {example!r}: take an empty or new one"
+            f"{location} is no run directory, but has other things in it such as {min(others)!r}: take an empty or new"
+            " one"
         )
 
 
