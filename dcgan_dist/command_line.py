@@ -165,17 +165,27 @@ def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Se
     for key, value in values.items():
         if key not in types:
             raise _unknown(key, value, list(types))
-    parser = _make_parser(settings_class)
-    words = {key: f"--{key}={'null' if value is None else value}" for key, value in values.items()}
-    for key, value in values.items():
         if value is None and "None" not in str(types[key]):
             raise ConfigError(f"{key} is null: expected {_describe(types[key])}")
-        try:
-            parser.parse_args([words[key]])
-        except ConfigError as error:
-            raise ConfigError(f"{key} is {value!r}: expected {_describe(types[key])}") from error
-    made = parser.instantiate(parser.parse_args(list(words.values())))
+    parser = _make_parser(settings_class)
+    words = {key: f"--{key}={'null' if value is None else value}" for key, value in values.items()}
+    try:
+        parsed = parser.parse_args(list(words.values()))
+    except ConfigError as error:
+        for key, word in words.items():
+            if not _is_accepted(parser, word):
+                raise ConfigError(f"{key} is {values[key]!r}: expected {_describe(types[key])}") from error
+        raise
+    made = parser.instantiate(parsed)
     return settings_class(**{entry.name: made[entry.name] for entry in dataclasses.fields(settings_class)})  # type: ignore[arg-type]
+
+
+def _is_accepted(parser: _Parser, word: str) -> bool:
+    try:
+        parser.parse_args([word])
+    except ConfigError:
+        return False
+    return True
 
 
 def _describe(declared: object) -> str:

@@ -191,8 +191,9 @@ class TrainingConfig:
     """Every how many steps a checkpoint is kept forever (a multiple of checkpoint_every); 0 for none."""
 
     def __post_init__(self) -> None:
-        both = f"epochs {self.epochs} and steps {self.steps}"
-        _require(self.epochs is None or self.steps is None, "training", both, "give one of them, the other as null")
+        if self.epochs is not None and self.steps is not None:
+            both = f"training.epochs is {self.epochs} and training.steps is {self.steps}"
+            raise ConfigError(f"{both}: give one of them, the other as null")
         _require(
             self.epochs is None or 0 < self.epochs < math.inf,
             "training.epochs",

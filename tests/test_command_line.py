@@ -1,0 +1,265 @@
+"""How settings are given: YAML under the command line, what `--help` says, and one clear line for each mistake."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dcgan_dist.command_line import parse_settings, run
+from dcgan_dist.config import Config, PrepareConfig, flatten
+from dcgan_dist.errors import ConfigError, Diverged, Stopped
+
+
+def settings(*arguments: str) -> Config:
+    return parse_settings(Config, arguments, "dcgan-dist test", "Test.")
+
+
+def given(*arguments: str) -> dict[str, object]:
+    """Return the settings that differ from the defaults."""
+    before = flatten(Config())
+    return {key: value for key, value in flatten(settings(*arguments)).items() if value != before[key]}
+
+
+def mistake(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        settings(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    def to_file(text: str, name: str = "settings.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return to_file
+
+
+def test_without_arguments_all_settings_are_the_defaults() -> None:
+    assert settings() == Config()
+
+
+def test_the_command_line_overrides_later_files_and_these_earlier_ones(write: Callable[..., str]) -> None:
+    first = write("seed: 1\noptim: {lr: 1e-3, beta1: 0.1}\nmodel:\n  ngf: 8\n", "first.yaml")
+    second = write("optim:\n  lr: 3e-4\n", "second.yaml")
+    assert given("--config", first) == {"seed": 1, "optim.lr": 1e-3, "optim.beta1": 0.1, "model.ngf": 8}
+    expected = {"seed": 1, "optim.lr": 3e-4, "optim.beta1": 0.7, "model.ngf": 8}
+    assert given("--optim.beta1", "0.7", f"--config={first}", "--config", second) == expected
+
+
+def test_scientific_notation_that_yaml_reads_as_text_is_a_number(write: Callable[..., str]) -> None:
+    text = "optim:\n  lr: 3e-4\n  eps: 1e-7\n"
+    assert yaml.safe_load(text)["optim"]["lr"] == "3e-4"
+    config = settings("--config", write(text))
+    assert (config.optim.lr, config.optim.eps) == (3e-4, 1e-7)
+    assert isinstance(config.optim.lr, float)
+
+
+@pytest.mark.parametrize("option", ["--run-dir", "--run_dir"])
+def test_a_hyphen_and_an_underscore_mean_the_same_in_names(option: str, write: Callable[..., str]) -> None:
+    assert given(option, "my-run_1") == {"run_dir": "my-run_1"}
+    assert given(f"{option}=my-run_1") == {"run_dir": "my-run_1"}
+    assert given("--training.batch-size", "64") == {"training.batch_size": 64}
+    assert given("--config", write("run-dir: my-run_1\n")) == {"run_dir": "my-run_1"}
+
+
+def test_values_keep_their_text_and_take_their_declared_type() -> None:
+    assert given("--name", "1e3", "--data.path", "12:30:45", "--run_dir", "007") == {
+        "name": "1e3",
+        "data.path": "12:30:45",
+        "run_dir": "007",
+    }
+    assert given("--data.path", "s3://bucket/a=b,c") == {"data.path": "s3://bucket/a=b,c"}
+    assert given("--model.batch_norm", "none", "--model.channels", "3") == {
+        "model.batch_norm": "none",
+        "model.channels": 3,
+    }
+    assert given("--model.slope", "-0.1") == {"model.slope": -0.1}
+    assert given("--training.epochs", "2") == {"training.epochs": 2.0}
+
+
+def test_a_switch_may_stand_without_a_value() -> None:
+    on = {"training.compile": True, "seed": 3}
+    assert given("--training.compile", "--seed", "3") == given("--seed", "3", "--training.compile") == on
+    assert given("--training.compile", "true", "--seed=3") == on
+    assert given("--training.channels_last", "false") == {"training.channels_last": False}
+    prepared = parse_settings(PrepareConfig, ["--grey", "--source", "mnist"], "test", "")
+    assert (prepared.grey, prepared.source) == (True, "mnist")
+
+
+def test_one_of_epochs_and_steps_given_later_replaces_the_other(write: Callable[..., str]) -> None:
+    epochs, steps = write("training: {epochs: 5}\n", "epochs.yaml"), write("training: {steps: 70}\n", "steps.yaml")
+    assert given("--config", epochs) == {"training.epochs": 5}
+    assert given("--config", epochs, "--training.steps", "20") == {"training.steps": 20}
+    assert given("--config", steps, "--training.epochs", "0.5") == {"training.epochs": 0.5}
+    assert given("--config", steps, "--config", epochs) == {"training.epochs": 5}
+    assert given("--config", steps, "--training.epochs", "null") == {"training.steps": 70}
+
+
+def test_both_epochs_and_steps_in_one_place_are_refused(write: Callable[..., str]) -> None:
+    assert "training.epochs is 5.0 and" in mistake("--training.epochs", "5", "--training.steps", "70")
+    assert "training.epochs is 5.0 and" in mistake("--config", write("training: {epochs: 5, steps: 70}\n"))
+
+
+@pytest.mark.parametrize(
+    ("unknown", "nearest"),
+    [
+        ("optim.learnrate", "optim.lr"),
+        ("lr", "optim.lr"),
+        ("batch_size", "training.batch_size"),
+        ("model.batch_size", "training.batch_size"),
+        ("training.epoch", "training.epochs"),
+        ("modle.ngf", "model.ngf"),
+        ("data.on-damages", "data.on_damage"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_value_and_the_nearest_key(
+    unknown: str, nearest: str, write: Callable[..., str]
+) -> None:
+    name = unknown.replace("-", "_")
+    expected = f"unknown setting {name} (value '17'); did you mean {nearest}?"
+    assert mistake(f"--{unknown}", "17") == expected
+    assert mistake("--config", write(f'"{unknown}": "17"\n')) == expected
+
+
+def test_an_unknown_key_like_no_other_points_to_help() -> None:
+    assert mistake("--xyzzy", "1") == "unknown setting xyzzy (value '1'); --help lists all settings"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", "many", "a whole number"),
+        ("training.batch_size", "64.0", "a whole number"),
+        ("optim.lr", "fast", "a number"),
+        ("training.compile", "perhaps", "true or false"),
+        ("training.precision", "fp16", "one of fp32, bf16, fp64"),
+        ("model.channels", "2", "one of 1, 3 or null"),
+        ("training.steps", "1.5", "a whole number or null"),
+    ],
+)
+def test_a_wrong_type_is_refused_saying_what_is_expected(
+    key: str, value: str, expected: str, write: Callable[..., str]
+) -> None:
+    message = f"{key} is {value!r}: expected {expected}"
+    assert mistake(f"--{key}", value) == message
+    group, _, name = key.rpartition(".")
+    text = f"{group}: {{{name}: '{value}'}}\n" if group else f"{name}: '{value}'\n"
+    assert mistake("--config", write(text)) == message
+
+
+def test_null_is_refused_where_a_value_is_needed(write: Callable[..., str]) -> None:
+    assert mistake("--config", write("name: null\n")) == "name is null: expected text"
+    assert settings("--config", write("model:\n  image_size: null\n")).model.image_size is None
+
+
+def test_a_value_out_of_range_is_refused() -> None:
+    assert mistake("--optim.lr", "-1") == "optim.lr is -1.0: take a positive number"
+    assert mistake("--model.image_size", "48").startswith("model.image_size is 48: take one of 16, 28,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rooms.yaml"], "unexpected argument 'rooms.yaml'"),
+        (["--seed"], "--seed needs a value"),
+        (["--seed", "--name", "x"], "--seed needs a value"),
+        (["--config", "absent.yaml"], "cannot read the config file 'absent.yaml'"),
+        (["--model", "x.yaml"], "unknown setting model"),
+        (["--config", "."], "cannot read the config file '.'"),
+    ],
+)
+def test_a_malformed_command_line_is_refused(arguments: Sequence[str], message: str) -> None:
+    assert message in mistake(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: [1, 2", "is not YAML"),
+        ("- seed\n", "holds no settings"),
+        ("just text\n", "holds no settings"),
+        ("optim: 3\n", "optim is 3: it is a group of settings"),
+        ("seed: [1]\n", "seed is [1]: expected a whole number"),
+        ("optim:\n  lr:\n    x: 1\n", "optim.lr is {'x': 1}: expected a number"),
+        ("!!python/object/apply:os.getcwd []\n", "is not YAML"),
+    ],
+)
+def test_a_malformed_file_is_refused(text: str, message: str, write: Callable[..., str]) -> None:
+    assert message in mistake("--config", write(text))
+
+
+def test_empty_files_and_groups_and_the_record_of_where_a_run_ran_are_admitted(write: Callable[..., str]) -> None:
+    assert given("--config", write("")) == {}
+    assert given("--config", write("optim:\n  # lr: 1\nseed: 2\nenvironment: {torch: '2'}\n")) == {"seed": 2}
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize("settings_class", [Config, PrepareConfig])
+def test_help_lists_every_setting_with_its_meaning_type_and_default(
+    settings_class: type, option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as caught:
+        parse_settings(settings_class, [option], "dcgan-dist test", "Test.")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    entries = {words.split()[0]: " ".join(words.split()) for words in re.split(r"\n(?=  -|\S)", text) if "--" in words}
+    for key, default in flatten(settings_class()).items():
+        entry = entries[f"--{key}"]
+        found = re.fullmatch(r"--\S+ (\{.*?\}|[A-Z0-9_]+) (\S.*\.) \(type: (.+), default: (.+)\)", entry)
+        assert found is not None, entry
+        assert len(found[2]) > 15, entry
+        assert found[4] == ("null" if default is None else str(default)), entry
+    assert entries.keys() == {"usage:", "-h,", "--config", *(f"--{key}" for key in flatten(settings_class()))}
+
+
+def test_every_field_is_declared_with_a_docstring() -> None:
+    source = (Path(__file__).parent.parent / "dcgan_dist" / "config.py").read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(source):
+        if re.match(r"    \w+: .* = [^{]", line) and "field(default_factory" not in line:
+            assert source[number + 1].startswith('    """'), line
+    groups = [entry.default_factory for entry in dataclasses.fields(Config) if callable(entry.default_factory)]
+    assert len(groups) == 5
+    assert all(group.__doc__ and not group.__doc__.startswith(f"{group.__name__}(") for group in groups)
+
+
+def test_run_turns_errors_into_one_line_and_their_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(arguments: Sequence[str]) -> None:
+        match arguments[0]:
+            case "parse":
+                settings(*arguments[1:])
+            case "diverge":
+                raise Diverged("the loss of D\nis nan at step 7")
+            case "stop":
+                raise Stopped(15, "stopped at step 9")
+            case "interrupt":
+                raise KeyboardInterrupt
+
+    for arguments, status, line in [
+        (["parse", "--seed", "1"], 0, ""),
+        (["parse", "--sede", "1"], 2, "x: unknown setting sede (value '1'); did you mean seed?\n"),
+        (["diverge"], 3, "x: the loss of D is nan at step 7\n"),
+        (["stop"], 143, "x: stopped at step 9\n"),
+        (["interrupt"], 130, "x: interrupted\n"),
+    ]:
+        assert run(command, "x", arguments) == status
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err) == ("", line)
+
+
+def test_a_front_door_ends_with_status_2_and_one_line_for_an_unknown_key() -> None:
+    command = [sys.executable, "-m", "dcgan_dist.train", "--optim.lrr", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "unknown setting optim.lrr (value '1'); did you mean optim.lr?" in done.stderr

@@ -1,0 +1,151 @@
+"""The settings themselves: what each range admits, and changing them by dotted key."""
+
+import dataclasses
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcgan_dist.command_line import build_settings
+from dcgan_dist.config import ALTERNATIVES, IMAGE_SIZES, Config, ModelConfig, PrepareConfig, flatten, override
+from dcgan_dist.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**32),
+        ("name", ""),
+        ("name", "a/b"),
+        ("name", ".."),
+        ("model.image_size", 48),
+        ("model.z_dim", 0),
+        ("model.ngf", 0),
+        ("model.ndf", -4),
+        ("model.classes", -1),
+        ("model.slope", float("nan")),
+        ("model.norm_eps", 0.0),
+        ("model.norm_eps", float("inf")),
+        ("model.norm_momentum", 1.5),
+        ("optim.lr", 0.0),
+        ("optim.lr", float("inf")),
+        ("optim.beta1", 1.0),
+        ("optim.beta2", -0.1),
+        ("optim.eps", float("nan")),
+        ("optim.l2", -1e-5),
+        ("optim.l2", float("inf")),
+        ("optim.decay", 1.1),
+        ("data.path", ""),
+        ("data.workers", -1),
+        ("data.prefetch", 0),
+        ("training.epochs", 0.0),
+        ("training.epochs", float("inf")),
+        ("training.epochs", float("nan")),
+        ("training.steps", 0),
+        ("training.batch_size", 0),
+        ("training.log_every", 0),
+        ("training.sample_every", 0),
+        ("training.sample_count", 0),
+        ("training.checkpoint_every", 0),
+        ("training.checkpoint_minutes", -1.0),
+        ("training.keep_last", 0),
+        ("training.keep_every", -500),
+        ("training.keep_every", 501),
+        ("cluster.workers", 0),
+        ("cluster.max_failures", -2),
+        ("cluster.cpus_per_worker", 0.0),
+    ],
+)
+def test_a_value_out_of_range_is_refused_naming_key_and_value(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{key} is {value!r}: ")) as caught:
+        override(Config(), {key: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", 48),
+        ("count", 0),
+        ("shard_size", 0),
+        ("workers", 0),
+        ("max_bad", 1.5),
+        ("seed", -1),
+    ],
+)
+def test_prepare_refuses_values_out_of_range(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{key} is {value!r}: ")):
+        override(PrepareConfig(), {key: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"convs_per_scale": 2, "kernel_size": 4}, "model.kernel_size is 4"),
+        ({"name": "cdcgan", "image_size": 32}, "model.image_size is 32"),
+        ({"name": "cdcgan", "classes": 0}, "model.classes is 0"),
+        ({"name": "cdcgan", "convs_per_scale": 2}, "model.convs_per_scale is 2"),
+        ({"name": "cdcgan", "norm_gain_init": "released"}, "model.norm_gain_init is 'released'"),
+        ({"name": "dcgan", "classes": 10}, "model.classes is 10"),
+    ],
+)
+def test_settings_of_the_networks_that_exclude_each_other_are_refused(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        ModelConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_every_image_size_of_the_contract_is_admitted() -> None:
+    assert IMAGE_SIZES == (16, 28, 32, 64, 128, 256)
+    assert [ModelConfig(image_size=size).image_size for size in IMAGE_SIZES] == list(IMAGE_SIZES)
+
+
+def test_epochs_and_steps_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match=r"training.epochs is 5 and training.steps is 100: give one of them"):
+        override(Config(), {"training.epochs": 5, "training.steps": 100})
+
+
+def test_a_batch_that_the_workers_cannot_share_evenly_is_refused() -> None:
+    assert override(Config(), {"cluster.workers": 4}).cluster.workers == 4
+    with pytest.raises(ConfigError, match=r"training.batch_size is 128: .*cluster.workers \(3\)"):
+        override(Config(), {"cluster.workers": 3})
+
+
+def test_override_changes_the_named_settings_and_no_others() -> None:
+    before = flatten(Config())
+    changed = override(Config(), {"seed": 3, "optim.lr": 1e-3, "optim.beta1": 0.9, "model.ngf": 16})
+    differing = {key: value for key, value in flatten(changed).items() if value != before[key]}
+    assert differing == {"seed": 3, "optim.lr": 1e-3, "optim.beta1": 0.9, "model.ngf": 16}
+    assert flatten(Config()) == before
+
+
+@pytest.mark.parametrize("key", ["optim.learning_rate", "optimiser.lr", "mode"])
+def test_override_refuses_an_unknown_key(key: str) -> None:
+    with pytest.raises(ConfigError, match="unknown setting"):
+        override(Config(), {key: 1})
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 1  # type: ignore[misc]
+
+
+def test_alternatives_name_settings_that_exist() -> None:
+    assert {key for group in ALTERNATIVES for key in group} <= flatten(Config()).keys()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lr=st.floats(1e-12, 1e3),
+    path=st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1).filter(str.strip),
+    size=st.sampled_from([None, *IMAGE_SIZES]),
+    compiled=st.booleans(),
+)
+def test_settings_survive_being_flattened_and_built_again(
+    seed: int, lr: float, path: str, size: int | None, compiled: bool
+) -> None:
+    changes = {"seed": seed, "optim.lr": lr, "data.path": path, "model.image_size": size, "training.compile": compiled}
+    config = override(Config(), changes)
+    assert build_settings(Config, {key: flatten(config)[key] for key in changes}) == config

@@ -1,0 +1,148 @@
+"""The configs of the published runs: they load, are complete, and describe the published networks and protocols."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcgan_dist.command_line import build_settings, parse_settings, read_yaml_settings
+from dcgan_dist.config import Config, flatten
+from dcgan_dist.models import build_networks
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+NAMES = ["faces", "imagenet32", "lsun-bedrooms", "mnist-cdcgan", "rooms", "svhn", "tutorial64"]
+
+
+def load(name: str) -> Config:
+    return parse_settings(Config, ["--config", str(CONFIGS / f"{name}.yaml")], "test", "")
+
+
+def test_there_is_a_config_for_each_published_run() -> None:
+    assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_loads_is_complete_and_names_itself(name: str) -> None:
+    written = read_yaml_settings(CONFIGS / f"{name}.yaml", Config)
+    every = list(flatten(Config()))
+    expected = {key for key in every if key.startswith(("model.", "optim."))}
+    expected |= {"seed", "name", "data.path", "training.epochs", "training.batch_size", "training.updates"}
+    assert expected - written.keys() == set()
+    config = load(name)
+    assert config.name == name
+    assert not Path(config.data.path).is_absolute()
+    for key, value in written.items():
+        assert flatten(config)[key] == pytest.approx(
+            float(value) if isinstance(value, str) and "e-" in value else value
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_builds_networks_that_turn_noise_into_a_logit(name: str) -> None:
+    config = load(name).model
+    with torch.device("meta"):
+        generator, discriminator = build_networks(config)
+        z, y = torch.zeros(2, config.z_dim), torch.zeros(2, generator.classes)
+        image = generator(z, y)
+        assert image.shape == (2, config.channels, config.image_size, config.image_size)
+        assert discriminator(image, y).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "generator_values", "discriminator_values"),
+    [
+        # Sums of the products of each weight's shape, and two values per channel, or unit, for each batch norm.
+        (
+            "lsun-bedrooms",
+            16384 * 100 + 25 * (1024 * 512 + 512 * 256 + 256 * 128 + 128 * 3) + 2 * (1024 + 512 + 256 + 128),
+            25 * (3 * 128 + 128 * 256 + 256 * 512 + 512 * 1024) + 16384 + 2 * (256 + 512 + 1024),
+        ),
+        (
+            "faces",
+            16384 * 100 + 25 * (1024 * 512 + 512 * 256 + 256 * 128 + 128 * 3) + 2 * (16384 + 512 + 256 + 128),
+            25 * (3 * 128 + 128 * 256 + 256 * 512 + 512 * 1024) + 16384 + 2 * (256 + 512 + 1024),
+        ),
+        (
+            "imagenet32",
+            8192 * 256
+            + 9 * (512 * 512 + 512 * 256 + 256 * 256 + 256 * 128 + 128 * 128 + 128 * 3)
+            + 2 * (8192 + 512 + 256 + 256 + 128 + 128),
+            9 * (3 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
+            + 8192
+            + 2 * (128 + 256 + 256 + 512 + 512),
+        ),
+        (
+            "svhn",
+            4096 * 100 + 25 * (256 * 128 + 128 * 64 + 64 * 3) + 2 * (4096 + 128 + 64),
+            25 * (3 * 64 + 64 * 128 + 128 * 256) + 4096 + 2 * (128 + 256),
+        ),
+        (
+            "tutorial64",
+            8192 * 100 + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 2 * (512 + 256 + 128 + 64),
+            16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512) + 8192 + 2 * (128 + 256 + 512),
+        ),
+        (
+            "mnist-cdcgan",
+            110 * 1024 + 1034 * 6272 + 25 * (138 * 64 + 74 * 1),
+            25 * (11 * 64 + 74 * 128) + 6282 * 1024 + 1034,
+        ),
+    ],
+)
+def test_a_config_describes_the_published_network(name: str, generator_values: int, discriminator_values: int) -> None:
+    with torch.device("meta"):
+        generator, discriminator = build_networks(load(name).model)
+    assert sum(parameter.numel() for parameter in generator.parameters()) == generator_values
+    assert sum(parameter.numel() for parameter in discriminator.parameters()) == discriminator_values
+
+
+PROTOCOL = [
+    "model.z_distribution",
+    "model.norm_gain_init",
+    "model.projection_norm",
+    "model.norm_eps",
+    "model.sample_statistics",
+    "optim.lr",
+    "optim.l2",
+    "optim.decay",
+    "training.epochs",
+    "training.batch_size",
+    "training.updates",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lsun-bedrooms", ("uniform", "paper", "paper", 1e-5, "paper", 2e-4, 0, 0, 5, 128, "paper")),
+        ("faces", ("uniform", "released", "released", 1e-8, "released", 2e-4, 1e-5, 0, 25, 128, "released")),
+        ("imagenet32", ("uniform", "released", "released", 1e-8, "released", 2e-4, 1e-5, 0, 30, 128, "released")),
+        ("svhn", ("normal", "released", "released", 1e-8, "released", 5e-4, 1e-5, 0, 200, 64, "released")),
+        ("tutorial64", ("normal", "released", "paper", 1e-5, "released", 2e-4, 0, 0, 5, 128, "paper")),
+        ("mnist-cdcgan", ("uniform", "paper", "released", 1e-8, "released", 2e-4, 2.5e-5, 0.5, 200, 128, "released")),
+    ],
+)
+def test_a_config_follows_the_published_protocol(name: str, expected: tuple[object, ...]) -> None:
+    flat = flatten(load(name))
+    assert tuple(flat[key] for key in PROTOCOL) == expected
+    assert flat["optim.beta1"] == 0.5
+    assert flat["model.slope"] == 0.2
+    assert flat["model.conv_bias"] is False
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_header_says_which_source_it_follows_and_how_to_prepare_the_data(name: str) -> None:
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    header = text[: text.index("\nseed:")]
+    assert "Contested settings" in header
+    commands = re.findall(r"python -m dcgan_dist\.prepare (.*)", header)
+    assert len(commands) == 1
+    output = re.search(r"--output (\S+)", commands[0])
+    assert output is not None
+    path = load(name).data.path
+    assert path == output[1] or path.startswith("rooms:")
+
+
+def test_a_config_written_out_whole_is_read_back_the_same() -> None:
+    config = load("svhn")
+    assert build_settings(Config, flatten(config)) == config
