@@ -1,0 +1,429 @@
+"""Training in several Ray Train workers: on the cluster this process is in, or one started for the run.
+
+The driver (this process) starts one worker per rank, prints what they print, and turns the way they ended into the
+same errors that training in one process raises. Checkpoints and metrics are the run directory's; Ray's own record of
+the run is not used and not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import ray
+import ray.train
+import ray.util
+from ray.exceptions import RayError
+from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dcgan_dist.config import Config, override
+from dcgan_dist.distributed import join_world, leave_world
+from dcgan_dist.errors import ClusterError, Diverged, InputError, Stopped, WorkerFailed
+from dcgan_dist.launch.capacity import Capacity, resources_per_worker
+from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
+from dcgan_dist.launch.switchboard import (
+    Broke,
+    Event,
+    Handle,
+    Joined,
+    Left,
+    Line,
+    Lost,
+    Metrics,
+    PostedStream,
+    Settled,
+    Switchboard,
+    show,
+)
+from dcgan_dist.launch.torch_backend import NamedInterfaceConfig
+from dcgan_dist.results.status import mark_run
+from dcgan_dist.training.trainer import train
+
+# Ray's defaults notice a lost host after 10 minutes. A value of the user's own is left as it is.
+RAY_SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the user's keep their meaning
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it would show every line twice
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "20",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, ray.init prints a warning about its own future
+}
+PEER_PATIENCE_S = 5  # time for a worker that lost its peers to learn why
+SETTLE_PATIENCE_S = {True: 10, False: 120}  # for the other workers, after bad input, and where a checkpoint is saved
+CLUSTER_PATIENCE_S = 30  # for an answer from the cluster's head
+STARTS = 10  # attempts of a minute each to find the CPUs or GPUs for a restarted group
+WAIT_MESSAGE_S = 60
+
+ReportHook = Callable[[dict[str, float], str | None], None]
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    """What every worker is told."""
+
+    config: Config
+    run_location: str
+    session: str
+    device: Literal["cpu", "cuda"]
+    board: Handle
+    marker: str | None  # a file that every host must see, for storage that is a folder
+
+
+class _BoardReporter:
+    """The reporter of a worker: the leader's log lines go to the driver, whose request to stop comes back."""
+
+    def __init__(self, board: Handle, is_leader: bool) -> None:
+        self._board = board
+        self._is_leader = is_leader
+        self._stopped = board.stopped.remote()
+
+    def report(self, metrics: dict[str, float], checkpoint_dir: str | None) -> None:
+        """Pass a log line on, without waiting."""
+        if self._is_leader:
+            self._board.post.remote(Metrics(metrics, checkpoint_dir))
+
+    def should_stop(self) -> bool:
+        """Whether the driver asked to stop; a look at local memory, no message."""
+        done, _ = ray.wait([self._stopped], timeout=0)
+        return bool(done)
+
+
+class _FailureNotice(ray.train.UserCallback):
+    """In Ray Train's controller: tells the driver of every failed worker, also of those that are replaced."""
+
+    def __init__(self, board: Handle) -> None:
+        self._board = board
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        """Post the kind of each failure; the text of Ray's exceptions runs to pages."""
+        self._board.post.remote(Lost({rank: type(error).__name__ for rank, error in worker_exceptions.items()}))
+
+
+def _work(assignment: _Assignment) -> None:
+    """Train as one worker of the group; what no restart would change is settled with the driver, not raised."""
+    board, rank = assignment.board, ray.train.get_context().get_world_rank()
+    if ray.get(board.settled.remote(0)):
+        return
+    host = ray.util.get_node_ip_address()
+    ray.get(board.post.remote(Joined(rank, host, os.getpid())))
+    out = PostedStream(board)
+    err = PostedStream(board, to_stderr=True, prefix="" if rank == 0 else f"[rank {rank}] ")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            _require_shared(assignment, host)
+            world = join_world(assignment.device)
+            reporter = _BoardReporter(board, world.is_leader)
+            train(
+                assignment.config,
+                world,
+                reporter,
+                run_location=assignment.run_location,
+                session=assignment.session,
+            )
+            event: Event = Left(rank)
+        except (Diverged, Stopped, InputError) as error:
+            event = Settled(rank, type(error), str(error))
+        except Exception as error:
+            # A worker that settles the outcome leaves its peers in the middle of a collective, which fails in them.
+            lost_peers = isinstance(error, RuntimeError)
+            if not (lost_peers and ray.get(board.settled.remote(PEER_PATIENCE_S))):
+                traceback.print_exc()
+                ray.get(board.post.remote(Broke(rank, _describe(error))))
+                raise
+            event = Left(rank)
+        finally:
+            out.finish()
+            err.finish()
+            leave_world()
+    ray.get(board.post.remote(event))  # waits, so that everything posted before has arrived too
+
+
+def _require_shared(assignment: _Assignment, host: str) -> None:
+    if assignment.marker is not None and not Path(assignment.marker).exists():
+        folder = Path(assignment.marker).parent
+        raise ClusterError(
+            f"cluster.storage: host {host} does not see the driver's files in {str(folder)!r}; give a folder that all "
+            "hosts share, or a URL such as s3://BUCKET/runs"
+        )
+
+
+def run_on_ray(config: Config, run_location: str, on_report: ReportHook | None = None) -> None:
+    """Train in `cluster.workers` processes of Ray Train, on a GPU each where the cluster has GPUs.
+
+    Inside a Ray job, or where RAY_ADDRESS or `ray start` names a cluster, that one is used; elsewhere a cluster of this
+    machine is started, and ended with the run. SIGTERM and SIGINT make the workers stop after a last checkpoint; a
+    second one ends the run at once.
+
+    Args:
+        config: the settings; `cluster` of them are for here.
+        run_location: path or URL of the run directory.
+        on_report: called with the metrics of every log line, and the checkpoint made since the last one.
+
+    Raises:
+        ClusterError: the cluster has too few CPUs or GPUs, or its hosts share no storage.
+        InputError: what a worker found wrong with the settings, the data or the run directory.
+        Diverged: a loss or gradient became non-finite.
+        Stopped: ended by a signal.
+        WorkerFailed: a worker died or failed more often than `cluster.max_failures` allows.
+    """
+    config = _with_absolute_paths(config)
+    run_location = absolute_output(run_location)
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with _cluster(), tempfile.TemporaryDirectory(prefix="dcgan_dist-ray-") as scratch:
+        capacity = Capacity.of_cluster()
+        uses_gpus = capacity.check(config)
+        with _marker(config, capacity.hosts) as marker:
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            board = ray.remote(Switchboard).options(num_cpus=0, scheduling_strategy=here).remote()
+            assignment = _Assignment(
+                config=config,
+                run_location=run_location,
+                session=uuid.uuid4().hex,
+                device="cuda" if uses_gpus else "cpu",
+                board=board,
+                marker=marker,
+            )
+            trainer = _trainer(assignment, uses_gpus, scratch)
+            try:
+                _Run(config, board, trainer, on_report).follow()
+            except WorkerFailed as error:
+                mark_run(run_location, "failed", str(error), session=assignment.session)
+                raise
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    data, storage = config.data, config.cluster.storage
+    return override(
+        config,
+        {
+            "data.path": absolute_input(data.path),
+            "data.cache": None if data.cache is None else absolute_output(data.cache),
+            "cluster.storage": None if storage is None else absolute_output(storage),
+        },
+    )
+
+
+def _trainer(assignment: _Assignment, uses_gpus: bool, scratch: str) -> TorchTrainer:
+    cluster = assignment.config.cluster
+
+    def work() -> None:
+        _work(assignment)
+
+    return TorchTrainer(
+        work,
+        torch_config=NamedInterfaceConfig(),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=uses_gpus,
+            resources_per_worker=resources_per_worker(cluster, uses_gpus),
+        ),
+        run_config=ray.train.RunConfig(
+            name="run",
+            storage_path=scratch,
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]  # mypy sees the older class of this name
+                max_failures=cluster.max_failures,
+                controller_failure_limit=-1 if cluster.wait else STARTS,
+            ),
+            callbacks=[_FailureNotice(assignment.board)],  # type: ignore[list-item]
+        ),
+    )
+
+
+@contextlib.contextmanager
+def _cluster() -> Iterator[None]:
+    """Connect to a cluster, or start one for this machine that ends with the block."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (RayError, ConnectionError, RuntimeError) as error:
+        address = os.environ.get("RAY_ADDRESS", "of this machine")
+        raise ClusterError(f"cannot use the Ray cluster {address}: {_last_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _marker(config: Config, hosts: int) -> Iterator[str | None]:
+    """Put a file into the folder that several hosts are said to share, for the workers to look for.
+
+    Raises:
+        ClusterError: several hosts and no storage that they share, or one that cannot be written.
+    """
+    storage = config.cluster.storage
+    if hosts == 1 or (storage is not None and is_url(storage)):
+        yield None
+        return
+    if storage is None:
+        raise ClusterError(
+            f"cluster.storage is left out, but the cluster has {hosts} hosts: give a folder or URL that all of them "
+            "share, such as --cluster.storage s3://BUCKET/runs"
+        )
+    try:
+        Path(storage).mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".hosts-", dir=storage)
+    except OSError as error:
+        raise ClusterError(f"cluster.storage is {storage!r}, which cannot be written: {error.strerror}") from error
+    os.close(descriptor)
+    try:
+        yield name
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _on_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Have SIGTERM and SIGINT call `handle` within the block; Python lets only the main thread do so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        handle(number)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+class _Run:
+    """The driver's side of one run."""
+
+    def __init__(self, config: Config, board: Handle, trainer: TorchTrainer, on_report: ReportHook | None) -> None:
+        self._cluster = config.cluster
+        self._board = board
+        self._trainer = trainer
+        self._on_report = on_report
+        self._signals: list[int] = []
+        self._running: dict[int, Joined] = {}  # workers of the present group by rank
+        self._broke: dict[int, str] = {}  # what those that failed said last
+        self._settled: Settled | None = None
+        self._settled_at = 0.0
+        self._failures = 0
+        self._summary = ""  # of the last failure
+        self._error: Exception | None = None
+
+    def follow(self) -> None:
+        """Run Ray Train to its end, pass events on, and raise what ended it."""
+        fit = threading.Thread(target=self._fit, daemon=True)
+        obeyed = 0
+        idle_since = time.monotonic()
+        with _on_signals(self._signals.append):
+            fit.start()
+            while fit.is_alive():
+                self._take(wait_s=0.5)
+                if len(self._signals) > obeyed:
+                    self._obey()
+                    obeyed += 1
+                if self._settled and time.monotonic() - self._settled_at > SETTLE_PATIENCE_S[self._is_input_error()]:
+                    break  # the others wait for the one that settled; the end of the driver is theirs
+                if self._running or self._settled:
+                    idle_since = time.monotonic()
+                elif time.monotonic() - idle_since > WAIT_MESSAGE_S:
+                    idle_since = time.monotonic()
+                    print(f"still waiting for {Capacity.wanted(self._cluster)}; {Capacity.of_cluster()}", flush=True)
+            self._take(wait_s=0.1)
+        self._conclude()
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except (ray.train.TrainingFailedError, RayError) as error:
+            self._error = error
+
+    def _obey(self) -> None:
+        if len(self._signals) > 1 or not self._running:
+            raise Stopped(self._signals[-1], "ended at once by a signal, with no last checkpoint")
+        print("stopping after a last checkpoint; a second signal ends the run at once", flush=True)
+        self._board.stop.remote()
+
+    def _is_input_error(self) -> bool:
+        return self._settled is not None and issubclass(self._settled.error, InputError)
+
+    def _take(self, wait_s: float) -> None:
+        try:
+            events = ray.get(self._board.take.remote(wait_s), timeout=wait_s + CLUSTER_PATIENCE_S)
+        except RayError as error:
+            raise WorkerFailed(f"the Ray cluster was lost: {_last_line(error)}") from error
+        for event in events:
+            match event:
+                case Line():
+                    show(event)
+                case Metrics() if self._on_report is not None:
+                    self._on_report(event.values, event.checkpoint)
+                case Joined():
+                    self._running[event.rank] = event
+                case Left():
+                    self._running.pop(event.rank, None)
+                case Settled() if self._settled is None:
+                    self._settled, self._settled_at = event, time.monotonic()
+                case Broke():
+                    self._broke[event.rank] = event.message
+                case Lost():
+                    self._lose(event)
+
+    def _lose(self, event: Lost) -> None:
+        if self._settled:
+            return
+        self._failures += 1
+        self._summary = self._describe(event)
+        self._running, self._broke = {}, {}
+        allowed = self._cluster.max_failures
+        if allowed < 0 or self._failures <= allowed:
+            count = f"{self._failures} of at most {allowed}" if allowed >= 0 else str(self._failures)
+            print(f"{self._summary}: restarting from the newest checkpoint (restart {count})", flush=True)
+
+    def _describe(self, event: Lost) -> str:
+        """Say who failed; a worker that died explains its peers' errors, so those are not mentioned."""
+        dead = [rank for rank in sorted(event.reasons) if rank not in self._broke]
+        rank = (dead or sorted(event.reasons))[0]
+        worker = self._running.get(rank)
+        place = f"rank {rank}" if worker is None else f"rank {rank} (process {worker.pid} on host {worker.host})"
+        if not dead:
+            return f"worker {place} failed with {self._broke[rank]}"
+        if worker is not None and worker.host not in Capacity.of_cluster().addresses:
+            return f"worker {place} was lost with its host"
+        silent = "Timeout" in event.reasons[rank]
+        return f"worker {place} " + (
+            "does not answer any more" if silent else "died (killed, crashed or out of memory)"
+        )
+
+    def _conclude(self) -> None:
+        if self._settled and issubclass(self._settled.error, Stopped):
+            raise Stopped(self._signals[0] if self._signals else signal.SIGTERM, self._settled.message)
+        if self._settled:
+            raise self._settled.error(self._settled.message)
+        if self._error:
+            reason = self._summary or f"Ray Train could not go on: {_last_line(self._error)}"
+            raise WorkerFailed(
+                f"{reason}; the same command resumes from the newest checkpoint, and --cluster.max_failures "
+                f"{max(self._cluster.max_failures, 0) + 1} restarts lost workers by itself"
+            ) from self._error
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,158 @@
+"""What the driver of a run and its workers tell each other: progress, outcomes, and the request to stop.
+
+One small Ray actor on the driver's host. Workers write to it without waiting; the driver takes what has come in. Unlike
+Ray's own forwarding of logs, no line is lost when the run ends, and none of Ray's own messages are among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import sys
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from dcgan_dist.errors import DcganDistError
+
+Handle = Any  # of the actor; Ray gives actor handles no static type
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that a worker printed, for the driver's stdout or stderr."""
+
+    text: str
+    to_stderr: bool = False
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A worker has begun."""
+
+    rank: int
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Left:
+    """A worker has returned."""
+
+    rank: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One log line of the run, as the leader reported it."""
+
+    values: dict[str, float]
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A worker ended the run in a way that no restart would change: diverged, stopped, or bad input."""
+
+    rank: int
+    error: type[DcganDistError]
+    message: str
+
+
+@dataclass(frozen=True)
+class Broke:
+    """A worker met an error of the program's own or lost its peers; it may be restarted."""
+
+    rank: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Ray found workers dead or failed: why, by rank."""
+
+    reasons: dict[int, str] = field(default_factory=dict)
+
+
+Event = Line | Joined | Left | Metrics | Settled | Broke | Lost
+
+
+class Switchboard:
+    """The actor. It lives as long as its driver."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._arrival = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._settled = asyncio.Event()
+
+    async def post(self, event: Event) -> None:
+        """Leave an event for the driver."""
+        self._events.append(event)
+        self._arrival.set()
+        if isinstance(event, Settled):
+            self._settled.set()
+
+    async def take(self, wait_s: float) -> list[Event]:
+        """Return the events since the last call in their order, waiting a while for the first."""
+        try:
+            await asyncio.wait_for(self._arrival.wait(), wait_s)
+        except TimeoutError:
+            return []
+        events, self._events = self._events, []
+        self._arrival.clear()
+        return events
+
+    async def stop(self) -> None:
+        """Ask all workers to stop."""
+        self._stop.set()
+
+    async def stopped(self) -> bool:
+        """Return once the workers are asked to stop."""
+        return await self._stop.wait()
+
+    async def settled(self, wait_s: float) -> bool:
+        """Whether some worker has settled the run's outcome, or does so within `wait_s` seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._settled.wait(), wait_s)
+        return self._settled.is_set()
+
+
+class PostedStream(io.TextIOBase):
+    """A text stream whose lines go to the driver."""
+
+    def __init__(self, board: Handle, *, to_stderr: bool = False, prefix: str = "") -> None:
+        self._board = board
+        self._to_stderr = to_stderr
+        self._prefix = prefix
+        self._rest = ""
+        self._lock = threading.Lock()
+
+    def writable(self) -> bool:
+        """Whether it can be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Post the lines that are complete, keep the rest; of a line overwritten by carriage returns the last state."""
+        with self._lock:
+            *lines, self._rest = (self._rest + text).split("\n")
+            for line in lines:
+                self._post(line)
+        return len(text)
+
+    def finish(self) -> None:
+        """Post what is left."""
+        with self._lock:
+            if self._rest:
+                self._post(self._rest)
+                self._rest = ""
+
+    def _post(self, line: str) -> None:
+        shown = line.rstrip("\r").rpartition("\r")[2]
+        self._board.post.remote(Line(self._prefix + shown, self._to_stderr))
+
+
+def show(line: Line) -> None:
+    """Print a worker's line from the driver."""
+    print(line.text, file=sys.stderr if line.to_stderr else sys.stdout, flush=True)
