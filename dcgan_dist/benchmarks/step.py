@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from dcgan_dist.benchmarks.plain_loop import make_plain_loop
 from dcgan_dist.config import Config, ModelConfig, TrainingConfig
@@ -67,40 +68,81 @@ def _seconds(step: Callable[[torch.Tensor], Any], images: torch.Tensor, steps: i
 def bench_step(rounds: int = 7, batch: int = 64) -> list[dict[str, Any]]:
     """Measure the tutorial network at each precision; on a GPU also compiled, and the paper's network.
 
-    Returns one record a figure: images/s of both (medians over the rounds) and the median of the rounds' ratios.
+    Returns one record a figure: images/s of both (medians over the rounds) and the median of the rounds' ratios to the
+    plain loop in float32, and to it in the same precision.
     """
     device = pick_device("auto")
     steps = 50 if device.type == "cuda" else 4
     images = torch.randint(0, 256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
     plain_images = to_real(images, (-1.0, 1.0), torch.float32).contiguous()
-    plain = make_plain_loop(device, batch, bfloat16=False)
-    ours: dict[str, Callable[[torch.Tensor], Any]] = {
-        "fp32": make_our_step(TUTORIAL, "fp32", batch, device, compiled=False),
-        "bf16": make_our_step(TUTORIAL, "bf16", batch, device, compiled=False),
+    loops: dict[str, tuple[Callable[[torch.Tensor], Any], torch.Tensor]] = {
+        "plain fp32": (make_plain_loop(device, batch, bfloat16=False), plain_images),
+        "plain bf16": (make_plain_loop(device, batch, bfloat16=True), plain_images),
+        "fp32": (make_our_step(TUTORIAL, "fp32", batch, device, compiled=False), images),
+        "bf16": (make_our_step(TUTORIAL, "bf16", batch, device, compiled=False), images),
     }
     if device.type == "cuda":
-        ours["bf16 compiled"] = make_our_step(TUTORIAL, "bf16", batch, device, compiled=True)
-    _seconds(plain, plain_images, 3)
-    for step in ours.values():
-        _seconds(step, images, 3)
-    times: dict[str, list[float]] = {name: [] for name in ("plain", *ours)}
+        loops["bf16 compiled"] = (make_our_step(TUTORIAL, "bf16", batch, device, compiled=True), images)
+    for step, real in loops.values():
+        _seconds(step, real, 3)
+    times: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(rounds):
-        times["plain"].append(_seconds(plain, plain_images, steps))
-        for name, step in ours.items():
-            times[name].append(_seconds(step, images, steps))
+        for name, (step, real) in loops.items():
+            times[name].append(_seconds(step, real, steps))
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     records = []
-    for name in ours:
-        ratios = [base / mine for base, mine in zip(times["plain"], times[name], strict=True)]
+    for name in loops:
+        if name.startswith("plain"):
+            continue
         records.append(
             {
                 "bench": "step",
                 "what": f"tutorial64, batch {batch}, {name}",
-                "images_per_s": round(batch * steps / median(times[name]), 1),
-                "plain_loop_images_per_s": round(batch * steps / median(times["plain"]), 1),
-                "times_the_plain_loop": round(median(ratios), 3),
+                "images_per_s": _rate(times[name], batch * steps),
+                "plain_loop_images_per_s": _rate(times["plain fp32"], batch * steps),
+                "times_the_plain_loop": _ratio(times["plain fp32"], times[name]),
+                "times_the_plain_loop_in_the_same_precision": _ratio(times[f"plain {name[:4]}"], times[name]),
                 "rounds": rounds,
                 "device": where,
             }
         )
+    if device.type == "cuda":
+        records.append(_bench_paper_net(device, rounds, where))
     return records
+
+
+def _rate(seconds: list[float], images: int) -> float:
+    return round(images / median(seconds), 1)
+
+
+def _ratio(base: list[float], ours: list[float]) -> float:
+    return round(median(slow / fast for slow, fast in zip(base, ours, strict=True)), 3)
+
+
+def _bench_paper_net(device: torch.device, rounds: int, where: str) -> dict[str, Any]:
+    """Measure the paper's 64x64 network in bf16, and the share of the chip's measured matrix-product rate it reaches."""
+    batch, steps = 128, 30
+    images = torch.randint(0, 256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
+    step = make_our_step(PAPER, "bf16", batch, device, compiled=True)
+    _seconds(step, images, 5)
+    with FlopCounterMode(display=False) as counter:
+        step(images)
+    operations = counter.get_total_flops()
+    seconds = [_seconds(step, images, steps) for _ in range(rounds)]
+    side = 8192
+    left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+
+    def multiply(_images: torch.Tensor) -> torch.Tensor:
+        return left @ right
+
+    _seconds(multiply, images, 5)
+    peak = 2 * side**3 * 20 / median(_seconds(multiply, images, 20) for _ in range(rounds))
+    return {
+        "bench": "step",
+        "what": f"paper 64x64, batch {batch}, bf16 compiled",
+        "images_per_s": _rate(seconds, batch * steps),
+        "tflop_per_s": round(operations * steps / median(seconds) / 1e12, 1),
+        "share_of_measured_matmul_peak": round(operations * steps / median(seconds) / peak, 3),
+        "rounds": rounds,
+        "device": where,
+    }

@@ -54,8 +54,8 @@ def plain_adam(parameters: list[nn.Parameter], l2: float):
     def update(gradients: list[torch.Tensor]) -> None:
         nonlocal steps
         steps += 1
-        for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
-            g = g + l2 * p.detach()
+        for p, gradient, m, v in zip(parameters, gradients, first, second, strict=True):
+            g = gradient + l2 * p.detach()
             m.mul_(0.5).add_(0.5 * g)
             v.mul_(0.999).add_(0.001 * g * g)
             step = m / (1 - 0.5**steps) / ((v / (1 - 0.999**steps)).sqrt() + 1e-8)

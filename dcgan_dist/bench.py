@@ -1,0 +1,50 @@
+"""Measure a figure beside its baseline, in turn in one run, and print one JSON line for each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from dcgan_dist.command_line import run
+from dcgan_dist.errors import ConfigError
+
+PROG = "dcgan-dist bench"
+WHAT = {
+    "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
+    "launch": "images/s of two workers under Ray Train beside torchrun",
+}
+
+
+def bench_command(arguments: Sequence[str]) -> None:
+    """Run the benchmark that the first argument names."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: {PROG} WHAT [ROUNDS]\n\n{__doc__}\n")
+        for name, measures in WHAT.items():
+            print(f"  {name:8} {measures}")
+        return
+    what, *rest = arguments
+    if what not in WHAT:
+        raise ConfigError(f"unknown benchmark {what!r}: take one of {', '.join(WHAT)}")
+    if len(rest) > 1 or any(not word.isdigit() or int(word) < 1 for word in rest):
+        raise ConfigError(f"unexpected {' '.join(rest)!r}: give the number of rounds, or nothing")
+    rounds = {"rounds": int(rest[0])} if rest else {}
+    if what == "step":
+        from dcgan_dist.benchmarks.step import bench_step
+
+        records = bench_step(**rounds)
+    else:
+        from dcgan_dist.benchmarks.launch import bench_launch
+
+        records = bench_launch(**rounds)
+    for record in records:
+        print(json.dumps(record), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run(bench_command, PROG, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
