@@ -164,6 +164,8 @@ def _open_storage(url: str) -> tuple[Any, str]:
 
         # No limit on a download that moves on, unlike aiohttp's own five minutes.
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)}
+    elif url.startswith(("s3://", "s3a://")):
+        options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}  # tried again here, not in there as well
     try:
         storage, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
@@ -179,18 +181,24 @@ def _try(url: str, action: Callable[[Any, str], Result]) -> Result:
     for left in range(TRIES - 1, -1, -1):
         try:
             return action(storage, path)
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise DataError(f"there is no file {url!r}") from error
         except _storage_errors() as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise DataError(f"{url!r} cannot be kept in the cache ({error.strerror}): set data.cache") from error
+            if _is_missing(error):
+                raise DataError(f"there is no file {url!r}") from error
             if not left:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise Unreachable(
-                    f"{url!r} cannot be read ({reason}): is its server up and open to you?"
-                ) from error
+                raise Unreachable(f"{url!r} cannot be read ({reason}): is its server up and open to you?") from error
         time.sleep(FIRST_DELAY_S * 2 ** (TRIES - 1 - left))
     raise AssertionError("the loop returns or raises")
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether an error says that a file is not there; the driver for http says so of any failure, with its cause."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, _storage_errors()):
+        return getattr(cause, "status", None) in (404, 410)
+    return isinstance(error, FileNotFoundError | IsADirectoryError)
 
 
 def _storage_errors() -> tuple[type[Exception], ...]:

@@ -7,8 +7,10 @@ headers alone: nothing is extracted, and links, devices and names that lead else
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from dcgan_dist.errors import DataError
 
@@ -25,6 +27,21 @@ class Member:
     name: str
     offset: int
     size: int
+
+
+def map_file(path: Path) -> memoryview:
+    """Return the bytes of a file as read-only memory, which is let go of with the last reference.
+
+    Raises:
+        DataError: it is missing, unreadable or empty.
+    """
+    try:
+        with path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} is empty: make or copy it again") from error
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read ({error.strerror})") from error
 
 
 def members(archive: memoryview, where: str) -> Iterator[Member]:

@@ -1,0 +1,351 @@
+"""Sets of shards by the path that a person gives: what they hold, and where each file is.
+
+A path is a folder of shards (local, ``http(s)://``, ``s3://`` or another scheme that fsspec knows), one ``.tar``, a
+brace list of tars (``faces-{000000..000009}.tar``), or ``rooms:N``, the first N procedural rooms, which are made in
+the cache on first use.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from dcgan_dist.config import IMAGE_SIZES
+from dcgan_dist.data import rooms
+from dcgan_dist.data.cache import (
+    cache_directory,
+    check_scheme,
+    fetch,
+    is_url,
+    join_url,
+    one_at_a_time,
+    read_url,
+    remote_size,
+)
+from dcgan_dist.data.foreign import index_tars
+from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest, read_index
+from dcgan_dist.errors import DataError, Unreachable
+
+DEFAULT_IMAGE_SIZE = 64
+_DOWNLOADS = 4  # at a time
+_MOST_SHARDS = 1_000_000
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A set of shards, ready to be read; small, and made to be sent to other processes of the host.
+
+    Attributes:
+        path: what the person gave.
+        manifest: what is known of the shards.
+        tars: path or URL of each shard.
+        indexes: path or URL of the index of each shard.
+        cache: folder of this host's copies of remote files; unused where there are none.
+        image_size: side in pixels of the images that reading gives.
+        channels: 1 (grey) or 3 (colour).
+    """
+
+    path: str
+    manifest: Manifest
+    tars: tuple[str, ...]
+    indexes: tuple[str, ...]
+    cache: Path
+    image_size: int
+    channels: int
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return self.manifest.count
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels; empty where unlabelled."""
+        return self.manifest.classes
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of images in each shard."""
+        return tuple(shard.samples for shard in self.manifest.shards)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the stored images have any size, and are fitted to `image_size` on reading."""
+        return self.manifest.image_size is None
+
+    @cached_property
+    def digest(self) -> str:
+        """What the set holds, whatever its place and file names: 32 hex digits."""
+        content = [
+            self.image_size,
+            self.channels,
+            self.classes,
+            [(shard.samples, shard.index_digest) for shard in self.manifest.shards],
+        ]
+        return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        colours = "grey" if self.channels == 1 else "colour"
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        shards = f"{len(self.tars)} shard{'s' * (len(self.tars) != 1)}"
+        size = f"{self.image_size}x{self.image_size}"
+        return f"{self.path}: {self.count:,} {colours} images of {size} pixels in {shards}{classes}"
+
+    def is_remote(self, shard: int) -> bool:
+        """Whether a shard is read from a copy in the cache."""
+        return is_url(self.tars[shard])
+
+    def tar(self, shard: int) -> Path:
+        """Return where a shard is on this host, downloaded first if need be.
+
+        Raises:
+            DataError: it is remote and cannot be had.
+        """
+        about = self.manifest.shards[shard]
+        return self._on_host(self.tars[shard], f"{about.digest}-{about.bytes}.tar", about.bytes, about.digest)
+
+    def records(self, shard: int) -> npt.NDArray[np.void]:
+        """Return the `manifest.RECORD` entries of a shard, shape (samples,), in the order of the tar.
+
+        Raises:
+            DataError: the index is missing or damaged, or is remote and cannot be had.
+        """
+        about = self.manifest.shards[shard]
+        path = self._on_host(self.indexes[shard], f"{about.index_digest}.index", None, about.index_digest)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"the index {str(path)!r} cannot be read ({error.strerror}): run prepare again") from error
+        if xxhash.xxh3_64_hexdigest(content) != about.index_digest:
+            raise DataError(f"the index {str(path)!r} is damaged: copy it or run prepare again")
+        return read_index(content, about.samples, repr(str(path)))
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Return the label of every image in the order of the shards, -1 for none; shape (count,).
+
+        Raises:
+            DataError: an index is missing or damaged.
+        """
+        return np.concatenate([self.records(shard)["label"] for shard in range(len(self.tars))]).astype(np.int64)
+
+    def _on_host(self, place: str, name: str, size: int | None, digest: str) -> Path:
+        if not is_url(place):
+            return Path(place)
+        return fetch(place, self.cache / "shards" / name, self.cache, size=size, digest=digest)
+
+
+def open_dataset(
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    cache: str | Path | None = None,
+) -> Dataset:
+    """Find a set of shards by its path, and check that it gives the images asked for.
+
+    Args:
+        path: folder, URL, tar, brace list of tars, or ``rooms:N`` (see the module).
+        image_size: side of the images in pixels; left out, the set's own, else 64.
+        channels: 1 or 3; left out, what the set has.
+        cache: folder for made and downloaded files; left out, the host's.
+
+    Raises:
+        DataError: there is nothing there, it is damaged or unfinished, or has other images than asked for.
+    """
+    text = str(path).removeprefix("file://")
+    scheme, colon, rest = text.partition(":")
+    if scheme == "rooms" and colon and not is_url(text):
+        return _open_rooms(text, rest, image_size, channels, cache_directory(cache))
+    if is_url(text):
+        check_scheme(text)
+    elif colon and scheme.isidentifier() and not Path(text).exists() and "/" not in scheme:
+        raise DataError(f"data.path is {text!r}: {scheme}: is no scheme that can be read; take a path, URL or rooms:N")
+    tars = [text] if Path(text).exists() else _expand_braces(text)
+    if len(tars) > 1 or _is_tar(text):
+        return _open_foreign(text, tars, image_size, channels, cache_directory(cache))
+    if is_url(text):
+        return _open_remote(text, image_size, channels, cache_directory(cache))
+    return _open_folder(text, image_size, channels, cache)
+
+
+def _open_folder(text: str, image_size: int | None, channels: int | None, cache: str | Path | None) -> Dataset:
+    folder = Path(text).expanduser().absolute()
+    if not folder.is_dir():
+        what = "is a file, not shards" if folder.exists() else "does not exist"
+        raise DataError(f"{text!r} {what}: give a folder of shards (prepare makes them), a .tar, a URL or rooms:N")
+    manifest_path = folder / MANIFEST_NAME
+    if manifest_path.exists():
+        try:
+            content = manifest_path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{str(manifest_path)!r} cannot be read ({error.strerror})") from error
+        manifest = Manifest.from_json(content, repr(str(manifest_path)))
+        places = {entry.name for entry in os.scandir(folder)}
+        if not any(shard.file in places for shard in manifest.shards):
+            raise DataError(f"{text!r} has a manifest, but none of its shards: copy them too, or run prepare again")
+        return _dataset(text, manifest, str(folder), folder, image_size, channels)
+    tars = sorted(str(entry) for entry in folder.iterdir() if _is_tar(entry.name))
+    if not tars:
+        raise DataError(f"{text!r} has no {MANIFEST_NAME} and no .tar: give a folder of shards, which prepare makes")
+    if any(Path(tar).with_suffix(".index").exists() for tar in tars):
+        raise DataError(f"{text!r} has shards, but no {MANIFEST_NAME}: prepare did not finish there, run it again")
+    return _open_foreign(text, tars, image_size, channels, cache_directory(cache))
+
+
+def _open_remote(url: str, image_size: int | None, channels: int | None, cache: Path) -> Dataset:
+    place = join_url(url, MANIFEST_NAME)
+    copy = cache / "manifests" / f"{xxhash.xxh3_128_hexdigest(url.encode())}.json"
+    try:
+        content = read_url(place)
+    except Unreachable as error:
+        if not copy.exists():
+            raise
+        _log.warning("%s; going on with the copy in the cache", error)
+        content = copy.read_bytes()
+    manifest = Manifest.from_json(content, repr(place))
+    with one_at_a_time(cache, copy.stem):
+        copy.parent.mkdir(exist_ok=True)
+        part = copy.with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(copy)
+    return _dataset(url, manifest, url, cache, image_size, channels)
+
+
+def _dataset(
+    path: str, manifest: Manifest, folder: str, cache: Path, image_size: int | None, channels: int | None
+) -> Dataset:
+    def place(name: str) -> str:
+        return join_url(folder, name) if is_url(folder) else f"{folder}/{name}"
+
+    return _checked(
+        Dataset(
+            path=path,
+            # What only `prepare` needs stays behind, so that the set is small to send.
+            manifest=replace(manifest, made_with={}, skipped=()),
+            tars=tuple(place(shard.file) for shard in manifest.shards),
+            indexes=tuple(place(shard.index) for shard in manifest.shards),
+            cache=cache,
+            image_size=manifest.image_size or image_size or DEFAULT_IMAGE_SIZE,
+            channels=manifest.channels,
+        ),
+        image_size,
+        channels,
+    )
+
+
+def _open_foreign(
+    path: str, places: Sequence[str], image_size: int | None, channels: int | None, cache: Path
+) -> Dataset:
+    def on_host(place: str) -> Path:
+        return _fetch_foreign(place, cache) if is_url(place) else Path(place).expanduser().absolute()
+
+    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        tars = list(pool.map(on_host, places))
+    for tar, place in zip(tars, places, strict=True):
+        if not tar.is_file():
+            raise DataError(f"there is no file {place!r}")
+    manifest, indexes = index_tars(tars, cache)
+    # Images of any size and colour are fitted to what is asked for; but colours cannot be made up.
+    fits_grey = channels == 1 and manifest.image_size is None
+    dataset = Dataset(
+        path=path,
+        manifest=manifest,
+        tars=tuple(map(str, tars)),
+        indexes=tuple(map(str, indexes)),
+        cache=cache,
+        image_size=manifest.image_size or image_size or manifest.made_with["own_size"] or DEFAULT_IMAGE_SIZE,
+        channels=1 if fits_grey else manifest.channels,
+    )
+    return _checked(dataset, image_size, channels)
+
+
+def _fetch_foreign(url: str, cache: Path) -> Path:
+    """Return this host's copy of a tar of which nothing is known but its address."""
+    folder, name = cache / "remote", xxhash.xxh3_128_hexdigest(url.encode())
+    try:
+        size = remote_size(url)
+    except Unreachable as error:
+        copies = sorted(folder.glob(f"{name}-*.tar"), key=lambda copy: copy.stat().st_mtime)
+        if not copies:
+            raise
+        _log.warning("%s; going on with the copy in the cache", error)
+        return copies[-1]
+    return fetch(url, folder / f"{name}-{size or 0}.tar", cache, size=size)
+
+
+def _open_rooms(path: str, number: str, image_size: int | None, channels: int | None, cache: Path) -> Dataset:
+    if not number.isdecimal() or int(number) < 1:
+        raise DataError(f"data.path is {path!r}: take a number of rooms, as in rooms:20000")
+    size = image_size or DEFAULT_IMAGE_SIZE
+    if size not in IMAGE_SIZES:
+        raise DataError(f"rooms of {size} pixels are not made: take one of {', '.join(map(str, IMAGE_SIZES))}")
+    grey = channels == 1
+    name = f"rooms-{int(number)}-{size}{'-grey' * grey}-v{rooms.VERSION}"
+    folder = cache / "made" / name
+    with one_at_a_time(cache, name):
+        if not (folder / MANIFEST_NAME).exists():
+            raise DataError(f"{path!r}: rooms are not made here yet: prepare them as shards and give their folder")
+    return replace(_open_folder(str(folder), image_size, channels, cache), path=path)
+
+
+def _checked(dataset: Dataset, image_size: int | None, channels: int | None) -> Dataset:
+    """Return a dataset after checking that it has what is asked for."""
+    has, path = dataset.image_size, dataset.path
+    if image_size is not None and has != image_size:
+        raise DataError(
+            f"{path!r}: shards hold {has}x{has} images, model.image_size is {image_size}: "
+            f"prepare them again with --image-size {image_size}"
+        )
+    if channels == 3 and dataset.channels == 1:
+        raise DataError(f"{path!r}: shards hold grey images, model.channels is 3: set it to 1")
+    if channels == 1 and dataset.channels == 3:
+        raise DataError(f"{path!r}: shards hold colour images, model.channels is 1: prepare them again with --grey")
+    if sum(dataset.sizes) != dataset.count or not dataset.count:
+        raise DataError(f"{path!r}: its shards hold {sum(dataset.sizes)} images, its manifest says {dataset.count}")
+    return dataset
+
+
+def _is_tar(name: str) -> bool:
+    return name.partition("?")[0].endswith(".tar") if is_url(name) else name.endswith(".tar")
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    """Return the names that a pattern stands for: ``a-{08..10}`` and ``{a,b}-c``, several braces too.
+
+    Raises:
+        DataError: a brace that is not of these forms, or too many names.
+    """
+    match = _BRACES.search(pattern)
+    if match is None:
+        if "{" in pattern or "}" in pattern:
+            raise DataError(f"{pattern!r} has an open brace: write NAME-{{000000..000009}}.tar")
+        return [pattern]
+    if numbers := _RANGE.fullmatch(match[1]):
+        first, last = int(numbers[1]), int(numbers[2])
+        if not 0 <= last - first < _MOST_SHARDS:
+            raise DataError(f"{pattern!r}: {match[0]} is no range of fewer than {_MOST_SHARDS} numbers that goes up")
+        parts = [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
+    elif "," in match[1]:
+        parts = match[1].split(",")
+    else:
+        raise DataError(f"{pattern!r}: {match[0]} is no range such as {{000000..000009}} and no list such as {{a,b}}")
+    rests = _expand_braces(pattern[match.end() :])
+    if len(parts) * len(rests) > _MOST_SHARDS:
+        raise DataError(f"{pattern!r} stands for more than {_MOST_SHARDS} shards")
+    return [pattern[: match.start()] + part + rest for part in parts for rest in rests]
