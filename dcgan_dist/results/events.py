@@ -68,7 +68,7 @@ class EventLog:
         _append(self._path, [event.SerializeToString()])
 
     def rewind(self, step: int | None) -> None:
-        """Gather the events up to `step` (None: all of them) in one new file and remove the others.
+        """Gather the events up to `step` (None: all of them) in one new file; the one before is left empty.
 
         A crash in between leaves events twice; they are the same bytes, and the next call drops the copies.
 
@@ -84,7 +84,10 @@ class EventLog:
         with writing(new):
             sync_path(temporary)
             temporary.replace(new)
-            for path in before:
+            # A TensorBoard that reads the last file would be stuck if it vanished; from an empty one it moves on.
+            for path in before[-1:]:
+                os.truncate(path, 0)
+            for path in before[:-1]:
                 path.unlink()
         self._path = new
 

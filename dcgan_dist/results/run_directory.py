@@ -39,7 +39,17 @@ from dcgan_dist.results.checkpoints import (
     write_checkpoint,
 )
 from dcgan_dist.results.events import EVENT_FILES, EventLog
-from dcgan_dist.results.status import LOCK_NAME, STATUS_NAME, Lease, Status, is_alive, mark_run, place_of, read_status
+from dcgan_dist.results.status import (
+    LOCK_NAME,
+    STALE_SECONDS,
+    STATUS_NAME,
+    Lease,
+    Status,
+    is_alive,
+    mark_run,
+    place_of,
+    read_status,
+)
 from dcgan_dist.results.storage import (
     Mirror,
     Uploader,
@@ -175,9 +185,16 @@ class RunDirectory:
     # In the background
 
     def _keep_alive(self) -> None:
+        last = time.monotonic()
         while not self._done.wait(self._lease.heartbeat_seconds):
             try:
                 self._lease.renew()
+                last = time.monotonic()
+            except StorageError as error:
+                # A hiccup is no reason to stop; after this long another may have taken over.
+                if time.monotonic() - last > STALE_SECONDS:
+                    self._failure = error
+                    return
             except DcganDistError as error:
                 self._failure = error
                 return
@@ -448,12 +465,12 @@ class RunDirectory:
                 self._upload()
                 uploaded = True
         finally:
+            if self._mirror is not None and not uploaded:
+                print(f"{self.location}: what could not be uploaded is in {self.local}", file=sys.stderr, flush=True)
             if not isinstance(self._failure, RunDirectoryError):
                 self._lease.release()
             if self._mirror is not None and uploaded:
                 shutil.rmtree(self.local, ignore_errors=True)
-            elif self._mirror is not None:
-                print(f"{self.location}: what could not be uploaded is in {self.local}", file=sys.stderr, flush=True)
         if self._failure is not None and not self._failure_known:
             raise self._failure
 

@@ -244,7 +244,10 @@ class Uploader:
         found = {}
         for pattern in self._patterns:
             for path in sorted(self._folder.glob(pattern)):
-                details = path.stat()
+                try:
+                    details = path.stat()
+                except FileNotFoundError:
+                    continue  # removed at this moment by the thread that writes
                 found[path.relative_to(self._folder).as_posix()] = (details.st_mtime_ns, details.st_size)
         return found
 
@@ -268,10 +271,17 @@ class Uploader:
         with self._mutex:
             present = self._present()
             for name, version in present.items():
-                if self._sent.get(name) != version:
+                if self._sent.get(name) == version:
+                    continue
+                try:
                     # Read whole: a file that grows during the upload is sent as it was at one moment.
-                    self._mirror.write(name, (self._folder / name).read_bytes())
-                    self._sent[name] = version
+                    content = (self._folder / name).read_bytes()
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise StorageError(f"cannot read {self._folder / name}: {error.strerror or error}") from error
+                self._mirror.write(name, content)
+                self._sent[name] = version
             gone = [name for name in self._sent if name not in present]
             self._mirror.remove(gone)
             for name in gone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
         monkeypatch.setenv(key, "testing")
     monkeypatch.setattr(storage, "RETRY_DELAYS", (0.1, 0.1))
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+    # The servers of one process share their objects.
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
     boto3.client("s3").create_bucket(Bucket="results")
     yield server
     server.stop()
