@@ -37,7 +37,7 @@ def _images_per_s(words: list[str]) -> float:
         if done.returncode:
             raise DcganDistError(f"{' '.join(words)} ended with status {done.returncode}: {done.stderr[-500:]}")
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return median(row["images_per_s"] for row in rows[1:])
+    return float(median(row["images_per_s"] for row in rows[1:]))
 
 
 def bench_launch(rounds: int = 5) -> list[dict[str, Any]]:

@@ -34,7 +34,8 @@ def make_our_step(
     generator, discriminator = build_networks(model)
     for seed, network in enumerate((generator, discriminator)):
         initialise(network, model, seed)
-        network.to(device).to(memory_format=torch.channels_last)
+        network.to(device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
             network.compile()
     players = AdversarialStep(generator, discriminator, config, world)
@@ -120,7 +121,7 @@ def _ratio(base: list[float], ours: list[float]) -> float:
 
 
 def _bench_paper_net(device: torch.device, rounds: int, where: str) -> dict[str, Any]:
-    """Measure the paper's 64x64 network in bf16, and the share of the chip's measured matrix-product rate it reaches."""
+    """Measure the paper's 64x64 network in bf16: images/s, and the share of the chip's measured product rate."""
     batch, steps = 128, 30
     images = torch.randint(0, 256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
     step = make_our_step(PAPER, "bf16", batch, device, compiled=True)

@@ -59,6 +59,8 @@ class SynchronisedBatchNorm(_BatchNorm):
                 unbiased = variance * (count / (count - 1).clamp_min(1))
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+                assert self.num_batches_tracked is not None
+                self.num_batches_tracked.add_(1)
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is not None:
             scale = scale * self.weight

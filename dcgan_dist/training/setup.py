@@ -91,7 +91,7 @@ def environment() -> dict[str, Any]:
     )
     return {
         "dcgan_dist": dcgan_dist.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "host": platform.node(),

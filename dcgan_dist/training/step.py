@@ -6,6 +6,7 @@ owns everything around: data, time, files, processes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -46,9 +47,11 @@ class Player:
             # Buffers are averaged in `RunningStatistics`; broadcasting them between the two forward passes of a
             # discriminator step would change them in place under autograd's feet.
             devices = [world.device] if world.device.type == "cuda" else None
-            wrapped = DistributedDataParallel(
-                network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with warnings.catch_warnings():  # torch 2.13 gives the argument a new name, older versions have only this one
+                warnings.simplefilter("ignore", FutureWarning)
+                wrapped = DistributedDataParallel(
+                    network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
         return cls(network, wrapped, adam, RunningStatistics(network, world))
 
     def local_backward(self) -> AbstractContextManager[None]:

@@ -76,6 +76,11 @@ def train(
             f"training.batch_size is {config.training.batch_size}: it is shared out evenly, so take a multiple of the "
             f"number of workers ({world.size})"
         )
+    if config.training.batch_size // world.size < 2:
+        raise ConfigError(
+            f"training.batch_size is {config.training.batch_size}: batch norm needs at least 2 images on each of the "
+            f"{world.size} workers"
+        )
     cache = Path(config.data.cache) if config.data.cache else None
     dataset = open_dataset(
         config.data.path, image_size=config.model.image_size, channels=config.model.channels, cache=cache

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
-from dcgan_dist.distributed import World
 from dcgan_dist.training.batch_norm import RunningStatistics, evaluation, synchronise
+from tests.training.processes import in_processes
 
 ROWS = torch.randn(7, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
 WEIGHTS = torch.randn(7, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -19,20 +17,6 @@ def make_layer() -> nn.Sequential:
         layer.weight.copy_(torch.tensor([1.0, 0.5, -2.0]))
         layer.bias.copy_(torch.tensor([0.1, 0.0, 3.0]))
     return nn.Sequential(layer)
-
-
-def in_processes(function, port_file, *arguments):
-    context = mp.spawn(_enter, args=(2, str(port_file), function, arguments), nprocs=2, join=False)
-    while not context.join(timeout=60):
-        pass
-
-
-def _enter(rank, size, store, function, arguments):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    try:
-        function(World(rank, size, torch.device("cpu")), *arguments)
-    finally:
-        dist.destroy_process_group()
 
 
 def check_against_one_process(world, first_rows):
@@ -57,7 +41,7 @@ def check_against_one_process(world, first_rows):
 
 @pytest.mark.parametrize("first_rows", [4, 1, 0])
 def test_synchronised_over_two_ranks_equals_one_process_also_with_uneven_or_empty_shares(tmp_path, first_rows):
-    in_processes(check_against_one_process, tmp_path / "store", first_rows)
+    in_processes(check_against_one_process, tmp_path, first_rows)
 
 
 def check_running_averages(world):
@@ -79,7 +63,7 @@ def check_running_averages(world):
 
 
 def test_running_averages_are_reduced_by_the_ranks_true_shares_and_put_back_when_masked(tmp_path):
-    in_processes(check_running_averages, tmp_path / "store")
+    in_processes(check_running_averages, tmp_path)
 
 
 @pytest.mark.parametrize("batch_statistics", [True, False])
