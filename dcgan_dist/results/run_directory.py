@@ -48,6 +48,7 @@ from dcgan_dist.results.status import (
     is_alive,
     mark_run,
     place_of,
+    process_is_gone,
     read_status,
 )
 from dcgan_dist.results.storage import (
@@ -67,6 +68,7 @@ CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 UPLOAD_SECONDS = 5.0
 """Shortest pause between two uploads of metrics, events and samples."""
+_SCRATCH_PREFIX = "dcgan_dist-run-"
 _MIRRORED = (CONFIG_NAME, METRICS_NAME, EVENT_FILES, "samples/*.png")
 
 
@@ -112,17 +114,28 @@ def _open_url(location: str, url: str, session: str, scratch: Path | None) -> Ru
     names = Mirror(url, delays=()).names()
     _refuse_other_content(location, {name.partition("/")[0] for name in names})
     mirror = Mirror(url)
-    lease = Lease(place_of(location, mirror), session)
-    previous = lease.take()
     with ExitStack() as undo:
-        undo.callback(lease.release)
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="dcgan_dist-run-", dir=scratch))
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=scratch))
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        lease = Lease(place_of(location, mirror), session, scratch=folder.name)
+        previous = lease.take()
+        undo.callback(lease.release)
+        _remove_scratch_of_dead_writer(previous, folder.parent)
         uploader = Uploader(folder, mirror, _MIRRORED)
         uploader.download()
         undo.pop_all()
     return RunDirectory(location, folder, lease, previous, mirror, uploader)
+
+
+def _remove_scratch_of_dead_writer(status: dict[str, Any] | None, parent: Path) -> None:
+    """Remove the temporary folder that a killed process left on this host; restarts would fill the disk with them."""
+    name = (status or {}).get("scratch")
+    if status is None or not isinstance(name, str) or not name.startswith(_SCRATCH_PREFIX) or "/" in name:
+        return
+    if process_is_gone(status):
+        shutil.rmtree(parent / name, ignore_errors=True)
 
 
 def _refuse_other_content(location: str, names: set[str]) -> None:
@@ -449,7 +462,7 @@ class RunDirectory:
     def close(self) -> None:
         """Upload what is left, stop the heartbeat and give the directory free; a second call does nothing.
 
-        Where the upload fails, the local folder of a URL stays, and a printed line names it. A status that is still
+        Where the upload fails, the local folder of a URL is kept, and a printed line names it. A status that is still
         `running` becomes `stopped`; one that was never set is again what it was before
         `open_run`.
         """
@@ -466,7 +479,9 @@ class RunDirectory:
                 uploaded = True
         finally:
             if self._mirror is not None and not uploaded:
-                print(f"{self.location}: what could not be uploaded is in {self.local}", file=sys.stderr, flush=True)
+                # Under another name, so that the next start does not clear it away.
+                kept = self.local.rename(self.local.with_name(f"kept-{self.local.name}"))
+                print(f"{self.location}: what could not be uploaded is in {kept}", file=sys.stderr, flush=True)
             if not isinstance(self._failure, RunDirectoryError):
                 self._lease.release()
             if self._mirror is not None and uploaded:

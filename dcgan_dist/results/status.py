@@ -76,14 +76,21 @@ def this_machine() -> str:
         return socket.gethostname()
 
 
+def process_is_gone(status: dict[str, Any]) -> bool | None:
+    """Whether the process that status.json names has ended; None if that is not to be seen from this machine."""
+    if status.get("machine") != this_machine():
+        return None
+    start, recorded = process_start(int(status["pid"])), status.get("process_start")
+    return start is None or (start != recorded and _UNKNOWN_START not in (start, recorded))
+
+
 def is_alive(status: dict[str, Any]) -> bool:
     """Whether the writer that status.json names still has the run directory open."""
     if not status.get("locked"):
         return False
-    if status.get("machine") == this_machine():
-        start = process_start(int(status["pid"]))
-        recorded = status.get("process_start")
-        return start is not None and (start == recorded or _UNKNOWN_START in (start, recorded))
+    gone = process_is_gone(status)
+    if gone is not None:
+        return not gone
     return time.time() - float(status["heartbeat"]) < STALE_SECONDS
 
 
@@ -198,7 +205,8 @@ class RemotePlace:
 class Lease:
     """The right to write into a run directory, held from `take` to `release`."""
 
-    def __init__(self, place: Place, session: str) -> None:
+    def __init__(self, place: Place, session: str, scratch: str = "") -> None:
+        """Prepare to write to `place`, for a launch named `session`, with a local folder named `scratch`, if any."""
         self._place = place
         self._mutex = threading.RLock()
         self._session = session
@@ -212,6 +220,7 @@ class Lease:
             "process_start": process_start(os.getpid()),
             "machine": this_machine(),
             "session": session,
+            "scratch": scratch,
             "writer": uuid.uuid4().hex,
             "locked": True,
             "heartbeat": time.time(),

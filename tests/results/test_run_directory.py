@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -120,6 +121,7 @@ def test_run_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
         assert run.previous["status"] == "finished"
     if location.startswith("s3"):
         names = [name.removeprefix(location.removeprefix("s3://results/")) for name in objects()]
+        assert not list(Path(tempfile.gettempdir()).iterdir())  # nor did killed processes leave their copies
     else:
         names = [path.relative_to(location).as_posix() for path in Path(location).rglob("*")]
     hundreds = set(range(100, steps + 1, 100))
@@ -352,8 +354,9 @@ def test_upload_that_fails_again_and_again_comes_out_of_the_next_call(
         run.commit_checkpoint(2, tensors, {})
     with pytest.raises(StorageError):
         run.close()
-    assert f"what could not be uploaded is in {run.local}" in capsys.readouterr().err
-    assert (run.local / "metrics.jsonl").exists()
+    kept = run.local.with_name(f"kept-{run.local.name}")
+    assert f"what could not be uploaded is in {kept}" in capsys.readouterr().err
+    assert (kept / "metrics.jsonl").exists()
 
 
 def test_upload_that_fails_once_is_tried_again(s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
