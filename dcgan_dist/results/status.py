@@ -312,7 +312,7 @@ class Lease:
             if write:
                 with self._place.exclusive():
                     self._confirm()
-                    self._write()
+                    self._write(durable=status != "running")  # often set, and the heartbeat writes it again anyway
 
     def release(self) -> None:
         """Give the directory free. A status that was never set becomes again what it was before.
