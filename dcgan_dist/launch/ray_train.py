@@ -44,6 +44,7 @@ from dcgan_dist.launch.switchboard import (
     Lost,
     Metrics,
     PostedStream,
+    Sender,
     Settled,
     Switchboard,
     show,
@@ -84,15 +85,15 @@ class _Assignment:
 class _BoardReporter:
     """The reporter of a worker: the leader's log lines go to the driver, whose request to stop comes back."""
 
-    def __init__(self, board: Handle, is_leader: bool) -> None:
-        self._board = board
+    def __init__(self, board: Handle, sender: Sender, is_leader: bool) -> None:
+        self._sender = sender
         self._is_leader = is_leader
         self._stopped = board.stopped.remote()
 
     def report(self, metrics: dict[str, float], checkpoint_dir: str | None) -> None:
         """Pass a log line on, without waiting."""
         if self._is_leader:
-            self._board.post.remote(Metrics(metrics, checkpoint_dir))
+            self._sender.post(Metrics(metrics, checkpoint_dir))
 
     def should_stop(self) -> bool:
         """Whether the driver asked to stop; a look at local memory, no message."""
@@ -108,7 +109,7 @@ class _FailureNotice(ray.train.UserCallback):
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Post the kind of each failure; the text of Ray's exceptions runs to pages."""
-        self._board.post.remote(Lost({rank: type(error).__name__ for rank, error in worker_exceptions.items()}))
+        Sender(self._board).post(Lost({rank: type(error).__name__ for rank, error in worker_exceptions.items()}))
 
 
 def _work(assignment: _Assignment) -> None:
@@ -117,14 +118,15 @@ def _work(assignment: _Assignment) -> None:
     if ray.get(board.settled.remote(0)):
         return
     host = ray.util.get_node_ip_address()
-    ray.get(board.post.remote(Joined(rank, host, os.getpid())))
-    out = PostedStream(board)
-    err = PostedStream(board, to_stderr=True, prefix="" if rank == 0 else f"[rank {rank}] ")
+    sender = Sender(board)
+    ray.get(sender.post(Joined(rank, host, os.getpid())))
+    out = PostedStream(sender)
+    err = PostedStream(sender, to_stderr=True, prefix="" if rank == 0 else f"[rank {rank}] ")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             _require_shared(assignment, host)
             world = join_world(assignment.device)
-            reporter = _BoardReporter(board, world.is_leader)
+            reporter = _BoardReporter(board, sender, world.is_leader)
             train(
                 assignment.config,
                 world,
@@ -140,14 +142,14 @@ def _work(assignment: _Assignment) -> None:
             lost_peers = isinstance(error, RuntimeError)
             if not (lost_peers and ray.get(board.settled.remote(PEER_PATIENCE_S))):
                 traceback.print_exc()
-                ray.get(board.post.remote(Broke(rank, _describe(error))))
+                ray.get(sender.post(Broke(rank, _describe(error))))
                 raise
             event = Left(rank)
         finally:
             out.finish()
             err.finish()
             leave_world()
-    ray.get(board.post.remote(event))  # waits, so that everything posted before has arrived too
+    ray.get(sender.post(event))  # waits, so that everything posted before has arrived too
 
 
 def _require_shared(assignment: _Assignment, host: str) -> None:

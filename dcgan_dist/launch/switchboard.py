@@ -11,6 +11,8 @@ import contextlib
 import io
 import sys
 import threading
+import uuid
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,12 +85,23 @@ class Switchboard:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._delivered: defaultdict[str, int] = defaultdict(int)  # by sender
+        self._held: defaultdict[str, dict[int, Event]] = defaultdict(dict)  # Ray may run calls out of their order
         self._arrival = asyncio.Event()
         self._stop = asyncio.Event()
         self._settled = asyncio.Event()
 
-    async def post(self, event: Event) -> None:
-        """Leave an event for the driver."""
+    async def post(self, sender: str, number: int, event: Event) -> None:
+        """Leave a sender's event `number` (from 0) for the driver; return once all before it are there too."""
+        held = self._held[sender]
+        held[number] = event
+        while self._delivered[sender] in held:
+            self._deliver(held.pop(self._delivered[sender]))
+            self._delivered[sender] += 1
+        while self._delivered[sender] <= number:
+            await asyncio.sleep(0.01)
+
+    def _deliver(self, event: Event) -> None:
         self._events.append(event)
         self._arrival.set()
         if isinstance(event, Settled):
@@ -119,11 +132,27 @@ class Switchboard:
         return self._settled.is_set()
 
 
+class Sender:
+    """One process's way to the switchboard; its events arrive in the order in which it posts them."""
+
+    def __init__(self, board: Handle) -> None:
+        self._board = board
+        self._name = uuid.uuid4().hex
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def post(self, event: Event) -> Any:
+        """Send an event without waiting; `ray.get` of what is returned waits until it has arrived."""
+        with self._lock:
+            number, self._count = self._count, self._count + 1
+            return self._board.post.remote(self._name, number, event)
+
+
 class PostedStream(io.TextIOBase):
     """A text stream whose lines go to the driver."""
 
-    def __init__(self, board: Handle, *, to_stderr: bool = False, prefix: str = "") -> None:
-        self._board = board
+    def __init__(self, sender: Sender, *, to_stderr: bool = False, prefix: str = "") -> None:
+        self._sender = sender
         self._to_stderr = to_stderr
         self._prefix = prefix
         self._rest = ""
@@ -150,7 +179,7 @@ class PostedStream(io.TextIOBase):
 
     def _post(self, line: str) -> None:
         shown = line.rstrip("\r").rpartition("\r")[2]
-        self._board.post.remote(Line(self._prefix + shown, self._to_stderr))
+        self._sender.post(Line(self._prefix + shown, self._to_stderr))
 
 
 def show(line: Line) -> None:
