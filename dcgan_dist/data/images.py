@@ -1,0 +1,180 @@
+"""Single images: decoding what people have, fitting it to a square of S x S pixels, and encoding it for shards.
+
+Images are uint8 arrays of shape (rows, columns, channels), with 1 channel (grey) or 3 (red, green, blue).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageOps
+
+from dcgan_dist.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+Encoding = Literal["jpg", "png", "raw"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+MAX_PIXELS = 100_000_000
+JPEG_QUALITY = 95
+
+# What Pillow's and simplejpeg's readers raise on damaged content.
+_DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+# An EXIF block, where there is one, stands in the first segment, which has less than 64 KiB.
+_EXIF_REACH = 1 << 16
+
+
+def decode(content: bytes, channels: int = 3) -> Pixels:
+    """Decode an image file of one of `FORMATS` to an array of shape (rows, columns, channels).
+
+    The format is told by the content, not by a name. Of an animation the first frame is taken; EXIF orientation is
+    applied; transparent pixels are laid over white; palettes, CMYK and 16-bit values become 8-bit RGB or grey.
+
+    Raises:
+        DataError: not such an image, damaged or cut short, or of more than `MAX_PIXELS` pixels.
+    """
+    try:
+        if content[:3] == b"\xff\xd8\xff" and content.find(b"Exif\0\0", 0, _EXIF_REACH) < 0:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+            _check_pixels(width, height)
+            if colours in ("YCbCr", "Gray"):
+                kind = "GRAY" if colours == "Gray" else "RGB"
+                return _to_channels(simplejpeg.decode_jpeg(content, colorspace=kind, strict=True), channels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # each image that Pillow finds odd would be a line
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                _check_pixels(*image.size)
+                return _to_channels(_to_array(ImageOps.exif_transpose(image)), channels)
+    except DataError:
+        raise
+    except _DECODER_ERRORS as error:
+        raise DataError(f"it is no readable image ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(f"it has {width} x {height} pixels, more than {MAX_PIXELS}")
+
+
+def _to_array(image: Image.Image) -> Pixels:
+    """Return 8-bit grey or RGB values, shape (rows, columns, 1 or 3)."""
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint32)
+        return ((values * 255 + 32767) // 65535).astype(np.uint8)[..., None]
+    if image.mode in ("I", "F"):
+        raise DataError(f"its pixels have an unusual type ({image.mode})")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    array = np.asarray(image)
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _to_channels(array: Pixels, channels: int) -> Pixels:
+    if array.shape[2] == channels:
+        return array
+    if channels == 3:
+        return np.repeat(array, 3, axis=2)
+    return np.asarray(Image.fromarray(array).convert("L"))[..., None]  # ITU-R 601 luma
+
+
+def fit(image: Pixels, size: int, channels: int) -> Pixels:
+    """Return the central square of an image at `size` x `size` pixels, shape (size, size, channels).
+
+    The shorter side becomes `size`. Shrinking averages over the exact area of each new pixel, in integers (no aliasing,
+    the same on every machine); a smaller image is enlarged bilinearly.
+    """
+    rows, columns = image.shape[:2]
+    side = min(rows, columns)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    square = _to_channels(image[top : top + side, left : left + side], channels)
+    if side == size:
+        return np.ascontiguousarray(square)
+    if side < size:
+        small = Image.fromarray(square if channels == 3 else square[..., 0])
+        large = np.asarray(small.resize((size, size), Image.Resampling.BILINEAR))
+        return large.reshape(size, size, channels)
+    factor, rest = divmod(side, size)
+    if rest == 0 and factor & (factor - 1) == 0:  # for powers of two Pillow's reduce is exact as well, and far faster
+        small = Image.fromarray(square if channels == 3 else square[..., 0]).reduce(factor)
+        return np.asarray(small).reshape(size, size, channels)
+    by_row = _area_sums(square.astype(np.float32).reshape(side, side * channels), size)
+    by_column = by_row.reshape(size, side, channels).swapaxes(0, 1).astype(np.float64).reshape(side, size * channels)
+    area = side * side  # of each new pixel, in units of 1 / size**2 of an old one
+    sums = _area_sums(by_column, size).astype(np.int64)
+    average = ((2 * sums + area) // (2 * area)).astype(np.uint8)
+    return np.ascontiguousarray(average.reshape(size, size, channels).swapaxes(0, 1))
+
+
+def _area_sums(rows: npt.NDArray[np.floating], size: int) -> npt.NDArray[np.floating]:
+    """Add up `rows` (n, m) over `size` equal stretches of length n, where each row has the length `size`.
+
+    All values stay whole numbers, which floats hold exactly: below 2**24 in float32, 2**53 in float64.
+    """
+    count = len(rows)
+    sums = np.empty((size, rows.shape[1]), dtype=rows.dtype)
+    for target in range(size):
+        start, stop = target * count, (target + 1) * count
+        first, last = start // size, -(-stop // size)
+        weights = np.full(last - first, size, dtype=rows.dtype)
+        weights[0] -= start - first * size
+        weights[-1] -= last * size - stop
+        sums[target] = weights @ rows[first:last]
+    return sums
+
+
+def encode(image: Pixels, encoding: Encoding) -> bytes:
+    """Return the bytes that a shard stores for an image of shape (rows, columns, 1 or 3).
+
+    `jpg` is JPEG of quality 95 with the colours at full resolution (4:4:4), since at 64x64 pixels halved ones show;
+    `png` and `raw` (the values in the order rows, columns, channels) lose nothing.
+    """
+    image = np.ascontiguousarray(image)
+    if encoding == "raw":
+        return image.tobytes()
+    grey = image.shape[2] == 1
+    if encoding == "jpg":
+        colours, sampling = ("GRAY", "Gray") if grey else ("RGB", "444")
+        jpeg: bytes = simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY, colorspace=colours, colorsubsampling=sampling)
+        return jpeg
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if grey else image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def decode_stored(content: bytes, encoding: str, size: int, channels: int) -> Pixels:
+    """Decode an image as `encode` wrote it; shape (size, size, channels).
+
+    Raises:
+        DataError: it is damaged, or has another shape.
+    """
+    if encoding == "raw":
+        if len(content) != size * size * channels:
+            raise DataError(f"it has {len(content)} bytes, not {size * size * channels}")
+        return np.frombuffer(content, dtype=np.uint8).reshape(size, size, channels)
+    image = decode(content, channels)
+    if image.shape != (size, size, channels):
+        raise DataError(f"it has {image.shape[1]} x {image.shape[0]} pixels, not {size} x {size}")
+    return image
