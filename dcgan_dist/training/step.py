@@ -47,7 +47,7 @@ class Player:
             # Buffers are averaged in `RunningStatistics`; broadcasting them between the two forward passes of a
             # discriminator step would change them in place under autograd's feet.
             devices = [world.device] if world.device.type == "cuda" else None
-            with warnings.catch_warnings():  # torch 2.13 gives the argument a new name, older versions have only this one
+            with warnings.catch_warnings():  # torch 2.13 renames the argument, older versions have only this name
                 warnings.simplefilter("ignore", FutureWarning)
                 wrapped = DistributedDataParallel(
                     network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True

@@ -6,7 +6,8 @@ import gc
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,26 +89,11 @@ def train(
     config = resolve_config(config, dataset)
     run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
     try:
-        result = Training(config, world, dataset, run, reporter or Silent()).run_to_end()
-    except Diverged as error:
-        _set_status(run, "diverged", error)
-        raise
-    except Stopped as error:
-        _set_status(run, "stopped", error)
-        raise
-    except (DcganDistError, RuntimeError, OSError, MemoryError) as error:
-        _set_status(run, "failed", error)
-        raise
+        return Training(config, world, dataset, run, reporter or Silent()).run_to_end()
     finally:
         if run is not None:
             run.close()
         gc.collect()  # DDP's reducers must be gone before the process group is destroyed
-    return result
-
-
-def _set_status(run: RunDirectory | None, status: Literal["diverged", "stopped", "failed"], error: Exception) -> None:
-    if run is not None:
-        run.set_status(status, f"{error}" or type(error).__name__)
 
 
 def _on_leader(world: World, open_: Callable[[], RunDirectory]) -> RunDirectory | None:
@@ -191,7 +177,7 @@ class Training:
         per_step = batches_per_step(config)
         batches = self.stream.iterate(self.state.step * per_step, total * per_step)
         clock = Clock()
-        with self.stop_signal.caught():
+        with self._recording_the_end(), self.stop_signal.caught():
             try:
                 for step in range(self.state.step + 1, total + 1):
                     with clock.waiting():
@@ -203,6 +189,19 @@ class Training:
             finally:
                 batches.close()
         return self._finish()
+
+    @contextmanager
+    def _recording_the_end(self) -> Iterator[None]:
+        """Write into status.json how a run ends that does not finish."""
+        try:
+            yield
+        except (DcganDistError, RuntimeError, OSError, MemoryError) as error:
+            if self.run is not None:
+                status: Literal["diverged", "stopped", "failed"] = "failed"
+                if isinstance(error, Diverged | Stopped):
+                    status = "diverged" if isinstance(error, Diverged) else "stopped"
+                self.run.set_status(status, f"{error}" or type(error).__name__, step=self.state.step)
+            raise
 
     def _train_step(self, step: int, mini_batches: list[Batch]) -> None:
         """One step of the algorithm: update the discriminator and the generator once each."""
