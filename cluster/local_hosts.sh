@@ -5,7 +5,7 @@
 #   local_hosts.sh run CMD...      run a command on host 1, Ray's head
 #   local_hosts.sh run-on I CMD... run a command on host I
 #   local_hosts.sh cut I           pull host I's network cable
-#   local_hosts.sh join I          plug it in again, and start Ray there again where it has given up meanwhile
+#   local_hosts.sh join I          plug it in again, and start Ray there afresh
 #   local_hosts.sh down            end all of it
 #
 # Host I is 10.77.0.I with a name, an eth0, a process table, a /tmp, a /dev/shm and a HOME of its own. It sees the disk
@@ -38,7 +38,8 @@ started_at() {
 # The process id of host I's first process, whose end is the end of all the others there.
 first_process() {
     local pid since
-    read -r pid since <"$STATE/$1/process" 2>/dev/null || fail "there is no host $1: local_hosts.sh up starts hosts"
+    [ -e "$STATE/$1/process" ] || fail "there is no host $1: local_hosts.sh up starts hosts"
+    read -r pid since <"$STATE/$1/process"
     [ "$(started_at "$pid")" = "$since" ] || fail "host $1 is not running any more: down, then up"
     echo "$pid"
 }
@@ -145,33 +146,14 @@ up() {
     echo "Ray: $SUBNET.1:6379, jobs: http://$SUBNET.1:8265, store: s3://runs at $STORE_URL"
 }
 
-# Whether Ray's head counts host I among the living.
-is_member() {
-    on 1 python - "$SUBNET.$1" <<'PYTHON'
-import sys
-
-import ray
-
-ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-raise SystemExit(not any(node["Alive"] and node["NodeManagerAddress"] == sys.argv[1] for node in ray.nodes()))
-PYTHON
-}
-
-runs_ray() {
-    on "$1" pgrep -x raylet >/dev/null
-}
-
+# A host that was away is dead to Ray's head, at the latest some time after it is back, so it starts Ray afresh.
 join() {
+    first_process "$1" >/dev/null
     ip -n "$NAME-switch" link set "port$1" up
-    for _ in $(seq 30); do
-        if ! runs_ray "$1"; then
-            start_ray "$1"
-        elif is_member "$1" && sleep 2 && runs_ray "$1"; then
-            return
-        fi
-        sleep 1
-    done
-    fail "host $1 is on the network again, but Ray's head does not take it back"
+    if [ "$1" != 1 ]; then
+        on "$1" ray stop --force >>"$STATE/$1/log" 2>&1 # sees no processes but this host's
+        start_ray "$1"
+    fi
 }
 
 down() {
@@ -202,7 +184,10 @@ case $verb in
 up) up "$@" ;;
 run) on 1 "$@" ;;
 run-on) on "$@" ;;
-cut) first_process "$1" >/dev/null && ip -n "$NAME-switch" link set "port$1" down ;;
+cut)
+    first_process "$1" >/dev/null
+    ip -n "$NAME-switch" link set "port$1" down
+    ;;
 join) join "$1" ;;
 down) down ;;
 become-host) become_host "$1" ;;

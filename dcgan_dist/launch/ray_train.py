@@ -11,6 +11,8 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+import sys
 import tempfile
 import threading
 import time
@@ -31,7 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dcgan_dist.config import Config, override
 from dcgan_dist.distributed import join_world, leave_world
-from dcgan_dist.errors import ClusterError, Diverged, InputError, Stopped, WorkerFailed
+from dcgan_dist.errors import ClusterError, DcganDistError, Diverged, InputError, Stopped, WorkerFailed
 from dcgan_dist.launch.capacity import Capacity, resources_per_worker
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import (
@@ -47,6 +49,7 @@ from dcgan_dist.launch.switchboard import (
     Sender,
     Settled,
     Switchboard,
+    WithoutRay,
     show,
 )
 from dcgan_dist.launch.torch_backend import NamedInterfaceConfig
@@ -184,7 +187,11 @@ def run_on_ray(config: Config, run_location: str, on_report: ReportHook | None =
     run_location = absolute_output(run_location)
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
-    with _cluster(), tempfile.TemporaryDirectory(prefix="dcgan_dist-ray-") as scratch:
+    with (
+        contextlib.redirect_stdout(WithoutRay(sys.stdout)),
+        _cluster(),
+        tempfile.TemporaryDirectory(prefix="dcgan_dist-ray-") as scratch,
+    ):
         capacity = Capacity.of_cluster()
         uses_gpus = capacity.check(config)
         with _marker(config, capacity.hosts) as marker:
@@ -199,11 +206,20 @@ def run_on_ray(config: Config, run_location: str, on_report: ReportHook | None =
                 marker=marker,
             )
             trainer = _trainer(assignment, uses_gpus, scratch)
+            run = _Run(config, board, trainer, on_report)
             try:
-                _Run(config, board, trainer, on_report).follow()
-            except WorkerFailed as error:
-                mark_run(run_location, "failed", str(error), session=assignment.session)
+                run.follow()
+            except (WorkerFailed, Stopped) as error:
+                if not run.settled:  # else the leader has recorded it
+                    _record(run_location, error, assignment.session)
                 raise
+
+
+def _record(run_location: str, error: WorkerFailed | Stopped, session: str) -> None:
+    try:
+        mark_run(run_location, "stopped" if isinstance(error, Stopped) else "failed", str(error), session=session)
+    except DcganDistError as problem:
+        print(f"the status of the run could not be recorded: {problem}", file=sys.stderr)
 
 
 def _with_absolute_paths(config: Config) -> Config:
@@ -250,6 +266,7 @@ def _cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_address(os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, ConnectionError, RuntimeError) as error:
@@ -259,6 +276,28 @@ def _cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Look whether RAY_ADDRESS, where it is set, leads to a cluster; Ray itself would try for minutes.
+
+    Raises:
+        ClusterError: it does not.
+    """
+    if "://" in address:
+        raise ClusterError(
+            f"RAY_ADDRESS is {address!r}, which is for submitting jobs: ray job submit --working-dir . -- python -m "
+            "dcgan_dist.train ...; or set it to HOST:PORT of the cluster's head"
+        )
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise ClusterError(
+                f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({error.strerror or error}): correct it, or "
+                "unset it to use a cluster of this machine"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -318,7 +357,7 @@ class _Run:
         self._signals: list[int] = []
         self._running: dict[int, Joined] = {}  # workers of the present group by rank
         self._broke: dict[int, str] = {}  # what those that failed said last
-        self._settled: Settled | None = None
+        self.settled: Settled | None = None
         self._settled_at = 0.0
         self._failures = 0
         self._summary = ""  # of the last failure
@@ -336,9 +375,9 @@ class _Run:
                 if len(self._signals) > obeyed:
                     self._obey()
                     obeyed += 1
-                if self._settled and time.monotonic() - self._settled_at > SETTLE_PATIENCE_S[self._is_input_error()]:
+                if self.settled and time.monotonic() - self._settled_at > SETTLE_PATIENCE_S[self._is_input_error()]:
                     break  # the others wait for the one that settled; the end of the driver is theirs
-                if self._running or self._settled:
+                if self._running or self.settled:
                     idle_since = time.monotonic()
                 elif time.monotonic() - idle_since > WAIT_MESSAGE_S:
                     idle_since = time.monotonic()
@@ -359,7 +398,7 @@ class _Run:
         self._board.stop.remote()
 
     def _is_input_error(self) -> bool:
-        return self._settled is not None and issubclass(self._settled.error, InputError)
+        return self.settled is not None and issubclass(self.settled.error, InputError)
 
     def _take(self, wait_s: float) -> None:
         try:
@@ -376,15 +415,15 @@ class _Run:
                     self._running[event.rank] = event
                 case Left():
                     self._running.pop(event.rank, None)
-                case Settled() if self._settled is None:
-                    self._settled, self._settled_at = event, time.monotonic()
+                case Settled() if self.settled is None:
+                    self.settled, self._settled_at = event, time.monotonic()
                 case Broke():
                     self._broke[event.rank] = event.message
                 case Lost():
                     self._lose(event)
 
     def _lose(self, event: Lost) -> None:
-        if self._settled:
+        if self.settled:
             return
         self._failures += 1
         self._summary = self._describe(event)
@@ -410,10 +449,10 @@ class _Run:
         )
 
     def _conclude(self) -> None:
-        if self._settled and issubclass(self._settled.error, Stopped):
-            raise Stopped(self._signals[0] if self._signals else signal.SIGTERM, self._settled.message)
-        if self._settled:
-            raise self._settled.error(self._settled.message)
+        if self.settled and issubclass(self.settled.error, Stopped):
+            raise Stopped(self._signals[0] if self._signals else signal.SIGTERM, self.settled.message)
+        if self.settled:
+            raise self.settled.error(self.settled.message)
         if self._error:
             reason = self._summary or f"Ray Train could not go on: {_last_line(self._error)}"
             raise WorkerFailed(

@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from dcgan_dist.errors import DcganDistError
 
@@ -180,6 +180,28 @@ class PostedStream(io.TextIOBase):
     def _post(self, line: str) -> None:
         shown = line.rstrip("\r").rpartition("\r")[2]
         self._sender.post(Line(self._prefix + shown, self._to_stderr))
+
+
+class WithoutRay(io.TextIOBase):
+    """A text stream that lets through what this program writes, and not what Ray's own threads do.
+
+    Ray tells the driver of every lost process and host in pages of text, whatever its log settings.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def writable(self) -> bool:
+        """Whether it can be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write on, or drop."""
+        return len(text) if threading.current_thread().name.startswith("ray_") else self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush the stream behind."""
+        self._stream.flush()
 
 
 def show(line: Line) -> None:

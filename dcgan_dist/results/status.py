@@ -345,7 +345,8 @@ def place_of(location: str, mirror: Mirror | None = None) -> Place:
 def mark_run(location: str, status: Status, reason: str, *, session: str) -> bool:
     """Record how a run ended whose writer could not do so itself, such as one that was killed.
 
-    For the process that launched it: nothing happens unless the run was of this `session` and stands at `running`.
+    For the process that launched it: nothing happens unless the run was of this `session` and stands at `running`, or
+    at `status` already: the launcher's reason (a worker died) then replaces a worker's own (a connection was lost).
 
     Returns:
         Whether the status was changed.
@@ -355,7 +356,9 @@ def mark_run(location: str, status: Status, reason: str, *, session: str) -> boo
         StorageError: status.json cannot be written.
     """
     found = read_status(location)
-    if found is None or found.get("status") != "running" or not session or found.get("session") != session:
+    if found is None or found.get("status") not in ("running", status):
+        return False
+    if not session or found.get("session") != session:
         return False
     lease = Lease(place_of(location), session)
     before = lease.take() or {}
