@@ -274,13 +274,17 @@ class PrepareConfig:
     """Path of the source; `rooms` needs none."""
     output: str | None = None
     """Folder in which the shards and manifest.json are made."""
+    split: Literal["train", "test"] = "train"
+    """Which part of CIFAR-10's batches or of MNIST to take."""
+    only: str | None = None
+    """Names of folders or classes, separated by commas, to take no others: `bedroom`, `cat,dog`."""
     image_size: int | None = None
     """Side of the square images: the shorter side is resized to it with an area filter, then the centre is cropped.
     Left out, the source's own size (rooms 64, CIFAR-10 32, MNIST 28), else 64."""
     grey: bool = False
     """Whether to make one-channel images of a colour source."""
     count: int | None = None
-    """How many images to take from the source; left out, all of them (rooms: 20,000)."""
+    """How many images to take, the first ones of the source; left out, all of them (rooms: 20,000)."""
     encoding: Literal["jpg", "png", "raw"] = "jpg"
     """How an image is stored: JPEG of quality 95, PNG, or raw uint8 values (rows, columns, channels)."""
     shard_size: int = 2000
@@ -308,6 +312,8 @@ class PrepareConfig:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")
         _require(self.workers is None or self.workers >= 1, "workers", self.workers, "take 1 or more")
         _require(0 <= self.max_bad <= 1, "max_bad", self.max_bad, "take a share, in [0, 1]")
+        plain = self.name is None or (bool(self.name) and not set(self.name) & set("/\\:\0{}") and self.name[0] != ".")
+        _require(plain, "name", self.name, "take a plain file name")
 
 
 def flatten(settings: object, prefix: str = "") -> dict[str, Any]:

@@ -77,6 +77,7 @@ def made_with(source: Source, recipe: Recipe) -> dict[str, Any]:
     if source.only:
         settings["only"] = ",".join(sorted(source.only))
     settings |= asdict(recipe)
+    settings["count"] = source.count if recipe.count is None else recipe.count
     if recipe.encoding == "jpg":
         settings["jpeg_quality"] = JPEG_QUALITY
     return settings

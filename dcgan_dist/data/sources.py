@@ -172,7 +172,7 @@ def room_source(count: int, seed: int = 0) -> RoomSource:
     return RoomSource(
         name="rooms",
         where=f"rooms of seed {seed}",
-        identity={"rooms_version": rooms.VERSION, "rooms_seed": seed, "rooms_count": count},
+        identity={"rooms_version": rooms.VERSION, "rooms_seed": seed},
         image_size=64,
         classes=rooms.VIEWS,
         count=count,

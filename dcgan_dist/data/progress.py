@@ -1,0 +1,52 @@
+"""One line that tells how far a long task is: rewritten in place on a terminal, now and then a new one elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+TERMINAL_PERIOD_S = 0.2
+PLAIN_PERIOD_S = 5.0
+
+
+class ProgressLine:
+    """Prints the rate, the share done and the time left; call it as often as you like."""
+
+    def __init__(self, what: str, stream: TextIO | None = None) -> None:
+        self._what = what
+        self._stream = sys.stderr if stream is None else stream
+        self._is_terminal = self._stream.isatty()
+        self._start = self._printed = time.monotonic()
+        self._width = 0
+
+    def __call__(self, done: int, share: float, bad: int) -> None:
+        """Tell of `done` images, which are `share` (in [0, 1]) of the whole, and of `bad` unreadable inputs."""
+        now = time.monotonic()
+        if now - self._printed < (TERMINAL_PERIOD_S if self._is_terminal else PLAIN_PERIOD_S):
+            return
+        self._printed = now
+        line = describe(self._what, done, share, bad, now - self._start)
+        if self._is_terminal:
+            self._stream.write("\r" + line.ljust(self._width))
+            self._width = len(line)
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Clear the line on a terminal."""
+        if self._is_terminal and self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
+
+
+def describe(what: str, done: int, share: float, bad: int, elapsed: float) -> str:
+    """Return the line, such as ``rooms: 4,200 images, 21%, 2,310/s, 0:07 left``; times are in seconds."""
+    rate = done / elapsed if elapsed > 0 else 0.0
+    line = f"{what}: {done:,} images, {share:.0%}, {rate:,.0f}/s"
+    if 0 < share <= 1:
+        minutes, seconds = divmod(round(elapsed * (1 - share) / share), 60)
+        hours, minutes = divmod(minutes, 60)
+        line += f", {f'{hours}:{minutes:02d}' if hours else minutes}:{seconds:02d} left"
+    return line + (f", {bad:,} unreadable" if bad else "")
