@@ -20,7 +20,7 @@ import fsspec
 import xxhash
 from filelock import FileLock
 
-from dcgan_dist.errors import DataError, Unreachable
+from dcgan_dist.errors import DataError, StorageError, Unreachable
 
 CACHE_VARIABLE = "DCGAN_DIST_CACHE"
 TRIES = 5
@@ -124,7 +124,8 @@ def fetch(url: str, target: Path, cache: Path, *, size: int | None = None, diges
         digest: its xxh3_64 as 16 hex digits, where known.
 
     Raises:
-        DataError: there is no such file, or no room for it.
+        DataError: there is no such file.
+        StorageError: the cache's disk is full.
         Unreachable: the storage was not reached.
     """
     if target.exists():
@@ -183,7 +184,7 @@ def _try(url: str, action: Callable[[Any, str], Result]) -> Result:
             return action(storage, path)
         except _storage_errors() as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise DataError(f"{url!r} cannot be kept in the cache ({error.strerror}): set data.cache") from error
+                raise StorageError(f"{url!r} cannot be kept in the cache ({error.strerror}): set data.cache") from error
             if _is_missing(error):
                 raise DataError(f"there is no file {url!r}") from error
             if not left:

@@ -22,7 +22,6 @@ import numpy.typing as npt
 import xxhash
 
 from dcgan_dist.config import IMAGE_SIZES
-from dcgan_dist.data import rooms
 from dcgan_dist.data.cache import (
     cache_directory,
     check_scheme,
@@ -35,11 +34,16 @@ from dcgan_dist.data.cache import (
 )
 from dcgan_dist.data.foreign import index_tars
 from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest, read_index
+from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.data.shards import Recipe, made_with, write_shards
+from dcgan_dist.data.sources import room_source
 from dcgan_dist.errors import DataError, Unreachable
 
 DEFAULT_IMAGE_SIZE = 64
 _DOWNLOADS = 4  # at a time
 _MOST_SHARDS = 1_000_000
+_ROOMS_FOR_PROCESSES = 5_000  # fewer are drawn sooner than processes start
+_MOST_MAKERS = 8
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -167,6 +171,7 @@ def open_dataset(
 
     Raises:
         DataError: there is nothing there, it is damaged or unfinished, or has other images than asked for.
+        StorageError: the cache's disk is full.
     """
     text = str(path).removeprefix("file://")
     scheme, colon, rest = text.partition(":")
@@ -295,12 +300,17 @@ def _open_rooms(path: str, number: str, image_size: int | None, channels: int | 
     size = image_size or DEFAULT_IMAGE_SIZE
     if size not in IMAGE_SIZES:
         raise DataError(f"rooms of {size} pixels are not made: take one of {', '.join(map(str, IMAGE_SIZES))}")
-    grey = channels == 1
-    name = f"rooms-{int(number)}-{size}{'-grey' * grey}-v{rooms.VERSION}"
+    source = room_source(int(number))
+    recipe = Recipe(image_size=size, channels=channels or 3, name="rooms")
+    # Rooms that are drawn or stored differently, by another version, are another set.
+    version = xxhash.xxh3_64_hexdigest(json.dumps(made_with(source, recipe), sort_keys=True).encode())
+    name = f"rooms-{int(number)}-{size}-{version}"
     folder = cache / "made" / name
+    workers = min(os.cpu_count() or 1, _MOST_MAKERS) if int(number) >= _ROOMS_FOR_PROCESSES else 1
     with one_at_a_time(cache, name):
-        if not (folder / MANIFEST_NAME).exists():
-            raise DataError(f"{path!r}: rooms are not made here yet: prepare them as shards and give their folder")
+        progress = ProgressLine(f"drawing {path}")
+        write_shards(source, recipe, folder, workers=workers, report=progress)
+        progress.close()
     return replace(_open_folder(str(folder), image_size, channels, cache), path=path)
 
 

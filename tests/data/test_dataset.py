@@ -1,11 +1,15 @@
 import io
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 
+import numpy as np
 import pytest
 import webdataset
 
+from dcgan_dist.data import rooms
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.data.tar_index import map_file, members
@@ -214,6 +218,47 @@ class TestShardsMadeElsewhere:
             archive.addfile(member)
         with pytest.raises(DataError, match="link or device"):
             open_dataset(tmp_path / "a.tar")
+
+
+class TestRooms:
+    def test_two_processes_at_once_make_them_once(self, cache):
+        program = (
+            "import sys\n"
+            "from dcgan_dist.data import dataset\n"
+            "make = dataset.write_shards\n"
+            "def told(source, recipe, folder, **more):\n"
+            "    print('found' if folder.exists() else 'made')\n"
+            "    return make(source, recipe, folder, **more)\n"
+            "dataset.write_shards = told\n"
+            "print(dataset.open_dataset('rooms:1500', image_size=16).digest)\n"
+        )
+        processes = [
+            subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)
+        ]
+        outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+        assert sorted(output[0] for output in outputs) == ["found", "made"]
+        assert outputs[0][1] == outputs[1][1]
+        assert len(list(cache.rglob("*.tar"))) == 1
+
+    def test_they_are_the_first_rooms_at_the_size_and_colours_asked_for(self):
+        dataset = open_dataset("rooms:40", image_size=32, channels=1)
+        assert dataset.describe() == "rooms:40: 40 grey images of 32x32 pixels in 1 shard, 2 classes"
+        assert (open_dataset("rooms:40").image_size, open_dataset("rooms:40").channels) == (64, 3)
+        assert dataset.classes == rooms.VIEWS
+        views = [rooms.VIEWS.index(rooms.room_attributes(0, index)["view"]) for index in range(40)]
+        assert sorted(dataset.labels().tolist()) == sorted(views)
+
+    def test_their_pixels_are_those_that_are_drawn(self):
+        batch = ImageStream(open_dataset("rooms:30"), seed=0, batch_size=30).read(0)
+        drawn = [rooms.draw_room(0, index, 64)[0].astype(int) for index in range(30)]
+        for image in batch.images.numpy().astype(int):
+            assert min(np.abs(image - room).mean() for room in drawn) < 3  # what JPEG loses
+
+    def test_they_are_the_same_wherever_they_are_made(self, tmp_path):
+        here = open_dataset("rooms:100", image_size=16, cache=tmp_path / "here")
+        there = open_dataset("rooms:100", image_size=16, cache=tmp_path / "there")
+        assert here.digest == there.digest
+        assert here.manifest == there.manifest
 
 
 class TestTarReader:
