@@ -9,22 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dcgan_dist.errors import RunDirectoryError
-from dcgan_dist.training.step import AdversarialStep, Player
+from dcgan_dist.training.step import AdversarialStep
 
 PLAYERS = ("generator", "discriminator")
-
-
-def _adam_tensors(player: Player) -> dict[str, torch.Tensor]:
-    """Adam's state by `parameter/moment`, made (as zeros) where no update has been yet."""
-    tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in player.network.named_parameters():
-        state = player.adam.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        tensors |= {f"{name}/{moment}": value for moment, value in state.items()}
-    return tensors
 
 
 def training_tensors(step: AdversarialStep) -> dict[str, dict[str, torch.Tensor]]:
@@ -34,7 +21,7 @@ def training_tensors(step: AdversarialStep) -> dict[str, dict[str, torch.Tensor]
     """
     files = {name: dict(getattr(step, name).network.state_dict()) for name in PLAYERS}
     files["optim"] = {
-        f"{name}/{key}": value for name in PLAYERS for key, value in _adam_tensors(getattr(step, name)).items()
+        f"{name}/{key}": value for name in PLAYERS for key, value in getattr(step, name).adam_tensors().items()
     }
     return files
 

@@ -42,6 +42,12 @@ class Player:
             weight_decay=optim.l2,  # Adam's weight decay is the released code's: l2 * parameter added to its gradient
             fused=True,
         )
+        for parameter in network.parameters():  # as Adam's first step would, so that a checkpoint can be loaded before
+            adam.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
         wrapped: nn.Module = network
         if world.size > 1:
             # Buffers are averaged in `RunningStatistics`; broadcasting them between the two forward passes of a
@@ -53,6 +59,14 @@ class Player:
                     network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
                 )
         return cls(network, wrapped, adam, RunningStatistics(network, world))
+
+    def adam_tensors(self) -> dict[str, torch.Tensor]:
+        """Return Adam's live state by `parameter/moment`."""
+        return {
+            f"{name}/{moment}": value
+            for name, parameter in self.network.named_parameters()
+            for moment, value in self.adam.state[parameter].items()
+        }
 
     def local_backward(self) -> AbstractContextManager[None]:
         """Context in which a backward pass keeps its gradients to this rank, for the next one to send along."""
@@ -109,37 +123,44 @@ class AdversarialStep:
     """
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: Config, world: World) -> None:
-        self.world = world
+        self.config, self.world = config, world
         self.generator = Player.make(generator, config, world)
         self.discriminator = Player.make(discriminator, config, world)
         self.finite = torch.ones((), device=world.device)
         self.finite_steps = torch.zeros((), device=world.device)
         self.tally = Tally.zero(world.device)
-        self.bfloat16 = config.training.precision == "bf16"
-        self.base_lr = config.optim.lr
+        # The network that is updated first in a step: taken back when the second one's update is not finite.
+        first = self.discriminator if config.training.updates == "paper" else self.generator
+        self.updated_first = [*(p.detach() for p in first.network.parameters()), *first.adam_tensors().values()]
+        self.before_step = [tensor.clone() for tensor in self.updated_first]
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context of a forward pass: bfloat16 where asked for."""
-        return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
+        bfloat16 = self.config.training.precision == "bf16"
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if bfloat16 else nullcontext()
 
     def set_lr(self, factor: float) -> None:
         """Set both learning rates to a multiple of the configured one."""
         for player in (self.generator, self.discriminator):
             for group in player.adam.param_groups:
-                group["lr"] = self.base_lr * factor
+                group["lr"] = self.config.optim.lr * factor
 
     def begin(self) -> None:
         """Start a step: remember what a non-finite value would spoil."""
         self.generator.statistics.remember()
         self.discriminator.statistics.remember()
+        torch._foreach_copy_(self.before_step, self.updated_first)
 
     def end(self, real_share: torch.Tensor) -> None:
-        """End a step: make batch norm's running averages the same on every rank, or put them back.
+        """End a step: make batch norm's running averages the same on every rank; take back a step half done.
 
         Args:
             real_share: () this rank's share of the real images, the weight of its discriminator's statistics.
         """
         self.finite_steps += self.finite
+        if self.world.device.type != "cpu" or not bool(self.finite):  # on a CPU, looking costs nothing
+            for now, before in zip(self.updated_first, self.before_step, strict=True):
+                torch.where(self.finite > 0, now, before, out=now)
         self.generator.statistics.settle(self.finite > 0)
         self.discriminator.statistics.settle(self.finite > 0, real_share)
 

@@ -19,7 +19,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.stream import Batch, ImageStream
 from dcgan_dist.distributed import World, say
-from dcgan_dist.errors import ConfigError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
+from dcgan_dist.errors import ConfigError, Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.results.run_directory import RunDirectory
 from dcgan_dist.training.batch_norm import synchronise
@@ -195,7 +195,7 @@ class Training:
         """Write into status.json how a run ends that does not finish."""
         try:
             yield
-        except (DcganDistError, RuntimeError, OSError, MemoryError) as error:
+        except Exception as error:
             if self.run is not None:
                 status: Literal["diverged", "stopped", "failed"] = "failed"
                 if isinstance(error, Diverged | Stopped):
@@ -257,13 +257,16 @@ class Training:
             self._log(step, total, clock)
         if step % settings.sample_every == 0 or last:
             self._write_samples()
-        if step % settings.checkpoint_every == 0 or last:
+        # A state that is no longer finite is dealt with by the next log line.
+        if (step % settings.checkpoint_every == 0 or last) and bool(self.step.finite):
             self._save()
             saved = True
         if last or (step % STOP_INTERVAL[self.world.device.type] and not logs):
             return
         stop, overdue = self._agree(logs and self.reporter.should_stop())
         if (stop or overdue) and not saved:
+            if not bool(self.step.finite):
+                self._log(step, total, clock)
             self._save()
         if stop:
             raise Stopped(

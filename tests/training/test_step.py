@@ -17,11 +17,13 @@ MODEL = ModelConfig(image_size=16, channels=3, classes=0, z_dim=8, ngf=4, ndf=4,
 BATCH = 6
 
 
-def make_players(l2: float = 0.0, dtype: torch.dtype = torch.float64, precision: str = "fp64") -> AdversarialStep:
+def make_players(
+    l2: float = 0.0, dtype: torch.dtype = torch.float64, precision: str = "fp64", updates: str = "paper"
+) -> AdversarialStep:
     config = Config(
         model=MODEL,
         optim=OptimConfig(l2=l2, lr=2e-3),
-        training=TrainingConfig(batch_size=BATCH, precision=precision),
+        training=TrainingConfig(batch_size=BATCH, precision=precision, updates=updates),
     )
     networks = build_networks(MODEL)
     for seed, network in enumerate(networks):
@@ -40,9 +42,13 @@ def make_batch(seed: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Ten
 def take_step(players: AdversarialStep, real: torch.Tensor, z: torch.Tensor) -> None:
     y, count = real.new_zeros(len(real), 0), torch.tensor(float(len(real)))
     players.begin()
-    fake = players.generate(z, y)
-    players.update_discriminator(real, y, fake.detach(), y, count)
-    players.update_generator(fake, y)
+    if players.config.training.updates == "released":
+        players.update_generator(players.generate(z, y), y)
+        players.update_discriminator(real, y, players.generate(z, y).detach(), y, count)
+    else:
+        fake = players.generate(z, y)
+        players.update_discriminator(real, y, fake.detach(), y, count)
+        players.update_generator(fake, y)
     players.end(torch.ones(()))
 
 
@@ -119,15 +125,16 @@ def test_a_non_finite_image_changes_nothing_ever_after(bad):
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
-def test_a_non_finite_generator_gradient_masks_the_generator():
-    players = make_players()
+@pytest.mark.parametrize(("updates", "second"), [("paper", "generator"), ("released", "discriminator")])
+def test_a_non_finite_second_update_takes_the_first_one_back(updates, second):
+    players = make_players(updates=updates)
     take_step(players, *make_batch(0))
-    before = {k: v.clone() for k, v in players.generator.network.state_dict().items()}
-    weight = next(players.generator.network.parameters())
+    before = snapshot(players)
+    weight = next(getattr(players, second).network.parameters())
     weight.register_hook(lambda gradient: gradient * float("inf"))
     take_step(players, *make_batch(1))
     assert float(players.finite) == 0
-    after = players.generator.network.state_dict()
+    after = snapshot(players)
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 

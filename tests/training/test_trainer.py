@@ -22,7 +22,7 @@ def checkpoint(run: Path, step: int = 24) -> dict[str, torch.Tensor]:
 
 def state(run: Path, step: int = 24) -> dict[str, object]:
     content = json.loads((run / "checkpoints" / f"step-{step:08d}" / "state.json").read_text())
-    return {key: value for key, value in content.items() if key not in ("seconds", "files")}
+    return {key: value for key, value in content.items() if key not in ("seconds", "digest")}
 
 
 def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
