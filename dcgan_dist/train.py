@@ -13,6 +13,7 @@ from pathlib import Path
 from dcgan_dist.command_line import parse_settings, run
 from dcgan_dist.config import Config
 from dcgan_dist.distributed import join_world, leave_world, under_torchrun
+from dcgan_dist.launch.locations import lasting_output
 
 PROG = "dcgan-dist train"
 
@@ -20,7 +21,7 @@ PROG = "dcgan-dist train"
 def train_command(arguments: Sequence[str]) -> None:
     """Read the settings and train, in this process or in a group of workers."""
     config = parse_settings(Config, arguments, PROG, __doc__ or "")
-    location = run_location(config)
+    location = lasting_output(run_location(config))
     if config.cluster.workers > 1 and not under_torchrun():
         from dcgan_dist.launch.ray_train import run_on_ray
 

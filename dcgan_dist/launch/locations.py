@@ -16,6 +16,11 @@ def absolute_input(location: str) -> str:
     return location if _SCHEME.match(location) else str(Path(location).absolute())
 
 
+def lasting_output(location: str) -> str:
+    """Return where to write to: in a Ray job as `absolute_output` does, elsewhere as it is."""
+    return absolute_output(location) if JOB_FOLDER in Path.cwd().parts else location
+
+
 def absolute_output(location: str) -> str:
     """Return where to write to: a path made absolute, URLs as they are.
 

@@ -60,6 +60,7 @@ from dcgan_dist.training.trainer import train
 RAY_SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the user's keep their meaning
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it would show every line twice
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",  # it shows what every library logs
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "20",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, ray.init prints a warning about its own future
@@ -453,12 +454,13 @@ class _Run:
             raise Stopped(self._signals[0] if self._signals else signal.SIGTERM, self.settled.message)
         if self.settled:
             raise self.settled.error(self.settled.message)
-        if self._error:
-            reason = self._summary or f"Ray Train could not go on: {_last_line(self._error)}"
+        if self._error and self._summary:
             raise WorkerFailed(
-                f"{reason}; the same command resumes from the newest checkpoint, and --cluster.max_failures "
+                f"{self._summary}; the same command resumes from the newest checkpoint, and --cluster.max_failures "
                 f"{max(self._cluster.max_failures, 0) + 1} restarts lost workers by itself"
             ) from self._error
+        if self._error:
+            raise WorkerFailed(f"the workers could not be started: {_last_line(self._error)}") from self._error
 
 
 def _describe(error: BaseException) -> str:
