@@ -55,20 +55,33 @@ def decode(content: bytes, channels: int = 3) -> Pixels:
     """
     try:
         if content[:3] == b"\xff\xd8\xff" and content.find(b"Exif\0\0", 0, _EXIF_REACH) < 0:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-            _check_pixels(width, height)
-            if colours in ("YCbCr", "Gray"):
-                kind = "GRAY" if colours == "Gray" else "RGB"
-                return _to_channels(simplejpeg.decode_jpeg(content, colorspace=kind, strict=True), channels)
+            image = _decode_plain_jpeg(content)
+            if image is not None:
+                return _to_channels(image, channels)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each image that Pillow finds odd would be a line
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                _check_pixels(*image.size)
-                return _to_channels(_to_array(ImageOps.exif_transpose(image)), channels)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+                _check_pixels(*opened.size)
+                return _to_channels(_to_array(ImageOps.exif_transpose(opened)), channels)
     except DataError:
         raise
     except _DECODER_ERRORS as error:
         raise DataError(f"it is no readable image ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def _decode_plain_jpeg(content: bytes) -> Pixels | None:
+    """Decode a JPEG three times as fast as Pillow, with the same result; None for one that Pillow should look at."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        _check_pixels(width, height)
+        if colours not in ("YCbCr", "Gray"):
+            return None
+        image: Pixels = simplejpeg.decode_jpeg(content, "GRAY" if colours == "Gray" else "RGB", strict=True)
+    except DataError:
+        raise
+    except ValueError:  # also of harmless oddities, such as stray bytes between two segments
+        return None
+    return image
 
 
 def _check_pixels(width: int, height: int) -> None:

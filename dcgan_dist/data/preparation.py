@@ -31,6 +31,8 @@ def prepare(config: PrepareConfig) -> None:
         raise ConfigError("source is missing: give --source rooms, folder, cifar10 or mnist (--help explains them)")
     if config.output is None:
         raise ConfigError("output is missing: give --output FOLDER for the shards")
+    if "://" in config.output:
+        raise ConfigError(f"output is {config.output!r}: shards are made in a folder; copy that to object storage whole")
     only = tuple(part.strip() for part in (config.only or "").split(",") if part.strip())
     source = open_source(
         config.source, config.input, count=config.count, seed=config.seed, split=config.split, only=only

@@ -1,0 +1,141 @@
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcgan_dist.data.images import encode
+from dcgan_dist.data.progress import describe
+from dcgan_dist.data.shards import read_manifest
+from dcgan_dist.prepare import main
+
+
+def status(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(word) for word in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_prepare_makes_shards_says_where_and_does_nothing_the_second_time(tmp_path, capsys):
+    words = ("--source", "rooms", "--output", tmp_path / "out", "--image-size", 16, "--count", 50, "--shard_size", 20)
+    code, out, err = status(capsys, *words, "--workers", 1)
+    assert (code, err) == (0, "")
+    assert f"{tmp_path / 'out'}: 50 colour images of 16x16, 2 classes, in 3 shards" in out
+    code, out, err = status(capsys, *words, "--workers", 2)
+    assert (code, err) == (0, "")
+    assert "nothing to do" in out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir())[:2] == ["manifest.json", "rooms-000000.index"]
+
+
+def test_each_source_has_its_own_size_and_colours(tmp_path, capsys):
+    for number in range(4):
+        path = tmp_path / "in" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(np.full((9, 9, 3), number, np.uint8), "png"))
+    status(capsys, "--source", "rooms", "--output", tmp_path / "r", "--count", 2)
+    status(capsys, "--source", "folder", "--input", tmp_path / "in", "--output", tmp_path / "f", "--grey")
+    status(capsys, "--source", "cifar10", "--input", tmp_path / "in", "--output", tmp_path / "c", "--only=b")
+    made = [read_manifest(tmp_path / name) for name in "rfc"]
+    assert [(m.image_size, m.channels, m.count, m.classes) for m in made] == [
+        (64, 3, 2, ("left", "right")),
+        (64, 1, 4, ("a", "b")),
+        (32, 3, 2, ()),
+    ]
+
+
+def test_unreadable_inputs_are_told_in_a_line(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.jpg").write_bytes(b"bad")
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "png"))
+    words = ("--source", "folder", "--input", tmp_path / "in", "--output", tmp_path / "out", "--workers=1")
+    code, out, err = status(capsys, *words)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"prepare: 1 of the first 4 images .*'bad.jpg' .*max_bad.*\n", err)
+    code, out, err = status(capsys, *words, "--max-bad=0.3")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert "left out 1 inputs ('bad.jpg': it is no readable image" in err
+
+
+def test_verify_says_whole_or_lists_the_damage(tmp_path, capsys):
+    out = tmp_path / "out"
+    status(capsys, "--source", "rooms", "--output", out, "--image-size", 16, "--count", 20)
+    assert status(capsys, "--verify", out) == (0, f"{out}: 20 images in 1 shards are whole\n", "")
+    tar = out / "rooms-000000.tar"
+    content = bytearray(tar.read_bytes())
+    content[600] ^= 1
+    tar.write_bytes(content)
+    code, listed, err = status(capsys, "--verify", out)
+    assert code == 1
+    assert listed.splitlines()[1].startswith("rooms-000000.tar: image 0")
+    assert "is damaged (2 findings)" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "source is missing"),
+        (["--source", "rooms"], "output is missing"),
+        (["--source", "pictures", "--output", "HERE/out"], "source is 'pictures'"),
+        (["--source", "folder", "--output", "HERE/out"], "input is missing"),
+        (["--source", "folder", "--input", "HERE/none", "--output", "HERE/out"], "HERE/none' does not exist"),
+        (["--source", "folder", "--input", "HERE/empty", "--output", "HERE/out"], "HERE/empty' is an empty folder"),
+        (["--source", "folder", "--input", "HERE/text", "--output", "HERE/out"], "unknown kind"),
+        (["--source", "mnist", "--input", "HERE/empty", "--output", "HERE/out"], "is an empty folder"),
+        (["--source", "rooms", "--output", "HERE/out", "--image-size", "48"], "take one of 16, 28, 32"),
+        (["--source", "rooms", "--output", "HERE/out", "--encoding", "tiff"], "encoding is 'tiff'"),
+        (["--source", "rooms", "--output", "HERE/out", "--count", "0"], "count is 0"),
+        (["--source", "rooms", "--output", "HERE/text/out", "--count", "5"], "cannot be written"),
+        (["--source", "rooms", "--output", "/proc/out", "--count", "5"], "cannot be written"),
+        (["--source", "rooms", "--output", "HERE/text", "--count", "5"], "is a file"),
+        (["--source", "rooms", "--output", "HERE", "--count", "5"], "holds other files"),
+        (["--source", "rooms", "--output", "s3://bucket/out"], "shards are made in a folder"),
+        (["--source", "rooms", "--output", "HERE/out", "--name", "a/b"], "take a plain file name"),
+        (["--source", "rooms", "--outputs", "HERE/out"], "did you mean output?"),
+        (["--verify", "HERE/none"], "there is no such folder"),
+        (["--verify", "HERE/empty"], "holds no finished shards"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, words, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("text")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = status(capsys, *(word.replace("HERE", str(tmp_path)) for word in words))
+    assert (code, out) == (2, "")
+    assert err.startswith("prepare: ")
+    assert err.count("\n") == 1
+    assert message.replace("HERE", str(tmp_path)) in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_progress_tells_rate_share_and_time_left():
+    assert describe("rooms", 4200, 0.21, 0, 2.0) == "rooms: 4,200 images, 21%, 2,100/s, 0:08 left"
+    assert describe("folder", 10, 0.001, 2, 10.0) == "folder: 10 images, 0%, 1/s, 2:46:30 left, 2 unreadable"
+
+
+def test_on_a_terminal_the_progress_is_one_line(tmp_path):
+    leader, follower = pty.openpty()
+    words = ["--source=rooms", f"--output={tmp_path / 'out'}", "--count=2000", "--workers=1"]
+    command = [sys.executable, "-m", "dcgan_dist.prepare", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=follower, text=True, check=True)
+    os.close(follower)
+    shown = os.read(leader, 1 << 16).decode()
+    os.close(leader)
+    assert re.search(r"\rrooms: [\d,]+ images, \d+%, [\d,]+/s, 0:\d\d left", shown)
+    assert "\n" not in shown
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.skipif("DCGAN_DIST_DATA" not in os.environ, reason="DCGAN_DIST_DATA names no folder of real images")
+def test_only_takes_the_images_of_a_folder_of_a_real_archive(tmp_path, capsys):
+    rooms = Path(os.environ["DCGAN_DIST_DATA"], "rooms_128.tar.gz")
+    words = ("--source=folder", f"--input={rooms}", f"--output={tmp_path / 'out'}", "--count=30", "--workers=1")
+    assert status(capsys, *words, "--only", "bedroom")[0] == 0
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.count, manifest.classes, manifest.made_with["only"]) == (30, (), "bedroom")
+    assert status(capsys, *words, "--only", "garden")[0] == 2
