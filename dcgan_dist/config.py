@@ -273,7 +273,7 @@ class PrepareConfig:
     input: str | None = None
     """Path of the source; `rooms` needs none."""
     output: str | None = None
-    """Folder in which the shards and manifest.json are made."""
+    """Folder, or URL of object storage (s3, any fsspec scheme), for the shards and their manifest.json."""
     split: Literal["train", "test"] = "train"
     """Which part of CIFAR-10's batches or of MNIST to take."""
     only: str | None = None

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import pty
 import re
@@ -5,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 
 from dcgan_dist.data.images import encode
 from dcgan_dist.data.progress import describe
@@ -62,6 +65,38 @@ def test_unreadable_inputs_are_told_in_a_line(tmp_path, capsys):
     assert "left out 1 inputs ('bad.jpg': it is no readable image" in err
 
 
+def test_shards_are_sent_to_object_storage_and_found_there(tmp_path, capsys, monkeypatch):
+    words = ("--source=rooms", "--image-size=16", "--count=20", "--shard-size=10", "--workers=1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="images")
+        code, out, err = status(capsys, *words, "--output=s3://images/rooms")
+        assert (code, err) == (0, "")
+        assert "s3://images/rooms: 20 colour images of 16x16, 2 classes, in 2 shards" in out
+        status(capsys, *words, "--output", tmp_path / "local")
+        stored = {entry["Key"]: entry["ETag"] for entry in client.list_objects_v2(Bucket="images")["Contents"]}
+        assert stored == {
+            f"rooms/{path.name}": f'"{hashlib.md5(path.read_bytes()).hexdigest()}"'
+            for path in (tmp_path / "local").iterdir()
+        }
+        code, out, _ = status(capsys, *words, "--output=s3://images/rooms")
+        assert (code, "nothing to do" in out) == (0, True)
+        code, _, err = status(capsys, *words, "--seed=1", "--output=s3://images/rooms")
+        assert code == 2
+        assert "seed there 0, now 1" in err
+        code, _, err = status(capsys, *words, "--output=s3://no-bucket/rooms")
+        assert (code, err.count("\n")) == (2, 1)
+    finally:
+        server.stop()
+
+
 def test_verify_says_whole_or_lists_the_damage(tmp_path, capsys):
     out = tmp_path / "out"
     status(capsys, "--source", "rooms", "--output", out, "--image-size", 16, "--count", 20)
@@ -94,7 +129,7 @@ def test_verify_says_whole_or_lists_the_damage(tmp_path, capsys):
         (["--source", "rooms", "--output", "/proc/out", "--count", "5"], "cannot be written"),
         (["--source", "rooms", "--output", "HERE/text", "--count", "5"], "is a file"),
         (["--source", "rooms", "--output", "HERE", "--count", "5"], "holds other files"),
-        (["--source", "rooms", "--output", "s3://bucket/out"], "shards are made in a folder"),
+        (["--source", "rooms", "--output", "nonsense://out"], "has the scheme 'nonsense'"),
         (["--source", "rooms", "--output", "HERE/out", "--name", "a/b"], "take a plain file name"),
         (["--source", "rooms", "--outputs", "HERE/out"], "did you mean output?"),
         (["--verify", "HERE/none"], "there is no such folder"),

@@ -147,6 +147,16 @@ def fetch(url: str, target: Path, cache: Path, *, size: int | None = None, diges
     raise AssertionError("the loop returns")
 
 
+def send(file: Path, url: str) -> None:
+    """Copy a file to remote storage.
+
+    Raises:
+        DataError: there is no such storage.
+        Unreachable: the storage was not reached.
+    """
+    _try(url, lambda storage, path: storage.put_file(str(file), path))
+
+
 def file_digest(path: Path) -> str:
     """Return the xxh3_64 of a file as 16 hex digits."""
     digest = xxhash.xxh3_64()

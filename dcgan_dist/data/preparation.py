@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from dcgan_dist.config import IMAGE_SIZES, PrepareConfig
+from dcgan_dist.data.cache import check_scheme, is_url, join_url, read_url, send
+from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest
 from dcgan_dist.data.progress import ProgressLine
-from dcgan_dist.data.shards import Recipe, find_finished, made_with, read_manifest, verify, write_shards
+from dcgan_dist.data.shards import Recipe, check_same, find_finished, made_with, read_manifest, verify, write_shards
 from dcgan_dist.data.sources import Source, open_source
-from dcgan_dist.errors import ConfigError, DataError, DcganDistError
+from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Unreachable
 
 DEFAULT_IMAGE_SIZE = 64
 LISTED = 5
@@ -31,13 +34,14 @@ def prepare(config: PrepareConfig) -> None:
         raise ConfigError("source is missing: give --source rooms, folder, cifar10 or mnist (--help explains them)")
     if config.output is None:
         raise ConfigError("output is missing: give --output FOLDER for the shards")
-    if "://" in config.output:
-        raise ConfigError(f"output is {config.output!r}: shards are made in a folder; copy that to object storage whole")
     only = tuple(part.strip() for part in (config.only or "").split(",") if part.strip())
     source = open_source(
         config.source, config.input, count=config.count, seed=config.seed, split=config.split, only=only
     )
-    _make(config, source, Path(config.output))
+    if is_url(config.output) and not config.output.startswith("file://"):
+        _make_remote(config, source, config.output)
+    else:
+        _make(config, source, Path(config.output.removeprefix("file://")))
 
 
 def _cores() -> int:
@@ -61,27 +65,60 @@ def _make(config: PrepareConfig, source: Source, output: Path) -> None:
     recipe = _recipe(config, source)
     finished = find_finished(output.expanduser(), made_with(source, recipe))
     if finished is not None:
-        print(f"{output} has these {finished.count:,} images already, in {len(finished.shards)} shards: nothing to do")
+        _tell_finished(str(output), finished)
         return
-    progress = ProgressLine(source.name)
     start = time.monotonic()
+    manifest = _write(config, source, recipe, output)
+    _tell_made(str(output), manifest, time.monotonic() - start)
+
+
+def _make_remote(config: PrepareConfig, source: Source, url: str) -> None:
+    """Make the shards here, and send them: the manifest last, so that a set that is not whole has none."""
+    recipe = _recipe(config, source)
+    check_scheme(url)
+    place = join_url(url, MANIFEST_NAME)
     try:
-        manifest = write_shards(
-            source,
-            recipe,
-            output,
-            workers=config.workers or _cores(),
-            max_bad=config.max_bad,
-            report=progress,
+        content: bytes | None = read_url(place)
+    except Unreachable:
+        raise
+    except DataError:  # there is none yet
+        content = None
+    if content is not None:
+        finished = Manifest.from_json(content, place)
+        check_same(finished, made_with(source, recipe), url)
+        _tell_finished(url, finished)
+        return
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dcgan_dist-prepare-") as made:
+        folder = Path(made, "shards")
+        manifest = _write(config, source, recipe, folder)
+        for shard in manifest.shards:
+            send(folder / shard.file, join_url(url, shard.file))
+            send(folder / shard.index, join_url(url, shard.index))
+        send(folder / MANIFEST_NAME, place)
+    _tell_made(url, manifest, time.monotonic() - start)
+
+
+def _write(config: PrepareConfig, source: Source, recipe: Recipe, output: Path) -> Manifest:
+    progress = ProgressLine(source.name)
+    try:
+        return write_shards(
+            source, recipe, output, workers=config.workers or _cores(), max_bad=config.max_bad, report=progress
         )
     finally:
         progress.close()
+
+
+def _tell_finished(output: str, manifest: Manifest) -> None:
+    print(f"{output} has these {manifest.count:,} images already, in {len(manifest.shards)} shards: nothing to do")
+
+
+def _tell_made(output: str, manifest: Manifest, seconds: float) -> None:
     if manifest.skipped:
         told = "; ".join(f"{entry['input']!r}: {entry['reason']}" for entry in manifest.skipped[:LISTED])
         more = len(manifest.skipped) - LISTED
         rest = f"; {more:,} more in its manifest.json" if more > 0 else ""
         print(f"left out {len(manifest.skipped):,} inputs ({told}{rest})", file=sys.stderr)
-    seconds = time.monotonic() - start
     side, colour = manifest.image_size, "grey" if manifest.channels == 1 else "colour"
     print(
         f"{output}: {manifest.count:,} {colour} images of {side}x{side}, {len(manifest.classes)} classes, "

@@ -98,6 +98,19 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror}") from error
 
 
+def check_same(manifest: Manifest, wanted: dict[str, Any], where: str) -> None:
+    """Check that the shards at `where` were made with the settings `wanted`.
+
+    Raises:
+        DataError: they were not; it names what differs.
+    """
+    has = manifest.made_with
+    differing = [key for key in (has | wanted) if has.get(key) != wanted.get(key)]
+    if differing:
+        told = "; ".join(f"{key} there {has.get(key)!r}, now {wanted.get(key)!r}" for key in differing)
+        raise DataError(f"output {where!r} holds shards made with other settings ({told}): name another folder")
+
+
 def find_finished(folder: str | Path, wanted: dict[str, Any]) -> Manifest | None:
     """Return the manifest of shards that were made with `wanted`; None where there is nothing yet.
 
@@ -114,11 +127,7 @@ def find_finished(folder: str | Path, wanted: dict[str, Any]) -> Manifest | None
             raise DataError(f"output {str(folder)!r} holds other files: name a new or empty folder")
         return None
     manifest = read_manifest(folder)
-    has = manifest.made_with
-    differing = [key for key in (has | wanted) if has.get(key) != wanted.get(key)]
-    if differing:
-        told = "; ".join(f"{key} there {has.get(key)!r}, now {wanted.get(key)!r}" for key in differing)
-        raise DataError(f"output {str(folder)!r} holds shards made with other settings ({told}): name another folder")
+    check_same(manifest, wanted, str(folder))
     for shard in manifest.shards:
         for name, size in ((shard.file, shard.bytes), (shard.index, shard.samples * RECORD.itemsize)):
             path = folder / name
