@@ -188,7 +188,7 @@ class TrainingConfig:
     keep_last: int = 3
     """How many of the newest checkpoints are kept."""
     keep_every: int = 0
-    """Every how many steps a checkpoint is kept forever (a multiple of checkpoint_every); 0 for none."""
+    """Every how many of the checkpoints made by steps one is kept forever; 0 for none."""
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
@@ -205,12 +205,7 @@ class TrainingConfig:
             value = getattr(self, key)
             _require(value >= 1, f"training.{key}", value, "take a whole number of at least 1")
         _require(self.checkpoint_minutes >= 0, "training.checkpoint_minutes", self.checkpoint_minutes, "take 0 or more")
-        _require(
-            self.keep_every >= 0 and self.keep_every % self.checkpoint_every == 0,
-            "training.keep_every",
-            self.keep_every,
-            f"take 0 or a multiple of training.checkpoint_every ({self.checkpoint_every})",
-        )
+        _require(self.keep_every >= 0, "training.keep_every", self.keep_every, "take 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

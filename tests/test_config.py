@@ -52,7 +52,6 @@ from dcgan_dist.errors import ConfigError
         ("training.checkpoint_minutes", -1.0),
         ("training.keep_last", 0),
         ("training.keep_every", -500),
-        ("training.keep_every", 501),
         ("cluster.workers", 0),
         ("cluster.max_failures", -2),
         ("cluster.cpus_per_worker", 0.0),

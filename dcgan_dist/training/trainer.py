@@ -414,7 +414,8 @@ class Training:
             save_tensors(folder, {"activations": self.activation_history}, "signals")
 
         self.last_checkpoint = self.run.commit_checkpoint(self.state.step, write, state)
-        self.run.prune_checkpoints(config.training.keep_last, config.training.keep_every)
+        settings = config.training
+        self.run.prune_checkpoints(settings.keep_last, settings.keep_every * settings.checkpoint_every)
 
     def _resume(self) -> None:
         """Load the newest checkpoint on the leader and give it to every rank; drop what was written after it."""

@@ -86,6 +86,22 @@ def test_a_finished_run_started_again_says_so_and_goes_on_when_its_steps_are_rai
     assert metrics(run)[-1]["step"] == 30
 
 
+def test_every_other_checkpoint_is_kept_forever_and_the_newest_one_besides(tmp_path):
+    run = tmp_path / "run"
+    settings = {"training.keep_every": 2, "training.keep_last": 1, "training.checkpoint_every": 4}
+    done = train({"run_dir": run, "training.steps": 20, **settings})
+    assert done.returncode == 0, done.stderr
+    steps = sorted(int(path.name[-8:]) for path in (run / "checkpoints").iterdir())
+    assert steps == [8, 16, 20]
+
+
+def test_a_checkpoint_is_made_when_minutes_have_passed(tmp_path):
+    run = tmp_path / "run"
+    done = train({"run_dir": run, "training.checkpoint_every": 1000, "training.checkpoint_minutes": 1e-4})
+    assert done.returncode == 0, done.stderr
+    assert len(list((run / "checkpoints").iterdir())) > 1
+
+
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_ends_the_run_with_a_checkpoint_at_its_step(tmp_path, number, workers):
     run = tmp_path / "run"
