@@ -9,7 +9,7 @@ from dcgan_dist.command_line import parse_settings, run
 from dcgan_dist.config import PrepareConfig
 from dcgan_dist.data.preparation import prepare
 
-PROG = "prepare"
+PROG = "dcgan-dist prepare"
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ def test_unreadable_inputs_are_told_in_a_line(tmp_path, capsys):
     words = ("--source", "folder", "--input", tmp_path / "in", "--output", tmp_path / "out", "--workers=1")
     code, out, err = status(capsys, *words)
     assert (code, out) == (2, "")
-    assert re.fullmatch(r"prepare: 1 of the first 4 images .*'bad.jpg' .*max_bad.*\n", err)
+    assert re.fullmatch(r"dcgan-dist prepare: 1 of the first 4 images .*'bad.jpg' .*max_bad.*\n", err)
     code, out, err = status(capsys, *words, "--max-bad=0.3")
     assert code == 0
     assert err.count("\n") == 1
@@ -142,7 +142,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, words, message):
     before = sorted(tmp_path.rglob("*"))
     code, out, err = status(capsys, *(word.replace("HERE", str(tmp_path)) for word in words))
     assert (code, out) == (2, "")
-    assert err.startswith("prepare: ")
+    assert err.startswith("dcgan-dist prepare: ")
     assert err.count("\n") == 1
     assert message.replace("HERE", str(tmp_path)) in err
     assert sorted(tmp_path.rglob("*")) == before
