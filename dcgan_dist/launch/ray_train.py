@@ -195,7 +195,11 @@ def run_on_ray(config: Config, run_location: str, on_report: ReportHook | None =
     ):
         capacity = Capacity.of_cluster()
         uses_gpus = capacity.check(config)
-        with _marker(config, capacity.hosts) as marker:
+        # Where there is no room yet, other hosts will join.
+        several = (
+            capacity.hosts > 1 or capacity.room(config.cluster.cpus_per_worker, uses_gpus) < config.cluster.workers
+        )
+        with _marker(config, several) as marker:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             board = ray.remote(Switchboard).options(num_cpus=0, scheduling_strategy=here).remote()
             assignment = _Assignment(
@@ -272,7 +276,10 @@ def _cluster() -> Iterator[None]:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, ConnectionError, RuntimeError) as error:
         address = os.environ.get("RAY_ADDRESS", "of this machine")
-        raise ClusterError(f"cannot use the Ray cluster {address}: {_last_line(error)}") from error
+        raise ClusterError(
+            f"cannot use the Ray cluster {address}: {_last_line(error)}; one with token authentication takes "
+            "RAY_AUTH_MODE=token and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
     try:
         yield
     finally:
@@ -302,19 +309,19 @@ def _check_address(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _marker(config: Config, hosts: int) -> Iterator[str | None]:
+def _marker(config: Config, several_hosts: bool) -> Iterator[str | None]:
     """Put a file into the folder that several hosts are said to share, for the workers to look for.
 
     Raises:
         ClusterError: several hosts and no storage that they share, or one that cannot be written.
     """
     storage = config.cluster.storage
-    if hosts == 1 or (storage is not None and is_url(storage)):
+    if not several_hosts or (storage is not None and is_url(storage)):
         yield None
         return
     if storage is None:
         raise ClusterError(
-            f"cluster.storage is left out, but the cluster has {hosts} hosts: give a folder or URL that all of them "
+            "cluster.storage is left out, but the cluster has several hosts: give a folder or URL that all of them "
             "share, such as --cluster.storage s3://BUCKET/runs"
         )
     try:
