@@ -107,6 +107,7 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
     here = pick_device(device, local_rank)
     if here.type == "cuda":
         torch.cuda.set_device(here)
+        torch.backends.cudnn.benchmark = True  # every batch has the same shape
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), here)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:

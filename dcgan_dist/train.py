@@ -48,10 +48,11 @@ def run_location(config: Config) -> str:
 
 def print_results(location: str) -> None:
     """Say where the results of a run are."""
-    slash = "" if location.endswith("/") else "/"
-    print(f"run directory   {location}")
-    print(f"sample grids    {location}{slash}samples")
-    print(f"curves          tensorboard --logdir {location}", flush=True)
+    root = location.rstrip("/")
+    grids = sorted(Path(root, "samples").glob("step-*.png"))  # none here when the run directory is a URL
+    print(f"run directory   {root}")
+    print(f"sample grid     {grids[-1] if grids else f'{root}/samples'}")
+    print(f"curves          tensorboard --logdir {root}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
