@@ -29,6 +29,7 @@ import ray.train
 import ray.util
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import ControllerCallback  # the public callback hears of no start
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dcgan_dist.config import Config, override
@@ -48,6 +49,7 @@ from dcgan_dist.launch.switchboard import (
     PostedStream,
     Sender,
     Settled,
+    Started,
     Switchboard,
     WithoutRay,
     show,
@@ -103,6 +105,17 @@ class _BoardReporter:
         """Whether the driver asked to stop; a look at local memory, no message."""
         done, _ = ray.wait([self._stopped], timeout=0)
         return bool(done)
+
+
+class _StartNotice(ControllerCallback):
+    """In Ray Train's controller: gives the driver the means to end it."""
+
+    def __init__(self, board: Handle) -> None:
+        self._board = board
+
+    def after_controller_start(self, *_context: object) -> None:
+        """Post the controller's handle."""
+        Sender(self._board).post(Started(ray.get_runtime_context().current_actor))
 
 
 class _FailureNotice(ray.train.UserCallback):
@@ -260,7 +273,7 @@ def _trainer(assignment: _Assignment, uses_gpus: bool, scratch: str) -> TorchTra
                 max_failures=cluster.max_failures,
                 controller_failure_limit=-1 if cluster.wait else STARTS,
             ),
-            callbacks=[_FailureNotice(assignment.board)],  # type: ignore[list-item]
+            callbacks=[_StartNotice(assignment.board), _FailureNotice(assignment.board)],  # type: ignore[list-item]
         ),
     )
 
@@ -363,6 +376,7 @@ class _Run:
         self._trainer = trainer
         self._on_report = on_report
         self._signals: list[int] = []
+        self._controller: Handle = None
         self._running: dict[int, Joined] = {}  # workers of the present group by rank
         self._broke: dict[int, str] = {}  # what those that failed said last
         self.settled: Settled | None = None
@@ -374,24 +388,41 @@ class _Run:
     def follow(self) -> None:
         """Run Ray Train to its end, pass events on, and raise what ended it."""
         fit = threading.Thread(target=self._fit, daemon=True)
-        obeyed = 0
-        idle_since = time.monotonic()
         with _on_signals(self._signals.append):
             fit.start()
-            while fit.is_alive():
-                self._take(wait_s=0.5)
-                if len(self._signals) > obeyed:
-                    self._obey()
-                    obeyed += 1
-                if self.settled and time.monotonic() - self._settled_at > SETTLE_PATIENCE_S[self._is_input_error()]:
-                    break  # the others wait for the one that settled; the end of the driver is theirs
-                if self._running or self.settled:
-                    idle_since = time.monotonic()
-                elif time.monotonic() - idle_since > WAIT_MESSAGE_S:
-                    idle_since = time.monotonic()
-                    print(f"still waiting for {Capacity.wanted(self._cluster)}; {Capacity.of_cluster()}", flush=True)
-            self._take(wait_s=0.1)
+            try:
+                self._watch(fit)
+            finally:
+                self._end(fit)
         self._conclude()
+
+    def _watch(self, fit: threading.Thread) -> None:
+        obeyed = 0
+        idle_since = time.monotonic()
+        while fit.is_alive():
+            self._take(wait_s=0.5)
+            if len(self._signals) > obeyed:
+                self._obey()
+                obeyed += 1
+            if self.settled and time.monotonic() - self._settled_at > SETTLE_PATIENCE_S[self._is_input_error()]:
+                return  # the others wait for the one that settled
+            if self._running or self.settled:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > WAIT_MESSAGE_S:
+                idle_since = time.monotonic()
+                print(f"still waiting for {Capacity.wanted(self._cluster)}; {Capacity.of_cluster()}", flush=True)
+        self._take(wait_s=0.1)
+
+    def _end(self, fit: threading.Thread) -> None:
+        """End Ray Train where it has not ended itself; disconnecting under its thread would end this process."""
+        deadline = time.monotonic() + CLUSTER_PATIENCE_S
+        with contextlib.suppress(RayError, WorkerFailed):  # a cluster that was lost needs no end
+            while fit.is_alive() and time.monotonic() < deadline:
+                if self._controller is not None:
+                    ray.kill(self._controller)
+                    fit.join(timeout=5)
+                else:
+                    self._take(wait_s=0.5)
 
     def _fit(self) -> None:
         try:
@@ -423,7 +454,9 @@ class _Run:
                     self._running[event.rank] = event
                 case Left():
                     self._running.pop(event.rank, None)
-                case Settled() if self.settled is None:
+                case Started():
+                    self._controller = event.controller
+                case Settled() if self.settled is None or event.rank == 0:  # the leader knows where the files are
                     self.settled, self._settled_at = event, time.monotonic()
                 case Broke():
                     self._broke[event.rank] = event.message

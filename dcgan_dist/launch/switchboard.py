@@ -30,6 +30,13 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Started:
+    """Ray Train's controller runs; its end is the end of all workers."""
+
+    controller: Handle
+
+
+@dataclass(frozen=True)
 class Joined:
     """A worker has begun."""
 
@@ -77,7 +84,7 @@ class Lost:
     reasons: dict[int, str] = field(default_factory=dict)
 
 
-Event = Line | Joined | Left | Metrics | Settled | Broke | Lost
+Event = Line | Started | Joined | Left | Metrics | Settled | Broke | Lost
 
 
 class Switchboard:
