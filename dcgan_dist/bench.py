@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from dcgan_dist.command_line import run
+from dcgan_dist.command_line import run, yield_idle_cores
 from dcgan_dist.errors import ConfigError
 
 PROG = "dcgan-dist bench"
@@ -28,6 +28,7 @@ def bench_command(arguments: Sequence[str]) -> None:
         raise ConfigError(f"unknown benchmark {what!r}: take one of {', '.join(WHAT)}")
     if len(rest) > 1 or any(not word.isdigit() or int(word) < 1 for word in rest):
         raise ConfigError(f"unexpected {' '.join(rest)!r}: give the number of rounds, or nothing")
+    yield_idle_cores()
     rounds = {"rounds": int(rest[0])} if rest else {}
     if what == "step":
         from dcgan_dist.benchmarks.step import bench_step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -195,6 +196,15 @@ def _describe(declared: object) -> str:
         head, _, tail = text[len("Literal[") :].partition("]")
         return "one of " + head.replace('"', "").replace("'", "") + tail.replace(" | None", " or null")
     return " or ".join(names.get(part, part) for part in text.split(" | "))
+
+
+def yield_idle_cores() -> None:
+    """Have OpenMP's threads sleep, not spin, while they wait; to be called before torch is imported.
+
+    Where other programs share the cores, threads that spin take the time of the one they wait for: a training step
+    then becomes many times slower (docs/benchmarks.md). A value of the user's own is left as it is.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence[str] | None = None) -> int:

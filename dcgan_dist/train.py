@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcgan_dist.command_line import parse_settings, run
+from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import Config
-from dcgan_dist.distributed import join_world, leave_world, under_torchrun
 from dcgan_dist.launch.locations import lasting_output
 
 PROG = "dcgan-dist train"
