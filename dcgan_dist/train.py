@@ -21,6 +21,9 @@ def train_command(arguments: Sequence[str]) -> None:
     """Read the settings and train, in this process or in a group of workers."""
     config = parse_settings(Config, arguments, PROG, __doc__ or "")
     location = lasting_output(run_location(config))
+    yield_idle_cores()
+    from dcgan_dist.distributed import join_world, leave_world, under_torchrun
+
     if config.cluster.workers > 1 and not under_torchrun():
         from dcgan_dist.launch.ray_train import run_on_ray
 
