@@ -199,12 +199,14 @@ def _describe(declared: object) -> str:
 
 
 def yield_idle_cores() -> None:
-    """Have OpenMP's threads sleep, not spin, while they wait; to be called before torch is imported.
+    """Have OpenMP's threads spin only briefly while they wait; to be called before torch is imported.
 
-    Where other programs share the cores, threads that spin take the time of the one they wait for: a training step
-    then becomes many times slower (docs/benchmarks.md). A value of the user's own is left as it is.
+    Where other programs share the cores, threads that spin take the time of the very thread they wait for: a training
+    step then becomes many times slower (docs/benchmarks.md). 1000 turns is what libgomp itself takes where a program
+    has more threads than there are cores. A value of the user's own is left as it is.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence[str] | None = None) -> int:
