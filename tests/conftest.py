@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from dcgan_dist.command_line import yield_idle_cores
+
+yield_idle_cores()  # before any test imports torch
+
 # 16x16 rooms and a tiny network: a step takes milliseconds.
 TINY = {
     "data.path": "rooms:256",
