@@ -142,13 +142,21 @@ class DataConfig:
     """Batches kept ready per rank (and per decoding process)."""
     on_damage: Literal["skip", "fail"] = "skip"
     """What a damaged record does: leave its place in the batch empty and count it, or end the run."""
+    max_damage: float = 0.01
+    """Share of an epoch's images that may be damaged where `on_damage` is `skip`: more of them end the run."""
     cache: str | None = None
     """Folder for generated and downloaded shards. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
+    cache_gib: float | None = None
+    """Most GiB of downloaded shards that the cache keeps; those unused for longest go first. Left out, as many as
+    leave a tenth of its disk free."""
 
     def __post_init__(self) -> None:
         _require(bool(self.path), "data.path", self.path, "name a folder or URL of shards, or rooms:N")
         _require(self.workers >= 0, "data.workers", self.workers, "take 0 or more")
         _require(self.prefetch >= 1, "data.prefetch", self.prefetch, "take 1 or more")
+        _require(0 <= self.max_damage <= 1, "data.max_damage", self.max_damage, "take a share, in [0, 1]")
+        limit = self.cache_gib
+        _require(limit is None or 0 < limit < math.inf, "data.cache_gib", limit, "take a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,18 +267,71 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeduplicationConfig:
+    """How near-duplicates are found (section 4.1): by the binarised codes of a de-noising autoencoder."""
+
+    radius: int = 0
+    """Bits in which the codes of two duplicates may differ. Paper: 0, exact collisions."""
+    code_size: int = 128
+    """Units of the autoencoder's code (paper: 128)."""
+    noise: float = 0.2
+    """Standard deviation of the Gaussian noise on the autoencoder's input, in units of the images' own range [-1, 1]
+    (the paper states none)."""
+    dropout: float = 0.5
+    """Share of code units that are dropped in training (the paper states none)."""
+    images: int = 200_000
+    """Images that the autoencoder is trained on, drawn from the set; all where it has fewer."""
+    epochs: float = 10.0
+    """Passes over them."""
+    batch_size: int = 128
+    """Images in one mini-batch of the autoencoder's training."""
+    lr: float = 1e-3
+    """Learning rate of Adam."""
+
+    def __post_init__(self) -> None:
+        radius, code = self.radius, self.code_size
+        _require(8 <= code <= 256 and code % 8 == 0, "deduplication.code_size", code, "take a multiple of 8 to 256")
+        _require(0 <= radius < code, "deduplication.radius", radius, "take 0 or more, below code_size")
+        _require(0 <= self.noise < math.inf, "deduplication.noise", self.noise, "take 0 or a positive number")
+        _require(0 <= self.dropout < 1, "deduplication.dropout", self.dropout, "take one in [0, 1)")
+        for key in ("images", "batch_size"):
+            value = getattr(self, key)
+            _require(value >= 1, f"deduplication.{key}", value, "take 1 or more")
+        for key in ("epochs", "lr"):
+            value = getattr(self, key)
+            _require(0 < value < math.inf, f"deduplication.{key}", value, "take a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskClusterConfig:
+    """Where independent tasks are done."""
+
+    workers: int = 0
+    """Tasks done at the same time over a Ray cluster; 0 for the processes of this machine, without Ray."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 0, "cluster.workers", self.workers, "take 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Settings of `prepare`: how a source of images becomes shards."""
 
-    source: Literal["rooms", "folder", "cifar10", "mnist"] | None = None
-    """What the input is: `rooms` (procedural), `folder` (directory, .zip, .tar, .tar.gz; sub-folder names become
-    labels), `cifar10` (its python batches, or a class-folder tree), `mnist` (idx files, also Fashion-MNIST)."""
+    source: (
+        Literal["rooms", "lsun", "folder", "imagenet", "cifar10", "svhn", "mnist", "fashion_mnist", "webdataset"] | None
+    ) = None
+    """What the input is: `rooms` (procedural), `lsun` (a category's LMDB), `folder` (directory, .zip, .tar, .tar.gz;
+    sub-folder names become labels), `imagenet` (a folder of class folders, 32x32), `cifar10` (its python batches, or a
+    class-folder tree), `svhn` (its cropped digits, .mat), `mnist`, `fashion_mnist` (idx files), `webdataset` (tars)."""
     input: str | None = None
     """Path of the source; `rooms` needs none."""
+    download: bool = False
+    """Whether to get the source's files from their official address, in place of `input`: cifar10, svhn, mnist,
+    fashion_mnist. They are kept in the cache."""
     output: str | None = None
     """Folder, or URL of object storage (s3, any fsspec scheme), for the shards and their manifest.json."""
-    split: Literal["train", "test"] = "train"
-    """Which part of CIFAR-10's batches or of MNIST to take."""
+    split: Literal["train", "test", "extra"] = "train"
+    """Which part of CIFAR-10, SVHN (which alone has `extra`), MNIST or Fashion-MNIST to take."""
     only: str | None = None
     """Names of folders or classes, separated by commas, to take no others: `bedroom`, `cat,dog`."""
     image_size: int | None = None
@@ -294,6 +355,11 @@ class PrepareConfig:
     """Share of inputs that may be undecodable; more of them are an error."""
     verify: str | None = None
     """Folder of shards to check against its manifest, in place of making any."""
+    dedup: bool = False
+    """Whether to find the near-duplicates among the images, and keep one of each group; without `source`, among those
+    of the finished shards at `output`."""
+    deduplication: DeduplicationConfig = field(default_factory=DeduplicationConfig)
+    cluster: TaskClusterConfig = field(default_factory=TaskClusterConfig)
 
     def __post_init__(self) -> None:
         _require(

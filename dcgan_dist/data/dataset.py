@@ -7,6 +7,7 @@ the cache on first use.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -33,7 +34,7 @@ from dcgan_dist.data.cache import (
     remote_size,
 )
 from dcgan_dist.data.foreign import index_tars
-from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest, read_index
+from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest, read_index, unpack_keep
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.shards import Recipe, made_with, write_shards
 from dcgan_dist.data.sources import room_source
@@ -59,6 +60,7 @@ class Dataset:
         manifest: what is known of the shards.
         tars: path or URL of each shard.
         indexes: path or URL of the index of each shard.
+        keep: path or URL of the keep-list; None where all images count.
         cache: folder of this host's copies of remote files; unused where there are none.
         image_size: side in pixels of the images that reading gives.
         channels: 1 (grey) or 3 (colour).
@@ -68,6 +70,7 @@ class Dataset:
     manifest: Manifest
     tars: tuple[str, ...]
     indexes: tuple[str, ...]
+    keep: str | None = None
     cache: Path
     image_size: int
     channels: int
@@ -75,17 +78,23 @@ class Dataset:
     @property
     def count(self) -> int:
         """Number of images."""
-        return self.manifest.count
+        return self.manifest.count if self.manifest.keep is None else self.manifest.keep.count
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the labels; empty where unlabelled."""
         return self.manifest.classes
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Number of images in each shard."""
-        return tuple(shard.samples for shard in self.manifest.shards)
+        """Number of images in each shard, those that the keep-list leaves out not counted.
+
+        Raises:
+            DataError: the keep-list is missing or damaged, or is remote and cannot be had.
+        """
+        if self.keep is None:
+            return tuple(shard.samples for shard in self.manifest.shards)
+        return tuple(int(self._kept(shard).sum()) for shard in range(len(self.tars)))
 
     @property
     def fitted(self) -> bool:
@@ -101,6 +110,8 @@ class Dataset:
             self.classes,
             [(shard.samples, shard.index_digest) for shard in self.manifest.shards],
         ]
+        if self.manifest.keep is not None:
+            content.append(self.manifest.keep.digest)
         return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
 
     def describe(self) -> str:
@@ -125,7 +136,7 @@ class Dataset:
         return self._on_host(self.tars[shard], f"{about.digest}-{about.bytes}.tar", about.bytes, about.digest)
 
     def records(self, shard: int) -> npt.NDArray[np.void]:
-        """Return the `manifest.RECORD` entries of a shard, shape (samples,), in the order of the tar.
+        """Return the `manifest.RECORD` entries of a shard's images that count, in the order of the tar.
 
         Raises:
             DataError: the index is missing or damaged, or is remote and cannot be had.
@@ -138,7 +149,8 @@ class Dataset:
             raise DataError(f"the index {str(path)!r} cannot be read ({error.strerror}): run prepare again") from error
         if xxhash.xxh3_64_hexdigest(content) != about.index_digest:
             raise DataError(f"the index {str(path)!r} is damaged: copy it or run prepare again")
-        return read_index(content, about.samples, repr(str(path)))
+        records = read_index(content, about.samples, repr(str(path)))
+        return records if self.keep is None else records[self._kept(shard)]
 
     def labels(self) -> npt.NDArray[np.int64]:
         """Return the label of every image in the order of the shards, -1 for none; shape (count,).
@@ -147,6 +159,27 @@ class Dataset:
             DataError: an index is missing or damaged.
         """
         return np.concatenate([self.records(shard)["label"] for shard in range(len(self.tars))]).astype(np.int64)
+
+    @cached_property
+    def _keep_list(self) -> bytes:
+        about = self.manifest.keep
+        assert about is not None
+        assert self.keep is not None
+        path = self._on_host(self.keep, f"{about.digest}.bits", None, about.digest)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"the keep-list {str(path)!r} cannot be read ({error.strerror}): copy it too") from error
+        if xxhash.xxh3_64_hexdigest(content) != about.digest:
+            raise DataError(f"the keep-list {str(path)!r} is damaged: copy it again, or run prepare --dedup again")
+        return content
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        return (0, *itertools.accumulate(shard.samples for shard in self.manifest.shards))
+
+    def _kept(self, shard: int) -> npt.NDArray[np.bool_]:
+        return unpack_keep(self._keep_list, self._starts[shard], self._starts[shard + 1])
 
     def _on_host(self, place: str, name: str, size: int | None, digest: str) -> Path:
         if not is_url(place):
@@ -245,6 +278,7 @@ def _dataset(
             manifest=replace(manifest, made_with={}, skipped=()),
             tars=tuple(place(shard.file) for shard in manifest.shards),
             indexes=tuple(place(shard.index) for shard in manifest.shards),
+            keep=None if manifest.keep is None else place(manifest.keep.file),
             cache=cache,
             image_size=manifest.image_size or image_size or DEFAULT_IMAGE_SIZE,
             channels=manifest.channels,

@@ -3,6 +3,10 @@
 A set of shards is a folder with `NAME-000000.tar`, `NAME-000001.tar`, ... (plain WebDataset tars), for each of them
 `NAME-000000.index`, and `manifest.json`, which is written last: a folder without it is not finished.
 
+A keep-list, where there is one, says which of the images count: the others stay in the tars, but are no part of what
+the stream shows, of its order or of the number of images. It has one bit for each image, in the order of the shards and
+their records, the lowest bit of a byte first.
+
 An index is a NumPy array of `RECORD` entries in little-endian binary with no header, one for each sample in the order
 of the tar: enough to seek to, label and verify any sample without reading the others.
 """
@@ -19,6 +23,7 @@ import numpy.typing as npt
 from dcgan_dist.errors import DataError
 
 MANIFEST_NAME = "manifest.json"
+KEEP_NAME = "keep.bits"
 FORMAT = "dcgan_dist shards 1"
 
 RECORD = np.dtype(
@@ -46,6 +51,15 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeepList:
+    """The keep-list of a set: its file, how many images it keeps, and its digest (xxh3_64, 16 hex digits)."""
+
+    file: str
+    count: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A finished set of shards.
 
@@ -53,11 +67,12 @@ class Manifest:
         image_size: side of the square images in pixels; None for shards made elsewhere with images of any size.
         channels: 1 (grey) or 3 (colour).
         encoding: `jpg`, `png` or `raw`; `mixed` for shards made elsewhere.
-        count: number of images.
+        count: number of images in the tars.
         classes: names of the labels; empty where unlabelled.
         made_with: the settings that decide what is in the shards; the same settings make the same bytes.
         skipped: inputs that could not be decoded, as ``{"input": name, "reason": text}``.
         shards: the tars, in order.
+        keep: which of the images count; None for all.
     """
 
     image_size: int | None
@@ -68,6 +83,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     made_with: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[dict[str, str], ...] = ()
+    keep: KeepList | None = None
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
@@ -85,11 +101,14 @@ class Manifest:
             if content.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
             shards = tuple(Shard(**shard) for shard in content.pop("shards"))
-            for shard in shards:
-                if any(character in name for name in (shard.file, shard.index) for character in "/\\:\0"):
-                    raise ValueError(f"the shard's name {shard.file!r} is no plain file name")
+            kept = content.pop("keep", None)
+            keep = None if kept is None else KeepList(**kept)
+            names = [name for shard in shards for name in (shard.file, shard.index)] + ([keep.file] if keep else [])
+            for name in names:
+                if any(character in name for character in "/\\:\0"):
+                    raise ValueError(f"the name {name!r} in it is no plain file name")
             classes, skipped = tuple(content.pop("classes")), tuple(content.pop("skipped"))
-            return cls(**content, classes=classes, skipped=skipped, shards=shards)
+            return cls(**content, classes=classes, skipped=skipped, shards=shards, keep=keep)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{where} is no manifest of shards ({error}): run prepare again") from error
 
@@ -103,3 +122,15 @@ def read_index(content: bytes, samples: int, where: str) -> npt.NDArray[np.void]
     if len(content) != samples * RECORD.itemsize:
         raise DataError(f"{where} has {len(content)} bytes, not {samples * RECORD.itemsize}: run prepare again")
     return np.frombuffer(content, dtype=RECORD)
+
+
+def pack_keep(kept: npt.NDArray[np.bool_]) -> bytes:
+    """Return the content of a keep-list for `kept`, shape (count,)."""
+    return np.packbits(kept, bitorder="little").tobytes()
+
+
+def unpack_keep(content: bytes, start: int, stop: int) -> npt.NDArray[np.bool_]:
+    """Return whether each of the images from `start` to before `stop` counts; shape (stop - start,)."""
+    part = np.frombuffer(content[start // 8 : -(-stop // 8)], dtype=np.uint8)
+    bits = np.unpackbits(part, bitorder="little")[start % 8 :]
+    return bits[: stop - start].astype(np.bool_)

@@ -31,7 +31,7 @@ from dcgan_dist.data.images import FORMATS, SUFFIXES, Pixels, decode, fit
 from dcgan_dist.errors import DataError
 
 Folders = tuple[str, ...]
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "extra"]
 
 MAX_FILE_BYTES = 1 << 28  # of one encoded image or batch
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
