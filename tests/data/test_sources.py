@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_dist.data.sources import CIFAR10_CLASSES, classes_of, open_source, read_cifar_batch
+from dcgan_dist.data.sources import CIFAR10_CLASSES, classes_of, open_source, read_cifar_batch, room_source
 from dcgan_dist.errors import DataError
 
 
@@ -369,3 +369,31 @@ def test_real_archives_are_read(kind, name, classes):
     first = next(iter(source.items()))
     assert first.folders[-1].startswith(classes)
     assert sys.getsizeof(first) < 1000
+
+
+@pytest.mark.parametrize("kind", ["rooms", "folder"])
+@pytest.mark.parametrize("count", [None, 11])
+def test_parts_hold_every_input_once_under_its_number_in_an_order_of_the_seed_alone(tmp_path, kind, count):
+    for number in range(23):
+        make(tmp_path, {f"{number % 3}/{number:02d}.png": png(number)})
+    source = room_source(23) if kind == "rooms" else open_source("folder", tmp_path)
+    whole = dict(enumerate(source.items()))
+    orders = []
+    for size, seed in ((5, 0), (4, 0), (5, 1)):
+        parts = source.parts(size, seed, count)
+        assert [part.count for part in parts][:-1] == [size] * (len(parts) - 1)
+        found = [pair for part in pickle.loads(pickle.dumps(parts)) for pair in part.items()]
+        assert {number: (item.name, item.folders, item.content) for number, item in found} == {
+            number: (whole[number].name, whole[number].folders, whole[number].content)
+            for number in range(count or len(whole))
+        }
+        orders.append([number for number, _ in found])
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] != sorted(orders[0])
+    assert set(source.places()) == {item.folders for item in whole.values()}
+
+
+def test_an_archive_has_no_parts(tmp_path):
+    source = open_source("folder", make(tmp_path / "a.tar", FILES))
+    assert source.parts(10, 0) is None
+    assert source.places() is None

@@ -1,0 +1,275 @@
+"""Reading the files of folders and archives, safely.
+
+Archives are read as streams, each byte once, in bounded memory, and never extracted; names that lead out of one, links
+and devices are left out.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from bz2 import BZ2File
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import xxhash
+
+from dcgan_dist.data.images import SUFFIXES
+from dcgan_dist.data.sources.base import Content, EncodedImage, Folders, Item, Unreadable
+from dcgan_dist.errors import DataError
+
+MAX_FILE_BYTES = 1 << 28  # of one encoded image or batch
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVE_ERRORS = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError)
+
+_OUTSIDE, _LINK, _NO_FILE = "its name points out of the archive", "it is a link", "it is no plain file"
+
+Wanted = Callable[[Folders], bool]
+"""Whether the file of this path in a folder or archive is to be read."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a folder or archive.
+
+    Attributes:
+        name: as it stands there.
+        path: its parts.
+        share: how much of the folder or archive has been read with it.
+        content: its bytes.
+        left_out: why it is none to read.
+        unreadable: why it could not be read.
+    """
+
+    name: str
+    path: Folders
+    share: float
+    content: bytes = b""
+    left_out: str = ""
+    unreadable: str = ""
+
+
+def has_suffix(path: Path, suffixes: Collection[str]) -> bool:
+    """Whether a file's name ends in one of `suffixes`, in capital letters or small ones."""
+    return any(path.name.lower().endswith(suffix) for suffix in suffixes)
+
+
+def digest_of_file(path: Path, blocks: int = 256, block: int = 1 << 16) -> str:
+    """Return a digest of a file's size and of evenly spread parts of it (all of it up to 16 MiB)."""
+    size = path.stat().st_size
+    digest = xxhash.xxh3_64(str(size).encode())
+    with path.open("rb") as file:
+        if size <= blocks * block:
+            digest.update(file.read())
+        else:
+            for number in range(blocks):
+                file.seek((size - block) * number // (blocks - 1))
+                digest.update(file.read(block))
+    return digest.hexdigest()
+
+
+def _safe_path(name: str) -> tuple[str, ...] | None:
+    """Return the parts of a member's name; None where it points out of the archive."""
+    parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+    if name.startswith(("/", "\\")) or ".." in parts or not parts or parts[0].endswith(":"):
+        return None
+    return parts
+
+
+def _tar_members(path: Path, wanted: Wanted) -> Iterator[Member]:
+    size = max(1, path.stat().st_size)
+    number = 0
+    try:
+        with path.open("rb", buffering=0) as file, _decompressed(file) as plain:
+            stream = _Watched(plain)
+            with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:
+                for entry in archive:
+                    number += 1
+                    vars(archive)["members"] = []  # tarfile would keep all of them, of millions too
+                    name, parts, share = entry.name, _safe_path(entry.name), min(1.0, file.tell() / size)
+                    if entry.isdir():
+                        continue
+                    if parts is None:
+                        yield Member(name, (), share, left_out=_OUTSIDE)
+                    elif entry.islnk() or entry.issym():
+                        yield Member(name, parts, share, left_out=_LINK)
+                    elif not entry.isreg() or entry.issparse():
+                        yield Member(name, parts, share, left_out=_NO_FILE)
+                    elif wanted(parts) and entry.size > MAX_FILE_BYTES:
+                        yield Member(name, parts, share, unreadable=_too_large(entry.size))
+                    elif wanted(parts):
+                        content = archive.extractfile(entry)
+                        yield Member(name, parts, share, content.read() if content is not None else b"")
+                is_whole = stream.has_end_mark(archive.offset)
+    except ARCHIVE_ERRORS as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is damaged, cut short or no tar (after {number} members: {what})") from error
+    if not is_whole:  # tarfile takes a damaged header for the end, and says nothing
+        raise DataError(f"{path} is damaged or cut short after {number} members: get it again")
+
+
+def _decompressed(file: io.FileIO) -> Any:
+    """Return the plain bytes of a stream that may be compressed; unlike tarfile's own, it notices when cut short."""
+    magic = file.read(6)
+    file.seek(0)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file, mode="rb")
+    if magic.startswith(b"BZh"):
+        return BZ2File(file)
+    if magic.startswith(b"\xfd7zXZ"):
+        return lzma.LZMAFile(file)
+    return io.BufferedReader(file)
+
+
+class _Watched(io.RawIOBase):
+    """A stream that remembers its last parts, to see what stands where tarfile saw the end."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._position = 0
+        self._tail = b""
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
+        self._position += len(content)
+        self._tail = (self._tail + content)[-4 * tarfile.RECORDSIZE :]
+        return content
+
+    def has_end_mark(self, offset: int) -> bool:
+        """Whether the block of zeros that ends a tar stands at `offset`."""
+        start = offset - (self._position - len(self._tail))
+        return start >= 0 and self._tail[start : start + tarfile.BLOCKSIZE] == bytes(tarfile.BLOCKSIZE)
+
+
+def _zip_members(path: Path, wanted: Wanted) -> Iterator[Member]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            for number, entry in enumerate(entries, 1):
+                name, parts, share = entry.filename, _safe_path(entry.filename), number / len(entries)
+                mode = entry.external_attr >> 16
+                if parts is None:
+                    yield Member(name, (), share, left_out=_OUTSIDE)
+                elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+                    yield Member(name, parts, share, left_out=_LINK if stat.S_ISLNK(mode) else _NO_FILE)
+                elif wanted(parts) and entry.file_size > MAX_FILE_BYTES:
+                    yield Member(name, parts, share, unreadable=_too_large(entry.file_size))
+                elif wanted(parts):
+                    yield _zip_member(archive, entry, parts, share)
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path} is damaged, cut short or no zip ({error})") from error
+
+
+def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, parts: Folders, share: float) -> Member:
+    try:
+        return Member(entry.filename, parts, share, archive.read(entry))
+    # RuntimeError: it has a password; NotImplementedError: a compression that Python does not know.
+    except (*ARCHIVE_ERRORS, RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return Member(entry.filename, parts, share, unreadable=reason)
+
+
+def _folder_files(folder: Path) -> Iterator[tuple[Path, tuple[str, ...], str]]:
+    """Walk a folder in the order of names: each file, its path below the folder, and why it is left out."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+    for place, below, files in os.walk(folder, onerror=fail):
+        above = Path(place).relative_to(folder).parts
+        below.sort()
+        for name in [name for name in below if Path(place, name).is_symlink()]:
+            below.remove(name)
+            yield Path(place, name), (*above, name), _LINK
+        for name in sorted(files):
+            yield Path(place, name), (*above, name), ""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file below a folder: its path there, and why it is none to read."""
+
+    path: Folders
+    left_out: str = ""
+
+
+def files_of(folder: Path, wanted: Wanted) -> list[File]:
+    """Return the wanted files below a folder in the order of names, and what is left out.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    return [File(parts, left_out) for _, parts, left_out in _folder_files(folder) if left_out or wanted(parts)]
+
+
+def read_file(folder: Path, file: File, share: float) -> Member:
+    """Read one of the files that `files_of` found."""
+    path, name, parts = folder.joinpath(*file.path), "/".join(file.path), file.path
+    if file.left_out:
+        return Member(name, parts, share, left_out=file.left_out)
+    try:
+        kind = path.stat()
+        if not stat.S_ISREG(kind.st_mode):
+            return Member(name, parts, share, left_out=_NO_FILE)
+        if kind.st_size > MAX_FILE_BYTES:
+            return Member(name, parts, share, unreadable=_too_large(kind.st_size))
+        return Member(name, parts, share, path.read_bytes())
+    except OSError as error:
+        return Member(name, parts, share, unreadable=error.strerror or str(error))
+
+
+def _folder_members(folder: Path, wanted: Wanted) -> Iterator[Member]:
+    found = files_of(folder, wanted)
+    for number, file in enumerate(found, 1):
+        yield read_file(folder, file, number / len(found))
+
+
+def _too_large(size: int) -> str:
+    return f"it has {size} bytes, more than {MAX_FILE_BYTES}"
+
+
+def members(path: Path, wanted: Wanted) -> Iterator[Member]:
+    """Read the wanted files of a folder or archive in its order, and name what is left out.
+
+    Raises:
+        DataError: it is damaged or cut short, or cannot be listed.
+    """
+    if path.is_dir():
+        return _folder_members(path, wanted)
+    return _zip_members(path, wanted) if has_suffix(path, (".zip",)) else _tar_members(path, wanted)
+
+
+def identity_of(path: Path) -> dict[str, str | int]:
+    """Return what tells this folder or archive from others: names and sizes, parts of an archive's content."""
+    if path.is_file():
+        return {"input": path.name, "input_bytes": path.stat().st_size, "input_digest": digest_of_file(path)}
+    digest, count, total = xxhash.xxh3_64(), 0, 0
+    for file, parts, _ in _folder_files(path):
+        try:
+            size = file.stat().st_size
+        except OSError:
+            size = -1
+        digest.update("/".join(parts).encode("utf-8", "surrogateescape") + f"\0{size}\0".encode())
+        count, total = count + 1, total + max(0, size)
+    return {"input": path.name, "input_files": count, "input_bytes": total, "input_digest": digest.hexdigest()}
+
+
+def is_image(path: Folders, only: Collection[str]) -> bool:
+    """Whether the name is that of an image, below one of the folders `only` where there are any."""
+    is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in path)
+    is_asked_for = not only or not set(only).isdisjoint(path[:-1])
+    return is_asked_for and not is_hidden and path[-1].lower().endswith(SUFFIXES)
+
+
+def image_item(member: Member) -> Item:
+    """Return the item of a file that `is_image`."""
+    content: Content = Unreadable(member.unreadable) if member.unreadable else EncodedImage(member.content)
+    return Item(member.name, member.path[:-1], None if member.left_out else content, member.share, member.left_out)

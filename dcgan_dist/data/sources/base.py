@@ -1,0 +1,182 @@
+"""What a source of images is: inputs in an order that does not change, each of which says how to make its picture."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from dcgan_dist.data.images import FORMATS, Pixels, decode, fit
+from dcgan_dist.errors import DataError
+
+Folders = tuple[str, ...]
+Split = Literal["train", "test", "extra"]
+
+
+class Content(Protocol):
+    """What an image is made from, small enough to be sent to a worker process."""
+
+    def picture(self, size: int, channels: int) -> tuple[Pixels, dict[str, Any] | None]:
+        """Return the image, shape (size, size, channels), and its attributes where it has any.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file."""
+
+    content: bytes
+
+    def picture(self, size: int, channels: int) -> tuple[Pixels, None]:
+        """See `Content`."""
+        return fit(decode(self.content, channels), size, channels), None
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """An image's values, uint8 of shape (rows, columns, channels)."""
+
+    values: Pixels
+
+    def picture(self, size: int, channels: int) -> tuple[Pixels, None]:
+        """See `Content`."""
+        return fit(self.values, size, channels), None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """In place of the content of an input that could not be read: a damaged member, a file without permission."""
+
+    reason: str
+
+    def picture(self, size: int, channels: int) -> tuple[Pixels, None]:
+        """See `Content`."""
+        raise DataError(self.reason)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input.
+
+    Attributes:
+        name: to find it by in the source.
+        folders: the folders that it lies in, or its class as the only one: labels are made of them.
+        content: what its image is made from; None for what is left out on purpose, such as a link in an archive.
+        share: how much of the source has been read with it, in [0, 1].
+        reason: why it is left out.
+    """
+
+    name: str
+    folders: Folders
+    content: Content | None
+    share: float
+    reason: str = ""
+
+
+class Part(Protocol):
+    """Some inputs of a source, small enough to be sent to a worker process, which reads them by itself."""
+
+    @property
+    def count(self) -> int:
+        """How many inputs it has."""
+
+    def items(self) -> Iterator[tuple[int, Item]]:
+        """Read them: the number of each in the source, and the input; its `share` is that of the part.
+
+        Raises:
+            DataError: the source is damaged or has changed.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """Images to be made into shards.
+
+    Attributes:
+        name: of the kind of source.
+        where: the source in words, for messages.
+        identity: what tells this source from others, without reading all of it.
+        image_size: side of its images where all have the same, else None.
+        channels: 1 where all its images are grey, else 3.
+        classes: its labels in their usual order; None where the folders name them.
+        count: number of its images where it is known before reading.
+        only: names of folders or classes: no others are taken; all where empty.
+    """
+
+    name: str
+    where: str
+    identity: dict[str, str | int]
+    image_size: int | None = None
+    channels: int = 3
+    classes: tuple[str, ...] | None = None
+    count: int | None = None
+    only: tuple[str, ...] = ()
+
+    @abstractmethod
+    def items(self) -> Iterator[Item]:
+        """Read the source from the beginning.
+
+        Raises:
+            DataError: the source as a whole is damaged or cut short.
+        """
+
+    def places(self) -> Collection[Folders] | None:
+        """Return all `folders` that its items have; None where they are known only after reading."""
+        return None
+
+    def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[Part] | None:
+        """Cut the source into parts that any process can read by itself.
+
+        Args:
+            size: inputs in a part; the last may have fewer.
+            seed: of the order of the inputs, which depends on the source and `seed` alone.
+            count: how many inputs, the first ones of the source; None for all.
+
+        Returns:
+            The parts; None where the source can only be read from its beginning.
+        """
+        return None
+
+
+def shuffled(count: int, seed: int) -> npt.NDArray[np.intp]:
+    """Return a permutation of 0 … count - 1 that depends on both alone, not on a generator's version."""
+    keys = [xxhash.xxh3_64_intdigest(number.to_bytes(8, "little"), seed) for number in range(count)]
+    return np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
+
+
+def classes_of(
+    folders: Collection[Folders], classes: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[Folders, int]]:
+    """Return the names of the classes, and the class of each set of folders.
+
+    A class is named by the last folder that tells images apart: folders at the end that all have in common
+    (``CLASS/images/1.png``) do not. Images in a single folder have no labels (class -1).
+    """
+    if classes is not None and all(path and path[-1] in classes for path in folders):
+        return classes, {path: classes.index(path[-1]) for path in folders}
+    paths = {path: path for path in folders}
+    while len(paths) > 1 and all(paths.values()) and len({path[-1] for path in paths.values()}) == 1:
+        paths = {whole: path[:-1] for whole, path in paths.items()}
+    if len(paths) < 2:
+        return (), dict.fromkeys(folders, -1)
+    names = tuple(sorted({path[-1] for path in paths.values() if path}))
+    if len(names) < 2 and all(paths.values()):
+        return (), dict.fromkeys(folders, -1)
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, {whole: numbers[path[-1]] if path else -1 for whole, path in paths.items()}
+
+
+def nothing_found(source: Source) -> DataError:
+    """Return the error of a source in which no image was found."""
+    if source.only:
+        names = ", ".join(source.only)
+        return DataError(f"{source.where} holds no image of {names}: see the names of its folders, or leave out only")
+    return DataError(f"{source.where} holds no image ({', '.join(FORMATS)} are read)")

@@ -1,0 +1,57 @@
+"""Image files below a folder or in an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dcgan_dist.data.sources.archives import File, files_of, image_item, is_image, members, read_file
+from dcgan_dist.data.sources.base import Folders, Item, Source, shuffled
+
+
+@dataclass(frozen=True)
+class FolderPart:
+    """Some files of a folder, with their numbers in it; see `Part`."""
+
+    folder: Path
+    files: tuple[tuple[int, File], ...]
+
+    @property
+    def count(self) -> int:
+        """See `Part`."""
+        return len(self.files)
+
+    def items(self) -> Iterator[tuple[int, Item]]:
+        """See `Part`."""
+        for position, (number, file) in enumerate(self.files, 1):
+            yield number, image_item(read_file(self.folder, file, position / len(self.files)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource(Source):
+    """All images below a folder, or in a .zip, .tar or compressed tar; folder names become labels."""
+
+    path: Path
+
+    def items(self) -> Iterator[Item]:
+        """See `Source`."""
+        return map(image_item, members(self.path, lambda path: is_image(path, self.only)))
+
+    @cached_property
+    def _files(self) -> list[File]:
+        return files_of(self.path, lambda path: is_image(path, self.only))
+
+    def places(self) -> Collection[Folders] | None:
+        """See `Source`."""
+        return {file.path[:-1] for file in self._files if not file.left_out} if self.path.is_dir() else None
+
+    def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[FolderPart] | None:
+        """See `Source`."""
+        if not self.path.is_dir():
+            return None
+        files = self._files[:count]
+        order = shuffled(len(files), seed).tolist()
+        cuts = [order[start : start + size] for start in range(0, len(order), size)]
+        return [FolderPart(self.path, tuple((number, files[number]) for number in cut)) for cut in cuts]
