@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -155,6 +155,49 @@ def send(file: Path, url: str) -> None:
         Unreachable: the storage was not reached.
     """
     _try(url, lambda storage, path: storage.put_file(str(file), path))
+
+
+def download(url: str, path: Path) -> None:
+    """Copy a remote file to a path, over what is there.
+
+    Raises:
+        DataError: there is no such file.
+        StorageError: the disk is full.
+        Unreachable: the storage was not reached.
+    """
+    _try(url, lambda storage, source: storage.get_file(source, str(path)))
+
+
+def list_url(url: str) -> set[str]:
+    """Return the names of the files in a remote folder; none where there is nothing.
+
+    Raises:
+        Unreachable: the storage was not reached.
+    """
+
+    def names(storage: Any, path: str) -> set[str]:
+        storage.invalidate_cache()
+        try:
+            found = storage.ls(path, detail=True)
+        except FileNotFoundError:
+            return set()
+        return {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "file"}
+
+    return _try(url, names)
+
+
+def delete_url(url: str) -> None:
+    """Remove a remote file, if it is there.
+
+    Raises:
+        Unreachable: the storage was not reached.
+    """
+
+    def remove(storage: Any, path: str) -> None:
+        with suppress(FileNotFoundError):
+            storage.rm_file(path)
+
+    _try(url, remove)
 
 
 def file_digest(path: Path) -> str:
