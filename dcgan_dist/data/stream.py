@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 import torch
 import torch.utils.data
@@ -414,3 +415,25 @@ class _Downloads:
 
 
 __all__ = ["Batch", "BatchIterator", "Damage", "ImageStream"]
+
+
+def read_records(dataset: Dataset, shard: int, start: int, stop: int) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    """Read successive records of a shard in the order of its file, here and now.
+
+    Returns:
+        Images of shape (stop - start, size, size, channels), and their labels, -1 for none.
+
+    Raises:
+        DataError: a record is damaged, or remote shards cannot be had.
+    """
+    opened = _OpenShard(dataset, shard)
+    side = dataset.image_size
+    images = np.empty((stop - start, side, side, dataset.channels), dtype=np.uint8)
+    labels = np.empty(stop - start, dtype=np.int64)
+    for place, record in enumerate(range(start, stop)):
+        try:
+            labels[place] = opened.read(record, images[place])
+        except DataError as error:
+            where = f"shard {opened.name!r} of {dataset.path!r} is damaged at byte {opened.offset(record)}"
+            raise DataError(f"{where} (record {record}): {error}; restore it or prepare it again") from error
+    return images, labels
