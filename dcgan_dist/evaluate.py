@@ -1,0 +1,115 @@
+"""Score what a run's discriminator learned, into the run's scores.json.
+
+``python -m dcgan_dist.evaluate --run runs/rooms --task rooms``, or ``--task cifar10 --data cifar10_train.tar.gz``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
+from dcgan_dist.config import EvaluateConfig
+from dcgan_dist.errors import ConfigError
+from dcgan_dist.parallel import LocalPool, TaskPool
+
+PROG = "dcgan-dist evaluate"
+
+# Accuracies in percent, as the paper's Tables 1 and 2 have them (Table 2 gives errors).
+PUBLISHED: dict[tuple[str, str], tuple[tuple[str, str, str], ...]] = {
+    ("cifar10", "full"): (
+        ("1-layer k-means", "80.6", "4800"),
+        ("3-layer k-means, learned RF", "82.0", "3200"),
+        ("view-invariant k-means", "81.9", "6400"),
+        ("Exemplar CNN", "84.3", "1024"),
+        ("DCGAN + L2-SVM", "82.8", "512"),
+    ),
+    ("cifar10", "400-per-class"): (
+        ("1-layer k-means", "63.7 ± 0.7", "4800"),
+        ("3-layer k-means, learned RF", "70.7 ± 0.7", "3200"),
+        ("view-invariant k-means", "72.6 ± 0.7", "6400"),
+        ("Exemplar CNN", "77.4 ± 0.2", "1024"),
+        ("DCGAN + L2-SVM", "73.8 ± 0.4", "512"),
+    ),
+    ("svhn", "100-per-class"): (
+        ("KNN", "22.07", ""),
+        ("TSVM", "33.45", ""),
+        ("M1+KNN", "34.37", ""),
+        ("M1+TSVM", "45.67", ""),
+        ("M1+M2", "63.98", ""),
+        ("SWWAE without dropout", "72.17", ""),
+        ("SWWAE with dropout", "76.44", ""),
+        ("DCGAN + L2-SVM", "77.52", ""),
+        ("supervised CNN, same architecture (validation)", "71.13", ""),
+    ),
+}
+
+
+def _command(arguments: Sequence[str]) -> None:
+    config = parse_settings(EvaluateConfig, arguments, PROG, __doc__ or "")
+    if config.run is None:
+        raise ConfigError("run is missing: give --run DIR, the run directory to score")
+    yield_idle_cores()
+    from dcgan_dist.distributed import pick_device
+    from dcgan_dist.evaluation.scoring import evaluate
+
+    def show(protocol: str, entries: list[dict[str, Any]]) -> None:
+        print_table(config.task, protocol, entries)
+
+    with _pool(config) as pool:
+        evaluate(config, config.run, pick_device(config.device), pool, show)
+    print(f"scores          {config.run.rstrip('/')}/scores.json", flush=True)
+
+
+@contextmanager
+def _pool(config: EvaluateConfig) -> Iterator[TaskPool]:
+    """Give the processes that extract features: by default this one, whose threads use all cores or the GPU."""
+    yield LocalPool(config.cluster.workers or 1)
+
+
+def print_table(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:
+    """Print scores, with the rows that the paper published for the same protocol, marked as such."""
+    table = Table(title=f"{task}, {protocol}: accuracy in percent")
+    for name in ("method", "step", "accuracy", "95% interval", "n", "chosen", "seconds"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for entry in entries:
+        accuracy = entry["metrics"]["accuracy"]
+        low, high = accuracy["ci95"]
+        chosen = next(
+            (f"{name} {entry[name]:g}" for name in ("C", "k", "trial") if isinstance(entry.get(name), float)), ""
+        )
+        table.add_row(
+            entry["method"],
+            "" if entry["step"] is None else str(entry["step"]),
+            f"{accuracy['value']:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{accuracy['n']:,}",
+            chosen,
+            f"{entry['seconds']:.1f}",
+        )
+    for name, value, units in PUBLISHED.get((task, protocol.partition("/")[0]), ()):
+        table.add_row(f"published: {name}", units and f"({units} units)", value, "", "", "", "", style="dim")
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width).print(table)
+    for entry in entries[:1]:
+        attributes = {name: about for name, about in entry["metrics"].items() if name != "accuracy"}
+        if attributes:
+            told = ", ".join(
+                f"{name} {about['value']:.1f} (most frequent {about['most_frequent']:.1f})"
+                for name, about in attributes.items()
+            )
+            print(told)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run(_command, PROG, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

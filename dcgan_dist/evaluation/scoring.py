@@ -1,0 +1,363 @@
+"""What `evaluate` does with its settings: features, controls, protocols, and where the scores go."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dcgan_dist.config import EvaluateConfig, ModelConfig
+from dcgan_dist.data.cache import cache_directory
+from dcgan_dist.data.dataset import Dataset, open_dataset
+from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.errors import DataError
+from dcgan_dist.evaluation.baselines import NearestNeighbours, Pixels
+from dcgan_dist.evaluation.feature_files import Extractor, FeatureFiles, RawPixels
+from dcgan_dist.evaluation.features import (
+    TrainedDiscriminator,
+    checkpoint_steps,
+    load_discriminator,
+    measure_statistics,
+    prepare_extractor,
+    random_discriminator,
+    read_run_config,
+)
+from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled, room_labels
+from dcgan_dist.evaluation.tasks import (
+    L2SVM,
+    Z95,
+    Learner,
+    Partition,
+    Score,
+    Values,
+    divide,
+    score_draws,
+    score_full,
+)
+from dcgan_dist.parallel import TaskPool
+from dcgan_dist.results.scores import Entry, add_scores, read_scores
+
+_SVHN_LABELS = 100
+_SVHN_DRAWS = 100
+_SVHN_VALIDATION = 10_000
+_DRAWS = 10
+_RANDOM_BATCHES = 50  # that the statistics of random weights are measured over
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One thing to tell from an image: its class, or an attribute of a room."""
+
+    name: str
+    partition: Partition
+    names: tuple[str, ...]
+
+
+class Evaluation:
+    """A task on its data, ready to score any number of representations.
+
+    Args:
+        config: the settings.
+        model: of the discriminators that are scored, for the size and channels of the images.
+        device: where to compute.
+        pool: the processes that extract features.
+
+    Raises:
+        ConfigError, DataError: the data do not fit the task.
+    """
+
+    def __init__(self, config: EvaluateConfig, model: ModelConfig, device: torch.device, pool: TaskPool) -> None:
+        assert model.image_size is not None
+        assert model.channels is not None
+        self.config, self.model, self.device, self._pool = config, model, device, pool
+        self.cache = cache_directory(config.cache)
+        self.files = FeatureFiles(self.cache, config.cache_gib)
+        self.data = self._open(config.data)
+        self.test_data = None if config.test_data is None else self._open(config.test_data)
+        self.questions = self._questions()
+        svhn = config.task == "svhn"
+        given, draws = config.labels_per_class, config.draws
+        self.per_class = given if given is not None else _SVHN_LABELS if svhn else 0
+        self.draws = draws if draws is not None else _SVHN_DRAWS if svhn else _DRAWS
+
+    def _open(self, path: str | None) -> Dataset:
+        size, channels = self.model.image_size, self.model.channels
+        assert size is not None
+        assert channels is not None
+        return open_labelled(path, self.config.task, image_size=size, channels=channels, cache=self.cache)
+
+    def _questions(self) -> list[_Question]:
+        config, data, test = self.config, self.data, self.test_data
+        if test is not None and test.classes != data.classes:
+            raise DataError(f"test_data {test.path!r} has other classes than data {data.path!r}")
+        labels: dict[str, Labels] = {"class": class_labels(data)} if config.task != "rooms" else room_labels(data)
+        tests: dict[str, Labels] = {}
+        if test is not None:
+            tests = {"class": class_labels(test)} if config.task != "rooms" else room_labels(test)
+        validation = config.validation
+        if validation is None and config.task == "svhn" and data.count >= 2 * _SVHN_VALIDATION:
+            validation = _SVHN_VALIDATION
+        return [
+            _Question(
+                name,
+                divide(
+                    of_all,
+                    seed=config.seed,
+                    test=config.test,
+                    validation=validation,
+                    test_labels=tests.get(name),
+                    where=repr(data.path),
+                ),
+                data.classes if name == "class" else (),
+            )
+            for name, of_all in labels.items()
+        ]
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol: how many labels, and what is not as the defaults have it."""
+        config = self.config
+        parts = [f"{self.per_class}-per-class" if self.per_class else "full"]
+        parts += [config.pooling] * (config.pooling != "paper")
+        parts += [config.statistics] * (config.statistics != "running")
+        parts += [config.precision] * (config.precision != "fp32")
+        parts += [f"seed-{config.seed}"] * (config.seed != 0)
+        return "/".join(parts)
+
+    def values(self, extractor: Extractor) -> tuple[Any, Any]:
+        """Return the rows of the data and of the test set (the same where there is none) by an extractor."""
+        rows = []
+        for data in (self.data, self.test_data):
+            if data is None:
+                continue
+            line = ProgressLine(f"features of {data.path}")
+
+            def report(done: int, count: int, line: ProgressLine = line) -> None:
+                line(done, done / count, 0)
+
+            try:
+                rows.append(self.files.get(extractor, data, self._pool, report))
+            finally:
+                line.close()
+        return rows[0], rows[-1]
+
+    def score(self, method: str, learner: Learner, values: Values, test_values: Values, begun: float) -> Entry:
+        """Score one representation by the protocol, and return its entry for scores.json."""
+        scores = {question.name: self._answer(learner, values, test_values, question) for question in self.questions}
+        return {
+            "step": None,
+            "method": method,
+            "protocol": self.protocol,
+            "checkpoint_digest": None,
+            "metrics": _metrics(scores, self.questions),
+            learner.parameter: {name: score.chosen for name, score in scores.items()}
+            if len(scores) > 1
+            else next(iter(scores.values())).chosen,
+            "validation": {
+                name: {f"{value:g}": round(share, 3) for value, share in score.validation.items()}
+                for name, score in scores.items()
+            },
+            "features": values.shape[1],
+            "split": self._split(),
+            "seed": self.config.seed,
+            "seconds": round(time.perf_counter() - begun, 2),
+            "device": device_name(self.device),
+        }
+
+    def _answer(self, learner: Learner, values: Values, test_values: Values, question: _Question) -> Score:
+        if not self.per_class:
+            return score_full(learner, values, test_values, question.partition, self.device)
+        return score_draws(
+            learner,
+            values,
+            test_values,
+            question.partition,
+            self.device,
+            per_class=self.per_class,
+            draws=self.draws,
+            choosing_draws=self.config.choosing_draws,
+            seed=self.config.seed,
+            names=question.names,
+        )
+
+    def _split(self) -> dict[str, Any]:
+        partition = self.questions[0].partition
+        return {
+            "data": self.data.digest,
+            "test_data": None if self.test_data is None else self.test_data.digest,
+            "train": len(partition.train),
+            "validation": len(partition.validation),
+            "test": len(partition.test),
+        }
+
+    def svm(self) -> L2SVM:
+        """Return the paper's classifier with the values of C that the settings give."""
+        return L2SVM(self.config.c_values, self.device)
+
+    def score_discriminator(self, trained: TrainedDiscriminator, method: str = "dcgan") -> Entry:
+        """Score a discriminator, with the statistics, pooling and precision of the settings."""
+        begun = time.perf_counter()
+        config = self.config
+        extractor = prepare_extractor(
+            trained,
+            self.cache,
+            pooling=config.pooling,
+            precision=config.precision,
+            dtype=config.store,
+            device=self.device,
+        )
+        values, test_values = self.values(extractor)
+        entry = self.score(method, self.svm(), values, test_values, begun)
+        return entry | {"step": trained.step, "checkpoint_digest": trained.digest, "statistics": trained.statistics}
+
+    def controls(self, run: dict[str, Any]) -> Iterator[Entry]:
+        """Score the controls that the settings ask for."""
+        for name in self.config.chosen_baselines:
+            yield self._CONTROLS[name](self, run)
+
+    def _random(self, run: dict[str, Any]) -> Entry:
+        trained = random_discriminator(self.model, self.config.seed)
+        # Its running averages were never updated; with them, each layer's activations are far smaller than the last's.
+        return self.score_discriminator(measured(self.config, trained, run, self.device, _RANDOM_BATCHES), "random")
+
+    def _pixels(self, _run: dict[str, Any]) -> Entry:
+        begun = time.perf_counter()
+        return self.score("pixels", self.svm(), *self._pixel_values(), begun)
+
+    def _knn(self, _run: dict[str, Any]) -> Entry:
+        begun = time.perf_counter()
+        return self.score("knn", NearestNeighbours(self.device), *self._pixel_values(), begun)
+
+    def _pixel_values(self) -> tuple[Values, Values]:
+        assert self.model.image_size is not None
+        assert self.model.channels is not None
+        values, test_values = self.values(RawPixels(self.model.image_size, self.model.channels))
+        return Pixels(values), Pixels(test_values)
+
+    _CONTROLS: dict[str, Callable[[Evaluation, dict[str, Any]], Entry]] = {  # noqa: RUF012
+        "random": _random,
+        "pixels": _pixels,
+        "knn": _knn,
+    }
+
+
+def _metrics(scores: dict[str, Score], questions: list[_Question]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    for question in questions:
+        score = scores[question.name]
+        about = {"value": score.value, "ci95": list(score.ci95), "n": score.n}
+        if score.draws:
+            about |= {"draws": score.draws, "sigma": score.sigma}
+        truth = question.partition.test_labels[question.partition.test]
+        about["most_frequent"] = 100 * float(np.bincount(truth).max()) / len(truth)
+        metrics["accuracy" if len(questions) == 1 else question.name] = about
+    if len(questions) > 1:
+        metrics = {"accuracy": _mean(list(scores.values())), **metrics}
+    return metrics
+
+
+def _mean(scores: list[Score]) -> dict[str, Any]:
+    """Return the mean accuracy over several questions about the same images, which are what is independent."""
+    shares = 100 * np.mean([score.correct for score in scores], axis=0)  # (draws, images)
+    value = float(shares.mean())
+    if scores[0].draws > 1:
+        sigma = float(shares.mean(axis=1).std(ddof=1))
+        half = Z95 * sigma
+        more = {"draws": scores[0].draws, "sigma": sigma}
+    else:
+        half = Z95 * float(shares.std(ddof=1)) / shares.size**0.5 if shares.size > 1 else 100.0
+        more = {}
+    return {"value": value, "ci95": [max(0.0, value - half), min(100.0, value + half)], "n": shares.shape[1], **more}
+
+
+def measured(
+    config: EvaluateConfig,
+    trained: TrainedDiscriminator,
+    run: dict[str, Any],
+    device: torch.device,
+    batches: int | None = None,
+) -> TrainedDiscriminator:
+    """Return the discriminator with batch-norm statistics measured on the run's unlabelled images.
+
+    Args:
+        config: says where they are, where it is not where the run had them.
+        trained: the discriminator.
+        run: settings of the run.
+        device: where to compute.
+        batches: how many batches of them; all if None.
+
+    Raises:
+        DataError: those images cannot be had.
+    """
+    about = run.get("data", {})
+    path = config.unlabelled or str(about.get("path"))
+    is_rooms = path.startswith("rooms:")
+    try:
+        dataset = open_dataset(path, image_size=trained.image_size if is_rooms else None, cache=config.cache)
+    except DataError as error:
+        raise DataError(f"{error}; batch-norm statistics are measured there: give --unlabelled PATH") from error
+    if dataset.channels != trained.channels:
+        raise DataError(f"unlabelled is {path!r}, which has {dataset.channels} channels, not {trained.channels}")
+    return measure_statistics(trained, dataset, device, batches)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a score was computed on, for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
+
+
+def evaluate(
+    config: EvaluateConfig,
+    location: str,
+    device: torch.device,
+    pool: TaskPool,
+    show: Callable[[str, list[Entry]], None],
+) -> list[Entry]:
+    """Score a run's checkpoints and the controls, each written to scores.json as soon as it is there.
+
+    Args:
+        config: the settings.
+        location: folder or URL of the run.
+        device: where to compute.
+        pool: the processes that extract features.
+        show: told of the task and all entries at the end.
+
+    Returns:
+        The entries that were made.
+
+    Raises:
+        ConfigError, DataError, RunDirectoryError: the settings, the data or the run cannot be used; no score of the
+            checkpoint concerned was written.
+    """
+    steps = checkpoint_steps(location)
+    read_scores(location)  # damaged, it is better known now
+    run = read_run_config(location)
+    if config.step.isdecimal():
+        steps = [int(config.step)]
+    elif config.step == "latest":
+        steps = steps[-1:]
+    first = load_discriminator(location, steps[0])
+    evaluation = Evaluation(config, first.model, device, pool)
+    made: list[Entry] = []
+    try:
+        discriminators = itertools.chain([first], (load_discriminator(location, step) for step in steps[1:]))
+        for trained in discriminators:
+            ready = measured(config, trained, run, device) if config.statistics == "measured" else trained
+            made.append(evaluation.score_discriminator(ready))
+            add_scores(location, config.task, made[-1:])
+        for entry in evaluation.controls(run):
+            made.append(entry)
+            add_scores(location, config.task, made[-1:])
+    finally:
+        if not config.keep_features:
+            evaluation.files.clear()
+    show(evaluation.protocol, made)
+    return made
+
+
+__all__ = ["Evaluation", "evaluate"]

@@ -1,0 +1,151 @@
+"""The evaluate command on a real tiny run."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from dcgan_dist.data.images import encode
+from dcgan_dist.evaluate import main
+
+FAST = ("--task=folder", "--data=rooms:400", "--cs=1e-3,1e-2", "--draws=3", "--choosing-draws=2", "--device=cpu")
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    shutil.copytree(finished_run(1), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def status(capsys, *arguments):
+    code = main([str(word) for word in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def entries(run, task="folder"):
+    return json.loads((run / "scores.json").read_text())[task]
+
+
+def test_every_checkpoint_is_scored_beside_its_controls(run, capsys):
+    code, out, err = status(capsys, "--run", run, *FAST, "--step=all", "--baselines=random,pixels,knn")
+    assert (code, err) == (0, "")
+    found = entries(run)
+    assert [(entry["step"], entry["method"]) for entry in found] == [
+        (None, "knn"),
+        (None, "pixels"),
+        (None, "random"),
+        (16, "dcgan"),
+        (20, "dcgan"),
+        (24, "dcgan"),
+    ]
+    digests = {entry["checkpoint_digest"] for entry in found[3:]}
+    for step, entry in zip((16, 20, 24), found[3:], strict=True):
+        state = json.loads((run / f"checkpoints/step-{step:08d}/state.json").read_text())
+        assert entry["checkpoint_digest"] == state["digest"]
+        accuracy = entry["metrics"]["accuracy"]
+        low, high = accuracy["ci95"]
+        assert low < accuracy["value"] < high
+        assert accuracy["n"] == entry["split"]["test"] == 80
+        assert entry["C"] in (1e-3, 1e-2)
+        assert entry["seconds"] > 0
+        assert entry["device"].startswith("cpu")
+    assert len(digests) == 3
+    assert all(entry["split"] == found[0]["split"] for entry in found)
+    pixels = found[1]["metrics"]["accuracy"]
+    assert pixels["value"] > 90, "the side that a room is seen from is easily told from its pixels"
+    assert re.search(r"knn .* k \d", out)
+
+
+def test_the_same_command_gives_the_same_scores_from_features_kept(run, capsys):
+    assert status(capsys, "--run", run, *FAST)[0] == 0
+    first = entries(run)
+    assert status(capsys, "--run", run, *FAST)[0] == 0
+    (again,) = entries(run)
+    assert again["metrics"] == first[0]["metrics"]
+    assert status(capsys, "--run", run, *FAST, "--seed=1", "--statistics=measured", "--precision=bf16")[0] == 0
+    assert [entry["protocol"] for entry in entries(run)] == ["full", "full/measured/bf16/seed-1"]
+
+
+def test_few_labels_are_drawn_many_times(run, capsys):
+    code, _, _ = status(capsys, "--run", run, *FAST, "--labels-per-class=20")
+    assert code == 0
+    (entry,) = entries(run)
+    accuracy = entry["metrics"]["accuracy"]
+    assert (entry["protocol"], accuracy["draws"]) == ("20-per-class", 3)
+    assert accuracy["ci95"][1] - accuracy["value"] == pytest.approx(1.96 * accuracy["sigma"])
+
+
+def test_svhn_takes_a_thousand_labels_and_shows_the_published_errors_as_accuracies(run, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for digit in range(2):
+        (tmp_path / "digits" / str(digit)).mkdir(parents=True)
+        for number in range(150):
+            image = random.integers(0, 60, (16, 16, 3), dtype=np.uint8) + np.uint8(90 * digit)
+            (tmp_path / "digits" / str(digit) / f"{number}.png").write_bytes(encode(image, "png"))
+    words = ("--run", run, "--task=svhn", "--data", tmp_path / "digits", "--draws=3", "--choosing-draws=2")
+    code, out, err = status(capsys, *words, "--validation=20", "--test=30")
+    assert (code, err) == (0, "")
+    (entry,) = entries(run, "svhn")
+    assert entry["protocol"] == "100-per-class"
+    assert "published: DCGAN + L2-SVM" in out
+    assert "77.52" in out
+
+
+def test_rooms_are_scored_by_attribute(run, capsys):
+    code, out, err = status(capsys, "--run", run, "--data=rooms:400", "--cs=1e-3", "--device=cpu")
+    assert (code, err) == (0, "")
+    (entry,) = entries(run, "rooms")
+    metrics = entry["metrics"]
+    assert set(metrics) == {
+        *("accuracy", "window", "bed_colour", "lamp_on", "view"),
+        *("wall_hue", "night", "rug", "picture"),
+    }
+    attributes = [about["value"] for name, about in metrics.items() if name != "accuracy"]
+    assert metrics["accuracy"]["value"] == pytest.approx(np.mean(attributes))
+    assert "night" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task=folder", "--data=rooms:400"], "run is missing"),
+        (["--run=HERE/none", "--task=folder", "--data=rooms:400"], "is no run directory"),
+        (["--run=HERE/run", "--task=folder"], "data is missing: give --data PATH"),
+        (["--run=HERE/run", "--task=folder", "--data=HERE/none"], "HERE/none' does not exist"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--step=3"], "no whole checkpoint of step 3"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--step=last"], "step is 'last'"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--labels-per-class=300"], "fewer than labels_per"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--cs=0"], "cs is '0'"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--baselines=svm"], "baselines is 'svm'"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--pooling=released"], "this one has 2: take paper"),
+        (["--run=HERE/run", "--task=flowers"], "task is 'flowers'"),
+        (["--run=HERE/run", "--task=rooms", "--data=HERE/pictures"], "holds no procedural rooms"),
+        (["--run=HERE/run", "--task=folder", "--data=HERE/pictures"], "has no labels"),
+        (["--run=HERE/run", "--task=folder", "--data=HERE/cut.tar.gz"], "cut.tar.gz"),
+        (["--run=HERE/grey", "--task=folder", "--data=rooms:400"], "trained on grey images"),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_no_score(run, tmp_path, capsys, words, message):
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        image = encode(np.full((9, 9, 3), number, np.uint8), "png")
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(image)
+    whole = shutil.make_archive(str(tmp_path / "cut"), "gztar", tmp_path / "pictures")
+    with open(whole, "r+b") as file:
+        file.truncate(150)
+    if "HERE/grey" in words[0]:
+        from tests.conftest import train
+
+        made = train({"run_dir": tmp_path / "grey", "model.channels": 1, "training.steps": 4})
+        assert made.returncode == 0 or "colour" in made.stderr
+        if made.returncode:
+            pytest.skip("no grey rooms")
+    code, _, err = status(capsys, *(word.replace("HERE", str(tmp_path)) for word in words))
+    assert code == 2, err
+    assert err.startswith("dcgan-dist evaluate: ")
+    assert err.count("\n") == 1
+    assert message.replace("HERE", str(tmp_path)) in err
+    assert not list(tmp_path.rglob("scores.json"))
