@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from dcgan_dist.command_line import run, yield_idle_cores
 from dcgan_dist.errors import ConfigError
@@ -13,6 +14,7 @@ PROG = "dcgan-dist bench"
 WHAT = {
     "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
     "launch": "images/s of two workers under Ray Train beside torchrun",
+    "svm": "seconds to fit the linear SVM of the scores beside scikit-learn's LinearSVC, and its peak memory",
 }
 
 
@@ -30,10 +32,15 @@ def bench_command(arguments: Sequence[str]) -> None:
         raise ConfigError(f"unexpected {' '.join(rest)!r}: give the number of rounds, or nothing")
     yield_idle_cores()
     rounds = {"rounds": int(rest[0])} if rest else {}
+    records: Iterable[dict[str, Any]]
     if what == "step":
         from dcgan_dist.benchmarks.step import bench_step
 
         records = bench_step(**rounds)
+    elif what == "svm":
+        from dcgan_dist.benchmarks.svm import bench_svm
+
+        records = bench_svm(**rounds)
     else:
         from dcgan_dist.benchmarks.launch import bench_launch
 
