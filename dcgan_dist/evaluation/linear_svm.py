@@ -181,7 +181,9 @@ class _Samples:
                 x = torch.from_numpy(x)
         if device.type == "cuda" and x.device != device:
             free, _ = torch.cuda.mem_get_info(device)
-            if x.numel() * x.element_size() < free // 2:
+            if x.numel() * 4 < free // 2:  # kept in the type of the products, which then read it as it is
+                x = x.to(device).float()
+            elif x.numel() * x.element_size() < free // 2:
                 x = x.to(device)
         self._stored = x
 
