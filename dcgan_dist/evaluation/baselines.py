@@ -89,8 +89,9 @@ class _Vote:
     classes: int
 
     def predict(self, x: Tensor) -> Tensor:
-        """See `Classifier`; of equally many votes, those of nearer images win."""
+        """See `Classifier`; of equally many votes, those that the nearest image is among win."""
         labels = self.neighbours.nearest(x)[:, : self.k]
-        weights = 1 + torch.linspace(0.5, 0, self.k) / (self.k + 1)
+        # Together less than a vote, and each more than all after it.
+        weights = 1 + 0.5 ** torch.arange(1.0, self.k + 1)
         votes = torch.zeros(len(x), self.classes)
         return votes.scatter_add_(1, labels, weights.expand(len(x), -1)).argmax(1)

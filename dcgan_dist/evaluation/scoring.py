@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
 from dcgan_dist.evaluation.baselines import NearestNeighbours, Pixels
-from dcgan_dist.evaluation.feature_files import Extractor, FeatureFiles, RawPixels
+from dcgan_dist.evaluation.feature_files import Array, Extractor, FeatureFiles, RawPixels
 from dcgan_dist.evaluation.features import (
     TrainedDiscriminator,
     checkpoint_steps,
@@ -27,7 +27,9 @@ from dcgan_dist.evaluation.features import (
     random_discriminator,
     read_run_config,
 )
+from dcgan_dist.evaluation.kmeans import fit_kmeans, standardise
 from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled, room_labels
+from dcgan_dist.evaluation.supervised import SupervisedCNN, draw_trial
 from dcgan_dist.evaluation.tasks import (
     L2SVM,
     Z95,
@@ -46,6 +48,7 @@ _SVHN_LABELS = 100
 _SVHN_DRAWS = 100
 _SVHN_VALIDATION = 10_000
 _DRAWS = 10
+_CNN_DRAWS = 5
 _RANDOM_BATCHES = 50  # that the statistics of random weights are measured over
 
 
@@ -75,6 +78,7 @@ class Evaluation:
         assert model.image_size is not None
         assert model.channels is not None
         self.config, self.model, self.device, self._pool = config, model, device, pool
+        self.image_size, self.channels = model.image_size, model.channels
         self.cache = cache_directory(config.cache)
         self.files = FeatureFiles(self.cache, config.cache_gib)
         self.data = self._open(config.data)
@@ -86,10 +90,8 @@ class Evaluation:
         self.draws = draws if draws is not None else _SVHN_DRAWS if svhn else _DRAWS
 
     def _open(self, path: str | None) -> Dataset:
-        size, channels = self.model.image_size, self.model.channels
-        assert size is not None
-        assert channels is not None
-        return open_labelled(path, self.config.task, image_size=size, channels=channels, cache=self.cache)
+        size = self.image_size
+        return open_labelled(path, self.config.task, image_size=size, channels=self.channels, cache=self.cache)
 
     def _questions(self) -> list[_Question]:
         config, data, test = self.config, self.data, self.test_data
@@ -146,9 +148,45 @@ class Evaluation:
                 line.close()
         return rows[0], rows[-1]
 
-    def score(self, method: str, learner: Learner, values: Values, test_values: Values, begun: float) -> Entry:
-        """Score one representation by the protocol, and return its entry for scores.json."""
-        scores = {question.name: self._answer(learner, values, test_values, question) for question in self.questions}
+    def score(
+        self,
+        method: str,
+        learner: Learner,
+        values: Values,
+        test_values: Values,
+        begun: float,
+        config: EvaluateConfig | None = None,
+        draws: int | None = None,
+    ) -> Entry:
+        """Score one representation by the protocol, and return its entry for scores.json.
+
+        Args:
+            method: its name.
+            learner: the classifier.
+            values: its features of the data.
+            test_values: those of the test set.
+            begun: `time.perf_counter()` when work on it began.
+            config: the settings, where they are not those of all.
+            draws: how often labels are drawn, where it is not as for all.
+        """
+
+        def answer(question: _Question) -> Score:
+            if not self.per_class:
+                return score_full(learner, values, test_values, question.partition, self.device)
+            return score_draws(
+                learner,
+                values,
+                test_values,
+                question.partition,
+                self.device,
+                per_class=self.per_class,
+                draws=self.draws if draws is None else draws,
+                choosing_draws=(config or self.config).choosing_draws,
+                seed=self.config.seed,
+                names=question.names,
+            )
+
+        scores = {question.name: answer(question) for question in self.questions}
         return {
             "step": None,
             "method": method,
@@ -168,22 +206,6 @@ class Evaluation:
             "seconds": round(time.perf_counter() - begun, 2),
             "device": device_name(self.device),
         }
-
-    def _answer(self, learner: Learner, values: Values, test_values: Values, question: _Question) -> Score:
-        if not self.per_class:
-            return score_full(learner, values, test_values, question.partition, self.device)
-        return score_draws(
-            learner,
-            values,
-            test_values,
-            question.partition,
-            self.device,
-            per_class=self.per_class,
-            draws=self.draws,
-            choosing_draws=self.config.choosing_draws,
-            seed=self.config.seed,
-            names=question.names,
-        )
 
     def _split(self) -> dict[str, Any]:
         partition = self.questions[0].partition
@@ -234,15 +256,48 @@ class Evaluation:
         return self.score("knn", NearestNeighbours(self.device), *self._pixel_values(), begun)
 
     def _pixel_values(self) -> tuple[Values, Values]:
-        assert self.model.image_size is not None
-        assert self.model.channels is not None
-        values, test_values = self.values(RawPixels(self.model.image_size, self.model.channels))
+        values, test_values = self._pixel_rows()
         return Pixels(values), Pixels(test_values)
+
+    def _kmeans(self, _run: dict[str, Any]) -> Entry:
+        begun = time.perf_counter()
+        config, (pixels, _) = self.config, self._pixel_rows()
+        train = self.questions[0].partition.train
+        extractor = fit_kmeans(
+            pixels,
+            train,
+            self.data.digest,
+            self.cache,
+            image_size=self.image_size,
+            channels=self.channels,
+            centroids=config.centroids,
+            patches=config.patches,
+            seed=config.seed,
+            device=self.device,
+        )
+        values, test_values = standardise(*self.values(extractor), train)
+        return self.score(f"kmeans-{config.centroids}", self.svm(), values, test_values, begun)
+
+    def _cnn(self, _run: dict[str, Any]) -> Entry:
+        begun = time.perf_counter()
+        config = self.config
+        trials = tuple(float(number) for number in range(config.trials))
+        learner = SupervisedCNN(self.model, config.epochs, config.seed, self.device, trials)
+        fewer = replace(config, choosing_draws=1)  # a trial is a training
+        entry = self.score("cnn", learner, *self._pixel_values(), begun, fewer, min(self.draws, _CNN_DRAWS))
+        chosen = entry["trial"] if isinstance(entry["trial"], dict) else {"class": entry["trial"]}
+        of = {name: asdict(draw_trial(config.seed, int(number))) for name, number in chosen.items()}
+        return entry | {"trials": config.trials, "epochs": config.epochs, "hyperparameters": of}
+
+    def _pixel_rows(self) -> tuple[Array, Array]:
+        return self.values(RawPixels(self.image_size, self.channels))
 
     _CONTROLS: dict[str, Callable[[Evaluation, dict[str, Any]], Entry]] = {  # noqa: RUF012
         "random": _random,
         "pixels": _pixels,
         "knn": _knn,
+        "kmeans": _kmeans,
+        "cnn": _cnn,
     }
 
 
