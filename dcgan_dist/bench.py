@@ -14,6 +14,7 @@ PROG = "dcgan-dist bench"
 WHAT = {
     "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
     "launch": "images/s of two workers under Ray Train beside torchrun",
+    "features": "features a second of the ImageNet net beside a plain evaluation loop in float32",
     "svm": "seconds to fit the linear SVM of the scores beside scikit-learn's LinearSVC, and its peak memory",
 }
 
@@ -37,6 +38,10 @@ def bench_command(arguments: Sequence[str]) -> None:
         from dcgan_dist.benchmarks.step import bench_step
 
         records = bench_step(**rounds)
+    elif what == "features":
+        from dcgan_dist.benchmarks.features import bench_features
+
+        records = bench_features(**rounds)
     elif what == "svm":
         from dcgan_dist.benchmarks.svm import bench_svm
 

@@ -389,9 +389,10 @@ class EvaluateConfig:
     procedural rooms). svhn takes 100 labels a class unless told otherwise, the others all labels."""
     data: str | None = None
     """Labelled images: shards (folder, URL, tars, rooms:N), or a folder or archive as `prepare` reads. Left out for
-    rooms, 5,000 rooms that no run is trained on."""
+    rooms, 3,000 rooms that no run is trained on."""
     test_data: str | None = None
-    """A separate test set. Left out, the test images are split off `data`."""
+    """A separate test set; the same path as `data` for the test part of CIFAR-10's, SVHN's or MNIST's own files. Left
+    out, the test images are split off `data`."""
     step: str = "latest"
     """Which checkpoints to score: `latest`, `all`, or a step."""
     labels_per_class: int | None = None

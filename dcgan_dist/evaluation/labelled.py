@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from dcgan_dist.errors import DataError
 
 Labels = npt.NDArray[np.int64]
 
-SCORED_ROOMS = 5000
+SCORED_ROOMS = 3000
 SCORED_ROOMS_SEED = 1
 """Rooms to score with where no data is given: of another seed than those that runs are trained on."""
 
@@ -40,7 +40,15 @@ ROOM_ATTRIBUTES: dict[str, tuple[object, ...]] = {
 """What a room is asked for, with the values of each."""
 
 
-def open_labelled(path: str | None, task: str, *, image_size: int, channels: int, cache: Path) -> Dataset:
+def open_labelled(
+    path: str | None,
+    task: str,
+    *,
+    image_size: int,
+    channels: int,
+    cache: Path,
+    split: Literal["train", "test"] = "train",
+) -> Dataset:
     """Open the images of a task.
 
     Args:
@@ -50,6 +58,7 @@ def open_labelled(path: str | None, task: str, *, image_size: int, channels: int
         image_size: side in pixels that the discriminator takes; sources are made at that size.
         channels: what the discriminator takes.
         cache: folder of the shards that are made.
+        split: which part of CIFAR-10, SVHN or MNIST, where the path has both.
 
     Raises:
         DataError: there is nothing there, or it has other channels.
@@ -63,7 +72,7 @@ def open_labelled(path: str | None, task: str, *, image_size: int, channels: int
         dataset = open_dataset(path, **({"image_size": image_size} if path.startswith("rooms:") else {}), cache=cache)
     else:
         kind = {"rooms": "folder", "svhn": "svhn" if _has_mat(Path(path)) else "folder"}.get(task, task)
-        dataset = replace(_made(open_source(kind, path), kind, image_size, channels, cache), path=path)
+        dataset = replace(_made(open_source(kind, path, split=split), kind, image_size, channels, cache), path=path)
     if dataset.channels != channels:
         of = {1: "grey images (1 channel)", 3: "colour images (3 channels)"}
         raise DataError(

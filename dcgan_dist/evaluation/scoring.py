@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -82,16 +82,18 @@ class Evaluation:
         self.cache = cache_directory(config.cache)
         self.files = FeatureFiles(self.cache, config.cache_gib)
         self.data = self._open(config.data)
-        self.test_data = None if config.test_data is None else self._open(config.test_data)
+        self.test_data = None
+        if config.test_data is not None:
+            self.test_data = self._open(config.test_data, "test" if config.test_data == config.data else "train")
         self.questions = self._questions()
         svhn = config.task == "svhn"
         given, draws = config.labels_per_class, config.draws
         self.per_class = given if given is not None else _SVHN_LABELS if svhn else 0
         self.draws = draws if draws is not None else _SVHN_DRAWS if svhn else _DRAWS
 
-    def _open(self, path: str | None) -> Dataset:
-        size = self.image_size
-        return open_labelled(path, self.config.task, image_size=size, channels=self.channels, cache=self.cache)
+    def _open(self, path: str | None, split: Literal["train", "test"] = "train") -> Dataset:
+        size, channels = self.image_size, self.channels
+        return open_labelled(path, self.config.task, image_size=size, channels=channels, cache=self.cache, split=split)
 
     def _questions(self) -> list[_Question]:
         config, data, test = self.config, self.data, self.test_data
