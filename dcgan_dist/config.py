@@ -386,7 +386,8 @@ class EvaluateConfig:
     """Folder or URL of the run directory."""
     task: Literal["cifar10", "svhn", "folder", "rooms", "mnist"] = "rooms"
     """What to score on: `cifar10`, `svhn`, `mnist`, `folder` (any labelled images), or `rooms` (attributes of
-    procedural rooms). svhn takes 100 labels a class unless told otherwise, the others all labels."""
+    procedural rooms). Of a conditional run, mnist scores the generator: a 1-nearest-neighbour classifier on its
+    samples (appendix, Table 3). svhn takes 100 labels a class unless told otherwise, the others all labels."""
     data: str | None = None
     """Labelled images: shards (folder, URL, tars, rooms:N), or a folder or archive as `prepare` reads. Left out for
     rooms, 3,000 rooms that no run is trained on."""
@@ -423,6 +424,9 @@ class EvaluateConfig:
     baselines: str = "none"
     """Controls on the same splits, separated by commas: `random` (the discriminator with random weights), `pixels`,
     `knn`, `kmeans`, `cnn`; or `all`, `none`."""
+    samples: int = 50_000
+    """Generated images that the 1-nearest-neighbour classifier of the task mnist is trained on, for conditional runs
+    (paper: 50,000 and 10,000,000)."""
     centroids: int = 1600
     """Centroids of the k-means control (Coates and Ng: 1,600 and 4,800)."""
     patches: int = 400_000
@@ -446,7 +450,17 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         is_step = self.step in ("latest", "all") or self.step.isdecimal()
         _require(is_step, "step", self.step, "take a step, latest or all")
-        for key in ("draws", "validation", "test", "choosing_draws", "centroids", "patches", "trials", "epochs"):
+        for key in (
+            "draws",
+            "validation",
+            "test",
+            "choosing_draws",
+            "samples",
+            "centroids",
+            "patches",
+            "trials",
+            "epochs",
+        ):
             value = getattr(self, key)
             _require(value is None or value >= 1, key, value, "take 1 or more")
         labels = self.labels_per_class

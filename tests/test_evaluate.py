@@ -9,6 +9,7 @@ import pytest
 
 from dcgan_dist.data.images import encode
 from dcgan_dist.evaluate import main
+from tests.conftest import train
 
 FAST = ("--task=folder", "--data=rooms:400", "--cs=1e-3,1e-2", "--draws=3", "--choosing-draws=2", "--device=cpu")
 
@@ -108,6 +109,22 @@ def test_rooms_are_scored_by_attribute(run, capsys):
     assert "night" in out
 
 
+def test_a_conditional_generator_is_scored_by_the_classifier_that_its_samples_train(tmp_path, capsys):
+    run = tmp_path / "run"
+    made = train({"run_dir": run, "model.name": "cdcgan", "model.image_size": 28, "training.steps": 4})
+    assert made.returncode == 0, made.stderr
+    words = ("--run", run, "--task=mnist", "--data=rooms:400", "--samples=300", "--device=cpu")
+    code, out, err = status(capsys, *words)
+    assert (code, err) == (0, "")
+    real, generated = entries(run, "mnist")
+    assert (generated["step"], generated["protocol"], real["step"]) == (4, "1-nn/300-images", None)
+    assert real["metrics"]["accuracy"]["value"] > 70
+    for entry in (real, generated):
+        assert entry["metrics"]["accuracy"]["value"] + entry["metrics"]["error"]["value"] == pytest.approx(100)
+        assert entry["metrics"]["error"]["n"] == 80
+    assert "published: DCGAN" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -137,8 +154,6 @@ def test_bad_input_is_one_line_status_2_and_no_score(run, tmp_path, capsys, word
     with open(whole, "r+b") as file:
         file.truncate(150)
     if "HERE/grey" in words[0]:
-        from tests.conftest import train
-
         made = train({"run_dir": tmp_path / "grey", "model.channels": 1, "training.steps": 4})
         assert made.returncode == 0 or "colour" in made.stderr
         if made.returncode:

@@ -31,7 +31,7 @@ from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.models import build_networks, initialise
-from dcgan_dist.models.network import Discriminator
+from dcgan_dist.models.network import Discriminator, Generator
 from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
 from dcgan_dist.results.run_directory import CONFIG_NAME
 from dcgan_dist.results.storage import Mirror, parse_location, read_file, write_atomically, writing
@@ -46,7 +46,6 @@ RELEASED_WINDOWS = (4, 2, 1)  # of the released SVHN code, for its three layers
 STATISTICS_BATCH = 128
 _BATCH = 64  # images put through a network at once on a CPU: its maps stay near the cores
 _BATCH_ON_GPU = 256
-_WEIGHTS = "discriminator.safetensors"
 _WEIGHTS_SECONDS = 7 * 24 * 3600  # for which weights stay in the cache
 
 
@@ -128,6 +127,24 @@ def load_discriminator(location: str, step: int) -> TrainedDiscriminator:
         RunDirectoryError: no such checkpoint, a damaged one, or one of another architecture.
         StorageError: it cannot be read.
     """
+    generator, network, model, digest = _load(location, step, "discriminator")
+    return TrainedDiscriminator(network.eval(), model, generator.image_range, step, digest)
+
+
+def load_generator(location: str, step: int) -> tuple[Generator, ModelConfig, str]:
+    """Load the generator of a run's checkpoint; also return its settings and the checkpoint's digest.
+
+    Raises:
+        RunDirectoryError, StorageError: as `load_discriminator`.
+    """
+    generator, _, model, digest = _load(location, step, "generator")
+    return generator.eval(), model, digest
+
+
+def _load(
+    location: str, step: int, player: Literal["generator", "discriminator"]
+) -> tuple[Generator, Discriminator, ModelConfig, str]:
+    """Return both networks of a run, the one asked for with its weights, their settings and the digest."""
     settings = read_run_config(location)
     where = f"{location.rstrip('/')}/checkpoints/{name_of(step)}"
     state_content = read_file(location, f"checkpoints/{name_of(step)}/{STATE_NAME}")
@@ -135,17 +152,19 @@ def load_discriminator(location: str, step: int) -> TrainedDiscriminator:
         steps = ", ".join(map(str, checkpoint_steps(location)))
         raise RunDirectoryError(f"{location} has no whole checkpoint of step {step}; it has those of steps {steps}")
     state = parse_state(state_content, where)
-    content = read_file(location, f"checkpoints/{name_of(step)}/{_WEIGHTS}")
-    expected = state["files"].get(_WEIGHTS, {}).get("xxh3_128")
+    name = f"{player}.safetensors"
+    content = read_file(location, f"checkpoints/{name_of(step)}/{name}")
+    expected = state["files"].get(name, {}).get("xxh3_128")
     if content is None or xxhash.xxh3_128_hexdigest(content) != expected:
-        raise RunDirectoryError(f"{where} is damaged: {_WEIGHTS} is not what was written; score another step")
+        raise RunDirectoryError(f"{where} is damaged: {name} is not what was written; score another step")
     try:
         model = ModelConfig(**settings["model"])
-        generator, network = build_networks(model)
-        copy_tensors(safetensors.torch.load(content), dict(network.state_dict()), "discriminator", where)
+        generator, discriminator = build_networks(model)
+        network = generator if player == "generator" else discriminator
+        copy_tensors(safetensors.torch.load(content), dict(network.state_dict()), player, where)
     except (TypeError, ConfigError, SafetensorError) as error:
         raise RunDirectoryError(f"{location} was made by another version: {' '.join(str(error).split())}") from error
-    return TrainedDiscriminator(network.eval(), model, generator.image_range, step, str(state["digest"]))
+    return generator, discriminator, model, str(state["digest"])
 
 
 def random_discriminator(model: ModelConfig, seed: int) -> TrainedDiscriminator:

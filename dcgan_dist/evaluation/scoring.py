@@ -27,6 +27,7 @@ from dcgan_dist.evaluation.features import (
     random_discriminator,
     read_run_config,
 )
+from dcgan_dist.evaluation.generated import generate, nearest_neighbour_score
 from dcgan_dist.evaluation.kmeans import fit_kmeans, standardise
 from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled, room_labels
 from dcgan_dist.evaluation.supervised import SupervisedCNN, draw_trial
@@ -35,6 +36,7 @@ from dcgan_dist.evaluation.tasks import (
     Z95,
     Learner,
     Partition,
+    Rows,
     Score,
     Values,
     divide,
@@ -239,6 +241,46 @@ class Evaluation:
         entry = self.score(method, self.svm(), values, test_values, begun)
         return entry | {"step": trained.step, "checkpoint_digest": trained.digest, "statistics": trained.statistics}
 
+    def score_generator(self, location: str, step: int) -> Entry:
+        """Score the generator of a conditional run by a 1-NN classifier on its samples (Table 3).
+
+        Raises:
+            DataError: the data have other classes than the run.
+        """
+        begun = time.perf_counter()
+        partition, samples = self.questions[0].partition, self.config.samples
+        if partition.classes != self.model.classes:
+            raise DataError(f"{self.data.path!r} has {partition.classes} classes, the run {self.model.classes}")
+        rows, labels, digest = generate(location, step, samples, self.config.seed, self.device)
+        entry = self._neighbours(Pixels(rows), labels, np.arange(samples), "cdcgan", begun)
+        return entry | {"step": step, "checkpoint_digest": digest}
+
+    def score_real_images(self) -> Entry:
+        """Score the same classifier on real training images: the control of `score_generator`."""
+        begun = time.perf_counter()
+        partition = self.questions[0].partition
+        values, _ = self._pixel_values()
+        return self._neighbours(values, partition.labels, partition.train, "real images", begun)
+
+    def _neighbours(self, values: Values, labels: Labels, rows: Rows, method: str, begun: float) -> Entry:
+        partition = self.questions[0].partition
+        _, test_values = self._pixel_values()
+        value, interval, count = nearest_neighbour_score(values, labels, rows, test_values, partition, self.device)
+        return {
+            "step": None,
+            "method": method,
+            "protocol": f"1-nn/{len(rows)}-images",
+            "checkpoint_digest": None,
+            "metrics": {
+                "accuracy": {"value": value, "ci95": list(interval), "n": count},
+                "error": {"value": 100 - value, "ci95": [100 - interval[1], 100 - interval[0]], "n": count},
+            },
+            "split": self._split(),
+            "seed": self.config.seed,
+            "seconds": round(time.perf_counter() - begun, 2),
+            "device": device_name(self.device),
+        }
+
     def controls(self, run: dict[str, Any]) -> Iterator[Entry]:
         """Score the controls that the settings ask for."""
         for name in self.config.chosen_baselines:
@@ -402,6 +444,14 @@ def evaluate(
     evaluation = Evaluation(config, first.model, device, pool)
     made: list[Entry] = []
     try:
+        if config.task == "mnist" and first.model.classes:
+            for step in steps:
+                made.append(evaluation.score_generator(location, step))
+                add_scores(location, config.task, made[-1:])
+            made.append(evaluation.score_real_images())
+            add_scores(location, config.task, made[-1:])
+            show(made[0]["protocol"], made)
+            return made
         discriminators = itertools.chain([first], (load_discriminator(location, step) for step in steps[1:]))
         for trained in discriminators:
             ready = measured(config, trained, run, device) if config.statistics == "measured" else trained

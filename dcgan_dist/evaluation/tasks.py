@@ -31,6 +31,7 @@ from dcgan_dist.evaluation.linear_svm import LinearSVM, fit_draws
 
 Rows = npt.NDArray[np.int64]
 
+_CONVERTED = 1 << 28  # values of which so many are kept as float32 for a fit, whatever they are stored as: 1 GiB
 _BLOCK = 512  # images whose features are in memory at once when predicting
 Z95 = 1.96  # standard deviations to each side of a normal distribution's middle that hold 95% of it
 
@@ -87,6 +88,8 @@ class L2SVM:
         """See `Learner`."""
         for rows in draws:
             x = torch.from_numpy(np.ascontiguousarray(values[np.sort(rows)]))
+            if x.numel() <= _CONVERTED:  # once, not with each pass over them
+                x = x.float()
             y = torch.from_numpy(labels[np.sort(rows)])
             whole: list[Tensor | None] = [None]
             yield from fit_draws(x, y, whole, grid, classes=classes, tolerance=self.tolerance, device=self.device)
