@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from dcgan_dist.command_line import run, yield_idle_cores
 from dcgan_dist.errors import ConfigError
@@ -13,27 +14,36 @@ PROG = "dcgan-dist bench"
 WHAT = {
     "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
     "launch": "images/s of two workers under Ray Train beside torchrun",
+    "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
 }
 
 
 def bench_command(arguments: Sequence[str]) -> None:
     """Run the benchmark that the first argument names."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: {PROG} WHAT [ROUNDS]\n\n{__doc__}\n")
+        print(f"usage: {PROG} WHAT [ROUNDS] [--mosaic]\n\n{__doc__}\n")
         for name, measures in WHAT.items():
             print(f"  {name:8} {measures}")
         return
     what, *rest = arguments
     if what not in WHAT:
         raise ConfigError(f"unknown benchmark {what!r}: take one of {', '.join(WHAT)}")
+    mosaic = what == "data" and "--mosaic" in rest
+    if mosaic:
+        rest.remove("--mosaic")
     if len(rest) > 1 or any(not word.isdigit() or int(word) < 1 for word in rest):
         raise ConfigError(f"unexpected {' '.join(rest)!r}: give the number of rounds, or nothing")
     yield_idle_cores()
     rounds = {"rounds": int(rest[0])} if rest else {}
+    records: Iterable[dict[str, Any]]
     if what == "step":
         from dcgan_dist.benchmarks.step import bench_step
 
         records = bench_step(**rounds)
+    elif what == "data":
+        from dcgan_dist.benchmarks.data import bench_data
+
+        records = bench_data(**rounds, mosaic=mosaic)
     else:
         from dcgan_dist.benchmarks.launch import bench_launch
 
