@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.data.images import FORMATS, Pixels, decode, fit
+from dcgan_dist.data.images import FORMATS, Pixels, decode_fitted, fit
 from dcgan_dist.errors import DataError
 
 Folders = tuple[str, ...]
@@ -37,7 +37,7 @@ class EncodedImage:
 
     def picture(self, size: int, channels: int) -> tuple[Pixels, None]:
         """See `Content`."""
-        return fit(decode(self.content, channels), size, channels), None
+        return decode_fitted(self.content, size, channels), None
 
 
 @dataclass(frozen=True)
