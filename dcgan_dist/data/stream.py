@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import signal
 from abc import abstractmethod
 from collections import deque
@@ -20,14 +21,15 @@ import torch.utils.data
 import xxhash
 
 from dcgan_dist.data.dataset import Dataset
+from dcgan_dist.data.downloading import Downloads
 from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
 from dcgan_dist.data.order import RUNS, EpochOrder, Integers, batches_per_epoch, rank_positions
-from dcgan_dist.data.tar_index import map_file
+from dcgan_dist.data.remote import Flag, interrupted_by
 from dcgan_dist.errors import DataError, DcganDistError, Unreachable
 
 _OPEN_SHARDS = 256  # each holds a file descriptor; a batch meets 64 to 128 shards
+_OPEN_COPIES = 96  # of remote shards: what is open cannot make room for others
 _POSITIONS_AT_ONCE = 2048  # whose order is worked out together
-_DOWNLOADS = 4  # at a time
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class ImageStream:
         self._seed, self._rank, self._world_size, self._on_damage = seed, rank, world_size, on_damage
         self._batches_at_once = max(1, _POSITIONS_AT_ONCE * world_size // batch_size)
         # Made anew in each process, and safe to use from several threads.
-        self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
+        any_remote = any(map(dataset.is_remote, range(len(dataset.tars))))
+        self._shard = lru_cache(maxsize=_OPEN_COPIES if any_remote else _OPEN_SHARDS)(self._open_shard)
         self._order = lru_cache(maxsize=2)(self._make_order)
         self._located = lru_cache(maxsize=4)(self._locate)
 
@@ -222,7 +225,7 @@ class _OpenShard:
             # An array of its own for each field: the fastest to take single values from.
             self._offsets, self._sizes = records["offset"].astype(np.int64), records["size"].astype(np.int64)
             self._labels, self._digests = records["label"].astype(np.int64), records["digest"].copy()
-            self._content = map_file(dataset.tar(shard))
+            self._content = dataset.content(shard)
         except Unreachable:
             raise
         except DataError as error:
@@ -296,9 +299,9 @@ class _ThreadBatches(BatchIterator):
     """Batches read by one background thread."""
 
     def __init__(self, stream: ImageStream, numbers: Iterable[int]) -> None:
-        self._read = stream.read
+        self._stream = stream
         self._numbers = iter(numbers)
-        self._downloads = _Downloads(stream)
+        self._downloads = Downloads(stream.dataset, stream.batch_size, stream.shards_ahead)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="dcgan_dist-read")
         self._ahead: deque[Future[Batch]] = deque()
         for _ in range(stream.prefetch):
@@ -322,14 +325,20 @@ class _ThreadBatches(BatchIterator):
             self._downloads.begin(number)
             self._ahead.append(self._pool.submit(self._read, number))
 
+    def _read(self, number: int) -> Batch:
+        with interrupted_by(self._downloads.closed):
+            return self._stream.read(number)
+
 
 class _ProcessBatches(BatchIterator):
     """Batches read by worker processes, in the order of their numbers."""
 
     def __init__(self, stream: ImageStream, numbers: Iterable[int]) -> None:
-        self._downloads = _Downloads(stream)
+        self._downloads = Downloads(stream.dataset, stream.batch_size, stream.shards_ahead)
+        # Shared with the workers, so that none of them goes on waiting for a shard.
+        self._closed = multiprocessing.get_context("spawn").Event()
         loader = torch.utils.data.DataLoader(
-            _ByNumber(stream),
+            _ByNumber(stream, self._closed),
             batch_size=None,
             sampler=_Numbers(numbers, self._downloads.begin),
             collate_fn=_as_it_is,
@@ -350,6 +359,7 @@ class _ProcessBatches(BatchIterator):
         return batch
 
     def close(self) -> None:
+        self._closed.set()
         self._downloads.close()
         self._batches = None  # the loader ends its workers with its iterator
 
@@ -357,12 +367,13 @@ class _ProcessBatches(BatchIterator):
 class _ByNumber(torch.utils.data.Dataset[Batch | DcganDistError]):
     """A stream as what a DataLoader reads: item b is batch b."""
 
-    def __init__(self, stream: ImageStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: ImageStream, closed: Flag) -> None:
+        self._stream, self._closed = stream, closed
 
     def __getitem__(self, number: int) -> Batch | DcganDistError:
         try:
-            return self._stream.read(number)
+            with interrupted_by(self._closed):
+                return self._stream.read(number)
         except DcganDistError as error:
             # Handed over as a value: the loader would wrap what is raised into a page of traceback.
             return error
@@ -386,31 +397,6 @@ def _as_it_is(batch: Any) -> Any:
 
 def _leave_interrupts_to_the_parent(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _Downloads:
-    """Fetches the remote shards that come next, in the background."""
-
-    def __init__(self, stream: ImageStream) -> None:
-        self._stream = stream
-        self._begun: set[int] = set()
-        any_remote = any(map(stream.dataset.is_remote, range(len(stream.dataset.tars))))
-        self._pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="dcgan_dist-fetch") if any_remote else None
-
-    def begin(self, batch: int) -> None:
-        """See to it that the shards for `batch` and some after it are on this host or on their way."""
-        if self._pool is None:
-            return
-        for shard in self._stream.shards_ahead(batch):
-            if shard not in self._begun:
-                self._begun.add(shard)
-                # What goes wrong here comes up again where the shard is read.
-                self._pool.submit(self._stream.dataset.records, shard)
-                self._pool.submit(self._stream.dataset.tar, shard)
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 __all__ = ["Batch", "BatchIterator", "Damage", "ImageStream"]

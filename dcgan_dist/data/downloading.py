@@ -1,0 +1,140 @@
+"""Shards on their way to this host: whole ones ahead of their use, and single records until these have come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
+
+from dcgan_dist.data.dataset import Dataset
+from dcgan_dist.data.order import RUNS
+from dcgan_dist.data.remote import Interrupted, interrupted_by
+from dcgan_dist.errors import DcganDistError
+
+_AT_A_TIME = 8
+_PIECES_AT_A_TIME = 32
+_AHEAD_BYTES = 1 << 30  # of shards that are not needed yet
+_AHEAD_SHARE = 4  # of the cache's limit, if that is less
+
+
+class Downloads:
+    """Fetches the remote shards that a stream needs next, in the background, and keeps them in the cache for it.
+
+    The shards of the 64 runs come first, in the order of their first use; then those that follow them, up to about
+    half a shard for each run and 1 GiB (or a quarter of the cache) in all.
+
+    Args:
+        dataset: the shards.
+        batch_size: images of a global batch.
+        shards_ahead: gives the shards for a batch and for some after it, in the order of their use.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, shards_ahead: Callable[[int], list[int]]) -> None:
+        self.closed = threading.Event()
+        self._dataset, self._shards_ahead = dataset, shards_ahead
+        self._wanted: dict[int, Future[FileIO | None]] = {}
+        self._every = max(1, RUNS * (max(dataset.sizes) // 16) // batch_size)
+        self._next = -1
+        any_remote = any(map(dataset.is_remote, range(len(dataset.tars))))
+        self._pool = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="dcgan_dist-fetch") if any_remote else None
+
+    def begin(self, batch: int) -> None:
+        """See to it that the shards for `batch` and some after it are on this host or on their way."""
+        if self._pool is None or batch < self._next:
+            return
+        self._next = batch + self._every
+        window = self._window(batch)
+        for shard in self._wanted.keys() - set(window):
+            self._forget(shard)
+        new = [shard for shard in window if shard not in self._wanted or _failed(self._wanted[shard])]
+        # The indexes of all of them first: they are small, and with them single records can be read.
+        for shard in new:
+            self._pool.submit(self._fetch_index, shard)
+        for shard in new:
+            self._wanted[shard] = self._pool.submit(self._fetch, shard)
+
+    def close(self) -> None:
+        """Break off what is on its way, and let go of what has come."""
+        self.closed.set()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        for shard in list(self._wanted):
+            self._forget(shard)
+
+    def _window(self, batch: int) -> list[int]:
+        limit, left = self._dataset.cache_gib, _AHEAD_BYTES
+        if limit is not None:
+            left = min(left, int(limit * 2**30) // _AHEAD_SHARE)
+        window = []
+        for number, shard in enumerate(self._shards_ahead(batch)):
+            if number >= RUNS:
+                left -= self._dataset.manifest.shards[shard].bytes
+                if left < 0:
+                    break
+            window.append(shard)
+        return window
+
+    def _fetch_index(self, shard: int) -> None:
+        try:
+            with interrupted_by(self.closed):
+                self._dataset.open_index(shard).close()
+        except (DcganDistError, Interrupted):
+            return  # it comes up again where the shard is read
+
+    def _fetch(self, shard: int) -> FileIO | None:
+        with interrupted_by(self.closed):
+            return self._dataset.open_tar(shard) if self._dataset.is_remote(shard) else None
+
+    def _forget(self, shard: int) -> None:
+        future = self._wanted.pop(shard)
+        future.cancel()
+        future.add_done_callback(_close)
+
+
+class Pieces:
+    """The bytes of a remote shard, read record by record while the whole of it is still on its way.
+
+    Each piece is asked for ahead, so that many are on their way at the same time.
+    """
+
+    def __init__(self, dataset: Dataset, shard: int, readers: PieceReaders) -> None:
+        self._dataset, self._shard, self._readers = dataset, shard, readers
+        self._ahead: dict[tuple[int, int], Future[bytes | None]] = {}
+
+    def ask(self, start: int, size: int) -> None:
+        """Begin to read a piece."""
+        self._ahead[start, size] = self._readers.submit(self._dataset, self._shard, start, size)
+
+    def take(self, start: int, size: int) -> memoryview | None:
+        """Return a piece that was asked for; None where the whole shard must be read, or can be by now."""
+        piece = self._ahead.pop((start, size), None)
+        if piece is None:
+            return None
+        try:
+            content = piece.result()
+        except DcganDistError:
+            return None
+        return None if content is None else memoryview(content)
+
+
+class PieceReaders:
+    """The threads that read pieces for a stream in one process; started with the first piece."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_PIECES_AT_A_TIME, thread_name_prefix="dcgan_dist-piece")
+
+    def submit(self, dataset: Dataset, shard: int, start: int, size: int) -> Future[bytes | None]:
+        """Begin to read a piece of a shard."""
+        return self._pool.submit(dataset.read_remote, shard, start, size)
+
+
+def _failed(future: Future[FileIO | None]) -> bool:
+    return future.done() and future.exception() is not None
+
+
+def _close(future: Future[FileIO | None]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        file = future.result()
+        if file is not None:
+            file.close()
