@@ -84,7 +84,11 @@ def train(
         )
     cache = Path(config.data.cache) if config.data.cache else None
     dataset = open_dataset(
-        config.data.path, image_size=config.model.image_size, channels=config.model.channels, cache=cache
+        config.data.path,
+        image_size=config.model.image_size,
+        channels=config.model.channels,
+        cache=cache,
+        cache_gib=config.data.cache_gib,
     )
     config = resolve_config(config, dataset)
     run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
