@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import webp
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dcgan_dist.errors import DataError
 
@@ -91,6 +91,8 @@ def _decoded(content: bytes, size: int | None) -> Pixels:
                 return _to_array(ImageOps.exif_transpose(opened))
     except DataError:
         raise
+    except UnidentifiedImageError as error:  # whose text has an address in memory, another one each time
+        raise DataError("it is no readable image (its format is none of those known)") from error
     except _DECODER_ERRORS as error:
         raise DataError(f"it is no readable image ({' '.join(str(error).split()) or type(error).__name__})") from error
 
