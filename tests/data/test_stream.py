@@ -138,9 +138,9 @@ def test_resuming_reads_nothing_from_before_the_start(dataset, monkeypatch):
     plain = stream_module._OpenShard.read
 
     def counted(opened, record, out):
-        label = plain(opened, record, out)
+        label, header = plain(opened, record, out)
         read.append(label)
-        return label
+        return label, header
 
     monkeypatch.setattr(stream_module._OpenShard, "read", counted)
     stream = ImageStream(dataset, seed=1, batch_size=8, prefetch=3)
