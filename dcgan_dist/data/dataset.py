@@ -11,7 +11,6 @@ import itertools
 import json
 import logging
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ import numpy.typing as npt
 import xxhash
 
 from dcgan_dist.config import IMAGE_SIZES
+from dcgan_dist.data.braces import expand_braces
 from dcgan_dist.data.cache import (
     COPIES,
     cache_directory,
@@ -49,11 +49,8 @@ from dcgan_dist.parallel import LocalPool
 
 DEFAULT_IMAGE_SIZE = 64
 _DOWNLOADS = 4  # at a time
-_MOST_SHARDS = 1_000_000
 _ROOMS_FOR_PROCESSES = 5_000  # fewer are drawn sooner than processes start
 _MOST_MAKERS = 8
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 _log = logging.getLogger(__name__)
 
@@ -266,7 +263,7 @@ def open_dataset(
         check_scheme(text)
     elif colon and scheme.isidentifier() and not Path(text).exists() and "/" not in scheme:
         raise DataError(f"data.path is {text!r}: {scheme}: is no scheme that can be read; take a path, URL or rooms:N")
-    tars = [text] if Path(text).exists() else _expand_braces(text)
+    tars = [text] if Path(text).exists() else expand_braces(text)
     if len(tars) > 1 or _is_tar(text):
         return _open_foreign(text, tars, image_size, channels, cache_directory(cache))
     if is_url(text):
@@ -428,29 +425,3 @@ def _checked(dataset: Dataset, image_size: int | None, channels: int | None) -> 
 
 def _is_tar(name: str) -> bool:
     return name.partition("?")[0].endswith(".tar") if is_url(name) else name.endswith(".tar")
-
-
-def _expand_braces(pattern: str) -> list[str]:
-    """Return the names that a pattern stands for: ``a-{08..10}`` and ``{a,b}-c``, several braces too.
-
-    Raises:
-        DataError: a brace that is not of these forms, or too many names.
-    """
-    match = _BRACES.search(pattern)
-    if match is None:
-        if "{" in pattern or "}" in pattern:
-            raise DataError(f"{pattern!r} has an open brace: write NAME-{{000000..000009}}.tar")
-        return [pattern]
-    if numbers := _RANGE.fullmatch(match[1]):
-        first, last = int(numbers[1]), int(numbers[2])
-        if not 0 <= last - first < _MOST_SHARDS:
-            raise DataError(f"{pattern!r}: {match[0]} is no range of fewer than {_MOST_SHARDS} numbers that goes up")
-        parts = [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
-    elif "," in match[1]:
-        parts = match[1].split(",")
-    else:
-        raise DataError(f"{pattern!r}: {match[0]} is no range such as {{000000..000009}} and no list such as {{a,b}}")
-    rests = _expand_braces(pattern[match.end() :])
-    if len(parts) * len(rests) > _MOST_SHARDS:
-        raise DataError(f"{pattern!r} stands for more than {_MOST_SHARDS} shards")
-    return [pattern[: match.start()] + part + rest for part in parts for rest in rests]

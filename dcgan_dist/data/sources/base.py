@@ -167,7 +167,10 @@ def classes_of(
         paths = {whole: path[:-1] for whole, path in paths.items()}
     if len(paths) < 2:
         return (), dict.fromkeys(folders, -1)
-    names = tuple(sorted({path[-1] for path in paths.values() if path}))
+    found = {path[-1] for path in paths.values() if path}
+    # Numbers keep their own order: 10 comes after 9.
+    are_numbers = all(name.isascii() and name.isdecimal() for name in found)
+    names = tuple(sorted(found, key=lambda name: (int(name) if are_numbers else 0, name)))
     if len(names) < 2 and all(paths.values()):
         return (), dict.fromkeys(folders, -1)
     numbers = {name: number for number, name in enumerate(names)}
