@@ -248,7 +248,7 @@ def _limits(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
     def gather() -> int:
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
-            np.take(windows, offsets[chosen], axis=0, out=flat[: len(chosen)])
+            flat[: len(chosen)] = windows[offsets[chosen]]
         return len(order)
 
     def digest() -> int:
