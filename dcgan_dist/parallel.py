@@ -67,7 +67,7 @@ class LocalPool:
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:
-                waiting.append(pool.submit(function, task))
+                waiting.append(pool.submit(_do, function, task))
                 if len(waiting) >= AHEAD * self.workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -85,12 +85,44 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+class _Duty:
+    """What a worker is at, and whether its pool has ended."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Lock()
+        self.is_working = self.is_over = False
+
+
+_duty = _Duty()
+
+
 def _start_worker(line: Connection) -> None:
     """Let a worker end with its pool or its parent, even a killed one, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
 
     def follow() -> None:
         line.poll(None)  # until its other end is closed
-        os._exit(1)
+        # A worker that ended while it was sending a result would leave the pool waiting for the rest of it.
+        with _duty.gate:
+            _duty.is_over = True
+            if _duty.is_working:
+                os._exit(1)
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def _do(function: Callable[[Task], Result], task: Task) -> Result:
+    """Do a task in a worker."""
+    with _duty.gate:
+        if _duty.is_over:
+            os._exit(1)
+        _duty.is_working = True
+    try:
+        return function(task)
+    finally:
+        with _duty.gate:
+            _duty.is_working = False
