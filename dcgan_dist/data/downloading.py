@@ -9,11 +9,12 @@ from io import FileIO
 
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.order import RUNS
-from dcgan_dist.data.remote import Interrupted, interrupted_by
-from dcgan_dist.errors import DcganDistError
+from dcgan_dist.data.remote import Interrupted, interrupted_by, result_of
+from dcgan_dist.errors import DataError, DcganDistError
 
 _AT_A_TIME = 8
-_PIECES_AT_A_TIME = 32
+_PIECES_AT_A_TIME = 16
+_WORTH_PIECES = 1 << 20  # bytes of a shard from which on its records are read by themselves at first
 _AHEAD_BYTES = 1 << 30  # of shards that are not needed yet
 _AHEAD_SHARE = 4  # of the cache's limit, if that is less
 
@@ -92,41 +93,57 @@ class Downloads:
         future.add_done_callback(_close)
 
 
-class Pieces:
-    """The bytes of a remote shard, read record by record while the whole of it is still on its way.
+class PieceReaders:
+    """Reads records of the first shards that a stream meets in one process, while these are on their way.
 
-    Each piece is asked for ahead, so that many are on their way at the same time.
+    Args:
+        most_shards: how many shards are read like that at most: a stream that is faster than its downloads must wait
+            for them, and not slow them down.
+
+    Attributes:
+        done: whether there is no need any more.
     """
 
-    def __init__(self, dataset: Dataset, shard: int, readers: PieceReaders) -> None:
-        self._dataset, self._shard, self._readers = dataset, shard, readers
-        self._ahead: dict[tuple[int, int], Future[bytes | None]] = {}
-
-    def ask(self, start: int, size: int) -> None:
-        """Begin to read a piece."""
-        self._ahead[start, size] = self._readers.submit(self._dataset, self._shard, start, size)
-
-    def take(self, start: int, size: int) -> memoryview | None:
-        """Return a piece that was asked for; None where the whole shard must be read, or can be by now."""
-        piece = self._ahead.pop((start, size), None)
-        if piece is None:
-            return None
-        try:
-            content = piece.result()
-        except DcganDistError:
-            return None
-        return None if content is None else memoryview(content)
-
-
-class PieceReaders:
-    """The threads that read pieces for a stream in one process; started with the first piece."""
-
-    def __init__(self) -> None:
+    def __init__(self, most_shards: int) -> None:
+        self.done = False
+        self._left = most_shards
         self._pool = ThreadPoolExecutor(_PIECES_AT_A_TIME, thread_name_prefix="dcgan_dist-piece")
 
-    def submit(self, dataset: Dataset, shard: int, start: int, size: int) -> Future[bytes | None]:
-        """Begin to read a piece of a shard."""
-        return self._pool.submit(dataset.read_remote, shard, start, size)
+    def of(self, dataset: Dataset, shard: int) -> Pieces | None:
+        """Return what reads pieces of a shard; None where it should be read as a whole."""
+        self._left -= 1
+        small = dataset.manifest.shards[shard].bytes < _WORTH_PIECES
+        if self.done or self._left < 0 or small or dataset.is_on_host(shard):
+            return None
+        return Pieces(dataset, shard, self._pool)
+
+
+class Pieces:
+    """The records of one remote shard that are asked for by themselves, many at the same time."""
+
+    def __init__(self, dataset: Dataset, shard: int, pool: ThreadPoolExecutor) -> None:
+        self._dataset, self._shard, self._pool = dataset, shard, pool
+        self._asked: dict[int, Future[bytes | None]] = {}
+
+    def ask(self, start: int, size: int) -> bool:
+        """Begin to read a piece, unless the whole shard has come; return whether it was begun."""
+        if self._dataset.is_on_host(self._shard):
+            return False
+        self._asked[start] = self._pool.submit(self._dataset.read_remote, self._shard, start, size)
+        return True
+
+    def take(self, start: int, size: int) -> memoryview | None:
+        """Return a piece that was asked for; None where it cannot be had and the whole shard must be read.
+
+        Raises:
+            Interrupted: the stream is closed.
+        """
+        piece = self._asked.pop(start, None)
+        try:
+            content = None if piece is None else result_of(piece)
+        except DataError:
+            return None
+        return None if content is None or len(content) != size else memoryview(content)
 
 
 def _failed(future: Future[FileIO | None]) -> bool:

@@ -99,6 +99,21 @@ def pause(seconds: float) -> None:
         time.sleep(min(left, _WATCH_S))
 
 
+def result_of(future: concurrent.futures.Future[Result], most_s: float | None = None) -> Result:
+    """Wait for a result.
+
+    Raises:
+        Interrupted: the flag of `interrupted_by` is set.
+        TimeoutError: it took longer than `most_s` seconds.
+    """
+    end = None if most_s is None else time.monotonic() + most_s
+    while not concurrent.futures.wait([future], timeout=_WATCH_S).done:
+        pause(0)
+        if end is not None and time.monotonic() > end:
+            raise TimeoutError(f"no answer in {most_s:.0f} s")
+    return future.result()
+
+
 def is_url(path: str) -> bool:
     """Whether a path names storage by a scheme, as in ``s3://bucket/folder``."""
     return "://" in path
@@ -262,12 +277,16 @@ class _Transfer:
                 if total == start:
                     return
                 self._part.truncate(0)
-                raise ConnectionError("what was there changed")
+                raise ConnectionError("it is shorter than before")
             _check(answer)
-            if start and (answer.status != 206 or first != start):
+            etag = answer.headers.get("ETag", "")
+            version = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
+            if start and answer.status == 206 and (first != start or self._version not in (None, version)):
                 self._part.truncate(0)
-            version = answer.headers.get("ETag", "")
-            self._version = version if version.startswith('"') else answer.headers.get("Last-Modified")
+                raise ConnectionError("it changed on its way")
+            if answer.status != 206:
+                self._part.truncate(0)
+            self._version = version
             async for content in answer.content.iter_any():
                 self._append(content)
                 if self._size is not None and self._length > self._size:
@@ -401,7 +420,7 @@ def _call(storage: Any, name: str, *arguments: Any, **settings: Any) -> Any:
             called.set_exception(error)
 
     threading.Thread(target=call, daemon=True, name="dcgan_dist-storage").start()
-    return _watch(called, _BLOCK_S)
+    return result_of(called, _BLOCK_S)
 
 
 def _wait_for(
@@ -418,20 +437,11 @@ def _wait_for(
 
     future = asyncio.run_coroutine_threadsafe(watched(), loop)
     try:
-        return _watch(future, most_s)
+        return result_of(future, most_s)
     finally:
         if not future.done() or future.cancelled():
             future.cancel()
             ended.wait(1)
-
-
-def _watch(future: concurrent.futures.Future[Result], most_s: float | None) -> Result:
-    end = None if most_s is None else time.monotonic() + most_s
-    while not concurrent.futures.wait([future], timeout=_WATCH_S).done:
-        pause(0)
-        if end is not None and time.monotonic() > end:
-            raise TimeoutError(f"no answer in {most_s:.0f} s")
-    return future.result()
 
 
 def _is_missing(error: Exception) -> bool:
