@@ -6,6 +6,8 @@ import sys
 import time
 
 from dcgan_dist.config import IMAGE_SIZES, PrepareConfig
+from dcgan_dist.data.cache import cache_directory
+from dcgan_dist.data.downloads import download
 from dcgan_dist.data.manifest import Manifest
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.shards import Recipe, find_finished, made_with, write_shards
@@ -30,14 +32,27 @@ def prepare(config: PrepareConfig, pool: TaskPool) -> None:
         _check(config.verify, pool)
         return
     if config.source is None:
-        raise ConfigError("source is missing: give --source rooms, folder, cifar10 or mnist (--help explains them)")
+        raise ConfigError("source is missing: give --source rooms, lsun, folder, … (--help explains them all)")
     if config.output is None:
         raise ConfigError("output is missing: give --output FOLDER for the shards")
     only = tuple(part.strip() for part in (config.only or "").split(",") if part.strip())
     source = open_source(
-        config.source, config.input, count=config.count, seed=config.seed, split=config.split, only=only
+        config.source,
+        _input(config, config.source),
+        count=config.count,
+        seed=config.seed,
+        split=config.split,
+        only=only,
     )
     _make(config, source, config.output, pool)
+
+
+def _input(config: PrepareConfig, kind: str) -> str | None:
+    if not config.download:
+        return config.input
+    if config.input is not None:
+        raise ConfigError(f"input is {config.input!r} and download is true: give one of them")
+    return str(download(kind, config.split, cache_directory()))
 
 
 def _recipe(config: PrepareConfig, source: Source) -> Recipe:
