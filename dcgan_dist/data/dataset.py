@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +127,12 @@ class Dataset:
         classes = f", {len(self.classes)} classes" if self.classes else ""
         shards = f"{len(self.tars)} shard{'s' * (len(self.tars) != 1)}"
         size = f"{self.image_size}x{self.image_size}"
-        return f"{self.path}: {self.count:,} {colours} images of {size} pixels in {shards}{classes}"
+        text = f"{self.path}: {self.count:,} {colours} images of {size} pixels in {shards}{classes}"
+        if damage := self.manifest.damage:
+            places, first = f"{len(damage)} damaged place{'s' * (len(damage) != 1)}", damage[0]
+            lost = sum(place["bytes"] for place in damage)
+            text += f"; {places} ({lost:,} bytes) left out, first in {first['shard']!r} at byte {first['offset']}"
+        return text
 
     def is_remote(self, shard: int) -> bool:
         """Whether a shard is read from a copy in the cache."""
@@ -241,6 +247,7 @@ def open_dataset(
     channels: int | None = None,
     cache: str | Path | None = None,
     cache_gib: float | None = None,
+    on_damage: Literal["skip", "fail"] = "skip",
 ) -> Dataset:
     """Find a set of shards by its path, and check that it gives the images asked for.
 
@@ -250,6 +257,8 @@ def open_dataset(
         channels: 1 or 3; left out, what the set has.
         cache: folder for made and downloaded files; left out, the host's.
         cache_gib: most GiB of downloaded shards that are kept; left out, as many as leave a tenth of the disk free.
+        on_damage: what damage does that is found when tars made elsewhere are indexed: `skip` leaves out what is
+            damaged, and writes it down in the manifest; `fail` raises.
 
     Raises:
         DataError: there is nothing there, it is damaged or unfinished, or has other images than asked for.
@@ -265,13 +274,19 @@ def open_dataset(
         raise DataError(f"data.path is {text!r}: {scheme}: is no scheme that can be read; take a path, URL or rooms:N")
     tars = [text] if Path(text).exists() else expand_braces(text)
     if len(tars) > 1 or _is_tar(text):
-        return _open_foreign(text, tars, image_size, channels, cache_directory(cache))
+        return _open_foreign(text, tars, image_size, channels, cache_directory(cache), on_damage)
     if is_url(text):
         return _open_remote(text, image_size, channels, cache_directory(cache), cache_gib)
-    return _open_folder(text, image_size, channels, cache)
+    return _open_folder(text, image_size, channels, cache, on_damage)
 
 
-def _open_folder(text: str, image_size: int | None, channels: int | None, cache: str | Path | None) -> Dataset:
+def _open_folder(
+    text: str,
+    image_size: int | None,
+    channels: int | None,
+    cache: str | Path | None,
+    on_damage: Literal["skip", "fail"] = "skip",
+) -> Dataset:
     folder = Path(text).expanduser().absolute()
     if not folder.is_dir():
         what = "is a file, not shards" if folder.exists() else "does not exist"
@@ -292,7 +307,7 @@ def _open_folder(text: str, image_size: int | None, channels: int | None, cache:
         raise DataError(f"{text!r} has no {MANIFEST_NAME} and no .tar: give a folder of shards, which prepare makes")
     if any(Path(tar).with_suffix(".index").exists() for tar in tars):
         raise DataError(f"{text!r} has shards, but no {MANIFEST_NAME}: prepare did not finish there, run it again")
-    return _open_foreign(text, tars, image_size, channels, cache_directory(cache))
+    return _open_foreign(text, tars, image_size, channels, cache_directory(cache), on_damage)
 
 
 def _open_remote(
@@ -347,7 +362,12 @@ def _dataset(
 
 
 def _open_foreign(
-    path: str, places: Sequence[str], image_size: int | None, channels: int | None, cache: Path
+    path: str,
+    places: Sequence[str],
+    image_size: int | None,
+    channels: int | None,
+    cache: Path,
+    on_damage: Literal["skip", "fail"],
 ) -> Dataset:
     def on_host(place: str) -> Path:
         return _fetch_foreign(place, cache) if is_url(place) else Path(place).expanduser().absolute()
@@ -358,6 +378,13 @@ def _open_foreign(
         if not tar.is_file():
             raise DataError(f"there is no file {shown(place)!r}")
     manifest, indexes = index_tars(tars, cache)
+    if manifest.damage and on_damage == "fail":
+        first, more = manifest.damage[0], len(manifest.damage) - 1
+        rest = f" (and {more} more places)" if more else ""
+        raise DataError(
+            f"shard {first['shard']!r} is damaged at byte {first['offset']}{rest}: it {first['reason']}, or set "
+            f"data.on_damage to skip"
+        )
     # Images of any size and colour are fitted to what is asked for; but colours cannot be made up.
     fits_grey = channels == 1 and manifest.image_size is None
     dataset = Dataset(
