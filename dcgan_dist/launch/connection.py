@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import socket
@@ -38,7 +39,9 @@ def connected_cluster() -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        # Ray prints here what it has held back of its news of lost processes.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            ray.shutdown()
 
 
 def _check_address(address: str) -> None:
