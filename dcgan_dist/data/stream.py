@@ -27,7 +27,7 @@ from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
 from dcgan_dist.data.loading import LoaderProcesses, SharedFlag
 from dcgan_dist.data.order import RUNS, EpochOrder, Integers, batches_per_epoch, rank_positions
 from dcgan_dist.data.remote import interrupted_by
-from dcgan_dist.data.tar_index import BLOCK, Fault, damaged_headers, digest_of, scan
+from dcgan_dist.data.tar_index import BLOCK, Fault, Member, damaged_headers, digest_of, scan
 from dcgan_dist.errors import DataError, DcganDistError, Unreachable
 
 _OPEN_SHARDS = 256  # each holds a file descriptor; a batch meets 64 to 128 shards
@@ -293,6 +293,7 @@ class _OpenShard:
         self.flaws: list[Flaw] = []
         self._size, self._channels = dataset.image_size, dataset.channels
         self._encoding, self._fitted = dataset.manifest.encoding, dataset.fitted
+        self._classes = dataset.classes
         self._open_tar, self._pieces = partial(dataset.open_tar, shard), pieces
         self._file: int | None = None
         self._length = 0
@@ -330,15 +331,36 @@ class _OpenShard:
         if self._missing is not None:
             raise DataError(self._missing)
         start, size = self._offsets.item(record), self._sizes.item(record)
-        both = self._bytes(start - BLOCK, BLOCK + size)
-        content = memoryview(both)[BLOCK:]
-        if len(content) < size:
-            raise DataError(f"the file ends at byte {start - BLOCK + len(both)}")
+        in_place = self._encoding == "raw" and self._file is not None and size == out.nbytes
+        if in_place:
+            header, content = self._read_into(start - BLOCK, out), out.data
+        else:
+            both = self._bytes(start - BLOCK, BLOCK + size)
+            header, content = both[:BLOCK], memoryview(both)[BLOCK:]
+            if len(content) < size:
+                raise _ends_at(start - BLOCK + len(both))
         if xxhash.xxh3_64_intdigest(content) != self._digests.item(record):
             raise DataError("its bytes are not those that were written")
-        self._decode(content, out)
+        if not in_place:
+            self._decode(content, out)
         label: int = self._labels.item(record)
-        return label, both[:BLOCK]
+        return label, header
+
+    def _read_into(self, start: int, out: Pixels) -> bytes:
+        """Read a header and the raw values behind it, these right into `out`; return the header.
+
+        Raises:
+            DataError: they cannot be read, or not all of them are there.
+        """
+        assert self._file is not None
+        header = bytearray(BLOCK)
+        try:
+            got = os.preadv(self._file, (header, out.data), start)
+        except OSError as error:
+            raise DataError(f"it cannot be read ({error.strerror})") from error
+        if got < BLOCK + out.nbytes:
+            raise _ends_at(start + got)
+        return bytes(header)
 
     def _bytes(self, start: int, size: int) -> bytes:
         """Return `size` bytes from `start` on, or those that there are.
@@ -404,14 +426,24 @@ class _OpenShard:
         # All of it has just been read without a fault, so a map will do; and a shard made elsewhere may be huge.
         archive = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
         found: list[Flaw] = []
+        record_of = {offset: record for record, offset in enumerate(self._offsets.tolist())}
+        labels: dict[str, set[str]] = {}
+        texts: dict[str, Member] = {}
         for part in scan(archive):
             if isinstance(part, Fault):
                 found.append(Flaw(self.name, part.offset, f"it {part.reason}, where others may stop reading"))
-            elif part.name.endswith(".cls") and len(self._offsets):
-                record = int(np.searchsorted(self._offsets, part.offset)) - 1
-                written = bytes(archive[part.offset : part.offset + part.size])
-                if record >= 0 and written != str(self._labels[record]).encode():
-                    found.append(Flaw(self.name, part.offset, f"{part.name!r} is not the label that was written"))
+                continue
+            key = part.name.partition(".")[0]
+            if part.offset in record_of:
+                label = self._labels.item(record_of[part.offset])
+                labels[key] = {str(label), *self._classes[label : label + 1]} if label >= 0 else set()
+            elif part.name.endswith(".cls"):
+                texts[key] = part
+        for key in texts.keys() & labels.keys():
+            start, stop = texts[key].offset, texts[key].offset + texts[key].size
+            if bytes(archive[start:stop]).decode("utf-8", "replace").strip() not in labels[key]:
+                found.append(Flaw(self.name, start, f"{texts[key].name!r} is not the label that was written"))
+        found.sort(key=lambda flaw: flaw.offset)
         whole = all(
             xxhash.xxh3_64_intdigest(archive[start : start + size]) == digest
             for start, size, digest in zip(
@@ -432,6 +464,10 @@ class _OpenShard:
             out[:] = fit(decode(bytes(content), self._channels), self._size, self._channels)
         elif self._encoding != "jpg" or not _decode_jpeg(content, out):
             out[:] = decode_stored(bytes(content), self._encoding, self._size, self._channels)
+
+
+def _ends_at(place: int) -> DataError:
+    return DataError(f"the file ends at byte {place}")
 
 
 def _decode_jpeg(content: memoryview, out: Pixels) -> bool:

@@ -163,7 +163,7 @@ class _Walk:
         length = stored if self._size is None or kind not in _REGULAR else self._size
         if data + length > len(archive):
             raise _Damaged(f"is cut off at byte {len(archive)}: its member at byte {position} is longer")
-        following = self._position = data + -(-length // BLOCK) * BLOCK
+        following = self._position = min(data + -(-length // BLOCK) * BLOCK, len(archive))
         content = archive[data : data + length]
         if kind in (_LONG_NAME, _PAX, _PAX_OF_ALL):
             return self._read_about_next(kind, content, position)
