@@ -17,7 +17,7 @@ from dcgan_dist.deduplication.codes import read_shard
 from dcgan_dist.deduplication.groups import Numbers
 
 if TYPE_CHECKING:
-    from dcgan_dist.deduplication.deduplicate import Summary
+    from dcgan_dist.deduplication.removal import Summary
 
 PAIRS = 100
 GROUPS = 40  # the largest, shown

@@ -121,8 +121,8 @@ def train_autoencoder(
         torch.manual_seed(seed)
         network = Autoencoder(settings.code_size)
     network.to(device)
-    parts = images.split(4096)
-    network.mean.copy_(sum(network.normalise(to_values(part)).sum(0) for part in parts) / len(images))
+    sums = [network.normalise(to_values(part)).sum(0) for part in images.split(4096)]
+    network.mean.copy_(torch.stack(sums).sum(0) / len(images))
     adam = torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
     progress = ProgressLine("autoencoder")
     last: list[torch.Tensor] = []
