@@ -15,6 +15,7 @@ WHAT = {
     "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
     "launch": "images/s of two workers under Ray Train beside torchrun",
     "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
+    "dedup": "near-duplicates found among planted ones, and false ones, in $DCGAN_DIST_DATA (without it, in rooms)",
 }
 
 
@@ -44,6 +45,10 @@ def bench_command(arguments: Sequence[str]) -> None:
         from dcgan_dist.benchmarks.data import bench_data
 
         records = bench_data(**rounds, mosaic=mosaic)
+    elif what == "dedup":
+        from dcgan_dist.benchmarks.deduplication import bench_deduplication
+
+        records = bench_deduplication(**rounds)
     else:
         from dcgan_dist.benchmarks.launch import bench_launch
 
