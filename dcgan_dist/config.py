@@ -365,7 +365,7 @@ class PrepareConfig:
     max_bad: float = 0.01
     """Share of inputs that may be undecodable; more of them are an error."""
     verify: str | None = None
-    """Folder of shards to check against its manifest, in place of making any."""
+    """Folder or URL of shards to check against its manifest, in place of making any."""
     dedup: bool = False
     """Whether to find the near-duplicates among the images, and keep one of each group; without `source`, among those
     of the finished shards at `output`."""
