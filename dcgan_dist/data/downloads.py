@@ -125,7 +125,7 @@ def _get(file: _File, address: str, folder: Path) -> None:
     try:
         pooch.retrieve(url, f"md5:{file.md5}", file.name, folder, downloader=transfer)
     except DataError as error:
-        raise DataError(f"{shown(url)} cannot be downloaded ({error}): {way_out}") from error
+        raise DataError(f"{error}; or {way_out}") from error
     except ValueError as error:  # a wrong checksum
         raise DataError(f"{shown(url)} has not the checksum md5:{file.md5} that it should have: {way_out}") from error
     except OSError as error:

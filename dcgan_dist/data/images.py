@@ -41,10 +41,12 @@ _DECODER_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-# An EXIF block, where there is one, stands in the first segment, which has less than 64 KiB.
-_EXIF_REACH = 1 << 16
-# Flags of an extended WebP: transparency, EXIF, animation.
-_WEBP_EXTRAS = 0x10 | 0x08 | 0x02
+# What tells of an orientation in a JPEG stands in its first segments, of less than 64 KiB each.
+_TURNED_REACH = 1 << 17
+_TURNED_MARKS = (b"Exif\0\0", b"tiff:Orientation")
+_ORIENTATION = 0x0112  # the EXIF tag; 1 means upright
+# Flags of an extended WebP: transparency, EXIF, XMP (which may tell of an orientation), animation.
+_WEBP_EXTRAS = 0x10 | 0x08 | 0x04 | 0x02
 _SCALES = (8, 4, 2)
 
 
@@ -78,8 +80,8 @@ def _decoded(content: bytes, size: int | None) -> Pixels:
     """Return the image of shape (rows, columns, 1 or 3), perhaps smaller than it is where `size` is what is needed."""
     try:
         image: Pixels | None = None
-        if content[:3] == b"\xff\xd8\xff" and content.find(b"Exif\0\0", 0, _EXIF_REACH) < 0:
-            image = _decode_plain_jpeg(content, size)
+        if content[:3] == b"\xff\xd8\xff":
+            image = None if _is_turned(content) else _decode_plain_jpeg(content, size)
         elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
             image = _decode_plain_webp(content)
         if image is not None:
@@ -95,6 +97,16 @@ def _decoded(content: bytes, size: int | None) -> Pixels:
         raise DataError("it is no readable image (its format is none of those known)") from error
     except _DECODER_ERRORS as error:
         raise DataError(f"it is no readable image ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def _is_turned(content: bytes) -> bool:
+    """Whether a JPEG is to be turned or mirrored."""
+    if all(content.find(mark, 0, _TURNED_REACH) < 0 for mark in _TURNED_MARKS):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as opened:
+            return bool(opened.getexif().get(_ORIENTATION, 1) != 1)
 
 
 def _decode_plain_jpeg(content: bytes, size: int | None) -> Pixels | None:

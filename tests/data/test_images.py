@@ -196,6 +196,25 @@ def test_orientation_is_applied():
     np.testing.assert_array_equal(decode(content), turned)
 
 
+def test_an_upright_jpeg_with_exif_is_decoded_the_fast_way(monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 1, "upright"
+    content = saved(Image.fromarray(photograph(256, 300)), "JPEG", exif=exif)
+    assert b"Exif" in content
+    expected = fit(np.asarray(Image.open(io.BytesIO(content))), 64, 3)
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", None)
+    assert np.abs(images.decode_fitted(content, 64).astype(int) - expected).mean() < 1
+
+
+def test_an_orientation_in_xmp_is_applied_too():
+    picture = Image.fromarray(photograph(40, 60))
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>3</tiff:Orientation></x:xmpmeta>'
+    for kind in ("JPEG", "WEBP"):
+        content = saved(picture, kind, xmp=xmp)
+        upright = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        np.testing.assert_array_equal(decode(content), np.rot90(upright, 2))
+
+
 def test_grey_is_luma_and_grey_sources_become_colour():
     colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
     content = saved(Image.fromarray(colours), "PNG")
