@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.dataset import Dataset, open_dataset
+from dcgan_dist.data.remote import shown
 from dcgan_dist.data.stream import Batch, BatchIterator, ImageStream
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
@@ -542,7 +543,7 @@ class Training:
         size = config.model.image_size
         say(
             self.world,
-            f"{start}: {config.model.name} {size}x{size}, {dataset.count:,} images ({config.data.path}), "
+            f"{start}: {config.model.name} {size}x{size}, {dataset.count:,} images ({shown(config.data.path)}), "
             f"{total:,} steps of {config.training.batch_size} images on {self.world.size} x {self.world.device.type}, "
             f"{config.training.precision}; run directory {self._where()}",
         )

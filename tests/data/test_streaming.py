@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dcgan_dist.data import cache as cache_module
+from dcgan_dist.data import downloading as downloading_module
 from dcgan_dist.data import remote as remote_module
 from dcgan_dist.data.cache import COPIES, fetch, file_digest, open_copy
 from dcgan_dist.data.dataset import open_dataset
@@ -326,11 +327,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(files, tmp_path):
 # Streams
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_stream_from_a_bad_server_is_as_from_the_disk(shards, tmp_path, workers):
+def test_a_stream_from_a_bad_server_is_as_from_the_disk(shards, tmp_path):
     with flaky(shards.folder, latency_s=0.01, drop=0.1, fail=0.1) as server:
         remote = open_dataset(server.url, cache=tmp_path)
-        assert labels(remote, workers=workers) == labels(open_dataset(shards.folder))
+        assert labels(remote) == labels(open_dataset(shards.folder))
         assert len(server.asked) > 2 * 96
 
 
@@ -376,17 +376,18 @@ def test_closing_breaks_off_stalled_downloads(shards, tmp_path, monkeypatch):
     assert not left
 
 
-def test_the_first_batch_does_not_wait_for_whole_shards(tmp_path):
-    shards = make_set(tmp_path / "set", [100] * 70, size=64)
-    with flaky_process(shards.folder, bytes_per_s=5e5, latency_s=0.02) as url:
+def test_the_first_batch_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
+    shards = make_set(tmp_path / "set", [60] * 66, size=32)
+    with flaky_process(shards.folder, bytes_per_s=1e5, latency_s=0.02) as url:
         remote = open_dataset(url, cache=tmp_path / "cache")
         start = time.monotonic()
         with ImageStream(remote, seed=1, batch_size=64).iterate() as batches:
             batch = next(batches)
         took = time.monotonic() - start
         assert (batch.images.numpy() == shards.images[batch.labels.numpy()]).all()
-        # A shard alone takes 2.4 s, and 64 of them, 8 at a time, 19 s.
-        assert took < 2.4
+        # A shard alone takes 2.9 s, and 64 of them, 8 at a time, 23 s.
+        assert took < 2.9
         assert not list((tmp_path / "cache" / COPIES).glob("*.tar"))
 
 
