@@ -33,6 +33,7 @@ from dcgan_dist.errors import DataError, DcganDistError, Unreachable
 _OPEN_SHARDS = 256  # each holds a file descriptor; a batch meets 64 to 128 shards
 _OPEN_COPIES = 96  # of remote shards: what is open cannot make room for others
 _MOST_FLAWS = 8  # named of a shard, each time that all of it is looked at
+_CUT_OFF = "the file ends before it does"
 _POSITIONS_AT_ONCE = 2048  # whose order is worked out together
 
 
@@ -338,7 +339,7 @@ class _OpenShard:
             both = self._bytes(start - BLOCK, BLOCK + size)
             header, content = both[:BLOCK], memoryview(both)[BLOCK:]
             if len(content) < size:
-                raise _ends_at(start - BLOCK + len(both))
+                raise DataError(_CUT_OFF)
         if xxhash.xxh3_64_intdigest(content) != self._digests.item(record):
             raise DataError("its bytes are not those that were written")
         if not in_place:
@@ -359,7 +360,7 @@ class _OpenShard:
         except OSError as error:
             raise DataError(f"it cannot be read ({error.strerror})") from error
         if got < BLOCK + out.nbytes:
-            raise _ends_at(start + got)
+            raise DataError(_CUT_OFF)
         return bytes(header)
 
     def _bytes(self, start: int, size: int) -> bytes:
@@ -464,10 +465,6 @@ class _OpenShard:
             out[:] = fit(decode(bytes(content), self._channels), self._size, self._channels)
         elif self._encoding != "jpg" or not _decode_jpeg(content, out):
             out[:] = decode_stored(bytes(content), self._encoding, self._size, self._channels)
-
-
-def _ends_at(place: int) -> DataError:
-    return DataError(f"the file ends at byte {place}")
 
 
 def _decode_jpeg(content: memoryview, out: Pixels) -> bool:

@@ -142,7 +142,7 @@ def test_a_cut_anywhere_costs_what_lies_behind_it_and_is_told_of(whole, shards):
         lost = {20 + row for row, end in enumerate(ends) if end > cut}
         damage, flaws = assert_only_lost(whole, shards, lost)
         assert (flaws[0].shard, flaws[0].offset) == ("set-000001.tar", cut)
-        assert all("ends at byte" in found.reason for found in damage)
+        assert all("the file ends before" in found.reason for found in damage)
 
 
 @pytest.mark.parametrize("rubbish", [b"x", bytes(10240), b"\0" * 512 + b"more"])
