@@ -79,12 +79,14 @@ def cropped(image: Pixels, draws: Draws) -> Pixels:
     rows, columns = image.shape[:2]
     top, left = draws.random() * 0.02 * rows, draws.random() * 0.02 * columns
     box = (left, top, left + 0.98 * columns, top + 0.98 * rows)
-    return np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box=box))
+    enlarged: Pixels = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box=box))
+    return enlarged
 
 
 def relit(image: Pixels, draws: Draws) -> Pixels:
     """Make it 5% brighter or darker."""
-    return np.clip(np.round(image * draws.choice([0.95, 1.05])), 0, 255).astype(np.uint8)
+    lit: Pixels = np.clip(np.round(image * draws.choice([0.95, 1.05])), 0, 255).astype(np.uint8)
+    return lit
 
 
 def shifted(image: Pixels, draws: Draws) -> Pixels:
@@ -147,7 +149,8 @@ def distance(one: Pixels, other: Pixels) -> float:
     """
 
     def normal(part: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return (part - part.mean()) / (part.std() + 4)
+        result: npt.NDArray[np.float32] = (part - part.mean()) / (part.std() + 4)
+        return result
 
     first, second = one.astype(np.float32), other.astype(np.float32)
     centre = normal(first[2:-2, 2:-2])

@@ -36,7 +36,7 @@ def find_groups(codes: Codes, readable: npt.NDArray[np.bool_], radius: int, code
         return first
     # Each code once: its first image. Codes of many images would fill a band's bucket with themselves.
     unique = np.flatnonzero(readable & (first == np.arange(len(first), dtype=np.uint32))).astype(np.uint32)
-    component = _components(codes[unique], radius, code_size)
+    component = _components(codes, unique, radius, code_size)
     leader = np.empty(component.max(initial=-1) + 1, dtype=np.uint32)
     leader[component[::-1]] = unique[::-1]  # of several that are written, the last one stays: the lowest
     of_unique = leader[component]
@@ -63,12 +63,12 @@ def _same_codes(codes: Codes, readable: npt.NDArray[np.bool_]) -> Numbers:
     return first
 
 
-def _components(codes: Codes, radius: int, code_size: int) -> npt.NDArray[np.int32]:
-    """Return the number of the connected component of each of some different codes, shape (n,)."""
-    component = np.arange(len(codes), dtype=np.int32)
+def _components(codes: Codes, unique: Numbers, radius: int, code_size: int) -> npt.NDArray[np.int32]:
+    """Return the number of the connected component of each of the images `unique`, which have different codes."""
+    component = np.arange(len(unique), dtype=np.int32)
     ends: list[tuple[Numbers, Numbers]] = []
     held = 0
-    for one, other in _neighbours(codes, radius, code_size):
+    for one, other in _neighbours(codes, unique, radius, code_size):
         ends.append((one, other))
         held += len(one)
         if held >= _MOST_EDGES:
@@ -80,40 +80,64 @@ def _join(component: npt.NDArray[np.int32], ends: list[tuple[Numbers, Numbers]])
     """Return the components after joining those of the two ends of each edge."""
     if not ends:
         return component
-    one, other = (component[np.concatenate(side)] for side in zip(*ends, strict=True))
-    size = int(component.max()) + 1
-    graph = coo_array((np.ones(len(one), dtype=np.bool_), (one, other)), shape=(size, size))
-    joined = connected_components(graph, directed=False)[1].astype(np.int32, copy=False)
-    result: npt.NDArray[np.int32] = joined[component]
+    pairs = np.concatenate([component[np.stack(side)] for side in ends], axis=1)
+    # A graph of those alone that have an edge: most images have none.
+    nodes, linked = np.unique(pairs, return_inverse=True)
+    one, other = linked.reshape(pairs.shape)
+    graph = coo_array((np.ones(len(one), dtype=np.bool_), (one, other)), shape=(len(nodes), len(nodes)))
+    count, joined = connected_components(graph, directed=False)
+    lowest = np.empty(count, dtype=np.int32)
+    lowest[joined[::-1]] = nodes[::-1]  # nodes ascend, and of several that are written, the last one stays
+    renamed = np.arange(component.max() + 1, dtype=np.int32)
+    renamed[nodes] = lowest[joined]
+    result: npt.NDArray[np.int32] = renamed[component]
     return result
 
 
-def _neighbours(codes: Codes, radius: int, code_size: int) -> Iterator[tuple[Numbers, Numbers]]:
-    """Yield the pairs of different codes that are within the radius, some of them more than once."""
+def _neighbours(codes: Codes, unique: Numbers, radius: int, code_size: int) -> Iterator[tuple[Numbers, Numbers]]:
+    """Yield the pairs of images (by their places in `unique`) that are within the radius, some more than once."""
     bands = min(radius + 1, code_size)
     for band in range(bands):
-        low, high = band * code_size // bands, (band + 1) * code_size // bands
-        keys = codes & _mask(low, high, codes.shape[1])
-        order = np.lexsort(keys.T).astype(np.uint32)
-        ends = np.flatnonzero(np.append((keys[order[1:]] != keys[order[:-1]]).any(1), True))
-        del keys
-        # How many codes of the same bucket follow each one, in the order of the band.
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        behind = (np.repeat(ends, ends - starts + 1) - np.arange(len(order))).astype(np.uint32)
+        order, behind = _buckets(codes, unique, band * code_size // bands, (band + 1) * code_size // bands)
         here = np.flatnonzero(behind).astype(np.uint32)
         step = 1
         while len(here):
             for start in range(0, len(here), _CHUNK):
                 part = here[start : start + _CHUNK]
                 one, other = order[part], order[part + step]
-                near = np.bitwise_count(codes[one] ^ codes[other]).sum(1, dtype=np.uint16) <= radius
+                near = np.bitwise_count(codes[unique[one]] ^ codes[unique[other]]).sum(1, dtype=np.uint16) <= radius
                 if near.any():
                     yield one[near], other[near]
             step += 1
             here = here[behind[here] >= step]
+        del order, behind, here  # before the next band's take as much again
 
 
-def _mask(low: int, high: int, words: int) -> Codes:
-    """Return a code with the bits from `low` to before `high` set."""
-    value = (1 << high) - (1 << low)
-    return np.array([(value >> (64 * word)) & ((1 << 64) - 1) for word in range(words)], dtype=np.uint64)
+def _buckets(codes: Codes, unique: Numbers, low: int, high: int) -> tuple[Numbers, Numbers]:
+    """Return places in `unique` ordered by the bits from `low` to before `high`, and how many alike follow each."""
+    keys = [_word(codes, unique, at, min(at + 64, high)) for at in range(low, high, 64)]
+    order = (np.argsort(keys[0], kind="stable") if len(keys) == 1 else np.lexsort(keys)).astype(np.uint32)
+    ends = np.zeros(len(order), dtype=np.bool_)
+    ends[-1:] = True
+    for key in keys:
+        for start in range(0, len(order) - 1, _CHUNK):
+            part = key[order[start : start + _CHUNK + 1]]
+            ends[start : start + len(part) - 1] |= part[1:] != part[:-1]
+    del keys
+    last = np.flatnonzero(ends).astype(np.uint32)
+    lengths = last + np.uint32(1)
+    lengths[1:] -= lengths[:-1].copy()
+    behind = np.repeat(last, lengths)
+    behind -= np.arange(len(order), dtype=np.uint32)
+    return order, behind
+
+
+def _word(codes: Codes, unique: Numbers, low: int, high: int) -> npt.NDArray[np.uint64]:
+    """Return up to 64 bits of the codes of the images `unique`, from bit `low` to before `high`."""
+    word, shift = divmod(low, 64)
+    key: npt.NDArray[np.uint64] = codes[unique, word]
+    key >>= np.uint64(shift)
+    if word != (high - 1) // 64:
+        key |= codes[unique, word + 1] << np.uint64(64 - shift)
+    key &= np.uint64((1 << (high - low)) - 1)
+    return key
