@@ -426,6 +426,10 @@ class _OpenShard:
             return []
         # All of it has just been read without a fault, so a map will do; and a shard made elsewhere may be huge.
         archive = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
+        records = zip(self._offsets.tolist(), self._sizes.tolist(), self._digests.tolist(), strict=True)
+        intact = [xxhash.xxh3_64_intdigest(archive[at : at + size]) == digest for at, size, digest in records]
+        if intact and not any(intact):
+            return []  # another shard in the place of this one: nothing to be added to its lost images
         found: list[Flaw] = []
         record_of = {offset: record for record, offset in enumerate(self._offsets.tolist())}
         labels: dict[str, set[str]] = {}
@@ -445,13 +449,7 @@ class _OpenShard:
             if bytes(archive[start:stop]).decode("utf-8", "replace").strip() not in labels[key]:
                 found.append(Flaw(self.name, start, f"{texts[key].name!r} is not the label that was written"))
         found.sort(key=lambda flaw: flaw.offset)
-        whole = all(
-            xxhash.xxh3_64_intdigest(archive[start : start + size]) == digest
-            for start, size, digest in zip(
-                self._offsets.tolist(), self._sizes.tolist(), self._digests.tolist(), strict=True
-            )
-        )
-        if whole and not found and self._length == self._about.bytes:
+        if all(intact) and not found and self._length == self._about.bytes:
             found.append(Flaw(self.name, 0, "bytes other than its images are not those that were written"))
         more = len(found) - _MOST_FLAWS
         if more > 0:
