@@ -336,7 +336,7 @@ class _OpenShard:
         if in_place:
             header, content = self._read_into(start - BLOCK, out), out.data
         else:
-            both = self._bytes(start - BLOCK, BLOCK + size)
+            both = self._piece(record) or self._bytes(start - BLOCK, BLOCK + size)
             header, content = both[:BLOCK], memoryview(both)[BLOCK:]
             if len(content) < size:
                 raise DataError(_CUT_OFF)
@@ -363,14 +363,24 @@ class _OpenShard:
             raise DataError(_CUT_OFF)
         return bytes(header)
 
+    def _piece(self, record: int) -> bytes | None:
+        """Return a header and the image behind it as they came by themselves, None where they did not come as written.
+
+        The whole shard then says whether they are damaged.
+        """
+        if self._pieces is None:
+            return None
+        piece = self._pieces.take(self._offsets.item(record) - BLOCK, BLOCK + self._sizes.item(record))
+        if piece is None or xxhash.xxh3_64_intdigest(piece[BLOCK:]) != self._digests.item(record):
+            return None
+        return bytes(piece)
+
     def _bytes(self, start: int, size: int) -> bytes:
         """Return `size` bytes from `start` on, or those that there are.
 
         Raises:
             DataError: they cannot be read.
         """
-        if self._pieces is not None and (piece := self._pieces.take(start, size)) is not None:
-            return bytes(piece)
         try:
             return os.pread(self._file if self._file is not None else self._opened(), size, start)
         except OSError as error:
