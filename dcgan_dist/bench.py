@@ -15,6 +15,7 @@ WHAT = {
     "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
     "launch": "images/s of two workers under Ray Train beside torchrun",
     "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
+    "streaming": "images/s from a slow and flaky server on this host, beside a good one and the local disk",
     "dedup": "near-duplicates found among planted ones, and false ones, in $DCGAN_DIST_DATA (without it, in rooms)",
 }
 
@@ -24,7 +25,7 @@ def bench_command(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: {PROG} WHAT [ROUNDS] [--mosaic]\n\n{__doc__}\n")
         for name, measures in WHAT.items():
-            print(f"  {name:8} {measures}")
+            print(f"  {name:9} {measures}")
         return
     what, *rest = arguments
     if what not in WHAT:
@@ -45,6 +46,10 @@ def bench_command(arguments: Sequence[str]) -> None:
         from dcgan_dist.benchmarks.data import bench_data
 
         records = bench_data(**rounds, mosaic=mosaic)
+    elif what == "streaming":
+        from dcgan_dist.benchmarks.streaming import bench_streaming
+
+        records = bench_streaming(**rounds)
     elif what == "dedup":
         from dcgan_dist.benchmarks.deduplication import bench_deduplication
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dcgan_dist.benchmarks.flaky_server import FlakyServer
 from dcgan_dist.config import PrepareConfig, override
 from dcgan_dist.data import downloads, remote
 from dcgan_dist.data.downloads import download
@@ -15,7 +16,6 @@ from dcgan_dist.data.preparation import prepare
 from dcgan_dist.data.sources import open_source
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.parallel import LocalPool
-from tests.data.flaky_server import FlakyServer
 
 
 def idx(array: np.ndarray) -> bytes:

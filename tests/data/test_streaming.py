@@ -12,6 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from dcgan_dist.benchmarks.flaky_server import flaky, flaky_process
 from dcgan_dist.data import cache as cache_module
 from dcgan_dist.data import downloading as downloading_module
 from dcgan_dist.data import remote as remote_module
@@ -20,7 +21,6 @@ from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.remote import shown
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import DataError, StorageError, Unreachable
-from tests.data.flaky_server import flaky, flaky_process
 from tests.data.shard_sets import make_set
 
 KIB = 1 << 10
@@ -389,6 +389,18 @@ def test_the_first_batch_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
         # A shard alone takes 2.9 s, and 64 of them, 8 at a time, 23 s.
         assert took < 2.9
         assert not list((tmp_path / "cache" / COPIES).glob("*.tar"))
+
+
+def test_records_that_come_wrong_by_themselves_are_read_from_the_whole_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
+    shards = make_set(tmp_path / "set", [60] * 66, size=32)
+    with flaky(shards.folder, bytes_per_s=1e6, corrupt=1) as server:
+        remote = open_dataset(server.url, cache=tmp_path / "cache")
+        with ImageStream(remote, seed=1, batch_size=64).iterate(0, 20) as batches:
+            found = list(batches)
+        assert any(part for _, _, part in server.asked)
+    assert [batch.labels.tolist() for batch in found] == labels(open_dataset(shards.folder), 20)
+    assert not any(batch.damage or batch.flaws for batch in found)
 
 
 def test_the_programs_exit_is_not_held_up_by_a_stalled_download(shards, tmp_path):

@@ -1,8 +1,10 @@
 """A web server on the loopback interface that is as slow and as unreliable as it is told to be.
 
-Run as a program (``python -m tests.data.flaky_server FOLDER [key=value ...]``), it prints its port and serves until its
-standard input ends, in a process of its own, so that it takes no time from the one that reads.
+Run as a program (``python -m dcgan_dist.benchmarks.flaky_server FOLDER [key=value ...]``), it prints its port and
+serves until its standard input ends, in a process of its own, so that it takes no time from the one that reads.
 """
+
+from __future__ import annotations
 
 import http.server
 import random
@@ -10,8 +12,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -23,6 +27,7 @@ class FlakyServer(http.server.ThreadingHTTPServer):
         drop: share of the answers that are broken off in the middle of the body.
         fail: share of the requests that are answered with status 500.
         stall: share of the answers that fall silent in the middle of the body, for `stall_s` seconds.
+        corrupt: share of the answers to a Range that have wrong bytes.
         ranges, lengths: whether it knows Range, and gives Content-Length.
         bytes_per_s: of each connection; 0 for no limit.
         down: whether each connection is closed without an answer.
@@ -34,10 +39,10 @@ class FlakyServer(http.server.ThreadingHTTPServer):
     request_queue_size = 256
     block_on_close = False
 
-    def __init__(self, folder: Path, port: int = 0, **behaviour):
+    def __init__(self, folder: Path, port: int = 0, **behaviour: Any) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.folder = Path(folder)
-        self.latency_s = self.drop = self.fail = self.stall = self.bytes_per_s = 0.0
+        self.latency_s = self.drop = self.fail = self.stall = self.corrupt = self.bytes_per_s = 0.0
         self.stall_s = 60.0
         self.ranges = self.lengths = True
         self.down = False
@@ -50,14 +55,15 @@ class FlakyServer(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
+        """Where it is."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def whole(self, suffix: str = ".tar") -> list[str]:
         """Names of the files that were asked for from their beginnings, without a Range."""
         return [path for _, path, part in self.asked if path.endswith(suffix) and part is None]
 
-    def handle_error(self, *_):
-        pass  # the reader went away
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing: the reader went away."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -66,10 +72,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: FlakyServer
 
-    def do_HEAD(self):
+    def do_HEAD(self) -> None:
         self.do_GET()
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         server, path = self.server, unquote(urlsplit(self.path).path)
         part = self.headers.get("Range")
         server.asked.append((self.command, path, part))
@@ -114,9 +120,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET":
             self._send_body(file, start, stop)
 
-    def _send_body(self, file, start, stop):
+    def _send_body(self, file: Path, start: int, stop: int) -> None:
         server, middle = self.server, start + (stop - start) // 2
         drop, stall = server.random.random() < server.drop, server.random.random() < server.stall
+        if self.headers.get("Range") and server.random.random() < server.corrupt:
+            self.wfile.write(bytes(stop - start))
+            return
         with file.open("rb") as content:
             content.seek(start)
             while start < stop:
@@ -135,12 +144,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     self.close_connection = True
                     return
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
 
 @contextmanager
-def flaky(folder: Path, **behaviour):
+def flaky(folder: Path, **behaviour: Any) -> Iterator[FlakyServer]:
     """Serve a folder in a thread of this process; gives the FlakyServer."""
     server = FlakyServer(folder, **behaviour)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -155,10 +164,18 @@ def flaky(folder: Path, **behaviour):
 
 
 @contextmanager
-def flaky_process(folder: Path, **behaviour):
+def flaky_process(folder: Path, **behaviour: float) -> Iterator[str]:
     """Serve a folder in a process of its own; gives the URL."""
-    words = [sys.executable, "-m", "tests.data.flaky_server", str(folder), *(f"{k}={v}" for k, v in behaviour.items())]
+    words = [
+        sys.executable,
+        "-m",
+        "dcgan_dist.benchmarks.flaky_server",
+        str(folder),
+        *(f"{k}={v}" for k, v in behaviour.items()),
+    ]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
     finally:
@@ -167,6 +184,7 @@ def flaky_process(folder: Path, **behaviour):
 
 
 def main() -> None:
+    """Serve the folder that the first argument names; the others set attributes of the server, to numbers."""
     folder, *words = sys.argv[1:]
     behaviour = {name: float(value) for name, _, value in (word.partition("=") for word in words)}
     with flaky(Path(folder), **behaviour) as server:
