@@ -1,8 +1,9 @@
 """Files on storage that is elsewhere: http(s), s3, and every other scheme that fsspec knows.
 
-Each action is tried again, after growing and jittered delays, until it succeeds or `PATIENCE_S` pass without a new
-byte. A transfer that breaks off, or is silent for `STALL_S`, goes on where it stopped if the storage can do that, and
-from the beginning if it cannot. Whoever waits in here can be interrupted at any time: see `interrupted_by`.
+Each action is tried again until it succeeds or `PATIENCE_S` pass without a new byte: at once after a connection broke
+off, after growing and jittered delays when that happens again or the storage answers that it cannot. A transfer that
+breaks off, or is silent for `STALL_S`, goes on where it stopped if the storage can do that, and from the beginning if
+it cannot. Whoever waits in here can be interrupted at any time: see `interrupted_by`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from dcgan_dist.errors import DataError, StorageError, Unreachable
 STALL_S = 10.0  # silence after which a transfer counts as broken off
 PATIENCE_S = 25.0  # without a new byte, over all tries, until the storage counts as out of reach
 FIRST_PATIENCE_S = 5.0  # the same for the first file of a set, whose address may be mistyped
+_PIECE_PATIENCE_S = 1.0  # the same for a part of a file, all of which can be had instead
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 4.0
 
@@ -165,7 +167,7 @@ def remote_size(url: str) -> int | None:
 
 
 def read_range(url: str, start: int, size: int) -> bytes | None:
-    """Return part of a remote file; None where its storage gives whole files only. Tried once.
+    """Return part of a remote file; None where its storage gives whole files only. It is not tried for long.
 
     Raises:
         DataError: there is no such file.
@@ -178,7 +180,7 @@ def read_range(url: str, start: int, size: int) -> bytes | None:
         content: bytes = _call(storage, "cat_file", path, start=start, end=start + size)
         return content
 
-    return _persist(url, read, patience=0)
+    return _persist(url, read, _PIECE_PATIENCE_S)
 
 
 def download(url: str, part: FileIO, size: int | None, *, resume: bool) -> None:
@@ -403,8 +405,11 @@ def _persist(
                 raise Unreachable(
                     f"{shown(url)!r} cannot be read ({_reason(error)}): is its server up and open to you?"
                 ) from error
-        pause(min(FIRST_DELAY_S * 2**failures, LONGEST_DELAY_S) * random.uniform(0.5, 1))
-        failures += 1
+            # A single lost connection says nothing of the storage, unlike an answer that it cannot.
+            delays = failures + (1 if _status(error) else 0)
+            failures += 1
+        if delays:
+            pause(min(FIRST_DELAY_S * 2 ** (delays - 1), LONGEST_DELAY_S) * random.uniform(0.5, 1))
 
 
 def _call(storage: Any, name: str, *arguments: Any, **settings: Any) -> Any:
@@ -456,8 +461,13 @@ def _is_refused(error: Exception) -> bool:
     """Whether asking again would be answered alike."""
     if isinstance(error, PermissionError):
         return True
-    status = getattr(error, "status", None) or getattr(error.__cause__, "status", None) or 0
+    status = _status(error)
     return 400 <= status < 500 and status not in _WORTH_ANOTHER_TRY
+
+
+def _status(error: Exception) -> int:
+    """Return what an http server said of a failure; 0 where it said nothing."""
+    return getattr(error, "status", None) or getattr(error.__cause__, "status", None) or 0
 
 
 def _reason(error: Exception) -> str:

@@ -416,7 +416,7 @@ def test_the_programs_exit_is_not_held_up_by_a_stalled_download(shards, tmp_path
     with flaky(shards.folder) as server:
         words = [sys.executable, "-c", program, server.url, str(tmp_path)]
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        while len(server.asked) < 1:
+        while len(server.asked) < 2:  # the manifest has come
             time.sleep(0.01)
         server.stall = 1
         process.stdout.readline()
