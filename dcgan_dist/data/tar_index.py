@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from dcgan_dist.errors import DataError
@@ -209,15 +210,12 @@ def check_header(header: bytes, position: int) -> None:
         raise _Damaged(f"has a damaged header at byte {position}")
 
 
-def damaged_headers(headers: Sequence[bytes]) -> list[int]:
-    """Return the indices of those tar headers (512 bytes each) that do not agree with the checksum in them."""
-    if not headers:
-        return []
-    table = np.frombuffer(b"".join(headers), dtype=np.uint8).reshape(-1, BLOCK)
-    written = (table[:, 148:154].astype(np.int32) - 0x30) @ _OCTAL
-    sums = table.sum(axis=1, dtype=np.int32) - table[:, 148:156].sum(axis=1, dtype=np.int32) + 8 * 0x20
+def damaged_headers(headers: npt.NDArray[np.uint8]) -> list[int]:
+    """Return the rows of those tar headers, shape (n, 512), that do not agree with the checksum in them."""
+    written = (headers[:, 148:154].astype(np.int32) - 0x30) @ _OCTAL
+    sums = headers.sum(axis=1, dtype=np.int32) - headers[:, 148:156].sum(axis=1, dtype=np.int32) + 8 * 0x20
     # Nearly all checksums are six digits; what is written otherwise is looked at closely.
-    return [row for row in np.flatnonzero(written != sums).tolist() if not _is_whole(headers[row])]
+    return [row for row in np.flatnonzero(written != sums).tolist() if not _is_whole(headers[row].tobytes())]
 
 
 def _is_whole(header: bytes) -> bool:

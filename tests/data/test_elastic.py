@@ -162,9 +162,9 @@ def test_resuming_late_in_a_long_epoch_is_quick_and_reads_no_more_than_its_batch
         opened.append(number)
         plain_open(shard, dataset, number, *more)
 
-    def counted_read(shard, record, out):
+    def counted_read(shard, record, *into):
         read.append(record)
-        return plain_read(shard, record, out)
+        return plain_read(shard, record, *into)
 
     monkeypatch.setattr(stream_module._OpenShard, "__init__", counted_open)
     monkeypatch.setattr(stream_module._OpenShard, "read", counted_read)

@@ -207,8 +207,9 @@ def test_headers_are_judged_as_the_standard_library_judges_them(tmp_path):
     signed[148:156] = b"%06o\0 " % total
     spaced = header[:148] + b" %5o\0 " % int(header[148:154], 8) + header[156:]
     broken = header[:5] + b"x" + header[6:]
-    assert damaged_headers([header, bytes(signed), spaced, broken]) == [3]
-    assert damaged_headers([]) == []
+    headers = np.frombuffer(header + bytes(signed) + spaced + broken, np.uint8).reshape(4, 512)
+    assert damaged_headers(headers) == [3]
+    assert damaged_headers(headers[:0]) == []
 
 
 PICTURES = [encoded(image, "png") for image in random_images(12)]
