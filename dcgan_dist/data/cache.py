@@ -32,7 +32,7 @@ from dcgan_dist.data.remote import (
     pause,
     read_range,
     read_url,
-    remote_size,
+    remote_state,
     send,
     shown,
 )
@@ -73,23 +73,6 @@ def one_at_a_time(cache: Path, name: str) -> Iterator[None]:
     locks.mkdir(exist_ok=True)
     with FileLock(locks / f"{name}.lock"):
         yield
-
-
-def fetch(
-    url: str,
-    target: Path,
-    cache: Path,
-    *,
-    size: int | None = None,
-    digest: str | None = None,
-    limit: int | None = None,
-) -> Path:
-    """Download a file into the cache, if it is not there yet, and return where it is; see `open_copy`.
-
-    Once this returns, the copy may go again as soon as there is no room.
-    """
-    with open_copy(url, target, cache, size=size, digest=digest, limit=limit) as copy:
-        return Path(str(copy.name))
 
 
 def open_copy(
@@ -276,9 +259,12 @@ def _remove(cache: Path, wanted: int | None, keep: int = 0) -> tuple[int, int]:
         wanted: bytes to remove; None for all but `keep`.
         keep: bytes that may stay.
     """
+    found = []
     try:
         with os.scandir(cache / COPIES) as entries:
-            found = [(entry.stat(), entry.path) for entry in entries]
+            for entry in entries:
+                with suppress(FileNotFoundError):  # it has just got another name: it was being made, so it stays
+                    found.append((entry.stat(), entry.path))
     except FileNotFoundError:
         return 0, 0
     total = sum(about.st_size for about, _ in found)
@@ -312,7 +298,6 @@ __all__ = [
     "COPIES",
     "cache_directory",
     "check_scheme",
-    "fetch",
     "file_digest",
     "is_url",
     "join_url",
@@ -321,7 +306,7 @@ __all__ = [
     "open_copy",
     "read_range",
     "read_url",
-    "remote_size",
+    "remote_state",
     "send",
     "shown",
 ]

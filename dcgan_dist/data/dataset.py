@@ -12,7 +12,6 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import FileIO
@@ -29,7 +28,6 @@ from dcgan_dist.data.cache import (
     COPIES,
     cache_directory,
     check_scheme,
-    fetch,
     is_url,
     join_url,
     map_copy,
@@ -37,19 +35,19 @@ from dcgan_dist.data.cache import (
     open_copy,
     read_range,
     read_url,
-    remote_size,
     shown,
 )
-from dcgan_dist.data.foreign import index_tars
+from dcgan_dist.data.foreign import Tar, index_tars
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, read_index, unpack_keep
 from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.data.remote_tars import copy_name, index_remote
 from dcgan_dist.data.shards import Recipe, made_with, write_shards
 from dcgan_dist.data.sources import room_source
+from dcgan_dist.data.tar_index import map_file
 from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.parallel import LocalPool
 
 DEFAULT_IMAGE_SIZE = 64
-_DOWNLOADS = 4  # at a time
 _ROOMS_FOR_PROCESSES = 5_000  # fewer are drawn sooner than processes start
 _MOST_MAKERS = 8
 
@@ -156,7 +154,7 @@ class Dataset:
             DataError: it is missing, or is remote and cannot be had.
         """
         about = self.manifest.shards[shard]
-        return self._open(self.tars[shard], f"{about.digest}-{about.bytes}.tar", about.bytes, about.digest)
+        return self._open(self.tars[shard], copy_name(about), about.bytes, about.digest)
 
     def content(self, shard: int) -> memoryview:
         """Return the bytes of a shard, downloaded first if need be, as read-only memory.
@@ -169,7 +167,7 @@ class Dataset:
     def is_on_host(self, shard: int) -> bool:
         """Whether a shard can be read without a download."""
         about = self.manifest.shards[shard]
-        copy = self.cache / COPIES / f"{about.digest}-{about.bytes}.tar"
+        copy = self.cache / COPIES / copy_name(about)
         return not self.is_remote(shard) or copy.exists() or copy.with_name(copy.name + ".damaged").exists()
 
     def read_remote(self, shard: int, start: int, size: int) -> bytes | None:
@@ -274,7 +272,7 @@ def open_dataset(
         raise DataError(f"data.path is {text!r}: {scheme}: is no scheme that can be read; take a path, URL or rooms:N")
     tars = [text] if Path(text).exists() else expand_braces(text)
     if len(tars) > 1 or _is_tar(text):
-        return _open_foreign(text, tars, image_size, channels, cache_directory(cache), on_damage)
+        return _open_foreign(text, tars, image_size, channels, cache_directory(cache), cache_gib, on_damage)
     if is_url(text):
         return _open_remote(text, image_size, channels, cache_directory(cache), cache_gib)
     return _open_folder(text, image_size, channels, cache, on_damage)
@@ -307,7 +305,7 @@ def _open_folder(
         raise DataError(f"{text!r} has no {MANIFEST_NAME} and no .tar: give a folder of shards, which prepare makes")
     if any(Path(tar).with_suffix(".index").exists() for tar in tars):
         raise DataError(f"{text!r} has shards, but no {MANIFEST_NAME}: prepare did not finish there, run it again")
-    return _open_foreign(text, tars, image_size, channels, cache_directory(cache), on_damage)
+    return _open_foreign(text, tars, image_size, channels, cache_directory(cache), None, on_damage)
 
 
 def _open_remote(
@@ -367,17 +365,15 @@ def _open_foreign(
     image_size: int | None,
     channels: int | None,
     cache: Path,
+    cache_gib: float | None,
     on_damage: Literal["skip", "fail"],
 ) -> Dataset:
-    def on_host(place: str) -> Path:
-        return _fetch_foreign(place, cache) if is_url(place) else Path(place).expanduser().absolute()
-
-    with ThreadPoolExecutor(_DOWNLOADS) as pool:
-        tars = list(pool.map(on_host, places))
-    for tar, place in zip(tars, places, strict=True):
-        if not tar.is_file():
-            raise DataError(f"there is no file {shown(place)!r}")
-    manifest, indexes = index_tars(tars, cache)
+    if is_url(places[0]):
+        manifest, indexes = index_remote(places, cache, cache_gib)
+    else:
+        tars = [_local_tar(place) for place in places]
+        places = [tar.place for tar in tars]
+        manifest, indexes = index_tars(tars, cache)
     if manifest.damage and on_damage == "fail":
         first, more = manifest.damage[0], len(manifest.damage) - 1
         rest = f" (and {more} more places)" if more else ""
@@ -390,27 +386,27 @@ def _open_foreign(
     dataset = Dataset(
         path=shown(path),
         manifest=manifest,
-        tars=tuple(map(str, tars)),
+        tars=tuple(places),
         indexes=tuple(map(str, indexes)),
         cache=cache,
+        cache_gib=cache_gib,
         image_size=manifest.image_size or image_size or manifest.made_with["own_size"] or DEFAULT_IMAGE_SIZE,
         channels=1 if fits_grey else manifest.channels,
     )
     return _checked(dataset, image_size, channels)
 
 
-def _fetch_foreign(url: str, cache: Path) -> Path:
-    """Return this host's copy of a tar of which nothing is known but its address."""
-    folder, name = cache / "remote", xxhash.xxh3_128_hexdigest(url.encode())
-    try:
-        size = remote_size(url)
-    except Unreachable as error:
-        copies = sorted(folder.glob(f"{name}-*.tar"), key=lambda copy: copy.stat().st_mtime)
-        if not copies:
-            raise
-        _log.warning("%s; going on with the copy in the cache", error)
-        return copies[-1]
-    return fetch(url, folder / f"{name}-{size or 0}.tar", cache, size=size)
+def _local_tar(place: str) -> Tar:
+    path = Path(place).expanduser().absolute()
+    if not path.is_file():
+        raise DataError(f"there is no file {place!r}")
+    about = path.stat()
+    return Tar(
+        place=str(path),
+        name=path.name,
+        state=(about.st_size, about.st_mtime_ns),
+        content=lambda: map_file(path) if about.st_size else memoryview(b""),
+    )
 
 
 def _open_rooms(path: str, number: str, image_size: int | None, channels: int | None, cache: Path) -> Dataset:

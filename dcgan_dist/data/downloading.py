@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from io import FileIO
 
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.order import RUNS
-from dcgan_dist.data.remote import Interrupted, interrupted_by, result_of
+from dcgan_dist.data.remote import Interrupted, interrupted_by, pause
 from dcgan_dist.errors import DataError, DcganDistError
 
 _AT_A_TIME = 8
 _PIECES_AT_A_TIME = 16
+_LOOK_S = 0.1  # between looks at whether a whole shard has come before its piece
 _WORTH_PIECES = 1 << 20  # bytes of a shard from which on its records are read by themselves at first
 _AHEAD_BYTES = 1 << 30  # of shards that are not needed yet
 _AHEAD_SHARE = 4  # of the cache's limit, if that is less
@@ -129,18 +131,27 @@ class Pieces:
         """Begin to read a piece, unless the whole shard has come; return whether it was begun."""
         if self._dataset.is_on_host(self._shard):
             return False
-        self._asked[start] = self._pool.submit(self._dataset.read_remote, self._shard, start, size)
+        # In the context of who asks, whose interruption ends it.
+        read = copy_context().run
+        self._asked[start] = self._pool.submit(read, self._dataset.read_remote, self._shard, start, size)
         return True
 
     def take(self, start: int, size: int) -> memoryview | None:
-        """Return a piece that was asked for; None where it cannot be had and the whole shard must be read.
+        """Return a piece that was asked for; None where the whole shard must be read, or has come sooner.
 
         Raises:
             Interrupted: the stream is closed.
         """
         piece = self._asked.pop(start, None)
+        if piece is None:
+            return None
+        while not wait([piece], timeout=_LOOK_S).done:
+            pause(0)
+            if self._dataset.is_on_host(self._shard):
+                piece.cancel()
+                return None
         try:
-            content = None if piece is None else result_of(piece)
+            content = piece.result()
         except DataError:
             return None
         return None if content is None or len(content) != size else memoryview(content)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,7 @@ from dcgan_dist.config import IMAGE_SIZES
 from dcgan_dist.data.cache import one_at_a_time
 from dcgan_dist.data.images import SUFFIXES, decode
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
-from dcgan_dist.data.tar_index import Fault, Member, map_file, scan
+from dcgan_dist.data.tar_index import Fault, Member, scan
 from dcgan_dist.errors import DataError
 
 _IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
@@ -40,6 +40,23 @@ _MOST_FAULTS = 100  # that are written down of a tar
 Label = int | str | None
 
 
+@dataclass(frozen=True)
+class Tar:
+    """A tar to be indexed.
+
+    Attributes:
+        place: its path or address.
+        name: of its file.
+        state: what changes when the tar does, JSON's types.
+        content: gives its bytes; called more than once.
+    """
+
+    place: str
+    name: str
+    state: tuple[int | str | None, ...]
+    content: Callable[[], memoryview]
+
+
 @dataclass
 class _Sample:
     key: str
@@ -50,7 +67,7 @@ class _Sample:
     doubt: str = ""  # why its label may be lost
 
 
-def index_tars(tars: Sequence[Path], cache: Path) -> tuple[Manifest, tuple[Path, ...]]:
+def index_tars(tars: Sequence[Tar], cache: Path) -> tuple[Manifest, tuple[Path, ...]]:
     """Return a manifest of tars that have none, and the index file of each; made once for each state of the tars.
 
     The manifest's image size is None, unless the images are raw; `made_with` has the size that the images have of
@@ -59,7 +76,7 @@ def index_tars(tars: Sequence[Path], cache: Path) -> tuple[Manifest, tuple[Path,
     Raises:
         DataError: no images, or raw images among others or of several sizes.
     """
-    states = [(str(tar), tar.stat().st_size, tar.stat().st_mtime_ns) for tar in tars]
+    states = [(tar.place, *tar.state) for tar in tars]
     key = xxhash.xxh3_128_hexdigest(json.dumps(states).encode())
     folder = cache / "foreign" / key
     indexes = tuple(folder / f"{number:06d}.index" for number in range(len(tars)))
@@ -74,7 +91,7 @@ def index_tars(tars: Sequence[Path], cache: Path) -> tuple[Manifest, tuple[Path,
     return Manifest.from_json(manifest.read_bytes(), str(manifest)), indexes
 
 
-def _make(tars: Sequence[Path], indexes: Sequence[Path]) -> Manifest:
+def _make(tars: Sequence[Tar], indexes: Sequence[Path]) -> Manifest:
     shards: list[Shard] = []
     tables: list[npt.NDArray[np.void]] = []
     labels: list[list[Label]] = []
@@ -83,7 +100,7 @@ def _make(tars: Sequence[Path], indexes: Sequence[Path]) -> Manifest:
     raw_sizes: set[int] = set()
     others = 0
     for tar, index in zip(tars, indexes, strict=True):
-        archive = map_file(tar) if tar.stat().st_size else memoryview(b"")
+        archive = tar.content()
         samples, found = _read(archive)
         table = np.zeros(len(samples), dtype=RECORD)
         for row, sample in enumerate(samples):
@@ -118,7 +135,7 @@ def _make(tars: Sequence[Path], indexes: Sequence[Path]) -> Manifest:
             shards[shard] = replace(shards[shard], samples=len(tables[shard]))
     damage = [told for tar, found in zip(tars, faults, strict=True) for told in _told(tar.name, found)]
     count = sum(map(len, tables))
-    named = f"{str(tars[0])!r}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
+    named = f"{tars[0].place!r}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
     if not count:
         first = f"; damage at byte {damage[0]['offset']}: it {damage[0]['reason']}" if damage else ""
         raise DataError(f"{named}: no images (members such as KEY.jpg or KEY.png) are in there{first}")
@@ -248,7 +265,7 @@ def _raw_shape(length: int, named: str) -> tuple[int, int]:
     raise DataError(f"{named}: {length} bytes are no raw square image of {', '.join(map(str, IMAGE_SIZES))} pixels")
 
 
-def _look_at(tars: Sequence[Path], tables: Sequence[npt.NDArray[np.void]], named: str) -> tuple[int | None, int]:
+def _look_at(tars: Sequence[Tar], tables: Sequence[npt.NDArray[np.void]], named: str) -> tuple[int | None, int]:
     """Return the size that some images from all over the set have, if it is one that models take, and the channels."""
     ends = np.cumsum([len(table) for table in tables])
     shapes: set[tuple[int, ...]] = set()
@@ -257,7 +274,7 @@ def _look_at(tars: Sequence[Path], tables: Sequence[npt.NDArray[np.void]], named
         shard = int(np.searchsorted(ends, item, side="right"))
         record = tables[shard][item - ends[shard]]
         offset = int(record["offset"])
-        content = bytes(map_file(tars[shard])[offset : offset + int(record["size"])])
+        content = bytes(tars[shard].content()[offset : offset + int(record["size"])])
         try:
             image = decode(content, 3)
         except DataError:

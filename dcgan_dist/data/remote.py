@@ -32,7 +32,7 @@ from dcgan_dist.errors import DataError, StorageError, Unreachable
 STALL_S = 10.0  # silence after which a transfer counts as broken off
 PATIENCE_S = 25.0  # without a new byte, over all tries, until the storage counts as out of reach
 FIRST_PATIENCE_S = 5.0  # the same for the first file of a set, whose address may be mistyped
-_PIECE_PATIENCE_S = 1.0  # the same for a part of a file, all of which can be had instead
+PIECE_PATIENCE_S = 15.0  # the same for a part of a file, all of which can be had instead
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 4.0
 
@@ -156,22 +156,23 @@ def read_url(url: str) -> bytes:
     return content
 
 
-def remote_size(url: str) -> int | None:
-    """Return the length of a remote file in bytes; None where its storage does not say.
+def remote_state(url: str) -> tuple[int | None, str]:
+    """Return the length of a remote file in bytes, and its version (ETag or date); None and "" where it is not known.
 
     Raises:
         DataError, Unreachable: as `read_url`.
     """
     about: dict[str, Any] = _persist(url, lambda storage, path: _call(storage, "info", path), FIRST_PATIENCE_S)
-    return about.get("size")
+    version = about.get("ETag") or about.get("Last-Modified") or about.get("LastModified") or ""
+    return about.get("size"), str(version)
 
 
 def read_range(url: str, start: int, size: int) -> bytes | None:
-    """Return part of a remote file; None where its storage gives whole files only. It is not tried for long.
+    """Return part of a remote file; None where its storage gives whole files only.
 
     Raises:
-        DataError: there is no such file.
-        Unreachable: it failed.
+        DataError: there is no such file, for some storage; where it gives None, reading all of it will tell.
+        Unreachable: the storage was not reached.
     """
 
     def read(storage: Any, path: str) -> bytes | None:
@@ -180,7 +181,7 @@ def read_range(url: str, start: int, size: int) -> bytes | None:
         content: bytes = _call(storage, "cat_file", path, start=start, end=start + size)
         return content
 
-    return _persist(url, read, _PIECE_PATIENCE_S)
+    return _persist(url, read, PIECE_PATIENCE_S)
 
 
 def download(url: str, part: FileIO, size: int | None, *, resume: bool) -> None:
@@ -335,7 +336,8 @@ async def _get(storage: Any, path: str, headers: dict[str, str]) -> Any:
 
 async def _http_range(storage: Any, path: str, start: int, size: int) -> bytes | None:
     async with await _get(storage, path, {"Range": f"bytes={start}-{start + size - 1}"}) as answer:
-        _check(answer)
+        if answer.status >= 500 or answer.status in _WORTH_ANOTHER_TRY:
+            answer.raise_for_status()
         if answer.status != 206 or _range_of(answer)[0] != start:
             answer.close()
             return None

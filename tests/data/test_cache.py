@@ -10,10 +10,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from dcgan_dist.data import remote as remote_module
-from dcgan_dist.data.cache import cache_directory, fetch, file_digest, join_url
+from dcgan_dist.data.cache import cache_directory, file_digest, join_url
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import DataError, Unreachable
+from tests.data.fetching import fetch
 from tests.data.shard_sets import make_set
 
 

@@ -16,11 +16,12 @@ from dcgan_dist.benchmarks.flaky_server import flaky, flaky_process
 from dcgan_dist.data import cache as cache_module
 from dcgan_dist.data import downloading as downloading_module
 from dcgan_dist.data import remote as remote_module
-from dcgan_dist.data.cache import COPIES, fetch, file_digest, open_copy
+from dcgan_dist.data.cache import COPIES, file_digest, open_copy
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.remote import shown
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import DataError, StorageError, Unreachable
+from tests.data.fetching import fetch
 from tests.data.shard_sets import make_set
 
 KIB = 1 << 10
@@ -166,7 +167,7 @@ def test_messages_show_no_credentials(files, tmp_path):
 FETCH = (
     "import sys\n"
     "from pathlib import Path\n"
-    "from dcgan_dist.data.cache import fetch\n"
+    "from tests.data.fetching import fetch\n"
     "url, target, size, digest = sys.argv[1:]\n"
     "fetch(url, Path(target), Path(target).parent, size=int(size), digest=digest)\n"
 )
@@ -296,6 +297,26 @@ def test_a_cache_smaller_than_what_is_in_use_works_and_says_so_once(shards, tmp_
     warnings = [record.getMessage() for record in caplog.records if "cache_gib" in record.getMessage()]
     assert len(warnings) == 1
     assert "\n" not in warnings[0]
+
+
+def gets(server):
+    return sum(method == "GET" for method, _, _ in server.asked)
+
+
+def test_tars_without_a_manifest_are_copies_like_others(shards, tmp_path):
+    pattern, limit = "set-{000000..000095}.tar", 70 * shards.tars[0].stat().st_size
+    settings = {"cache": tmp_path / "cache", "cache_gib": limit / 2**30}
+    here = labels(open_dataset(f"{shards.folder}/{pattern}", cache=tmp_path / "other"))
+    with flaky(shards.folder) as server:
+        with open_dataset(f"{server.url}/{pattern}", **settings).open_tar(0) as held:
+            assert gets(server) == 96 + 1  # each once for its index, and the first again, which had gone
+            assert used(tmp_path / "cache") <= limit
+            assert labels(open_dataset(f"{server.url}/{pattern}", **settings)) == here
+            assert held.readall() == shards.tars[0].read_bytes()
+        # What is indexed is not downloaded to be opened.
+        asked = gets(server)
+        open_dataset(f"{server.url}/{pattern}", **settings)
+        assert gets(server) == asked
 
 
 def test_copies_that_vanish_are_fetched_again(shards, tmp_path):
