@@ -28,7 +28,7 @@ from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
 from dcgan_dist.data.loading import LoaderProcesses, SharedFlag
 from dcgan_dist.data.manifest import RECORD
 from dcgan_dist.data.order import RUNS, EpochOrder, Integers, batches_per_epoch, rank_positions
-from dcgan_dist.data.remote import interrupted_by
+from dcgan_dist.data.remote import Interrupted, interrupted_by
 from dcgan_dist.data.tar_index import BLOCK, Fault, Member, damaged_headers, digest_of, scan
 from dcgan_dist.errors import DataError, DcganDistError, Unreachable
 
@@ -636,6 +636,8 @@ class _ReadInto:
                 batch = self.stream.read(number, np.frombuffer(slot, dtype=np.uint8).reshape(self.shape))
         except DcganDistError as error:
             return error
+        except Interrupted:
+            return DcganDistError("the stream is closed")  # which nobody reads any more
         return _WithoutImages(batch.labels.numpy(), batch.slots.numpy(), batch.damage, batch.flaws)
 
 

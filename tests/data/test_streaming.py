@@ -1,5 +1,6 @@
 import hashlib
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from dcgan_dist.benchmarks.flaky_server import flaky, flaky_process
 from dcgan_dist.data import cache as cache_module
 from dcgan_dist.data import downloading as downloading_module
+from dcgan_dist.data import loading as loading_module
 from dcgan_dist.data import remote as remote_module
 from dcgan_dist.data.cache import COPIES, file_digest, open_copy
 from dcgan_dist.data.dataset import open_dataset
@@ -395,6 +397,44 @@ def test_closing_breaks_off_stalled_downloads(shards, tmp_path, monkeypatch):
         time.sleep(0.5)
         left = [thread.name for thread in threading.enumerate() if thread.name.startswith("dcgan_dist-")]
     assert not left
+
+
+@pytest.mark.parametrize("single_records", [False, True])
+def test_worker_processes_end_by_themselves_while_downloads_stall(single_records, shards, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(loading_module, "_SECONDS_TO_END", 20.0)
+    set_ = make_set(tmp_path / "set", [100] * 4, size=64) if single_records else shards
+    with flaky(set_.folder) as server:
+        remote = open_dataset(server.url, cache=tmp_path / "cache")
+        for shard in range(len(remote.tars)):
+            remote.open_index(shard).close()
+        server.stall = 1
+        batches = ImageStream(remote, seed=1, batch_size=64, workers=1).iterate()
+        processes = multiprocessing.active_children()
+        # The worker asks for single records by itself; for whole shards it waits for this process.
+        while single_records and not any(part for _, _, part in server.asked):
+            time.sleep(0.01)
+        time.sleep(1 if single_records else 4)
+        start = time.monotonic()
+        batches.close()
+        assert time.monotonic() - start < 5  # a stall lasts 10 s there, and most of this is the interpreter's end
+    assert [process.exitcode for process in processes] == [0]
+    assert not capfd.readouterr().err
+
+
+def test_after_an_outage_single_records_come_again_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
+    shards = make_set(tmp_path / "set", [60] * 66, size=32)
+    with flaky(shards.folder, bytes_per_s=1e5) as server:
+        remote = open_dataset(server.url, cache=tmp_path / "cache")
+        with ImageStream(remote, seed=1, batch_size=64, prefetch=1).iterate() as batches:
+            next(batches)
+            server.down = True
+            time.sleep(1)
+            server.down = False
+            start = time.monotonic()
+            for _ in range(3):
+                next(batches)
+            assert time.monotonic() - start < 2.5  # a shard takes 2.9 s
 
 
 def test_the_first_batch_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
