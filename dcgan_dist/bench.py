@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 from dcgan_dist.command_line import run, yield_idle_cores
@@ -16,40 +17,35 @@ WHAT = {
     "launch": "images/s of two workers under Ray Train beside torchrun",
     "features": "features a second of the ImageNet net beside a plain evaluation loop in float32",
     "svm": "seconds to fit the linear SVM of the scores beside scikit-learn's LinearSVC, and its peak memory",
+    "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
+    "streaming": "images/s from a slow and flaky server on this host, beside a good one and the local disk",
+    "dedup": "near-duplicates found among planted ones, and false ones, in $DCGAN_DIST_DATA (without it, in rooms)",
 }
 
 
 def bench_command(arguments: Sequence[str]) -> None:
     """Run the benchmark that the first argument names."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: {PROG} WHAT [ROUNDS]\n\n{__doc__}\n")
+        print(f"usage: {PROG} WHAT [ROUNDS] [--mosaic]\n\n{__doc__}\n")
         for name, measures in WHAT.items():
-            print(f"  {name:8} {measures}")
+            print(f"  {name:9} {measures}")
         return
     what, *rest = arguments
     if what not in WHAT:
         raise ConfigError(f"unknown benchmark {what!r}: take one of {', '.join(WHAT)}")
+    mosaic = what == "data" and "--mosaic" in rest
+    if mosaic:
+        rest.remove("--mosaic")
     if len(rest) > 1 or any(not word.isdigit() or int(word) < 1 for word in rest):
         raise ConfigError(f"unexpected {' '.join(rest)!r}: give the number of rounds, or nothing")
     yield_idle_cores()
-    rounds = {"rounds": int(rest[0])} if rest else {}
-    records: Iterable[dict[str, Any]]
-    if what == "step":
-        from dcgan_dist.benchmarks.step import bench_step
-
-        records = bench_step(**rounds)
-    elif what == "features":
-        from dcgan_dist.benchmarks.features import bench_features
-
-        records = bench_features(**rounds)
-    elif what == "svm":
-        from dcgan_dist.benchmarks.svm import bench_svm
-
-        records = bench_svm(**rounds)
-    else:
-        from dcgan_dist.benchmarks.launch import bench_launch
-
-        records = bench_launch(**rounds)
+    options: dict[str, Any] = {"rounds": int(rest[0])} if rest else {}
+    if what == "data":
+        options["mosaic"] = mosaic
+    module = "deduplication" if what == "dedup" else what
+    # Imported by name: only what is asked for, since each loads much.
+    measure = getattr(import_module(f"dcgan_dist.benchmarks.{module}"), f"bench_{module}")
+    records: Iterable[dict[str, Any]] = measure(**options)
     for record in records:
         print(json.dumps(record), flush=True)
 

@@ -275,17 +275,25 @@ class DeduplicationConfig:
     """Bits in which the codes of two duplicates may differ. Paper: 0, exact collisions."""
     code_size: int = 128
     """Units of the autoencoder's code (paper: 128)."""
+    units: int | None = None
+    """Units whose bits are compared, the steadiest first: fewer find more duplicates, and more images that are none.
+    Left out, all for a radius above 0; for exact collisions, so many that few images collide by chance."""
     noise: float = 0.2
     """Standard deviation of the Gaussian noise on the autoencoder's input, in units of the images' own range [-1, 1]
     (the paper states none)."""
+    jitter: float = 1.0
+    """Further noise on the input: at 1, shifts of up to 0.7 pixels of the 32x32 image, crops of up to 3%, brightness
+    changed by up to 7%; 0 for none."""
+    stability: float = 3.0
+    """Weight of the loss that holds the code still under such changes; 0 for the plain autoencoder."""
     dropout: float = 0.5
     """Share of code units that are dropped in training (the paper states none)."""
     images: int = 200_000
     """Images that the autoencoder is trained on, drawn from the set; all where it has fewer."""
-    epochs: float = 10.0
-    """Passes over them."""
+    steps: int = 4000
+    """Mini-batches that the autoencoder is trained on."""
     batch_size: int = 128
-    """Images in one mini-batch of the autoencoder's training."""
+    """Images in one of them."""
     lr: float = 1e-3
     """Learning rate of Adam."""
 
@@ -293,14 +301,17 @@ class DeduplicationConfig:
         radius, code = self.radius, self.code_size
         _require(8 <= code <= 256 and code % 8 == 0, "deduplication.code_size", code, "take a multiple of 8 to 256")
         _require(0 <= radius < code, "deduplication.radius", radius, "take 0 or more, below code_size")
+        few = self.units is None or 1 <= self.units <= code
+        _require(few, "deduplication.units", self.units, "take 1 or more, at most code_size")
         _require(0 <= self.noise < math.inf, "deduplication.noise", self.noise, "take 0 or a positive number")
         _require(0 <= self.dropout < 1, "deduplication.dropout", self.dropout, "take one in [0, 1)")
-        for key in ("images", "batch_size"):
+        for key in ("jitter", "stability"):
+            value = getattr(self, key)
+            _require(0 <= value < math.inf, f"deduplication.{key}", value, "take 0 or a positive number")
+        for key in ("images", "steps", "batch_size"):
             value = getattr(self, key)
             _require(value >= 1, f"deduplication.{key}", value, "take 1 or more")
-        for key in ("epochs", "lr"):
-            value = getattr(self, key)
-            _require(0 < value < math.inf, f"deduplication.{key}", value, "take a positive number")
+        _require(0 < self.lr < math.inf, "deduplication.lr", self.lr, "take a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,7 +366,7 @@ class PrepareConfig:
     max_bad: float = 0.01
     """Share of inputs that may be undecodable; more of them are an error."""
     verify: str | None = None
-    """Folder of shards to check against its manifest, in place of making any."""
+    """Folder or URL of shards to check against its manifest, in place of making any."""
     dedup: bool = False
     """Whether to find the near-duplicates among the images, and keep one of each group; without `source`, among those
     of the finished shards at `output`."""

@@ -60,6 +60,16 @@ class World:
         dist.all_gather(parts, tensor.contiguous())
         return torch.stack(parts)
 
+    def gather_texts(self, text: str) -> list[str]:
+        """Return every rank's `text`, on every rank; every rank must call it."""
+        if self.size == 1:
+            return [text]
+        content = text.encode()
+        lengths = self.gather(torch.tensor([len(content)], device=self.device)).flatten().tolist()
+        padded = bytearray(content.ljust(max(1, *lengths), b"\0"))
+        together = self.gather(torch.frombuffer(padded, dtype=torch.uint8).to(self.device)).cpu().numpy()
+        return [bytes(row[:length]).decode() for row, length in zip(together, lengths, strict=True)]
+
     def broadcast_text(self, text: str) -> str:
         """Return the leader's `text` on every rank; every rank must call it."""
         if self.size == 1:

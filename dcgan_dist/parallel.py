@@ -11,10 +11,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Protocol, TypeVar
 
 from dcgan_dist.errors import WorkerFailed
@@ -33,8 +34,10 @@ class TaskPool(Protocol):
     def workers(self) -> int:
         """How many tasks are done at the same time."""
 
-    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Result]:
         """Yield the result of each task in order; tasks are taken from the iterable as they are needed.
+
+        Whoever stops before the last result closes the generator, which ends what is still being done.
 
         Args:
             function: a function at the top of a module; what it raises comes up here.
@@ -51,18 +54,20 @@ class LocalPool:
 
     workers: int
 
-    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Result]:
         """See `TaskPool`."""
         if self.workers == 1:
             yield from map(function, tasks)
             return
         # Spawned: forking a process that has threads can hang.
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
+        # Nothing is ever sent: its other end closes when the workers are to end, or when this process dies.
+        line, end_of_line = context.Pipe(duplex=False)
+        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker, initargs=(line,))
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:
-                waiting.append(pool.submit(function, task))
+                waiting.append(pool.submit(_do, function, task))
                 if len(waiting) >= AHEAD * self.workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -70,7 +75,9 @@ class LocalPool:
         except BrokenProcessPool as error:
             raise WorkerFailed("a worker process died (too little memory?): run it again") from error
         finally:
+            end_of_line.close()  # tasks that are still being worked on are of no use any more
             pool.shutdown(cancel_futures=True)
+            line.close()
 
 
 def usable_cores() -> int:
@@ -78,14 +85,44 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _start_worker() -> None:
-    """Let a worker end with its parent, even a killed one, and leave Ctrl-C to the parent."""
+class _Duty:
+    """What a worker is at, and whether its pool has ended."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Lock()
+        self.is_working = self.is_over = False
+
+
+_duty = _Duty()
+
+
+def _start_worker(line: Connection) -> None:
+    """Let a worker end with its pool or its parent, even a killed one, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
+        line.poll(None)  # until its other end is closed
+        # A worker that ended while it was sending a result would leave the pool waiting for the rest of it.
+        with _duty.gate:
+            _duty.is_over = True
+            if _duty.is_working:
+                os._exit(1)
         if parent is not None:
             parent.join()
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def _do(function: Callable[[Task], Result], task: Task) -> Result:
+    """Do a task in a worker."""
+    with _duty.gate:
+        if _duty.is_over:
+            os._exit(1)
+        _duty.is_working = True
+    try:
+        return function(task)
+    finally:
+        with _duty.gate:
+            _duty.is_working = False

@@ -1,19 +1,75 @@
-"""`python -m dcgan_dist.prepare`: make shards from a source of images, or check them."""
+"""`python -m dcgan_dist.prepare`: make shards from a source of images, find their near-duplicates, or check them."""
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
-from dcgan_dist.command_line import parse_settings, run
-from dcgan_dist.config import PrepareConfig
+from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
+from dcgan_dist.config import PrepareConfig, override
 from dcgan_dist.data.preparation import prepare
+from dcgan_dist.errors import ConfigError, Stopped
+from dcgan_dist.launch.locations import absolute_input, lasting_output
+from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 
 PROG = "dcgan-dist prepare"
 
 
 def _command(arguments: Sequence[str]) -> None:
-    prepare(parse_settings(PrepareConfig, arguments, PROG, "Make shards from a source of images, or check them."))
+    config = parse_settings(
+        PrepareConfig,
+        arguments,
+        PROG,
+        "Make shards from a source of images, find their near-duplicates, or check them.",
+    )
+    with _pool(config) as (config, pool), _ended_by_sigterm():
+        if config.verify is not None or config.source is not None or not config.dedup:
+            prepare(config, pool)
+        if config.dedup and config.verify is None:
+            _deduplicate(config, pool)
+
+
+@contextmanager
+def _pool(config: PrepareConfig) -> Iterator[tuple[PrepareConfig, TaskPool]]:
+    """Give the workers that the settings ask for, and the settings with paths that mean the same to them."""
+    if config.output is not None:
+        config = override(config, {"output": lasting_output(config.output)})
+    if not config.cluster.workers:
+        yield config, LocalPool(config.workers or usable_cores())
+        return
+    from dcgan_dist.launch.ray_tasks import ray_pool
+
+    given = {key: getattr(config, key) for key in ("input", "output", "verify")}
+    config = override(config, {key: absolute_input(value) for key, value in given.items() if value is not None})
+    needs = [path for path in (config.input, config.verify) if path is not None]
+    with ray_pool(config.cluster.workers, needs) as pool:
+        yield config, pool
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM end the block as an error does, so that all that was started ends in good order."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(number, "ended by a signal; run again, it goes on from the finished shards")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _deduplicate(config: PrepareConfig, pool: TaskPool) -> None:
+    if config.output is None:
+        raise ConfigError("output is missing: give --output FOLDER, that of the finished shards")
+    yield_idle_cores()
+    from dcgan_dist.deduplication import deduplicate
+
+    deduplicate(config.output, config.deduplication, seed=config.seed, pool=pool, say=print)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,16 +1,28 @@
 """The benchmarks' front door, and that the baseline they are judged by is what it claims to be."""
 
+from collections import Counter
+
+import pytest
 import torch
 from torch import nn
 
 from dcgan_dist.bench import main
+from dcgan_dist.benchmarks import data
 from dcgan_dist.benchmarks.plain_loop import make_plain_loop
 from dcgan_dist.benchmarks.step import TUTORIAL
+from dcgan_dist.data.dataset import open_dataset
+from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.models import build_networks
+from tests.data.shard_sets import make_set
 
 
 def test_unknown_benchmarks_and_rounds_are_one_line(capsys):
-    for arguments, word in ((["speed"], "speed"), (["step", "many"], "many"), (["step", "0"], "0")):
+    for arguments, word in (
+        (["speed"], "speed"),
+        (["step", "many"], "many"),
+        (["step", "0"], "0"),
+        (["step", "--mosaic"], "--mosaic"),
+    ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert len(error.strip().splitlines()) == 1
@@ -19,7 +31,7 @@ def test_unknown_benchmarks_and_rounds_are_one_line(capsys):
 
 def test_help_names_every_benchmark(capsys):
     assert main([]) == 0
-    assert {"step", "launch"} <= set(capsys.readouterr().out.split())
+    assert {"step", "launch", "data"} <= set(capsys.readouterr().out.split())
 
 
 def test_the_plain_loop_trains_as_many_weights_as_our_tutorial_network(monkeypatch):
@@ -36,3 +48,30 @@ def test_the_plain_loop_trains_as_many_weights_as_our_tutorial_network(monkeypat
     first = step(torch.rand(2, 3, 64, 64) * 2 - 1)
     later = [step(torch.full((2, 3, 64, 64), 0.5)) for _ in range(3)][-1]
     assert later[0] < first[0]
+
+
+@pytest.mark.parametrize("encoding", ["jpg", "raw"])
+def test_the_stock_reader_and_ours_go_through_the_same_images(tmp_path, encoding):
+    dataset = open_dataset(make_set(tmp_path / "set", [150, 106], encoding=encoding).folder)
+    read = []
+
+    def shown(batch):
+        read.append(Counter(image.numpy().tobytes() for image in batch))
+        return len(batch)
+
+    assert data.stock(dataset, shown)() == 256
+    assert data.ours(dataset, epochs=2, use=shown)() == 512
+    stock, *rest = (sum(part, Counter()) for part in (read[:2], read[2:4], read[4:]))
+    assert rest == [stock, stock]
+    assert stock.total() == 256
+
+
+def test_unchecked_reading_is_for_the_benchmark_alone(tmp_path):
+    shards = make_set(tmp_path / "set", [20])
+    content = bytearray(shards.tars[0].read_bytes())
+    content[int(shards.record(0, 7)["offset"])] ^= 0xFF
+    shards.tars[0].write_bytes(content)
+    stream = ImageStream(open_dataset(shards.folder), seed=0, batch_size=20)
+    with data.unchecked():
+        assert len(stream.read(0).images) == 20
+    assert len(stream.read(0).images) == 19

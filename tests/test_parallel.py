@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +63,50 @@ def test_tasks_are_taken_only_as_they_are_needed() -> None:
     next(results)
     assert len(taken) <= 5
     results.close()
+
+
+def work_long(seconds: float) -> bytes:
+    time.sleep(seconds)
+    return bytes(1 << 20)
+
+
+def test_who_stops_early_waits_for_no_task() -> None:
+    for long in (0.001, 100.0):
+        results = LocalPool(2).run(work_long, [0.0, *([long] * 20)])
+        next(results)
+        start = time.monotonic()
+        results.close()
+        assert time.monotonic() - start < 5
+
+
+KILLED = """
+import sys, time
+from dcgan_dist.parallel import LocalPool
+from tests.test_parallel import work_long
+if __name__ == "__main__":
+    results = LocalPool(2).run(work_long, [0.0] + [100.0] * 5)
+    next(results)
+    print("going", flush=True)
+    next(results)
+"""
+
+
+def test_workers_end_with_a_killed_parent() -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"going\n"
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while any(is_running(child) for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False

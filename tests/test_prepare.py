@@ -4,16 +4,21 @@ import pty
 import re
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
 import pytest
+import s3fs
 from moto.server import ThreadedMotoServer
 
 from dcgan_dist.data.images import encode
 from dcgan_dist.data.progress import describe
-from dcgan_dist.data.shards import read_manifest
+from dcgan_dist.data.shards import Recipe, read_manifest, write_shards
+from dcgan_dist.data.sources import Source, open_source, room_source
 from dcgan_dist.prepare import main
 
 
@@ -65,50 +70,125 @@ def test_unreadable_inputs_are_told_in_a_line(tmp_path, capsys):
     assert "left out 1 inputs ('bad.jpg': it is no readable image" in err
 
 
-def test_shards_are_sent_to_object_storage_and_found_there(tmp_path, capsys, monkeypatch):
-    words = ("--source=rooms", "--image-size=16", "--count=20", "--shard-size=10", "--workers=1")
+@pytest.fixture
+def client(monkeypatch) -> Iterator[Any]:
+    """Object storage of this machine's own, with a bucket `images`."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="images")
-        code, out, err = status(capsys, *words, "--output=s3://images/rooms")
-        assert (code, err) == (0, "")
-        assert "s3://images/rooms: 20 colour images of 16x16, 2 classes, in 2 shards" in out
-        status(capsys, *words, "--output", tmp_path / "local")
-        stored = {entry["Key"]: entry["ETag"] for entry in client.list_objects_v2(Bucket="images")["Contents"]}
-        assert stored == {
-            f"rooms/{path.name}": f'"{hashlib.md5(path.read_bytes()).hexdigest()}"'
-            for path in (tmp_path / "local").iterdir()
-        }
-        code, out, _ = status(capsys, *words, "--output=s3://images/rooms")
-        assert (code, "nothing to do" in out) == (0, True)
-        code, _, err = status(capsys, *words, "--seed=1", "--output=s3://images/rooms")
-        assert code == 2
-        assert "seed there 0, now 1" in err
-        code, _, err = status(capsys, *words, "--output=s3://no-bucket/rooms")
-        assert (code, err.count("\n")) == (2, 1)
-    finally:
-        server.stop()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3fs.S3FileSystem.clear_instance_cache()  # they remember the address of a former test
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="images")
+    yield client
+    for entry in client.list_objects_v2(Bucket="images").get("Contents", []):  # a new server has what an old one had
+        client.delete_object(Bucket="images", Key=entry["Key"])
+    client.close()
+    server.stop()
+
+
+def stored(client: Any) -> dict[str, str]:
+    """Name and MD5 of all that is in the bucket."""
+    found = client.list_objects_v2(Bucket="images").get("Contents", [])
+    return {entry["Key"].rpartition("/")[2]: entry["ETag"].strip('"') for entry in found}
+
+
+def local(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_shards_are_sent_to_object_storage_and_found_there(tmp_path, capsys, client):
+    words = ("--source=rooms", "--image-size=16", "--count=20", "--shard-size=10", "--workers=1")
+    code, out, err = status(capsys, *words, "--output=s3://images/rooms")
+    assert (code, err) == (0, "")
+    assert "s3://images/rooms: 20 colour images of 16x16, 2 classes, in 2 shards" in out
+    status(capsys, *words, "--output", tmp_path / "local")
+    assert stored(client) == local(tmp_path / "local")
+    code, out, _ = status(capsys, *words, "--output=s3://images/rooms")
+    assert (code, "nothing to do" in out) == (0, True)
+    code, _, err = status(capsys, *words, "--seed=1", "--output=s3://images/rooms")
+    assert code == 2
+    assert "seed there 0, now 1" in err
+    code, _, err = status(capsys, *words, "--output=s3://no-bucket/rooms")
+    assert (code, err.count("\n")) == (2, 1)
+    client.put_object(Bucket="images", Key="thesis/chapter.txt", Body=b"1")
+    code, _, err = status(capsys, *words, "--output=s3://images/thesis")
+    assert (code, "holds other files" in err) == (2, True)
+
+
+def test_a_set_on_object_storage_is_checked_there(tmp_path, capsys, client):
+    words = ("--source=rooms", "--image-size=16", "--count=20", "--shard-size=10", "--workers=1")
+    status(capsys, *words, "--output=s3://images/rooms")
+    verify = ("--verify=s3://images/rooms", "--workers=1")
+    assert status(capsys, *verify) == (0, "s3://images/rooms: 20 images in 2 shards are whole\n", "")
+    tar = bytearray(client.get_object(Bucket="images", Key="rooms/rooms-000001.tar")["Body"].read())
+    tar[600] ^= 1
+    client.put_object(Bucket="images", Key="rooms/rooms-000001.tar", Body=bytes(tar))
+    client.delete_object(Bucket="images", Key="rooms/rooms-000000.index")
+    code, out, err = status(capsys, *verify)
+    assert code == 1
+    assert [line.split(" (")[0] for line in out.splitlines()] == [
+        "rooms-000000.index: it cannot be read",
+        "rooms-000001.tar: byte 512: image 0",
+    ]
+    assert "is damaged (2 findings)" in err
+
+
+@pytest.mark.parametrize("kind", ["rooms", "archive"])
+def test_an_interrupted_set_on_object_storage_goes_on_from_what_is_whole(tmp_path, client, kind):
+    source: Source = room_source(50)
+    if kind == "archive":
+        with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+            for number in range(50):
+                archive.writestr(f"{number}.png", encode(np.full((16, 16, 3), number, np.uint8), "png"))
+        source = open_source("folder", tmp_path / "in.zip")
+    recipe, url = Recipe(image_size=16, shard_size=10, name="set"), "s3://images/set"
+    write_shards(source, recipe, tmp_path / "whole")
+
+    def stop(done: int, share: float, bad: int, found: int) -> None:
+        if len([name for name in stored(client) if re.fullmatch(r"set-\d+\.json", name)]) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(source, recipe, url, report=stop)
+    assert "manifest.json" not in stored(client)
+    before = stored(client)
+    client.put_object(Bucket="images", Key="set/set-000001.tar", Body=b"half")
+    found: list[int] = []
+    write_shards(source, recipe, url, report=lambda *now: found.append(now[3]))
+    assert found[-1] == (20 if kind == "rooms" else 50)
+    assert stored(client) == local(tmp_path / "whole")
+    assert before["set-000001.tar"] == stored(client)["set-000001.tar"]
+
+
+def test_what_was_begun_on_object_storage_with_other_settings_is_cleared_away(tmp_path, client):
+    def stop(done: int, share: float, bad: int, found: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(room_source(30), Recipe(image_size=16, shard_size=10, name="old"), "s3://images/set", report=stop)
+    assert "old-000000.tar" in stored(client)
+    write_shards(room_source(30), Recipe(image_size=16, name="new"), "s3://images/set")
+    write_shards(room_source(30), Recipe(image_size=16, name="new"), tmp_path / "whole")
+    assert stored(client) == local(tmp_path / "whole")
 
 
 def test_verify_says_whole_or_lists_the_damage(tmp_path, capsys):
     out = tmp_path / "out"
-    status(capsys, "--source", "rooms", "--output", out, "--image-size", 16, "--count", 20)
-    assert status(capsys, "--verify", out) == (0, f"{out}: 20 images in 1 shards are whole\n", "")
+    status(capsys, "--source", "rooms", "--output", out, "--image-size", 16, "--count", 20, "--workers=1")
+    assert status(capsys, "--verify", out, "--workers=1") == (0, f"{out}: 20 images in 1 shards are whole\n", "")
     tar = out / "rooms-000000.tar"
     content = bytearray(tar.read_bytes())
     content[600] ^= 1
     tar.write_bytes(content)
-    code, listed, err = status(capsys, "--verify", out)
+    code, listed, err = status(capsys, "--verify", out, "--workers=1")
     assert code == 1
-    assert listed.splitlines()[1].startswith("rooms-000000.tar: image 0")
-    assert "is damaged (2 findings)" in err
+    assert listed.startswith("rooms-000000.tar: byte 512: image 0 (")
+    assert listed.count("\n") == 1
+    assert "is damaged (1 findings)" in err
 
 
 @pytest.mark.parametrize(
@@ -150,12 +230,13 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, words, message):
 
 def test_progress_tells_rate_share_and_time_left():
     assert describe("rooms", 4200, 0.21, 0, 2.0) == "rooms: 4,200 images, 21%, 2,100/s, 0:08 left"
+    assert describe("rooms", 5200, 0.26, 0, 2.0, found=1000) == "rooms: 5,200 images, 26%, 2,100/s, 0:07 left"
     assert describe("folder", 10, 0.001, 2, 10.0) == "folder: 10 images, 0%, 1/s, 2:46:30 left, 2 unreadable"
 
 
 def test_on_a_terminal_the_progress_is_one_line(tmp_path):
     leader, follower = pty.openpty()
-    words = ["--source=rooms", f"--output={tmp_path / 'out'}", "--count=2000", "--workers=1"]
+    words = ["--source=rooms", f"--output={tmp_path / 'out'}", "--count=2000", "--shard-size=200", "--workers=1"]
     command = [sys.executable, "-m", "dcgan_dist.prepare", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=follower, text=True, check=True)
     os.close(follower)

@@ -1,44 +1,52 @@
-"""Files that lie elsewhere, and the folder of a host where they and generated data are kept.
+"""The folder of a host where copies of remote files and generated data are kept, in bounded space.
 
-Any number of processes may use one cache at the same time: a file is made by one of them while the others wait, under
-a temporary name until it is whole.
+Any number of processes may use one cache at the same time. A copy is made by one of them while the others wait, under
+the name ``NAME.part`` until it is whole; the next one goes on where a killed one stopped. Whoever uses or makes a copy
+holds a lock on the file itself (flock), which ends with the process: copies that are in use stay, others go when there
+is no room, those unused for longest first. A copy that is gone is fetched again.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import logging
+import mmap
 import os
-import sys
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from io import FileIO
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-import fsspec
 import xxhash
 from filelock import FileLock
 
-from dcgan_dist.errors import DataError, StorageError, Unreachable
+from dcgan_dist.data.remote import (
+    check_scheme,
+    download,
+    is_url,
+    join_url,
+    pause,
+    read_range,
+    read_url,
+    remote_state,
+    send,
+    shown,
+)
+from dcgan_dist.errors import DataError, StorageError
 
 CACHE_VARIABLE = "DCGAN_DIST_CACHE"
-TRIES = 5
-FIRST_DELAY_S = 0.25
+COPIES = "shards"  # the folder in the cache with what can go to make room
 
-# Storage that is a view of other storage, or that would run something.
-_WRAPPERS = {"async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dir", "filecache", "simplecache"}
-_WRAPPERS |= {"dask", "data", "generic", "jlab", "jupyter", "libarchive", "pyscript", "reference", "tar", "zip"}
-# Errors of storage drivers that are no OSError, by the module that has them once it is in use.
-_DRIVER_ERRORS = (
-    ("aiohttp", "ClientError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("gcsfs.retry", "HttpError"),
-    ("azure.core.exceptions", "AzureError"),
-)
+_WRONG_ANSWERS = 3  # until a copy that does not match is kept as damaged
+_DAMAGED_S = 600.0  # before a damaged copy is asked for again
+_SPARE = 0.05  # share of the limit that is freed in one go, so that the files are seldom looked through
+_FREE = 0.1  # share of the disk that is left free where no limit is set
 
-Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
 
 
 def cache_directory(chosen: str | Path | None = None) -> Path:
@@ -67,54 +75,19 @@ def one_at_a_time(cache: Path, name: str) -> Iterator[None]:
         yield
 
 
-def is_url(path: str) -> bool:
-    """Whether a path names storage by a scheme, as in ``s3://bucket/folder``."""
-    return "://" in path
-
-
-def join_url(folder: str, name: str) -> str:
-    """Return the URL of a file in a folder; a query (``?token=...``) stays at the end."""
-    parts = urlsplit(folder)
-    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
-
-
-def check_scheme(url: str) -> None:
-    """Check that a URL's scheme is one that files can be read from.
-
-    Raises:
-        DataError: the scheme is unknown, or is made of several.
-    """
-    scheme = url.split("://", 1)[0]
-    if "::" in url or scheme in _WRAPPERS or scheme not in fsspec.available_protocols():
-        raise DataError(f"{url!r} has the scheme {scheme!r}, which cannot be read: take a path, http(s)://, s3:// …")
-
-
-def read_url(url: str) -> bytes:
-    """Return the content of a small remote file.
-
-    Raises:
-        DataError: there is no such file, or it cannot be read after several tries.
-        Unreachable: the storage was not reached.
-    """
-    content: bytes = _try(url, lambda storage, path: storage.cat_file(path))
-    return content
-
-
-def remote_size(url: str) -> int | None:
-    """Return the length of a remote file in bytes; None where its storage does not say.
-
-    Raises:
-        DataError, Unreachable: as `read_url`.
-    """
-    size: int | None = _try(url, lambda storage, path: storage.info(path).get("size"))
-    return size
-
-
-def fetch(url: str, target: Path, cache: Path, *, size: int | None = None, digest: str | None = None) -> Path:
-    """Download a file into the cache, if it is not there yet, and return where it is.
+def open_copy(
+    url: str,
+    target: Path,
+    cache: Path,
+    *,
+    size: int | None = None,
+    digest: str | None = None,
+    limit: int | None = None,
+) -> FileIO:
+    """Open the copy of a remote file, downloaded first if need be; it stays in the cache while open or mapped.
 
     A download that does not match `size` or `digest` is tried again. What still does not match is kept under another
-    name and returned, so that a reader that checks each record can use the undamaged ones.
+    name and opened, so that a reader that checks each record can use the undamaged ones.
 
     Args:
         url: the file.
@@ -122,139 +95,218 @@ def fetch(url: str, target: Path, cache: Path, *, size: int | None = None, diges
         cache: the cache's folder.
         size: its length in bytes, where known.
         digest: its xxh3_64 as 16 hex digits, where known.
+        limit: most bytes that the cache's copies take; None leaves a tenth of the disk free.
 
     Raises:
         DataError: there is no such file.
         StorageError: the cache's disk is full.
         Unreachable: the storage was not reached.
     """
-    if target.exists():
-        return target
-    with one_at_a_time(cache, target.name):
-        if target.exists():
-            return target
-        part = target.with_name(target.name + ".part")
+    damaged = target.with_name(target.name + ".damaged")
+    while True:
+        copy = _hold(target, size) or _hold(damaged, None, _DAMAGED_S)
+        if copy is not None:
+            return copy
+        part = _claim(target.with_name(target.name + ".part"))
+        if part is None:
+            pause(0.02)
+            continue
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for again in (True, True, False):
-                _try(url, lambda storage, path: storage.get_file(path, str(part)))
-                if (size is None or part.stat().st_size == size) and (digest is None or file_digest(part) == digest):
-                    return part.rename(target)
-                if not again:
-                    return part.rename(target.with_name(target.name + ".damaged"))
+            if target.exists():  # made since we looked
+                Path(str(part.name)).unlink()
+                continue
+            _make_room(cache, limit, size or 0)
+            matches = _fill(part, url, size, digest)
+            if size is None:
+                _make_room(cache, limit, os.fstat(part.fileno()).st_size)
+            os.rename(str(part.name), target if matches else damaged)
+        except DataError as error:
+            if type(error) is DataError:  # there is no such file; of an unreachable one, what came is kept
+                Path(str(part.name)).unlink(missing_ok=True)
+            raise
+        except StorageError:
+            Path(str(part.name)).unlink(missing_ok=True)
+            raise
         finally:
-            part.unlink(missing_ok=True)
-    raise AssertionError("the loop returns")
+            part.close()
 
 
-def send(file: Path, url: str) -> None:
-    """Copy a file to remote storage.
+def map_copy(file: FileIO) -> memoryview:
+    """Return the bytes of an open file as read-only memory, and close the file.
 
-    Raises:
-        DataError: there is no such storage.
-        Unreachable: the storage was not reached.
-    """
-    _try(url, lambda storage, path: storage.put_file(str(file), path))
-
-
-def download(url: str, path: Path) -> None:
-    """Copy a remote file to a path, over what is there.
+    A copy of the cache stays there until the last reference to the memory is gone.
 
     Raises:
-        DataError: there is no such file.
-        StorageError: the disk is full.
-        Unreachable: the storage was not reached.
+        DataError: the file is empty.
     """
-    _try(url, lambda storage, source: storage.get_file(source, str(path)))
-
-
-def list_url(url: str) -> set[str]:
-    """Return the names of the files in a remote folder; none where there is nothing.
-
-    Raises:
-        Unreachable: the storage was not reached.
-    """
-
-    def names(storage: Any, path: str) -> set[str]:
-        storage.invalidate_cache()
+    with file:
         try:
-            found = storage.ls(path, detail=True)
-        except FileNotFoundError:
-            return set()
-        return {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "file"}
-
-    return _try(url, names)
-
-
-def delete_url(url: str) -> None:
-    """Remove a remote file, if it is there.
-
-    Raises:
-        Unreachable: the storage was not reached.
-    """
-
-    def remove(storage: Any, path: str) -> None:
-        with suppress(FileNotFoundError):
-            storage.rm_file(path)
-
-    _try(url, remove)
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except ValueError as error:
+            raise DataError(f"{str(file.name)!r} is empty: make or copy it again") from error
 
 
 def file_digest(path: Path) -> str:
     """Return the xxh3_64 of a file as 16 hex digits."""
+    with FileIO(path) as file:
+        return _digest(file)
+
+
+def _digest(file: FileIO) -> str:
     digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    file.seek(0)
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
-def _open_storage(url: str) -> tuple[Any, str]:
-    """Return the driver of a URL's storage, and the file's name for it."""
-    check_scheme(url)
-    options: dict[str, Any] = {}
-    if url.startswith(("http://", "https://")):
-        import aiohttp
+def _fill(part: FileIO, url: str, size: int | None, digest: str | None) -> bool:
+    """Download what a claimed file lacks; return whether it is as it should be in the end."""
+    for answer in range(1, _WRONG_ANSWERS + 1):
+        download(url, part, size, resume=digest is not None)
+        right_size = size is None or os.fstat(part.fileno()).st_size == size
+        if right_size and (digest is None or _digest(part) == digest):
+            return True
+        if answer < _WRONG_ANSWERS:
+            part.truncate(0)
+    return False
 
-        # No limit on a download that moves on, unlike aiohttp's own five minutes.
-        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)}
-    elif url.startswith(("s3://", "s3a://")):
-        options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}  # tried again here, not in there as well
+
+def _hold(path: Path, size: int | None, youngest_s: float | None = None) -> FileIO | None:
+    """Open a copy so that it stays, if it is there; one of another size is removed, and one too old passed over."""
     try:
-        storage, path = fsspec.core.url_to_fs(url, **options)
-    except ImportError as error:
-        scheme = url.split("://", 1)[0]
-        extra = " (for s3: pip install 'dcgan-dist[s3]')" if scheme.startswith("s3") else ""
-        raise DataError(f"{url!r} needs a package for {scheme}://: {error}{extra}") from error
-    return storage, path
+        file = FileIO(path)
+    except FileNotFoundError:
+        return None
+    # Held otherwise for moments alone: by who removes it, or has just made it.
+    fcntl.flock(file, fcntl.LOCK_SH)
+    about = os.fstat(file.fileno())
+    if not about.st_nlink or (youngest_s is not None and time.time() - about.st_mtime > youngest_s):
+        file.close()
+        return None
+    if size is not None and about.st_size != size:  # after a power cut
+        path.unlink(missing_ok=True)
+        file.close()
+        return None
+    with suppress(PermissionError):  # of another user's file
+        os.utime(file.fileno(), ns=(time.time_ns(), about.st_mtime_ns))
+    return file
 
 
-def _try(url: str, action: Callable[[Any, str], Result]) -> Result:
-    """Do something with a remote file, again with growing delays if the storage fails."""
-    storage, path = _open_storage(url)
-    for left in range(TRIES - 1, -1, -1):
+def _claim(path: Path) -> FileIO | None:
+    """Open a file to fill it, alone of all processes; None where another one does."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = FileIO(path, "a+")
+    except OSError as error:
+        raise StorageError(f"the cache cannot keep {str(path)!r} ({error.strerror}): set data.cache") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return None
+        raise StorageError(f"the cache cannot lock {str(path)!r} ({error.strerror}): set data.cache") from error
+    if not _is_at(file, path):
+        file.close()
+        return None
+    return file
+
+
+def _is_at(file: FileIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _make_room(cache: Path, limit: int | None, size: int) -> None:
+    """Take copies that nobody uses out of the cache, unused for longest first, until `size` more bytes fit.
+
+    Looking through all files is put off by a running total, which may be too high (it counts what was begun), never
+    too low, and by freeing somewhat more than needed.
+    """
+    with one_at_a_time(cache, "room"):
+        if limit is None:
+            disk = shutil.disk_usage(cache)
+            lacking = size + int(_FREE * disk.total) - disk.free
+            if lacking > 0 and _remove(cache, lacking + int(0.01 * disk.total))[1] < lacking:
+                _warn_once(
+                    "less than a tenth of the cache's disk is free even without unused downloads: set data.cache"
+                )
+            return
+        ledger = cache / "locks" / "room.bytes"
         try:
-            return action(storage, path)
-        except _storage_errors() as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise StorageError(f"{url!r} cannot be kept in the cache ({error.strerror}): set data.cache") from error
-            if _is_missing(error):
-                raise DataError(f"there is no file {url!r}") from error
-            if not left:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise Unreachable(f"{url!r} cannot be read ({reason}): is its server up and open to you?") from error
-        time.sleep(FIRST_DELAY_S * 2 ** (TRIES - 1 - left))
-    raise AssertionError("the loop returns or raises")
+            total = int(ledger.read_text())
+        except (FileNotFoundError, ValueError):
+            total = limit + 1
+        if total + size > limit:
+            before, freed = _remove(cache, None, int((1 - _SPARE) * limit) - size)
+            total = before - freed
+            if total + size > limit:
+                _warn_once(
+                    f"data.cache_gib is {limit / 2**30:.3g}, too few for the shards that are in use at a time: the "
+                    f"cache takes more than that; raise it"
+                )
+        ledger.write_text(str(total + size))
 
 
-def _is_missing(error: Exception) -> bool:
-    """Whether an error says that a file is not there; the driver for http says so of any failure, with its cause."""
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, _storage_errors()):
-        return getattr(cause, "status", None) in (404, 410)
-    return isinstance(error, FileNotFoundError | IsADirectoryError)
+def _remove(cache: Path, wanted: int | None, keep: int = 0) -> tuple[int, int]:
+    """Remove unused copies; return the bytes that there were, and that were removed.
+
+    Args:
+        cache: the cache's folder.
+        wanted: bytes to remove; None for all but `keep`.
+        keep: bytes that may stay.
+    """
+    found = []
+    try:
+        with os.scandir(cache / COPIES) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # it has just got another name: it was being made, so it stays
+                    found.append((entry.stat(), entry.path))
+    except FileNotFoundError:
+        return 0, 0
+    total = sum(about.st_size for about, _ in found)
+    wanted = total - keep if wanted is None else wanted
+    removed = 0
+    for about, path in sorted(found, key=lambda entry: entry[0].st_atime_ns):
+        if removed >= wanted:
+            break
+        if _remove_unused(path):
+            removed += about.st_size
+    return total, removed
 
 
-def _storage_errors() -> tuple[type[Exception], ...]:
-    loaded = ((sys.modules.get(module), name) for module, name in _DRIVER_ERRORS)
-    return (OSError, *(getattr(module, name) for module, name in loaded if module is not None))
+def _remove_unused(path: str) -> bool:
+    """Remove a file unless it is locked."""
+    try:
+        with FileIO(path, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+    except (BlockingIOError, FileNotFoundError, PermissionError):
+        return False
+    return True
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    _log.warning("%s", message)
+
+
+__all__ = [
+    "COPIES",
+    "cache_directory",
+    "check_scheme",
+    "file_digest",
+    "is_url",
+    "join_url",
+    "map_copy",
+    "one_at_a_time",
+    "open_copy",
+    "read_range",
+    "read_url",
+    "remote_state",
+    "send",
+    "shown",
+]

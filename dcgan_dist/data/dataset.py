@@ -11,42 +11,45 @@ import itertools
 import json
 import logging
 import os
-import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from dcgan_dist.config import IMAGE_SIZES
+from dcgan_dist.data.braces import expand_braces
 from dcgan_dist.data.cache import (
+    COPIES,
     cache_directory,
     check_scheme,
-    fetch,
     is_url,
     join_url,
+    map_copy,
     one_at_a_time,
+    open_copy,
+    read_range,
     read_url,
-    remote_size,
+    shown,
 )
-from dcgan_dist.data.foreign import index_tars
-from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest, read_index, unpack_keep
+from dcgan_dist.data.foreign import Tar, index_tars
+from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, read_index, unpack_keep
 from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.data.remote_tars import copy_name, index_remote
 from dcgan_dist.data.shards import Recipe, made_with, write_shards
 from dcgan_dist.data.sources import room_source
+from dcgan_dist.data.tar_index import map_file
 from dcgan_dist.errors import DataError, Unreachable
+from dcgan_dist.parallel import LocalPool
 
 DEFAULT_IMAGE_SIZE = 64
-_DOWNLOADS = 4  # at a time
-_MOST_SHARDS = 1_000_000
 _ROOMS_FOR_PROCESSES = 5_000  # fewer are drawn sooner than processes start
 _MOST_MAKERS = 8
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +59,13 @@ class Dataset:
     """A set of shards, ready to be read; small, and made to be sent to other processes of the host.
 
     Attributes:
-        path: what the person gave.
+        path: what the person gave, as it may be shown.
         manifest: what is known of the shards.
         tars: path or URL of each shard.
         indexes: path or URL of the index of each shard.
         keep: path or URL of the keep-list; None where all images count.
         cache: folder of this host's copies of remote files; unused where there are none.
+        cache_gib: most GiB of copies that are kept; None for as many as leave a tenth of the disk free.
         image_size: side in pixels of the images that reading gives.
         channels: 1 (grey) or 3 (colour).
     """
@@ -72,6 +76,7 @@ class Dataset:
     indexes: tuple[str, ...]
     keep: str | None = None
     cache: Path
+    cache_gib: float | None = None
     image_size: int
     channels: int
 
@@ -120,7 +125,12 @@ class Dataset:
         classes = f", {len(self.classes)} classes" if self.classes else ""
         shards = f"{len(self.tars)} shard{'s' * (len(self.tars) != 1)}"
         size = f"{self.image_size}x{self.image_size}"
-        return f"{self.path}: {self.count:,} {colours} images of {size} pixels in {shards}{classes}"
+        text = f"{self.path}: {self.count:,} {colours} images of {size} pixels in {shards}{classes}"
+        if damage := self.manifest.damage:
+            places, first = f"{len(damage)} damaged place{'s' * (len(damage) != 1)}", damage[0]
+            lost = sum(place["bytes"] for place in damage)
+            text += f"; {places} ({lost:,} bytes) left out, first in {first['shard']!r} at byte {first['offset']}"
+        return text
 
     def is_remote(self, shard: int) -> bool:
         """Whether a shard is read from a copy in the cache."""
@@ -132,8 +142,51 @@ class Dataset:
         Raises:
             DataError: it is remote and cannot be had.
         """
+        if not self.is_remote(shard):
+            return Path(self.tars[shard])
+        with self.open_tar(shard) as copy:
+            return Path(str(copy.name))
+
+    def open_tar(self, shard: int) -> FileIO:
+        """Open a shard, downloaded first if need be; while it is open or mapped, it stays on this host.
+
+        Raises:
+            DataError: it is missing, or is remote and cannot be had.
+        """
         about = self.manifest.shards[shard]
-        return self._on_host(self.tars[shard], f"{about.digest}-{about.bytes}.tar", about.bytes, about.digest)
+        return self._open(self.tars[shard], copy_name(about), about.bytes, about.digest)
+
+    def content(self, shard: int) -> memoryview:
+        """Return the bytes of a shard, downloaded first if need be, as read-only memory.
+
+        Raises:
+            DataError: it is missing or empty, or is remote and cannot be had.
+        """
+        return map_copy(self.open_tar(shard))
+
+    def is_on_host(self, shard: int) -> bool:
+        """Whether a shard can be read without a download."""
+        about = self.manifest.shards[shard]
+        copy = self.cache / COPIES / copy_name(about)
+        return not self.is_remote(shard) or copy.exists() or copy.with_name(copy.name + ".damaged").exists()
+
+    def read_remote(self, shard: int, start: int, size: int) -> bytes | None:
+        """Return `size` bytes of a remote shard from `start` on, without its other bytes; None where that cannot be.
+
+        Raises:
+            DataError: there is no such shard, or it cannot be had.
+        """
+        return read_range(self.tars[shard], start, size)
+
+    def open_index(self, shard: int) -> FileIO:
+        """Open the index of a shard, downloaded first if need be.
+
+        Raises:
+            DataError: it is missing, or is remote and cannot be had.
+        """
+        about = self.manifest.shards[shard]
+        size = about.samples * RECORD.itemsize
+        return self._open(self.indexes[shard], f"{about.index_digest}.index", size, about.index_digest)
 
     def records(self, shard: int) -> npt.NDArray[np.void]:
         """Return the `manifest.RECORD` entries of a shard's images that count, in the order of the tar.
@@ -142,11 +195,8 @@ class Dataset:
             DataError: the index is missing or damaged, or is remote and cannot be had.
         """
         about = self.manifest.shards[shard]
-        path = self._on_host(self.indexes[shard], f"{about.index_digest}.index", None, about.index_digest)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"the index {str(path)!r} cannot be read ({error.strerror}): run prepare again") from error
+        with self.open_index(shard) as file:
+            path, content = str(file.name), file.readall()
         if xxhash.xxh3_64_hexdigest(content) != about.index_digest:
             raise DataError(f"the index {str(path)!r} is damaged: copy it or run prepare again")
         records = read_index(content, about.samples, repr(str(path)))
@@ -165,11 +215,8 @@ class Dataset:
         about = self.manifest.keep
         assert about is not None
         assert self.keep is not None
-        path = self._on_host(self.keep, f"{about.digest}.bits", None, about.digest)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"the keep-list {str(path)!r} cannot be read ({error.strerror}): copy it too") from error
+        with self._open(self.keep, f"{about.digest}.bits", -(-self.manifest.count // 8), about.digest) as file:
+            path, content = str(file.name), file.readall()
         if xxhash.xxh3_64_hexdigest(content) != about.digest:
             raise DataError(f"the keep-list {str(path)!r} is damaged: copy it again, or run prepare --dedup again")
         return content
@@ -181,10 +228,14 @@ class Dataset:
     def _kept(self, shard: int) -> npt.NDArray[np.bool_]:
         return unpack_keep(self._keep_list, self._starts[shard], self._starts[shard + 1])
 
-    def _on_host(self, place: str, name: str, size: int | None, digest: str) -> Path:
-        if not is_url(place):
-            return Path(place)
-        return fetch(place, self.cache / "shards" / name, self.cache, size=size, digest=digest)
+    def _open(self, place: str, name: str, size: int, digest: str) -> FileIO:
+        if is_url(place):
+            limit = None if self.cache_gib is None else int(self.cache_gib * 2**30)
+            return open_copy(place, self.cache / COPIES / name, self.cache, size=size, digest=digest, limit=limit)
+        try:
+            return FileIO(place)
+        except OSError as error:
+            raise DataError(f"{place!r} cannot be read ({error.strerror}): copy it, or run prepare again") from error
 
 
 def open_dataset(
@@ -193,6 +244,8 @@ def open_dataset(
     image_size: int | None = None,
     channels: int | None = None,
     cache: str | Path | None = None,
+    cache_gib: float | None = None,
+    on_damage: Literal["skip", "fail"] = "skip",
 ) -> Dataset:
     """Find a set of shards by its path, and check that it gives the images asked for.
 
@@ -201,6 +254,9 @@ def open_dataset(
         image_size: side of the images in pixels; left out, the set's own, else 64.
         channels: 1 or 3; left out, what the set has.
         cache: folder for made and downloaded files; left out, the host's.
+        cache_gib: most GiB of downloaded shards that are kept; left out, as many as leave a tenth of the disk free.
+        on_damage: what damage does that is found when tars made elsewhere are indexed: `skip` leaves out what is
+            damaged, and writes it down in the manifest; `fail` raises.
 
     Raises:
         DataError: there is nothing there, it is damaged or unfinished, or has other images than asked for.
@@ -214,15 +270,21 @@ def open_dataset(
         check_scheme(text)
     elif colon and scheme.isidentifier() and not Path(text).exists() and "/" not in scheme:
         raise DataError(f"data.path is {text!r}: {scheme}: is no scheme that can be read; take a path, URL or rooms:N")
-    tars = [text] if Path(text).exists() else _expand_braces(text)
+    tars = [text] if Path(text).exists() else expand_braces(text)
     if len(tars) > 1 or _is_tar(text):
-        return _open_foreign(text, tars, image_size, channels, cache_directory(cache))
+        return _open_foreign(text, tars, image_size, channels, cache_directory(cache), cache_gib, on_damage)
     if is_url(text):
-        return _open_remote(text, image_size, channels, cache_directory(cache))
-    return _open_folder(text, image_size, channels, cache)
+        return _open_remote(text, image_size, channels, cache_directory(cache), cache_gib)
+    return _open_folder(text, image_size, channels, cache, on_damage)
 
 
-def _open_folder(text: str, image_size: int | None, channels: int | None, cache: str | Path | None) -> Dataset:
+def _open_folder(
+    text: str,
+    image_size: int | None,
+    channels: int | None,
+    cache: str | Path | None,
+    on_damage: Literal["skip", "fail"] = "skip",
+) -> Dataset:
     folder = Path(text).expanduser().absolute()
     if not folder.is_dir():
         what = "is a file, not shards" if folder.exists() else "does not exist"
@@ -243,10 +305,12 @@ def _open_folder(text: str, image_size: int | None, channels: int | None, cache:
         raise DataError(f"{text!r} has no {MANIFEST_NAME} and no .tar: give a folder of shards, which prepare makes")
     if any(Path(tar).with_suffix(".index").exists() for tar in tars):
         raise DataError(f"{text!r} has shards, but no {MANIFEST_NAME}: prepare did not finish there, run it again")
-    return _open_foreign(text, tars, image_size, channels, cache_directory(cache))
+    return _open_foreign(text, tars, image_size, channels, cache_directory(cache), None, on_damage)
 
 
-def _open_remote(url: str, image_size: int | None, channels: int | None, cache: Path) -> Dataset:
+def _open_remote(
+    url: str, image_size: int | None, channels: int | None, cache: Path, cache_gib: float | None
+) -> Dataset:
     place = join_url(url, MANIFEST_NAME)
     copy = cache / "manifests" / f"{xxhash.xxh3_128_hexdigest(url.encode())}.json"
     try:
@@ -256,30 +320,37 @@ def _open_remote(url: str, image_size: int | None, channels: int | None, cache: 
             raise
         _log.warning("%s; going on with the copy in the cache", error)
         content = copy.read_bytes()
-    manifest = Manifest.from_json(content, repr(place))
+    manifest = Manifest.from_json(content, repr(shown(place)))
     with one_at_a_time(cache, copy.stem):
         copy.parent.mkdir(exist_ok=True)
         part = copy.with_suffix(".part")
         part.write_bytes(content)
         part.replace(copy)
-    return _dataset(url, manifest, url, cache, image_size, channels)
+    return _dataset(url, manifest, url, cache, image_size, channels, cache_gib)
 
 
 def _dataset(
-    path: str, manifest: Manifest, folder: str, cache: Path, image_size: int | None, channels: int | None
+    path: str,
+    manifest: Manifest,
+    folder: str,
+    cache: Path,
+    image_size: int | None,
+    channels: int | None,
+    cache_gib: float | None = None,
 ) -> Dataset:
     def place(name: str) -> str:
         return join_url(folder, name) if is_url(folder) else f"{folder}/{name}"
 
     return _checked(
         Dataset(
-            path=path,
+            path=shown(path),
             # What only `prepare` needs stays behind, so that the set is small to send.
             manifest=replace(manifest, made_with={}, skipped=()),
             tars=tuple(place(shard.file) for shard in manifest.shards),
             indexes=tuple(place(shard.index) for shard in manifest.shards),
             keep=None if manifest.keep is None else place(manifest.keep.file),
             cache=cache,
+            cache_gib=cache_gib,
             image_size=manifest.image_size or image_size or DEFAULT_IMAGE_SIZE,
             channels=manifest.channels,
         ),
@@ -289,43 +360,53 @@ def _dataset(
 
 
 def _open_foreign(
-    path: str, places: Sequence[str], image_size: int | None, channels: int | None, cache: Path
+    path: str,
+    places: Sequence[str],
+    image_size: int | None,
+    channels: int | None,
+    cache: Path,
+    cache_gib: float | None,
+    on_damage: Literal["skip", "fail"],
 ) -> Dataset:
-    def on_host(place: str) -> Path:
-        return _fetch_foreign(place, cache) if is_url(place) else Path(place).expanduser().absolute()
-
-    with ThreadPoolExecutor(_DOWNLOADS) as pool:
-        tars = list(pool.map(on_host, places))
-    for tar, place in zip(tars, places, strict=True):
-        if not tar.is_file():
-            raise DataError(f"there is no file {place!r}")
-    manifest, indexes = index_tars(tars, cache)
+    if is_url(places[0]):
+        manifest, indexes = index_remote(places, cache, cache_gib)
+    else:
+        tars = [_local_tar(place) for place in places]
+        places = [tar.place for tar in tars]
+        manifest, indexes = index_tars(tars, cache)
+    if manifest.damage and on_damage == "fail":
+        first, more = manifest.damage[0], len(manifest.damage) - 1
+        rest = f" (and {more} more places)" if more else ""
+        raise DataError(
+            f"shard {first['shard']!r} is damaged at byte {first['offset']}{rest}: it {first['reason']}, or set "
+            f"data.on_damage to skip"
+        )
     # Images of any size and colour are fitted to what is asked for; but colours cannot be made up.
     fits_grey = channels == 1 and manifest.image_size is None
     dataset = Dataset(
-        path=path,
+        path=shown(path),
         manifest=manifest,
-        tars=tuple(map(str, tars)),
+        tars=tuple(places),
         indexes=tuple(map(str, indexes)),
         cache=cache,
+        cache_gib=cache_gib,
         image_size=manifest.image_size or image_size or manifest.made_with["own_size"] or DEFAULT_IMAGE_SIZE,
         channels=1 if fits_grey else manifest.channels,
     )
     return _checked(dataset, image_size, channels)
 
 
-def _fetch_foreign(url: str, cache: Path) -> Path:
-    """Return this host's copy of a tar of which nothing is known but its address."""
-    folder, name = cache / "remote", xxhash.xxh3_128_hexdigest(url.encode())
-    try:
-        size = remote_size(url)
-    except Unreachable as error:
-        copies = sorted(folder.glob(f"{name}-*.tar"), key=lambda copy: copy.stat().st_mtime)
-        if not copies:
-            raise
-        _log.warning("%s; going on with the copy in the cache", error)
-        return copies[-1]
-    return fetch(url, folder / f"{name}-{size or 0}.tar", cache, size=size)
+def _local_tar(place: str) -> Tar:
+    path = Path(place).expanduser().absolute()
+    if not path.is_file():
+        raise DataError(f"there is no file {place!r}")
+    about = path.stat()
+    return Tar(
+        place=str(path),
+        name=path.name,
+        state=(about.st_size, about.st_mtime_ns),
+        content=lambda: map_file(path) if about.st_size else memoryview(b""),
+    )
 
 
 def _open_rooms(path: str, number: str, image_size: int | None, channels: int | None, cache: Path) -> Dataset:
@@ -343,7 +424,7 @@ def _open_rooms(path: str, number: str, image_size: int | None, channels: int | 
     workers = min(os.cpu_count() or 1, _MOST_MAKERS) if int(number) >= _ROOMS_FOR_PROCESSES else 1
     with one_at_a_time(cache, name):
         progress = ProgressLine(f"drawing {path}")
-        write_shards(source, recipe, folder, workers=workers, report=progress)
+        write_shards(source, recipe, folder, pool=LocalPool(workers), report=progress)
         progress.close()
     return replace(_open_folder(str(folder), image_size, channels, cache), path=path)
 
@@ -367,29 +448,3 @@ def _checked(dataset: Dataset, image_size: int | None, channels: int | None) -> 
 
 def _is_tar(name: str) -> bool:
     return name.partition("?")[0].endswith(".tar") if is_url(name) else name.endswith(".tar")
-
-
-def _expand_braces(pattern: str) -> list[str]:
-    """Return the names that a pattern stands for: ``a-{08..10}`` and ``{a,b}-c``, several braces too.
-
-    Raises:
-        DataError: a brace that is not of these forms, or too many names.
-    """
-    match = _BRACES.search(pattern)
-    if match is None:
-        if "{" in pattern or "}" in pattern:
-            raise DataError(f"{pattern!r} has an open brace: write NAME-{{000000..000009}}.tar")
-        return [pattern]
-    if numbers := _RANGE.fullmatch(match[1]):
-        first, last = int(numbers[1]), int(numbers[2])
-        if not 0 <= last - first < _MOST_SHARDS:
-            raise DataError(f"{pattern!r}: {match[0]} is no range of fewer than {_MOST_SHARDS} numbers that goes up")
-        parts = [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
-    elif "," in match[1]:
-        parts = match[1].split(",")
-    else:
-        raise DataError(f"{pattern!r}: {match[0]} is no range such as {{000000..000009}} and no list such as {{a,b}}")
-    rests = _expand_braces(pattern[match.end() :])
-    if len(parts) * len(rests) > _MOST_SHARDS:
-        raise DataError(f"{pattern!r} stands for more than {_MOST_SHARDS} shards")
-    return [pattern[: match.start()] + part + rest for part in parts for rest in rests]

@@ -3,16 +3,20 @@
 A sample is a run of members with the same key: one image (``KEY.jpg``, ``.png``, ``.webp``, …, or ``.raw`` for plain
 uint8 values of one square size), and a label in ``KEY.cls`` or under "label" in ``KEY.json`` where there is one.
 Members of other kinds are passed over. Nothing is unpickled or run.
+
+What is damaged is left out and written down in the manifest; the samples in front of it and behind it are kept. A
+sample that may have lost its label with it is left out too, if the others of the set have labels.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +26,7 @@ from dcgan_dist.config import IMAGE_SIZES
 from dcgan_dist.data.cache import one_at_a_time
 from dcgan_dist.data.images import SUFFIXES, decode
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
-from dcgan_dist.data.tar_index import Member, map_file, members
+from dcgan_dist.data.tar_index import Fault, Member, scan
 from dcgan_dist.errors import DataError
 
 _IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
@@ -31,8 +35,26 @@ _RAW = "raw"
 _NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$", re.DOTALL)
 _LOOKED_AT = 16  # images whose size and colours tell what the set is
 _MOST_CLASSES = 1 << 16
+_MOST_FAULTS = 100  # that are written down of a tar
 
 Label = int | str | None
+
+
+@dataclass(frozen=True)
+class Tar:
+    """A tar to be indexed.
+
+    Attributes:
+        place: its path or address.
+        name: of its file.
+        state: what changes when the tar does, JSON's types.
+        content: gives its bytes; called more than once.
+    """
+
+    place: str
+    name: str
+    state: tuple[int | str | None, ...]
+    content: Callable[[], memoryview]
 
 
 @dataclass
@@ -42,18 +64,19 @@ class _Sample:
     is_raw: bool
     label: Label = None
     attributes: Member | None = None
+    doubt: str = ""  # why its label may be lost
 
 
-def index_tars(tars: Sequence[Path], cache: Path) -> tuple[Manifest, tuple[Path, ...]]:
+def index_tars(tars: Sequence[Tar], cache: Path) -> tuple[Manifest, tuple[Path, ...]]:
     """Return a manifest of tars that have none, and the index file of each; made once for each state of the tars.
 
     The manifest's image size is None, unless the images are raw; `made_with` has the size that the images have of
     themselves (`own_size`), if it is one size that models take.
 
     Raises:
-        DataError: damage, no images, two images of one key, or raw images among others or of several sizes.
+        DataError: no images, or raw images among others or of several sizes.
     """
-    states = [(str(tar), tar.stat().st_size, tar.stat().st_mtime_ns) for tar in tars]
+    states = [(tar.place, *tar.state) for tar in tars]
     key = xxhash.xxh3_128_hexdigest(json.dumps(states).encode())
     folder = cache / "foreign" / key
     indexes = tuple(folder / f"{number:06d}.index" for number in range(len(tars)))
@@ -68,15 +91,17 @@ def index_tars(tars: Sequence[Path], cache: Path) -> tuple[Manifest, tuple[Path,
     return Manifest.from_json(manifest.read_bytes(), str(manifest)), indexes
 
 
-def _make(tars: Sequence[Path], indexes: Sequence[Path]) -> Manifest:
+def _make(tars: Sequence[Tar], indexes: Sequence[Path]) -> Manifest:
     shards: list[Shard] = []
     tables: list[npt.NDArray[np.void]] = []
     labels: list[list[Label]] = []
+    faults: list[list[Fault]] = []
+    doubts: list[dict[int, str]] = []  # why the label of a row may be lost
     raw_sizes: set[int] = set()
     others = 0
     for tar, index in zip(tars, indexes, strict=True):
-        archive = map_file(tar)
-        samples = list(_samples(archive, repr(str(tar))))
+        archive = tar.content()
+        samples, found = _read(archive)
         table = np.zeros(len(samples), dtype=RECORD)
         for row, sample in enumerate(samples):
             image, attributes = sample.image, sample.attributes
@@ -87,6 +112,8 @@ def _make(tars: Sequence[Path], indexes: Sequence[Path]) -> Manifest:
         others += sum(not sample.is_raw for sample in samples)
         tables.append(table)
         labels.append([sample.label for sample in samples])
+        faults.append(found)
+        doubts.append({row: sample.doubt for row, sample in enumerate(samples) if sample.doubt})
         shards.append(
             Shard(
                 file=tar.name,
@@ -97,10 +124,21 @@ def _make(tars: Sequence[Path], indexes: Sequence[Path]) -> Manifest:
                 index_digest="",
             )
         )
+    if any(label is not None for of_shard in labels for label in of_shard):
+        for shard, rows in enumerate(doubts):
+            gone = [row for row in rows if labels[shard][row] is None]
+            for row in gone:
+                record = tables[shard][row]
+                faults[shard].append(Fault(int(record["offset"]), int(record["size"]), rows[row]))
+            tables[shard] = np.delete(tables[shard], gone)
+            labels[shard] = [label for row, label in enumerate(labels[shard]) if row not in set(gone)]
+            shards[shard] = replace(shards[shard], samples=len(tables[shard]))
+    damage = [told for tar, found in zip(tars, faults, strict=True) for told in _told(tar.name, found)]
     count = sum(map(len, tables))
-    named = f"{str(tars[0])!r}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
+    named = f"{tars[0].place!r}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
     if not count:
-        raise DataError(f"{named}: no images (members such as KEY.jpg or KEY.png) are in there")
+        first = f"; damage at byte {damage[0]['offset']}: it {damage[0]['reason']}" if damage else ""
+        raise DataError(f"{named}: no images (members such as KEY.jpg or KEY.png) are in there{first}")
     if raw_sizes and (others or len(raw_sizes) > 1):
         raise DataError(f"{named}: raw images are mixed with others, or of several sizes; prepare them as shards")
 
@@ -122,47 +160,90 @@ def _make(tars: Sequence[Path], indexes: Sequence[Path]) -> Manifest:
         classes=classes,
         shards=tuple(shards),
         made_with={"own_size": own_size},
+        damage=tuple(damage),
     )
 
 
-def _samples(archive: memoryview, where: str) -> Iterator[_Sample]:
-    """Go through the samples of a tar that have an image."""
+def _told(shard: str, faults: Sequence[Fault]) -> list[dict[str, Any]]:
+    """Return what the manifest says of the faults of a tar."""
+    told = [
+        {"shard": shard, "offset": fault.offset, "bytes": fault.size, "reason": f"{fault.reason}: {fault.advice}"}
+        for fault in sorted(faults, key=lambda fault: fault.offset)
+    ]
+    if len(told) > _MOST_FAULTS:
+        rest = told[_MOST_FAULTS:]
+        reason, lost = f"has {len(rest)} more places like these", sum(int(str(fault["bytes"])) for fault in rest)
+        told[_MOST_FAULTS:] = [{"shard": shard, "offset": rest[0]["offset"], "bytes": lost, "reason": reason}]
+    return told
+
+
+def _read(archive: memoryview) -> tuple[list[_Sample], list[Fault]]:
+    """Find the samples of a tar that have an image, and all that is wrong with it."""
+    samples: list[_Sample] = []
+    faults: list[Fault] = []
+    if not len(archive):
+        return [], [Fault(0, 0, "is empty")]
     key: str | None = None
     found: dict[str, Member] = {}
-    for member in chain(members(archive, where), [Member("\0.end", 0, 0)]):
-        match = _NAME.match(member.name)
+    beside: Fault | None = None  # damage in this sample or right in front of it
+    for part in chain(scan(archive), [Member("\0.end", 0, 0)]):
+        if isinstance(part, Fault):
+            faults.append(part)
+            beside = part
+            continue
+        match = _NAME.match(part.name)
         if match is None:
             continue
         if match[1] != key:
-            if key is not None and (sample := _sample(key, found, archive, where)):
-                yield sample
+            if key is not None and found:
+                _add_sample(samples, faults, key, found, archive, beside)
+            # What lies between two samples may have been a part of either.
+            last = max((member.offset for member in found.values()), default=0)
+            beside = beside if beside is not None and beside.offset >= last else None
             key, found = match[1], {}
         extension = match[2].lower()
         if extension in found:
-            raise DataError(f"{where} has {member.name!r} twice, again at byte {member.offset}")
-        found[extension] = member
+            faults.append(Fault(part.offset, part.size, f"has {part.name!r} twice, again at byte {part.offset}"))
+        else:
+            found[extension] = part
+    return samples, faults
 
 
-def _sample(key: str, found: dict[str, Member], archive: memoryview, where: str) -> _Sample | None:
+def _add_sample(
+    samples: list[_Sample],
+    faults: list[Fault],
+    key: str,
+    found: dict[str, Member],
+    archive: memoryview,
+    beside: Fault | None,
+) -> None:
+    """Add a sample to the others, unless it has no image or several, and what is wrong with it to the faults."""
     images = [extension for extension in found if extension.rpartition(".")[2] in _IMAGES | {_RAW}]
     if not images:
-        return None
-    if len(images) > 1:
-        raise DataError(f"{where} has {len(images)} images of the key {key!r}: a sample has one")
-    sample = _Sample(key, found[images[0]], images[0].endswith(_RAW), attributes=found.get("json"))
-    if sample.image.size >= 1 << 32:
-        raise DataError(f"{where} has an image of {sample.image.size} bytes at byte {sample.image.offset}")
-    if attributes := sample.attributes:
+        return
+    image = found[images[0]]
+    if len(images) > 1 or image.size >= 1 << 32:
+        several = f"has {len(images)} images of the key {key!r} at byte {image.offset}"
+        large = f"has an image of {image.size} bytes at byte {image.offset}"
+        lost = sum(found[extension].size for extension in images)
+        faults.append(Fault(image.offset, lost, several if len(images) > 1 else large))
+        return
+    sample = _Sample(key, image, images[0].endswith(_RAW), attributes=found.get("json"))
+    if beside is not None:
+        sample.doubt = f"has an image at byte {image.offset} without its label, beside damage at byte {beside.offset}"
+    if member := sample.attributes:
         try:
-            content = json.loads(bytes(archive[attributes.offset : attributes.offset + attributes.size]))
-        except ValueError as error:
-            raise DataError(f"{where} has no JSON in {attributes.name!r} at byte {attributes.offset}") from error
+            content = json.loads(bytes(archive[member.offset : member.offset + member.size]))
+        except (ValueError, RecursionError):
+            faults.append(Fault(member.offset, member.size, f"has no JSON in {member.name!r}"))
+            sample.attributes, sample.doubt = None, f"has an image at byte {image.offset} without its label"
+            content = None
         label = content.get("label") if isinstance(content, dict) else None
         sample.label = label if isinstance(label, int | str) else None
     if member := found.get("cls"):
         text = bytes(archive[member.offset : member.offset + member.size]).decode("utf-8", "replace").strip()
         sample.label = int(text) if text.isdecimal() else text
-    return sample
+    samples.append(sample)
 
 
 def _classes(labels: Iterator[Label]) -> tuple[tuple[str, ...], dict[Label, int]]:
@@ -184,7 +265,7 @@ def _raw_shape(length: int, named: str) -> tuple[int, int]:
     raise DataError(f"{named}: {length} bytes are no raw square image of {', '.join(map(str, IMAGE_SIZES))} pixels")
 
 
-def _look_at(tars: Sequence[Path], tables: Sequence[npt.NDArray[np.void]], named: str) -> tuple[int | None, int]:
+def _look_at(tars: Sequence[Tar], tables: Sequence[npt.NDArray[np.void]], named: str) -> tuple[int | None, int]:
     """Return the size that some images from all over the set have, if it is one that models take, and the channels."""
     ends = np.cumsum([len(table) for table in tables])
     shapes: set[tuple[int, ...]] = set()
@@ -193,7 +274,7 @@ def _look_at(tars: Sequence[Path], tables: Sequence[npt.NDArray[np.void]], named
         shard = int(np.searchsorted(ends, item, side="right"))
         record = tables[shard][item - ends[shard]]
         offset = int(record["offset"])
-        content = bytes(map_file(tars[shard])[offset : offset + int(record["size"])])
+        content = bytes(tars[shard].content()[offset : offset + int(record["size"])])
         try:
             image = decode(content, 3)
         except DataError:

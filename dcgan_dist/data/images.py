@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps
+import webp
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dcgan_dist.errors import DataError
 
@@ -40,8 +41,13 @@ _DECODER_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-# An EXIF block, where there is one, stands in the first segment, which has less than 64 KiB.
-_EXIF_REACH = 1 << 16
+# What tells of an orientation in a JPEG stands in its first segments, of less than 64 KiB each.
+_TURNED_REACH = 1 << 17
+_TURNED_MARKS = (b"Exif\0\0", b"tiff:Orientation")
+_ORIENTATION = 0x0112  # the EXIF tag; 1 means upright
+# Flags of an extended WebP: transparency, EXIF, XMP (which may tell of an orientation), animation.
+_WEBP_EXTRAS = 0x10 | 0x08 | 0x04 | 0x02
+_SCALES = (8, 4, 2)
 
 
 def decode(content: bytes, channels: int = 3) -> Pixels:
@@ -53,35 +59,93 @@ def decode(content: bytes, channels: int = 3) -> Pixels:
     Raises:
         DataError: not such an image, damaged or cut short, or of more than `MAX_PIXELS` pixels.
     """
+    return _to_channels(_decoded(content, None), channels)
+
+
+def decode_fitted(content: bytes, size: int, channels: int = 3) -> Pixels:
+    """Decode an image file and `fit` it: as `decode` and `fit` one after the other, but faster for large JPEGs.
+
+    A JPEG is decoded at a half, a quarter or an eighth of its resolution where at least 2 * `size` pixels are left of
+    its shorter side: it then keeps all frequencies that `fit` does. Photographs of 256 pixels fitted to 64 differ from
+    the slow way by 0.4 of 255 grey levels on average (49 dB). The centre that is kept may lie a quarter of a new pixel
+    elsewhere, since it starts at a whole pixel.
+
+    Raises:
+        DataError: see `decode`.
+    """
+    return fit(_decoded(content, size), size, channels)
+
+
+def _decoded(content: bytes, size: int | None) -> Pixels:
+    """Return the image of shape (rows, columns, 1 or 3), perhaps smaller than it is where `size` is what is needed."""
     try:
-        if content[:3] == b"\xff\xd8\xff" and content.find(b"Exif\0\0", 0, _EXIF_REACH) < 0:
-            image = _decode_plain_jpeg(content)
-            if image is not None:
-                return _to_channels(image, channels)
+        image: Pixels | None = None
+        if content[:3] == b"\xff\xd8\xff":
+            image = None if _is_turned(content) else _decode_plain_jpeg(content, size)
+        elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+            image = _decode_plain_webp(content)
+        if image is not None:
+            return image
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each image that Pillow finds odd would be a line
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 _check_pixels(*opened.size)
-                return _to_channels(_to_array(ImageOps.exif_transpose(opened)), channels)
+                return _to_array(ImageOps.exif_transpose(opened))
     except DataError:
         raise
+    except UnidentifiedImageError as error:  # whose text has an address in memory, another one each time
+        raise DataError("it is no readable image (its format is none of those known)") from error
     except _DECODER_ERRORS as error:
         raise DataError(f"it is no readable image ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
-def _decode_plain_jpeg(content: bytes) -> Pixels | None:
+def _is_turned(content: bytes) -> bool:
+    """Whether a JPEG is to be turned or mirrored."""
+    if all(content.find(mark, 0, _TURNED_REACH) < 0 for mark in _TURNED_MARKS):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as opened:
+            return bool(opened.getexif().get(_ORIENTATION, 1) != 1)
+
+
+def _decode_plain_jpeg(content: bytes, size: int | None) -> Pixels | None:
     """Decode a JPEG three times as fast as Pillow, with the same result; None for one that Pillow should look at."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         _check_pixels(width, height)
         if colours not in ("YCbCr", "Gray"):
             return None
-        image: Pixels = simplejpeg.decode_jpeg(content, "GRAY" if colours == "Gray" else "RGB", strict=True)
+        # The content's size alone decides, so that every machine makes the same image.
+        scale = 1 if size is None else next((scale for scale in _SCALES if min(height, width) >= 2 * size * scale), 1)
+        image: Pixels = simplejpeg.decode_jpeg(
+            content,
+            "GRAY" if colours == "Gray" else "RGB",
+            min_height=-(-height // scale),
+            min_width=-(-width // scale),
+            strict=True,
+        )
     except DataError:
         raise
     except ValueError:  # also of harmless oddities, such as stray bytes between two segments
         return None
     return image
+
+
+def _decode_plain_webp(content: bytes) -> Pixels | None:
+    """Decode a WebP twice as fast as Pillow, with the same result; None for one that Pillow should look at."""
+    if content[12:16] == b"VP8X" and content[20:21] != b"" and content[20] & _WEBP_EXTRAS:
+        return None
+    try:
+        data = webp.WebPData.from_buffer(content)
+        about = webp.WebPDecoderConfig.new()
+        about.read_features(data)
+        _check_pixels(about.input.width, about.input.height)
+        if about.input.has_alpha or about.input.has_animation:
+            return None
+        return data.decode(webp.WebPColorMode.RGB)
+    except webp.WebPError:
+        return None
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -129,32 +193,43 @@ def fit(image: Pixels, size: int, channels: int) -> Pixels:
         small = Image.fromarray(square if channels == 3 else square[..., 0])
         large = np.asarray(small.resize((size, size), Image.Resampling.BILINEAR))
         return large.reshape(size, size, channels)
-    factor, rest = divmod(side, size)
-    if rest == 0 and factor & (factor - 1) == 0:  # for powers of two Pillow's reduce is exact as well, and far faster
-        small = Image.fromarray(square if channels == 3 else square[..., 0]).reduce(factor)
-        return np.asarray(small).reshape(size, size, channels)
-    by_row = _area_sums(square.astype(np.float32).reshape(side, side * channels), size)
-    by_column = by_row.reshape(size, side, channels).swapaxes(0, 1).astype(np.float64).reshape(side, size * channels)
+    if side % size == 0:
+        return _whole_areas(square, side // size)
+    by_row = _area_sums(square.reshape(side, side * channels), size)
+    by_column = np.ascontiguousarray(by_row.reshape(size, side, channels).swapaxes(0, 1)).reshape(side, size * channels)
     area = side * side  # of each new pixel, in units of 1 / size**2 of an old one
-    sums = _area_sums(by_column, size).astype(np.int64)
-    average = ((2 * sums + area) // (2 * area)).astype(np.uint8)
+    average = ((_area_sums(by_column, size) + area // 2) // area).astype(np.uint8)
     return np.ascontiguousarray(average.reshape(size, size, channels).swapaxes(0, 1))
 
 
-def _area_sums(rows: npt.NDArray[np.floating], size: int) -> npt.NDArray[np.floating]:
-    """Add up `rows` (n, m) over `size` equal stretches of length n, where each row has the length `size`.
+def _whole_areas(square: Pixels, factor: int) -> Pixels:
+    """Average over areas of `factor` x `factor` whole pixels, rounded half up."""
+    side, _, channels = square.shape
+    size, area = side // factor, factor * factor
+    whole = np.uint16 if 256 * area <= 1 << 16 else np.uint32
+    rows = np.ascontiguousarray(square).reshape(size, factor, side * channels)
+    sums = np.add.reduce(rows, axis=1, dtype=whole)
+    average = np.empty((size, size, channels), np.uint8)
+    for channel in range(channels):  # with the channel outermost, the loops inside NumPy are long
+        total = sums[:, channel :: factor * channels] + whole(area // 2)
+        for column in range(1, factor):
+            total += sums[:, channel + column * channels :: factor * channels]
+        average[..., channel] = total // whole(area)
+    return average
 
-    All values stay whole numbers, which floats hold exactly: below 2**24 in float32, 2**53 in float64.
-    """
+
+def _area_sums(rows: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.integer]:
+    """Add up `rows` (n, m) over `size` equal stretches of length n, where each row has the length `size`."""
     count = len(rows)
-    sums = np.empty((size, rows.shape[1]), dtype=rows.dtype)
-    for target in range(size):
-        start, stop = target * count, (target + 1) * count
-        first, last = start // size, -(-stop // size)
-        weights = np.full(last - first, size, dtype=rows.dtype)
-        weights[0] -= start - first * size
-        weights[-1] -= last * size - stop
-        sums[target] = weights @ rows[first:last]
+    # From bytes to sums over rows, and from these to sums over areas: at most 255 * count of them, twice.
+    whole = np.int64 if rows.dtype != np.uint8 and 255 * count * count >= 1 << 31 else np.int32
+    at, rest = np.divmod(np.arange(size + 1) * count, size)
+    first, last, rest = at[:-1], at[1:], rest[:, None].astype(whole)
+    sums: npt.NDArray[np.integer] = np.multiply(rows[first], size - rest[:-1], dtype=whole)
+    for step in range(1, int((last - first).max())):
+        inside = np.where(first + step < last, size, 0).astype(whole)[:, None]
+        sums += np.multiply(rows[np.minimum(first + step, count - 1)], inside, dtype=whole)
+    sums += np.multiply(rows[np.minimum(last, count - 1)], rest[1:], dtype=whole)
     return sums
 
 

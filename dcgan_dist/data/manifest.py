@@ -73,6 +73,8 @@ class Manifest:
         skipped: inputs that could not be decoded, as ``{"input": name, "reason": text}``.
         shards: the tars, in order.
         keep: which of the images count; None for all.
+        damage: what was found damaged when shards made elsewhere were indexed, and is no part of the set, as
+            ``{"shard": file, "offset": place, "bytes": lost, "reason": text}``.
     """
 
     image_size: int | None
@@ -84,6 +86,7 @@ class Manifest:
     made_with: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[dict[str, str], ...] = ()
     keep: KeepList | None = None
+    damage: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
@@ -108,7 +111,8 @@ class Manifest:
                 if any(character in name for character in "/\\:\0"):
                     raise ValueError(f"the name {name!r} in it is no plain file name")
             classes, skipped = tuple(content.pop("classes")), tuple(content.pop("skipped"))
-            return cls(**content, classes=classes, skipped=skipped, shards=shards, keep=keep)
+            damage = tuple(content.pop("damage", ()))
+            return cls(**content, classes=classes, skipped=skipped, shards=shards, keep=keep, damage=damage)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{where} is no manifest of shards ({error}): run prepare again") from error
 

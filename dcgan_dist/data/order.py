@@ -115,6 +115,24 @@ class EpochOrder:
         shards = self._shards[places[np.argsort(first_met)]]
         return shards[self._sizes[shards] > 0]
 
+    def last_positions(self, stop: int) -> Integers:
+        """Return the last position before `stop` at which each shard is read, -1 for never; shape (shards,)."""
+        starts = self._ends - self._sizes[self._shards]
+        # Parts of the line that lie in one shard and in one run: first and last item of each.
+        bounds = np.unique(np.concatenate([starts, self._run_starts]))
+        firsts, lasts = bounds[:-1], bounds[1:] - 1
+        runs = np.searchsorted(self._run_starts, lasts, side="right") - 1
+        first, last = firsts - self._run_starts[runs], lasts - self._run_starts[runs]
+        even = self.count // RUNS
+        late = self._whole + np.searchsorted(self._longer_runs, runs)
+        is_late = (last == even) & (late < stop)
+        # Of those that are not, the last item of the run's share that is dealt out before `stop`.
+        last = np.minimum(last, (min(stop, self._whole) - 1 - runs) // RUNS)
+        positions = np.where(is_late, late, np.where(last >= first, last * RUNS + runs, -1))
+        found = np.full(len(self._sizes), -1, dtype=np.int64)
+        np.maximum.at(found, self._shards[np.searchsorted(self._ends, lasts, side="right")], positions)
+        return found
+
     def _items(self, positions: Integers) -> Integers:
         """Return the places in the line of all records, shape (n,)."""
         items = self._run_starts[positions % RUNS] + positions // RUNS

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from dcgan_dist.data.cache import delete_url, download, is_url, join_url, list_url, read_url, send
+from dcgan_dist.data.remote import delete_url, download, is_url, join_url, list_url, read_url, send
 from dcgan_dist.errors import DataError
 
 PART = ".part"  # end of the name of a file that is being written
@@ -136,8 +136,8 @@ class RemotePlace:
     @contextmanager
     def open(self, name: str) -> Iterator[memoryview]:
         """See `Place`."""
-        with tempfile.TemporaryFile() as file:
-            download(join_url(self.url, name), _path_of(file))
+        with tempfile.TemporaryFile(buffering=0) as file:
+            download(join_url(self.url, name), file, None, resume=False)
             content = _mapped(file)
         yield content
 

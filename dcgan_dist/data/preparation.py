@@ -1,51 +1,58 @@
-"""What `prepare` does with its settings: make shards of a source, or check a folder of them."""
+"""What `prepare` does with its settings: make shards of a source, or check a set of them."""
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from dcgan_dist.config import IMAGE_SIZES, PrepareConfig
-from dcgan_dist.data.cache import check_scheme, is_url, join_url, read_url, send
-from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest
+from dcgan_dist.data.cache import cache_directory
+from dcgan_dist.data.downloads import download
+from dcgan_dist.data.manifest import Manifest
 from dcgan_dist.data.progress import ProgressLine
-from dcgan_dist.data.shards import Recipe, check_same, find_finished, made_with, read_manifest, verify, write_shards
+from dcgan_dist.data.shards import Recipe, find_finished, made_with, write_shards
 from dcgan_dist.data.sources import Source, open_source
-from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Unreachable
+from dcgan_dist.data.verification import verify
+from dcgan_dist.errors import ConfigError, DcganDistError
+from dcgan_dist.parallel import TaskPool
 
 DEFAULT_IMAGE_SIZE = 64
 LISTED = 5
 
 
-def prepare(config: PrepareConfig) -> None:
+def prepare(config: PrepareConfig, pool: TaskPool) -> None:
     """Make the shards that `config` asks for, or check those of `config.verify`, and print what came of it.
 
     Raises:
         ConfigError, DataError: a setting, the source or the output cannot be used.
+        StorageError: the disk is full or fails.
         DcganDistError: shards that were checked are damaged.
     """
     if config.verify is not None:
-        _check(Path(config.verify), config.workers or _cores())
+        _check(config.verify, pool)
         return
     if config.source is None:
-        raise ConfigError("source is missing: give --source rooms, folder, cifar10 or mnist (--help explains them)")
+        raise ConfigError("source is missing: give --source rooms, lsun, folder, … (--help explains them all)")
     if config.output is None:
         raise ConfigError("output is missing: give --output FOLDER for the shards")
     only = tuple(part.strip() for part in (config.only or "").split(",") if part.strip())
     source = open_source(
-        config.source, config.input, count=config.count, seed=config.seed, split=config.split, only=only
+        config.source,
+        _input(config, config.source),
+        count=config.count,
+        seed=config.seed,
+        split=config.split,
+        only=only,
     )
-    if is_url(config.output) and not config.output.startswith("file://"):
-        _make_remote(config, source, config.output)
-    else:
-        _make(config, source, Path(config.output.removeprefix("file://")))
+    _make(config, source, config.output, pool)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def _input(config: PrepareConfig, kind: str) -> str | None:
+    if not config.download:
+        return config.input
+    if config.input is not None:
+        raise ConfigError(f"input is {config.input!r} and download is true: give one of them")
+    return str(download(kind, config.split, cache_directory()))
 
 
 def _recipe(config: PrepareConfig, source: Source) -> Recipe:
@@ -61,56 +68,19 @@ def _recipe(config: PrepareConfig, source: Source) -> Recipe:
     )
 
 
-def _make(config: PrepareConfig, source: Source, output: Path) -> None:
+def _make(config: PrepareConfig, source: Source, output: str, pool: TaskPool) -> None:
     recipe = _recipe(config, source)
-    finished = find_finished(output.expanduser(), made_with(source, recipe))
+    finished = find_finished(output, made_with(source, recipe))
     if finished is not None:
-        _tell_finished(str(output), finished)
+        print(f"{output} has these {finished.count:,} images already, in {len(finished.shards)} shards: nothing to do")
         return
     start = time.monotonic()
-    manifest = _write(config, source, recipe, output)
-    _tell_made(str(output), manifest, time.monotonic() - start)
-
-
-def _make_remote(config: PrepareConfig, source: Source, url: str) -> None:
-    """Make the shards here, and send them: the manifest last, so that a set that is not whole has none."""
-    recipe = _recipe(config, source)
-    check_scheme(url)
-    place = join_url(url, MANIFEST_NAME)
-    try:
-        content: bytes | None = read_url(place)
-    except Unreachable:
-        raise
-    except DataError:  # there is none yet
-        content = None
-    if content is not None:
-        finished = Manifest.from_json(content, place)
-        check_same(finished, made_with(source, recipe), url)
-        _tell_finished(url, finished)
-        return
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="dcgan_dist-prepare-") as made:
-        folder = Path(made, "shards")
-        manifest = _write(config, source, recipe, folder)
-        for shard in manifest.shards:
-            send(folder / shard.file, join_url(url, shard.file))
-            send(folder / shard.index, join_url(url, shard.index))
-        send(folder / MANIFEST_NAME, place)
-    _tell_made(url, manifest, time.monotonic() - start)
-
-
-def _write(config: PrepareConfig, source: Source, recipe: Recipe, output: Path) -> Manifest:
     progress = ProgressLine(source.name)
     try:
-        return write_shards(
-            source, recipe, output, workers=config.workers or _cores(), max_bad=config.max_bad, report=progress
-        )
+        manifest = write_shards(source, recipe, output, pool=pool, max_bad=config.max_bad, report=progress)
     finally:
         progress.close()
-
-
-def _tell_finished(output: str, manifest: Manifest) -> None:
-    print(f"{output} has these {manifest.count:,} images already, in {len(manifest.shards)} shards: nothing to do")
+    _tell_made(output, manifest, time.monotonic() - start)
 
 
 def _tell_made(output: str, manifest: Manifest, seconds: float) -> None:
@@ -126,13 +96,12 @@ def _tell_made(output: str, manifest: Manifest, seconds: float) -> None:
     )
 
 
-def _check(folder: Path, workers: int) -> None:
-    if not folder.is_dir():
-        raise DataError(f"verify is {str(folder)!r}: there is no such folder")
-    damage = verify(folder, workers)
-    if damage:
-        for line in damage:
+def _check(location: str, pool: TaskPool) -> None:
+    checked = verify(location, pool)
+    if checked.findings:
+        for line in checked.findings:
             print(line)
-        raise DcganDistError(f"{folder} is damaged ({len(damage)} findings): delete it and run prepare again")
-    manifest = read_manifest(folder)
-    print(f"{folder}: {manifest.count:,} images in {len(manifest.shards)} shards are whole")
+        way_out = "delete it and run prepare again" if checked.has_manifest else "make or copy it again"
+        raise DcganDistError(f"{location} is damaged ({len(checked.findings)} findings): {way_out}")
+    known = "are whole" if checked.has_manifest else "can be read; without a manifest, no more can be told"
+    print(f"{location}: {checked.images:,} images in {checked.shards} shards {known}")

@@ -20,13 +20,20 @@ class ProgressLine:
         self._start = self._printed = time.monotonic()
         self._width = 0
 
-    def __call__(self, done: int, share: float, bad: int) -> None:
-        """Tell of `done` images, which are `share` (in [0, 1]) of the whole, and of `bad` unreadable inputs."""
+    def __call__(self, done: int, share: float, bad: int, found: int = 0) -> None:
+        """Tell of the progress.
+
+        Args:
+            done: how many images are done.
+            share: how much of the whole they are, in [0, 1].
+            bad: number of unreadable inputs.
+            found: how many of the images had been done before this began.
+        """
         now = time.monotonic()
         if now - self._printed < (TERMINAL_PERIOD_S if self._is_terminal else PLAIN_PERIOD_S):
             return
         self._printed = now
-        line = describe(self._what, done, share, bad, now - self._start)
+        line = describe(self._what, done, share, bad, now - self._start, found)
         if self._is_terminal:
             self._stream.write("\r" + line.ljust(self._width))
             self._width = len(line)
@@ -41,12 +48,12 @@ class ProgressLine:
             self._stream.flush()
 
 
-def describe(what: str, done: int, share: float, bad: int, elapsed: float) -> str:
+def describe(what: str, done: int, share: float, bad: int, elapsed: float, found: int = 0) -> str:
     """Return the line, such as ``rooms: 4,200 images, 21%, 2,310/s, 0:07 left``; times are in seconds."""
-    rate = done / elapsed if elapsed > 0 else 0.0
+    rate = (done - found) / elapsed if elapsed > 0 else 0.0
     line = f"{what}: {done:,} images, {share:.0%}, {rate:,.0f}/s"
-    if 0 < share <= 1:
-        minutes, seconds = divmod(round(elapsed * (1 - share) / share), 60)
+    if rate and 0 < share <= 1:
+        minutes, seconds = divmod(round(done * (1 - share) / share / rate), 60)
         hours, minutes = divmod(minutes, 60)
         line += f", {f'{hours}:{minutes:02d}' if hours else minutes}:{seconds:02d} left"
     return line + (f", {bad:,} unreadable" if bad else "")

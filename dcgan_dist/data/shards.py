@@ -1,11 +1,12 @@
-"""Writing and checking shards; `manifest.py` says what they are.
+"""Writing sets of shards; `manifest.py` says what they are.
 
-The images of a source are encoded in its order, by worker processes, into one file beside the shards-to-be; then the
-shards are filled from it in an order that is a hash of (seed, number of the image). The same source and recipe give
-the same bytes with any number of workers, from sources that tell their length only at their end, in bounded memory.
+Each shard is made by one process, from a part of the source that is read for it alone; a source that can only be read
+from its beginning goes through a spool (`spool.py`). The same source and recipe give the same bytes with any number of
+workers, however often the work was interrupted.
 
-All of it happens in a folder with another name, which is renamed when everything is on disk: what stands under the
-output's name is whole. A killed writer's folder is cleared away by the next one.
+On a local disk all of it happens in a folder with another name, which is renamed when everything is there: what stands
+under the output's name is whole. On remote storage the manifest comes last. An interrupted, failed or killed run leaves
+its finished shards, and the next one with the same settings goes on from them.
 """
 
 from __future__ import annotations
@@ -13,62 +14,38 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import multiprocessing
 import os
+import re
 import shutil
-import signal
-import tarfile
-import threading
-from array import array
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.data.images import JPEG_QUALITY, Encoding, encode
-from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard, read_index
-from dcgan_dist.data.sources import Content, EncodedImage, Folders, Item, Source, classes_of, nothing_found
-from dcgan_dist.errors import DataError, StorageError, WorkerFailed
+from dcgan_dist.data.cache import cache_directory
+from dcgan_dist.data.images import JPEG_QUALITY
+from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
+from dcgan_dist.data.places import PART, LocalPlace, Place, RemotePlace, place_of, sync_folder
+from dcgan_dist.data.remote import check_scheme
+from dcgan_dist.data.shard_writer import PartSamples, Recipe, Samples, ShardTask, make_shard, record_name
+from dcgan_dist.data.sources import Part, Source, classes_of, nothing_found
+from dcgan_dist.data.spool import JOURNAL_NAME, SPOOL_NAME, Spool, fill_spool
+from dcgan_dist.errors import DataError, DcganDistError, InputError, StorageError, Unreachable
+from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 
-Report = Callable[[int, float, int], None]
-"""Called with the number of images done, the share of the whole (in [0, 1]) and the number of unreadable inputs."""
+__all__ = ["Recipe", "Report", "check_same", "find_finished", "made_with", "read_manifest", "write_shards"]
 
-_CHUNK_ITEMS = 64
-_CHUNK_BYTES = 1 << 22
-_SPOOL = "images.unordered"
+Report = Callable[[int, float, int, int], None]
+"""Called with the number of images done, the share of the whole (in [0, 1]), the number of unreadable inputs, and how
+many of the images a former run had done."""
+
+SETTINGS_NAME = "settings.json"
 # Raised when what is written for the same recipe changes.
-_REVISION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What decides, with the source, what is in a set of shards.
-
-    Attributes:
-        image_size: side of the square images in pixels.
-        channels: 1 (grey) or 3 (colour).
-        encoding: `jpg`, `png` or `raw`.
-        shard_size: images in a shard; the last may have fewer.
-        name: first part of the shards' file names.
-        seed: of the distribution of the images over the shards.
-        count: how many images to take, the first ones of the source; None for all.
-    """
-
-    image_size: int
-    channels: int = 3
-    encoding: Encoding = "jpg"
-    shard_size: int = 2000
-    name: str = "images"
-    seed: int = 0
-    count: int | None = None
+_REVISION = 2
+_FILLING = 0.1  # share of the work that filling shards from a spool is
 
 
 def made_with(source: Source, recipe: Recipe) -> dict[str, Any]:
@@ -83,19 +60,17 @@ def made_with(source: Source, recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """Return the manifest of a folder of shards.
+def read_manifest(location: str | Path) -> Manifest:
+    """Return the manifest of a folder or URL of shards.
 
     Raises:
         DataError: there is none, or it cannot be read.
+        Unreachable: the storage was not reached.
     """
-    path = Path(folder, MANIFEST_NAME)
-    try:
-        return Manifest.from_json(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
-        raise DataError(f"{str(folder)!r} holds no finished shards: it has no {MANIFEST_NAME}") from error
-    except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    place = place_of(str(location))
+    if MANIFEST_NAME not in place.names():
+        raise DataError(f"{str(location)!r} holds no finished shards: it has no {MANIFEST_NAME}")
+    return Manifest.from_json(place.read(MANIFEST_NAME), f"{location}/{MANIFEST_NAME}")
 
 
 def check_same(manifest: Manifest, wanted: dict[str, Any], where: str) -> None:
@@ -111,28 +86,31 @@ def check_same(manifest: Manifest, wanted: dict[str, Any], where: str) -> None:
         raise DataError(f"output {where!r} holds shards made with other settings ({told}): name another folder")
 
 
-def find_finished(folder: str | Path, wanted: dict[str, Any]) -> Manifest | None:
-    """Return the manifest of shards that were made with `wanted`; None where there is nothing yet.
+def find_finished(output: str | Path, wanted: dict[str, Any]) -> Manifest | None:
+    """Return the manifest of shards that were made with `wanted`; None where they are not finished.
 
     Raises:
         DataError: the folder holds something else, shards made with other settings, or shards that lack a part.
+        Unreachable: the storage was not reached.
     """
-    folder = Path(folder)
-    if not folder.exists():
+    place, where = place_of(str(output)), str(output)
+    if isinstance(place, RemotePlace):
+        check_scheme(where)
+    elif isinstance(place, LocalPlace) and place.folder.exists() and not place.folder.is_dir():
+        raise DataError(f"output {where!r} is a file: name a folder")
+    names = place.names()
+    if MANIFEST_NAME not in names:
+        if names and not (isinstance(place, RemotePlace) and SETTINGS_NAME in names):
+            raise DataError(f"output {where!r} holds other files: name a new or empty folder")
         return None
-    if not folder.is_dir():
-        raise DataError(f"output {str(folder)!r} is a file: name a folder")
-    if not (folder / MANIFEST_NAME).exists():
-        if any(folder.iterdir()):
-            raise DataError(f"output {str(folder)!r} holds other files: name a new or empty folder")
-        return None
-    manifest = read_manifest(folder)
-    check_same(manifest, wanted, str(folder))
+    manifest = Manifest.from_json(place.read(MANIFEST_NAME), f"{where}/{MANIFEST_NAME}")
+    check_same(manifest, wanted, where)
     for shard in manifest.shards:
         for name, size in ((shard.file, shard.bytes), (shard.index, shard.samples * RECORD.itemsize)):
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != size:
-                raise DataError(f"output {str(folder)!r} is damaged at {name}: delete the folder and run again")
+            if name not in names or (isinstance(place, LocalPlace) and (place.folder / name).stat().st_size != size):
+                raise DataError(f"output {where!r} is damaged at {name}: delete the folder and run again")
+    if SETTINGS_NAME in names:  # the run that finished it was ended before it had cleared up
+        _clear_up(place, names, manifest.made_with["name"])
     return manifest
 
 
@@ -141,61 +119,48 @@ def write_shards(
     recipe: Recipe,
     output: str | Path,
     *,
-    workers: int = 1,
+    pool: TaskPool | None = None,
     max_bad: float = 0.01,
     report: Report | None = None,
 ) -> Manifest:
-    """Make the shards of a source, or find them made already.
+    """Make the shards of a source, go on where an interrupted run was, or find them made already.
 
     Args:
         source: where the images come from.
         recipe: what to make of them.
-        output: folder of the shards; it must not exist, be empty, or hold the very same shards.
-        workers: processes that decode and encode; with 1 it is done in this process.
+        output: folder or URL of the shards; it must not exist, be empty, or hold the very same shards.
+        pool: does the reading, decoding, encoding and writing; left out, this process does.
         max_bad: share of the inputs that may be unreadable.
         report: told of the progress.
 
     Raises:
         DataError: the source or the output cannot be used; too many unreadable inputs; another process makes the same.
         StorageError: the disk is full or fails.
+        Unreachable: remote storage was not reached.
         WorkerFailed: a worker process died.
     """
-    output = Path(os.path.abspath(Path(output).expanduser()))
-    if output.is_symlink():
-        output = output.resolve()
     settings = made_with(source, recipe)
     finished = find_finished(output, settings)
     if finished is not None:
         return finished
     if recipe.count is not None and source.count is not None and recipe.count > source.count:
         raise _too_few(source, source.count, recipe.count)
-    with _work_folder(output) as work:
+    with _unfinished(str(output), settings) as work:
+        finished = find_finished(output, settings)
+        if finished is not None:  # by another process, between the first look and the lock
+            shutil.rmtree(work.folder)
+            return finished
         try:
-            with (work / _SPOOL).open("wb") as file:
-                spool = _fill_spool(source, recipe, file, workers, max_bad, report)
-            classes, labels = _labels(spool, source)
-            shards = tuple(_write_all(work, recipe, spool, labels))
-            (work / _SPOOL).unlink()
-            manifest = Manifest(
-                image_size=recipe.image_size,
-                channels=recipe.channels,
-                encoding=recipe.encoding,
-                count=len(spool.sizes),
-                classes=classes,
-                shards=shards,
-                made_with=settings,
-                skipped=tuple(spool.skipped),
-            )
-            with (work / MANIFEST_NAME).open("w", encoding="utf-8") as text:
-                text.write(manifest.to_json())
-                _sync(text)
-            _sync_folder(work)
-            work.rename(output)
-            _sync_folder(output.parent)
+            job = _Job(source, recipe, work, max_bad, report)
+            manifest = job.run(pool or LocalPool(1), settings)
+            work.finish(manifest)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 raise DataError(f"output {str(output)!r} was filled by another process meanwhile") from error
-            raise StorageError(f"the shards of {str(output)!r} cannot be written: {error.strerror or error}") from error
+            raise StorageError(
+                f"the shards of {str(output)!r} cannot be written: {error.strerror or error}; run it again when that "
+                "is mended, and it goes on from those that are finished"
+            ) from error
     return manifest
 
 
@@ -206,30 +171,126 @@ def _too_few(source: Source, has: int, wanted: int) -> DataError:
 # --- the folder that is worked in -------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Work:
+    """What is there of a set that is being made.
+
+    Attributes:
+        output: the folder or URL that was asked for.
+        folder: of this host, locked for this process: of the shards if they stay here, and of the spool.
+        place: of the shards.
+        names: the files that a former run left at `place`.
+        finished: how many shards are finished, with nothing said against them.
+    """
+
+    output: str
+    folder: Path
+    place: Place
+    names: set[str]
+    finished: int = 0
+
+    def finish(self, manifest: Manifest) -> None:
+        """Make the set whole under its name, then remove what was needed to make it."""
+        with self.place.new(MANIFEST_NAME) as file:
+            file.write(manifest.to_json().encode())
+        place, target = self.place, place_of(self.output)
+        if isinstance(target, LocalPlace):
+            sync_folder(self.folder)
+            self.folder.rename(target.folder.resolve())
+            sync_folder(target.folder.parent)
+            place = target
+        else:
+            shutil.rmtree(self.folder)
+        _clear_up(place, place.names(), manifest.made_with["name"])
+
+
+def _of_set(name: str, ends: str = "json|tar|index") -> re.Pattern[str]:
+    """Return the pattern of the files of a set by the first part of their names."""
+    return re.compile(rf"{re.escape(name)}-\d{{6,}}\.(?:{ends})")
+
+
+def _clear_up(place: Place, names: set[str], name: str) -> None:
+    """Remove what a finished set no longer needs; the settings last, since they tell that there is something left."""
+    needless = [*sorted(filter(_of_set(name, "json").fullmatch, names)), SPOOL_NAME, JOURNAL_NAME, SETTINGS_NAME]
+    for needless_name in needless:
+        if needless_name in names:
+            place.remove(needless_name)
+
+
 @contextmanager
-def _work_folder(output: Path) -> Iterator[Path]:
-    """Give an empty folder beside `output`, locked for this process; clear it away unless it was renamed."""
-    work = output.parent / f".{output.name}.unfinished"
-    missing = [folder for folder in output.parents if not folder.exists()]
+def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
+    """Give what a former run with the same settings has left of a set, locked for this process.
+
+    When the block fails, what is finished stays; where nothing is, nothing does.
+    """
+    place = place_of(output)
+    if isinstance(place, LocalPlace):
+        target = place.folder.resolve() if place.folder.is_symlink() else place.folder
+        folder = target.parent / f".{target.name}.unfinished"
+        place = LocalPlace(folder)
+    else:
+        folder = cache_directory() / "unfinished" / xxhash.xxh3_128_hexdigest(output.encode())
+    missing = [above for above in folder.parents if not above.exists()]
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(work, output)
-        for path in list(work.iterdir()):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(folder, output)
     except OSError as error:
-        raise DataError(f"output {str(output)!r} cannot be written: {error.strerror}") from error
+        raise DataError(f"output {output!r} cannot be written: {error.strerror}") from error
+    work = None
     try:
+        text = json.dumps(settings, sort_keys=True).encode()
+        here = LocalPlace(folder)
+        try:
+            for each in {here, place}:
+                _resume_or_clear(each, text)
+        except OSError as error:
+            raise StorageError(f"output {output!r} cannot be written: {error.strerror}") from error
+        work = _Work(output, folder, place, place.names())
         yield work
+    except BaseException as error:
+        # What was made of input that cannot be used is of no use, unless it is good shards.
+        is_useless = isinstance(error, InputError) and not isinstance(error, Unreachable)
+        with suppress(DcganDistError, OSError):
+            has_shards = any(map(_of_set(settings["name"], "json").fullmatch, place.names()))
+            has_spool = (folder / JOURNAL_NAME).exists() and (folder / JOURNAL_NAME).stat().st_size > 0
+            if (work is None or not work.finished) if is_useless else not (has_shards or has_spool):
+                _clear(place)
+                shutil.rmtree(folder, ignore_errors=True)
+                for above in missing:
+                    above.rmdir()
+        raise
     finally:
-        shutil.rmtree(work, ignore_errors=True)
         os.close(lock)
-        if not output.exists():
-            with suppress(OSError):
-                for folder in missing:
-                    folder.rmdir()
 
 
-def _locked(work: Path, output: Path) -> int:
+def _resume_or_clear(place: Place, settings: bytes) -> None:
+    """Keep what was made with these settings, and clear anything else away."""
+    names = place.names()
+    with suppress(DataError):
+        if SETTINGS_NAME in names and place.read(SETTINGS_NAME) == settings:
+            for name in names:
+                if name.endswith(PART):
+                    place.remove(name)
+            return
+    _clear(place)
+    with place.new(SETTINGS_NAME) as file:
+        file.write(settings)
+
+
+def _clear(place: Place) -> None:
+    if isinstance(place, LocalPlace):
+        for path in place.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return
+    names = place.names()
+    if SETTINGS_NAME in names:  # else nothing there is of an unfinished set
+        with suppress(ValueError, KeyError, TypeError):
+            for name in filter(_of_set(json.loads(place.read(SETTINGS_NAME))["name"]).fullmatch, names):
+                place.remove(name)
+        place.remove(SETTINGS_NAME)
+
+
+def _locked(work: Path, output: str) -> int:
     """Make the folder if need be and lock it; the lock goes with the process, however that ends."""
     while True:
         work.mkdir(exist_ok=True)
@@ -241,307 +302,111 @@ def _locked(work: Path, output: Path) -> int:
                 return lock
         except BlockingIOError as error:
             os.close(lock)
-            raise DataError(f"output {str(output)!r} is being made by another process: wait for it") from error
+            raise DataError(f"output {output!r} is being made by another process: wait for it") from error
         os.close(lock)
 
 
-def _sync(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+# --- making the shards ------------------------------------------------------------------------------------------------
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class _Job:
+    """Makes one set, and keeps count."""
 
+    def __init__(self, source: Source, recipe: Recipe, work: _Work, max_bad: float, report: Report | None) -> None:
+        self._source, self._recipe, self._work = source, recipe, work
+        self._max_bad, self._report = max_bad, report
+        self._shards: list[Shard] = []
+        self._skipped: list[dict[str, str]] = []
+        self._done = self._found = self._bad = 0
 
-# --- encoding ---------------------------------------------------------------------------------------------------------
+    def run(self, pool: TaskPool, settings: dict[str, Any]) -> Manifest:
+        """Make what is not there yet, and return the manifest of the whole."""
+        recipe = self._recipe
+        parts = self._source.parts(recipe.shard_size, recipe.seed, recipe.count)
+        classes = self._from_spool(pool) if parts is None else self._from_parts(parts, pool)
+        self._check_bad(self._done + self._bad)
+        return Manifest(
+            image_size=recipe.image_size,
+            channels=recipe.channels,
+            encoding=recipe.encoding,
+            count=sum(shard.samples for shard in self._shards),
+            classes=classes,
+            shards=tuple(self._shards),
+            made_with=settings,
+            skipped=tuple(self._skipped),
+        )
 
-# What a worker makes of an input: the encoded image and its attributes as JSON, or why it cannot be read.
-Encoded = tuple[bytes, bytes] | str
+    def _from_parts(self, parts: Sequence[Part], pool: TaskPool) -> tuple[str, ...]:
+        total, wanted = sum(part.count for part in parts), self._recipe.count
+        if not total:
+            raise nothing_found(self._source)
+        if wanted is not None and total < wanted:
+            raise _too_few(self._source, total, wanted)
+        classes, labels = classes_of(self._source.places() or (), self._source.classes)
+        tasks = self._tasks(PartSamples(part, labels, self._recipe) for part in parts)
+        seen = 0
+        with closing(pool.run(make_shard, tasks)) as results:
+            for part, finished in zip(parts, results, strict=True):
+                seen += part.count
+                self._shards += [] if finished.shard is None else [finished.shard]
+                self._skipped += finished.skipped
+                self._bad += finished.bad
+                self._done += finished.samples
+                self._found += 0 if finished.is_new else finished.samples
+                self._check_bad(total)
+                self._work.finished += 1
+                self._tell(seen / total)
+        return classes
 
+    def _from_spool(self, pool: TaskPool) -> tuple[str, ...]:
+        source, recipe = self._source, self._recipe
+        known = source.count if recipe.count is None else recipe.count
 
-@dataclass(frozen=True)
-class _Spool:
-    """The encoded images in the order of the source: where each lies, and what belongs to it."""
+        def watch(spool: Spool, share: float) -> None:
+            self._done, self._found, self._bad = len(spool.numbers), spool.found, spool.bad
+            self._skipped = spool.skipped
+            if known is not None:
+                self._check_bad(known)
+            self._tell((1 - _FILLING) * (share if known is None else spool.inputs / known))
 
-    path: Path
-    numbers: array[int] = field(default_factory=lambda: array("Q"))
-    offsets: array[int] = field(default_factory=lambda: array("Q"))
-    sizes: array[int] = field(default_factory=lambda: array("I"))
-    json_sizes: array[int] = field(default_factory=lambda: array("I"))
-    places: array[int] = field(default_factory=lambda: array("I"))
-    folders: dict[Folders, int] = field(default_factory=dict)
-    skipped: list[dict[str, str]] = field(default_factory=list)
+        spool = fill_spool(source, recipe, self._work.folder, pool, watch)
+        if not spool.inputs:
+            raise nothing_found(source)
+        if recipe.count is not None and spool.inputs < recipe.count:
+            raise _too_few(source, spool.inputs, recipe.count)
+        self._done, self._found, self._bad = len(spool.numbers), spool.found, spool.bad
+        self._skipped = spool.skipped
+        self._check_bad(self._done + self._bad)
+        classes, shards = spool.cut(source, recipe)
+        # The spool is on this host, so what copies from it is as well.
+        count = -(-self._done // recipe.shard_size)
+        copiers = LocalPool(max(1, min(pool.workers, usable_cores(), count)))
+        with closing(copiers.run(make_shard, self._tasks(shards))) as results:
+            for number, finished in enumerate(results, 1):
+                self._shards += [] if finished.shard is None else [finished.shard]
+                self._work.finished += 1
+                self._tell(1 - _FILLING * (1 - number / count))
+        return classes
 
+    def _tasks(self, all_samples: Iterator[Samples]) -> Iterator[ShardTask]:
+        for number, samples in enumerate(all_samples):
+            name = f"{self._recipe.name}-{number:06d}"
+            yield ShardTask(
+                name=name,
+                samples=samples,
+                encoding=self._recipe.encoding,
+                place=self._work.place,
+                is_there=record_name(name) in self._work.names,
+            )
 
-def _fill_spool(
-    source: Source, recipe: Recipe, file: IO[bytes], workers: int, max_bad: float, report: Report | None
-) -> _Spool:
-    spool = _Spool(Path(file.name))
-    bad = offset = 0
-    known = source.count if recipe.count is None else recipe.count
-    for number, (item, encoded) in enumerate(_encoded(source, recipe, workers)):
-        if encoded is None:
-            spool.skipped.append({"input": item.name, "reason": item.reason})
-            continue
-        if isinstance(encoded, str):
-            bad += 1
-            spool.skipped.append({"input": item.name, "reason": encoded})
-            if known is not None and bad > max_bad * (known + bad):
-                raise _too_bad(source, spool, bad, max_bad)
-            continue
-        image, attributes = encoded
-        file.write(image)
-        file.write(attributes)
-        spool.numbers.append(number)
-        spool.offsets.append(offset)
-        spool.sizes.append(len(image))
-        spool.json_sizes.append(len(attributes))
-        spool.places.append(spool.folders.setdefault(item.folders, len(spool.folders)))
-        offset += len(image) + len(attributes)
-        done = len(spool.sizes)
-        if report is not None:
-            report(done, item.share if known is None else done / known, bad)
-        if done == recipe.count:
-            break
-    good = len(spool.sizes)
-    if not good and not bad:
-        raise nothing_found(source)
-    if bad > max_bad * (good + bad):
-        raise _too_bad(source, spool, bad, max_bad)
-    if recipe.count is not None and good < recipe.count:
-        raise _too_few(source, good, recipe.count)
-    return spool
+    def _check_bad(self, inputs: int) -> None:
+        if self._bad and (self._bad > self._max_bad * inputs or inputs == self._bad):
+            example = self._skipped[-1]
+            raise DataError(
+                f"{self._bad} of the first {self._bad + self._done} images of {self._source.where} cannot be read, "
+                f"such as {example['input']!r} ({example['reason']}): more than max_bad ({self._max_bad:g}) allows"
+            )
 
-
-def _too_bad(source: Source, spool: _Spool, bad: int, max_bad: float) -> DataError:
-    example = next(entry for entry in reversed(spool.skipped))
-    return DataError(
-        f"{bad} of the first {bad + len(spool.sizes)} images of {source.where} cannot be read, such as "
-        f"{example['input']!r} ({example['reason']}): more than max_bad ({max_bad:g}) allows"
-    )
-
-
-def _encoded(source: Source, recipe: Recipe, workers: int) -> Iterator[tuple[Item, Encoded | None]]:
-    """Return the items of a source with what they were encoded to, in order; None for those left out."""
-    if workers == 1:
-        for item in source.items():
-            yield item, None if item.content is None else _encode(item.content, recipe)
-        return
-    # Spawned: forking a process that has threads can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    waiting: deque[tuple[list[Item], Future[list[Encoded]]]] = deque()
-
-    def collect() -> Iterator[tuple[Item, Encoded | None]]:
-        items, future = waiting.popleft()
-        results = iter(future.result())
-        for item in items:
-            yield item, None if item.content is None else next(results)
-
-    try:
-        for items in _chunks(source.items()):
-            contents = [item.content for item in items if item.content is not None]
-            waiting.append((_without_contents(items), pool.submit(_encode_all, contents, recipe)))
-            if len(waiting) > 2 * workers:
-                yield from collect()
-        while waiting:
-            yield from collect()
-    except BrokenProcessPool as error:
-        raise WorkerFailed("a worker process of prepare died (too little memory?): run it again") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
-    chunk: list[Item] = []
-    size = 0
-    for item in items:
-        chunk.append(item)
-        size += len(item.content.content) if isinstance(item.content, EncodedImage) else 0
-        if len(chunk) >= _CHUNK_ITEMS or size >= _CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-_SENT = EncodedImage(b"")
-
-
-def _without_contents(items: list[Item]) -> list[Item]:
-    """Return items that no longer hold what has been sent to a worker."""
-    return [
-        item if item.content is None else Item(item.name, item.folders, _SENT, item.share, item.reason)
-        for item in items
-    ]
-
-
-def _start_worker() -> None:
-    """Let a worker end with its parent, even a killed one, and leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _encode_all(contents: list[Content], recipe: Recipe) -> list[Encoded]:
-    return [_encode(content, recipe) for content in contents]
-
-
-def _encode(content: Content, recipe: Recipe) -> Encoded:
-    try:
-        image, attributes = content.picture(recipe.image_size, recipe.channels)
-    except DataError as error:
-        return str(error)
-    told = b"" if attributes is None else json.dumps(attributes, separators=(",", ":")).encode()
-    return encode(image, recipe.encoding), told
-
-
-# --- filling the shards -----------------------------------------------------------------------------------------------
-
-
-def _labels(spool: _Spool, source: Source) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
-    classes, numbers = classes_of(spool.folders.keys(), source.classes)
-    by_place = np.array([numbers[folders] for folders in spool.folders], dtype=np.int32)
-    return classes, by_place[np.frombuffer(spool.places, np.uint32)]
-
-
-def _order(numbers: array[int], seed: int) -> npt.NDArray[np.intp]:
-    """Return a permutation that depends on the seed and the images' numbers alone, not on a generator's version."""
-    keys = [xxhash.xxh3_64_intdigest(number.to_bytes(8, "little"), seed) for number in numbers]
-    return np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
-
-
-def _write_all(work: Path, recipe: Recipe, spool: _Spool, labels: npt.NDArray[np.int32]) -> Iterator[Shard]:
-    order = _order(spool.numbers, recipe.seed)
-    images = np.memmap(spool.path, dtype=np.uint8, mode="r")
-    for shard, start in enumerate(range(0, len(order), recipe.shard_size)):
-        name = f"{recipe.name}-{shard:06d}"
-        yield _write_shard(work, name, order[start : start + recipe.shard_size], recipe, spool, labels, images)
-
-
-def _write_shard(
-    work: Path,
-    name: str,
-    which: npt.NDArray[np.intp],
-    recipe: Recipe,
-    spool: _Spool,
-    labels: npt.NDArray[np.int32],
-    images: npt.NDArray[np.uint8],
-) -> Shard:
-    records = np.zeros(len(which), dtype=RECORD)
-    with (work / f"{name}.tar").open("wb") as file:
-        tar = _TarWriter(file)
-        for position, at in enumerate(which):
-            key, label = f"{spool.numbers[at]:09d}", int(labels[at])
-            offset, middle = spool.offsets[at], spool.offsets[at] + spool.sizes[at]
-            image, attributes = images[offset:middle], images[middle : middle + spool.json_sizes[at]]
-            place = tar.add(f"{key}.{recipe.encoding}", image.tobytes())
-            if label >= 0:
-                tar.add(f"{key}.cls", str(label).encode())
-            json_place = tar.add(f"{key}.json", attributes.tobytes()) if len(attributes) else 0
-            digest = xxhash.xxh3_64_intdigest(image.data)
-            records[position] = (place, len(image), label, digest, json_place, len(attributes))
-        tar.finish()
-        _sync(file)
-    with (work / f"{name}.index").open("wb") as file:
-        file.write(records.tobytes())
-        _sync(file)
-    return Shard(
-        file=f"{name}.tar",
-        samples=len(which),
-        bytes=tar.position,
-        digest=tar.digest.hexdigest(),
-        index=f"{name}.index",
-        index_digest=xxhash.xxh3_64_hexdigest(records.tobytes()),
-    )
-
-
-class _TarWriter:
-    """Writes a plain tar whose bytes depend on names and contents alone, and digests it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.position = 0
-        self.digest = xxhash.xxh3_64()
-
-    def _write(self, content: bytes) -> None:
-        self._file.write(content)
-        self.digest.update(content)
-        self.position += len(content)
-
-    def add(self, name: str, content: bytes) -> int:
-        """Add a file and return where its content begins."""
-        entry = tarfile.TarInfo(name)
-        entry.size = len(content)
-        self._write(entry.tobuf(format=tarfile.USTAR_FORMAT))
-        place = self.position
-        self._write(content + bytes(-len(content) % tarfile.BLOCKSIZE))
-        return place
-
-    def finish(self) -> None:
-        end = 2 * tarfile.BLOCKSIZE
-        self._write(bytes(end + -(self.position + end) % tarfile.RECORDSIZE))
-
-
-# --- checking ---------------------------------------------------------------------------------------------------------
-
-
-def verify(folder: str | Path, workers: int = 4) -> list[str]:
-    """Check every byte of a set of shards against its manifest; return what is damaged, one line each.
-
-    Raises:
-        DataError: there is no manifest that can be read.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    with ThreadPoolExecutor(workers) as pool:  # digests are computed without the interpreter's lock
-        found = list(pool.map(lambda shard: _check_shard(folder, shard, len(manifest.classes)), manifest.shards))
-    damage = [line for lines in found for line in lines]
-    total = sum(shard.samples for shard in manifest.shards)
-    if total != manifest.count:
-        damage.append(f"{MANIFEST_NAME}: its shards have {total} images, it says {manifest.count}")
-    return damage
-
-
-def _check_shard(folder: Path, shard: Shard, classes: int) -> list[str]:
-    lines: list[str] = []
-    index = _check_file(folder / shard.index, shard.samples * RECORD.itemsize, shard.index_digest, lines)
-    tar = _check_file(folder / shard.file, shard.bytes, shard.digest, lines)
-    if index is None or tar is None:
-        return lines
-    content = bytes(index)
-    if len(content) != shard.samples * RECORD.itemsize:
-        return lines
-    for position, record in enumerate(read_index(content, shard.samples, shard.index)):
-        start, stop = int(record["offset"]), int(record["offset"]) + int(record["size"])
-        if stop > len(tar) or xxhash.xxh3_64_intdigest(tar[start:stop].data) != int(record["digest"]):
-            lines.append(f"{shard.file}: image {position} (bytes {start} to {stop}) is damaged")
-        elif not -1 <= int(record["label"]) < max(1, classes):
-            lines.append(f"{shard.index}: image {position} has the label {record['label']} of {classes} classes")
-    return lines
-
-
-def _check_file(path: Path, size: int, digest: str, lines: list[str]) -> npt.NDArray[np.uint8] | None:
-    """Return a file's bytes, after adding to `lines` what is wrong with it; None where there is nothing to read."""
-    try:
-        has = path.stat().st_size
-        content = np.memmap(path, np.uint8, "r") if has else np.zeros(0, np.uint8)
-        if has != size:
-            lines.append(f"{path.name}: it has {has} bytes, not {size}")
-        elif xxhash.xxh3_64_hexdigest(content.data) != digest:
-            lines.append(f"{path.name}: its digest differs from the manifest's")
-    except OSError as error:
-        lines.append(f"{path.name}: it cannot be read ({error.strerror})")
-        return None
-    return content
+    def _tell(self, share: float) -> None:
+        if self._report is not None:
+            self._report(self._done, min(1.0, share), self._bad, self._found)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import signal
+import math
+import mmap
+import os
+import weakref
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -17,18 +20,24 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
-import torch.utils.data
 import xxhash
 
 from dcgan_dist.data.dataset import Dataset
+from dcgan_dist.data.downloading import Downloads, PieceReaders, Pieces
 from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
+from dcgan_dist.data.loading import LoaderProcesses, SharedFlag
+from dcgan_dist.data.manifest import RECORD
 from dcgan_dist.data.order import RUNS, EpochOrder, Integers, batches_per_epoch, rank_positions
-from dcgan_dist.data.tar_index import map_file
+from dcgan_dist.data.remote import Interrupted, interrupted_by
+from dcgan_dist.data.tar_index import BLOCK, Fault, Member, damaged_headers, digest_of, scan
 from dcgan_dist.errors import DataError, DcganDistError, Unreachable
 
 _OPEN_SHARDS = 256  # each holds a file descriptor; a batch meets 64 to 128 shards
+_OPEN_COPIES = 96  # of remote shards: what is open cannot make room for others
+_MOST_FLAWS = 8  # named of a shard, each time that all of it is looked at
+_CUT_OFF = "the file ends before it does"
+_OTHER_BYTES = "its bytes are not those that were written"
 _POSITIONS_AT_ONCE = 2048  # whose order is worked out together
-_DOWNLOADS = 4  # at a time
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,15 @@ class Damage:
 
 
 @dataclass(frozen=True)
+class Flaw:
+    """Damage to a shard that costs this reader no image, but may cost others some: which one, where, and what."""
+
+    shard: str
+    offset: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Batch:
     """One rank's part of a global batch.
 
@@ -52,12 +70,14 @@ class Batch:
         slots: int64, shape (n,): places in the global batch, from 0, each with slot mod world_size = rank (where the
             batch size is a multiple of the world size).
         damage: records that are missing among these, in the order of their slots.
+        flaws: damage found besides, mostly once for each time that a process opens a shard.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     slots: torch.Tensor
     damage: tuple[Damage, ...] = ()
+    flaws: tuple[Flaw, ...] = ()
 
 
 class ImageStream:
@@ -106,9 +126,14 @@ class ImageStream:
         self._seed, self._rank, self._world_size, self._on_damage = seed, rank, world_size, on_damage
         self._batches_at_once = max(1, _POSITIONS_AT_ONCE * world_size // batch_size)
         # Made anew in each process, and safe to use from several threads.
-        self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
+        any_remote = any(map(dataset.is_remote, range(len(dataset.tars))))
+        # Until the shards of its first batches have come, single records are read from where they are.
+        self._pieces = PieceReaders(2 * RUNS) if any_remote else None
+        self._shard = lru_cache(maxsize=_OPEN_COPIES if any_remote else _OPEN_SHARDS)(self._open_shard)
         self._order = lru_cache(maxsize=2)(self._make_order)
         self._located = lru_cache(maxsize=4)(self._locate)
+        self._left = lru_cache(maxsize=2)(self._find_left)
+        self._inspected: Inspected = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_stream, (
@@ -124,34 +149,59 @@ class ImageStream:
             },
         )
 
-    def read(self, batch: int) -> Batch:
+    def read(self, batch: int, out: Pixels | None = None) -> Batch:
         """Read this rank's part of global batch number `batch`, here and now.
 
+        Args:
+            batch: its number.
+            out: memory for its images, shape (`most_images` or more, size, size, channels).
+
         Raises:
-            DataError: a record is damaged and `on_damage` is `fail`; or remote shards cannot be had.
+            DataError: a shard is damaged and `on_damage` is `fail`; or remote shards cannot be had.
         """
         epoch, number = divmod(batch, self.batches_per_epoch)
         group, member = divmod(number, self._batches_at_once)
         slots, shards, records = self._located(epoch, group)[member]
-        dataset = self.dataset
-        images = np.empty((len(slots), dataset.image_size, dataset.image_size, dataset.channels), dtype=np.uint8)
+        images = self._room(len(slots)) if out is None else out
         labels = np.empty(len(slots), dtype=np.int64)
         damage: list[Damage] = []
+        headers = np.empty((len(slots), BLOCK), dtype=np.uint8)
+        # Slices of plain memory take a third of the time that views of arrays do.
+        image_memory, header_memory = images.reshape(-1).data, headers.reshape(-1).data
+        length = self.dataset.image_size**2 * self.dataset.channels
+        of_headers: list[int] = []  # the shard of each
+        flawed: dict[int, _OpenShard] = {}
+        if self._pieces is not None and not self._pieces.done:
+            self._ask_for(shards, records)
         filled = 0
         for slot, shard, record in zip(slots.tolist(), shards.tolist(), records.tolist(), strict=True):
             opened = self._shard(shard)
+            if opened.flaws:
+                flawed[shard] = opened
             try:
-                labels[filled] = opened.read(record, images[filled])
+                labels[filled] = opened.read(
+                    record,
+                    image_memory[filled * length : (filled + 1) * length],
+                    header_memory[filled * BLOCK : (filled + 1) * BLOCK],
+                )
+            except Unreachable:
+                raise
             except DataError as error:
                 found = Damage(opened.name, record, opened.offset(record), slot, str(error))
                 if self._on_damage == "fail":
-                    raise DataError(
-                        f"shard {found.shard!r} is damaged at byte {found.offset} (record {record}): {error}; "
-                        f"restore it, or set data.on_damage to skip"
-                    ) from error
+                    raise self._damaged(found.shard, found.offset, f"record {record}: {error}") from error
                 damage.append(found)
             else:
                 filled += 1
+                of_headers.append(shard)
+        to_inspect = dict.fromkeys(self._left(epoch).get(number, ()), False)
+        to_inspect |= {of_headers[row]: True for row in damaged_headers(headers[:filled])}
+        for shard, is_suspect in to_inspect.items():
+            flawed[shard] = opened = self._shard(shard)
+            opened.inspect(is_suspect)
+        flaws = tuple(flaw for opened in flawed.values() for flaw in opened.take_flaws())
+        if flaws and self._on_damage == "fail":
+            raise self._damaged(flaws[0].shard, flaws[0].offset, flaws[0].reason)
         if damage:
             empty = {found.slot for found in damage}
             slots = np.array([slot for slot in slots.tolist() if slot not in empty], dtype=np.int64)
@@ -160,6 +210,21 @@ class ImageStream:
             torch.from_numpy(labels[:filled]),
             torch.from_numpy(slots),
             tuple(damage),
+            flaws,
+        )
+
+    @property
+    def most_images(self) -> int:
+        """The most images that this rank's part of a batch can have."""
+        return -(-self.batch_size // self._world_size)
+
+    def _room(self, count: int) -> Pixels:
+        size, channels = self.dataset.image_size, self.dataset.channels
+        return np.empty((count, size, size, channels), dtype=np.uint8)
+
+    def _damaged(self, shard: str, offset: int, reason: str) -> DataError:
+        return DataError(
+            f"shard {shard!r} is damaged at byte {offset} ({reason}): restore it, or set data.on_damage to skip"
         )
 
     def iterate(self, start: int = 0, stop: int | None = None) -> BatchIterator:
@@ -200,30 +265,62 @@ class ImageStream:
         slots = [part - number * self.batch_size for part, number in zip(positions, numbers, strict=True)]
         return list(zip(slots, np.split(shards, cuts), np.split(records, cuts), strict=True))
 
+    def _ask_for(self, shards: Integers, records: Integers) -> None:
+        """Begin to read the records of a batch from remote shards that are not on this host yet."""
+        assert self._pieces is not None
+        asked = [
+            self._shard(shard).ask(record) for shard, record in zip(shards.tolist(), records.tolist(), strict=True)
+        ]
+        self._pieces.done = not any(asked)
+
+    def _find_left(self, epoch: int) -> dict[int, list[int]]:
+        """Return the shards of which this rank reads the last record that any rank reads in an epoch, by batch."""
+        last = self._order(epoch).last_positions(self.batches_per_epoch * self.batch_size)
+        found: dict[int, list[int]] = {}
+        for shard in np.flatnonzero((last >= 0) & (last % self._world_size == self._rank)).tolist():
+            found.setdefault(int(last[shard]) // self.batch_size, []).append(shard)
+        return found
+
     def _open_shard(self, shard: int) -> _OpenShard:
-        return _OpenShard(self.dataset, shard)
+        pieces = None if self._pieces is None else self._pieces.of(self.dataset, shard)
+        return _OpenShard(self.dataset, shard, self._inspected, pieces)
 
 
 def _make_stream(dataset: Dataset, settings: dict[str, Any]) -> ImageStream:
     return ImageStream(dataset, **settings)
 
 
-class _OpenShard:
-    """A shard in memory: its index, and its bytes as a map of the file."""
+Inspected = dict[int, tuple[tuple[int, int, int], bool]]
+"""The shards of which every byte has been compared: which file it was (inode, size, time of its last change), and
+whether something was found."""
 
-    def __init__(self, dataset: Dataset, shard: int) -> None:
-        about = dataset.manifest.shards[shard]
+
+class _OpenShard:
+    """A shard that is being read: its index, and its file.
+
+    The file is read, not mapped: where a disk fails, or a file is cut short meanwhile, its images alone are lost, and
+    the process lives. It is checked in three ways: its size when it is opened, each record and the header in front of
+    it whenever they are read, and every byte after the last record of an epoch has been read, in the first epoch and
+    after any change of the file.
+    """
+
+    def __init__(self, dataset: Dataset, shard: int, inspected: Inspected, pieces: Pieces | None = None) -> None:
+        about = self._about = dataset.manifest.shards[shard]
         self.name = about.file
+        self._number, self._known = shard, inspected
+        self.flaws: list[Flaw] = []
         self._size, self._channels = dataset.image_size, dataset.channels
         self._encoding, self._fitted = dataset.manifest.encoding, dataset.fitted
+        self._classes = dataset.classes
+        self._open_tar, self._pieces = partial(dataset.open_tar, shard), pieces
+        self._file: int | None = None
+        self._length = 0
         self._missing: str | None = None
-        self._offsets = self._sizes = self._labels = self._digests = np.empty(0, dtype=np.int64)
+        self._records: npt.NDArray[np.void] = np.empty(0, dtype=RECORD)
         try:
-            records = dataset.records(shard)
-            # An array of its own for each field: the fastest to take single values from.
-            self._offsets, self._sizes = records["offset"].astype(np.int64), records["size"].astype(np.int64)
-            self._labels, self._digests = records["label"].astype(np.int64), records["digest"].copy()
-            self._content = map_file(dataset.tar(shard))
+            self._records = dataset.records(shard)
+            if pieces is None:
+                self._opened()
         except Unreachable:
             raise
         except DataError as error:
@@ -231,25 +328,170 @@ class _OpenShard:
 
     def offset(self, record: int) -> int:
         """Return where a record's image is in the tar, 0 where that is not known."""
-        return self._offsets.item(record) if record < len(self._offsets) else 0
+        return int(self._records["offset"][record]) if record < len(self._records) else 0
 
-    def read(self, record: int, out: Pixels) -> int:
-        """Decode a record's image into `out` (size, size, channels), and return its label.
+    def ask(self, record: int) -> bool:
+        """Begin to read a record from where the shard is, while that is on its way; return whether it was begun."""
+        if self._pieces is None or self._missing is not None:
+            return False
+        start, size, *_ = self._records.item(record)
+        return self._pieces.ask(start - BLOCK, BLOCK + size)
+
+    def read(self, record: int, out: memoryview, header: memoryview) -> int:
+        """Decode a record's image; return its label.
+
+        Args:
+            record: its place among those that count.
+            out: memory for the image, size * size * channels bytes.
+            header: memory for the tar header in front of it, 512 bytes.
 
         Raises:
             DataError: the record is damaged.
         """
         if self._missing is not None:
             raise DataError(self._missing)
-        start, size = self._offsets.item(record), self._sizes.item(record)
-        content = self._content[start : start + size]
+        # One call for all fields: the fastest way to take single values from an array.
+        start, size, label, digest, _, _ = self._records.item(record)
+        if self._encoding == "raw" and self._file is not None and size == out.nbytes:
+            self._read_into(start - BLOCK, header, out)
+            if xxhash.xxh3_64_intdigest(out) != digest:
+                raise DataError(_OTHER_BYTES)
+            return int(label)
+        both = self._piece(start, size, digest) or self._bytes(start - BLOCK, BLOCK + size)
+        content = memoryview(both)[BLOCK:]
         if len(content) < size:
-            raise DataError(f"the file ends at byte {len(self._content)}")
-        if xxhash.xxh3_64_intdigest(content) != self._digests.item(record):
-            raise DataError("its bytes are not those that were written")
-        self._decode(content, out)
-        label: int = self._labels.item(record)
-        return label
+            raise DataError(_CUT_OFF)
+        if xxhash.xxh3_64_intdigest(content) != digest:
+            raise DataError(_OTHER_BYTES)
+        header[:] = both[:BLOCK]
+        self._decode(content, np.frombuffer(out, dtype=np.uint8).reshape(self._size, self._size, self._channels))
+        return int(label)
+
+    def _read_into(self, start: int, header: memoryview, out: memoryview) -> None:
+        """Read a header and the raw values behind it, right into their places.
+
+        Raises:
+            DataError: they cannot be read, or not all of them are there.
+        """
+        assert self._file is not None
+        try:
+            got = os.preadv(self._file, (header, out), start)
+        except OSError as error:
+            raise DataError(f"it cannot be read ({error.strerror})") from error
+        if got < BLOCK + out.nbytes:
+            raise DataError(_CUT_OFF)
+
+    def _piece(self, start: int, size: int, digest: int) -> bytes | None:
+        """Return a header and the image behind it as they came by themselves, None where they did not come as written.
+
+        The whole shard then says whether they are damaged.
+        """
+        if self._pieces is None:
+            return None
+        piece = self._pieces.take(start - BLOCK, BLOCK + size)
+        if piece is None or xxhash.xxh3_64_intdigest(piece[BLOCK:]) != digest:
+            return None
+        return bytes(piece)
+
+    def _bytes(self, start: int, size: int) -> bytes:
+        """Return `size` bytes from `start` on, or those that there are.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        try:
+            return os.pread(self._file if self._file is not None else self._opened(), size, start)
+        except OSError as error:
+            raise DataError(f"it cannot be read ({error.strerror})") from error
+
+    def _opened(self) -> int:
+        """Open the file, and look at its size; return its number.
+
+        Raises:
+            DataError: it is missing, or is remote and cannot be had.
+        """
+        self._pieces = None
+        try:
+            file = self._open_tar()
+        except Unreachable:
+            raise
+        except DataError as error:
+            self._missing = str(error)
+            raise
+        weakref.finalize(self, file.close)
+        number = self._file = file.fileno()
+        has, had = os.fstat(number).st_size, self._about.bytes
+        if has != had:
+            what = "it is cut off" if has < had else "something was put after its end"
+            self.flaws.append(Flaw(self.name, min(has, had), f"{what}: it has {has} bytes, not {had}"))
+        self._length = has
+        return number
+
+    def inspect(self, is_suspect: bool) -> None:
+        """Compare every byte with what was written, and note what differs besides the images that count.
+
+        Once is enough, as long as the file does not change.
+
+        Args:
+            is_suspect: whether a damaged header was seen: then even a file that was found whole is looked at again.
+        """
+        if self._missing is not None:
+            return
+        try:
+            file = self._file if self._file is not None else self._opened()
+            status = os.fstat(file)
+            state = (status.st_ino, status.st_size, status.st_mtime_ns)
+            known, was_flawed = self._known.get(self._number, (None, False))
+            if known == state and (was_flawed or not is_suspect):
+                return
+            flaws = [] if digest_of(file) == self._about.digest else self._flaws_within(file)
+            self._known[self._number] = state, bool(flaws)
+        except OSError as error:
+            flaws = [Flaw(self.name, 0, f"it cannot be read ({error.strerror})")]
+        self.flaws += flaws
+
+    def take_flaws(self) -> list[Flaw]:
+        """Return what was noted since the last call."""
+        found, self.flaws = self.flaws, []
+        return found
+
+    def _flaws_within(self, file: int) -> list[Flaw]:
+        """Find what makes the digest differ: headers, labels, other bytes; images are told of when they are read."""
+        if not self._length:
+            return []
+        # All of it has just been read without a fault, so a map will do; and a shard made elsewhere may be huge.
+        archive = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
+        intact = [
+            xxhash.xxh3_64_intdigest(archive[start : start + size]) == digest
+            for start, size, _, digest, *_ in self._records.tolist()
+        ]
+        if intact and not any(intact):
+            return []  # another shard in the place of this one: nothing to be added to its lost images
+        found: list[Flaw] = []
+        record_of = {offset: record for record, offset in enumerate(self._records["offset"].tolist())}
+        labels: dict[str, set[str]] = {}
+        texts: dict[str, Member] = {}
+        for part in scan(archive):
+            if isinstance(part, Fault):
+                found.append(Flaw(self.name, part.offset, f"it {part.reason}, where others may stop reading"))
+                continue
+            key = part.name.partition(".")[0]
+            if part.offset in record_of:
+                label = int(self._records["label"][record_of[part.offset]])
+                labels[key] = {str(label), *self._classes[label : label + 1]} if label >= 0 else set()
+            elif part.name.endswith(".cls"):
+                texts[key] = part
+        for key in texts.keys() & labels.keys():
+            start, stop = texts[key].offset, texts[key].offset + texts[key].size
+            if bytes(archive[start:stop]).decode("utf-8", "replace").strip() not in labels[key]:
+                found.append(Flaw(self.name, start, f"{texts[key].name!r} is not the label that was written"))
+        found.sort(key=lambda flaw: flaw.offset)
+        if all(intact) and not found and self._length == self._about.bytes:
+            found.append(Flaw(self.name, 0, "bytes other than its images are not those that were written"))
+        more = len(found) - _MOST_FLAWS
+        if more > 0:
+            found[_MOST_FLAWS:] = [Flaw(self.name, found[_MOST_FLAWS].offset, f"{more} more places like these")]
+        return found
 
     def _decode(self, content: memoryview, out: Pixels) -> None:
         if self._encoding == "raw" and len(content) == out.nbytes:
@@ -297,9 +539,9 @@ class _ThreadBatches(BatchIterator):
     """Batches read by one background thread."""
 
     def __init__(self, stream: ImageStream, numbers: Iterable[int]) -> None:
-        self._read = stream.read
+        self._stream = stream
         self._numbers = iter(numbers)
-        self._downloads = _Downloads(stream)
+        self._downloads = Downloads(stream.dataset, stream.batch_size, stream.shards_ahead)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="dcgan_dist-read")
         self._ahead: deque[Future[Batch]] = deque()
         for _ in range(stream.prefetch):
@@ -323,98 +565,80 @@ class _ThreadBatches(BatchIterator):
             self._downloads.begin(number)
             self._ahead.append(self._pool.submit(self._read, number))
 
+    def _read(self, number: int) -> Batch:
+        with interrupted_by(self._downloads.closed):
+            return self._stream.read(number)
+
 
 class _ProcessBatches(BatchIterator):
     """Batches read by worker processes, in the order of their numbers."""
 
     def __init__(self, stream: ImageStream, numbers: Iterable[int]) -> None:
-        self._downloads = _Downloads(stream)
-        loader = torch.utils.data.DataLoader(
-            _ByNumber(stream),
-            batch_size=None,
-            sampler=_Numbers(numbers, self._downloads.begin),
-            collate_fn=_as_it_is,
-            num_workers=stream.workers,
-            prefetch_factor=stream.prefetch,
-            # A forked copy of a process with threads (CUDA, gloo, fsspec) may hang; a new one does not.
-            multiprocessing_context="spawn",
-            worker_init_fn=_leave_interrupts_to_the_parent,
+        self._numbers = iter(numbers)
+        dataset = stream.dataset
+        self._shape = stream.most_images, dataset.image_size, dataset.image_size, dataset.channels
+        # Shared with the workers, so that none of them goes on waiting for a shard.
+        self._closed = SharedFlag()
+        self._loaders = LoaderProcesses(
+            _ReadInto(stream, self._shape, self._closed), stream.workers, stream.prefetch, math.prod(self._shape)
         )
-        self._batches: Iterator[Batch | DcganDistError] | None = iter(loader)
+        self._downloads = Downloads(dataset, stream.batch_size, stream.shards_ahead)
+        for _ in range(self._loaders.free):
+            self._read_one_more()
 
     def __next__(self) -> Batch:
-        if self._batches is None:
+        answered = self._loaders.answer()
+        if answered is None:
             raise StopIteration
-        batch = next(self._batches)
-        if isinstance(batch, DcganDistError):
-            raise batch
-        return batch
+        found, slot = answered
+        if isinstance(found, DcganDistError):
+            self._read_one_more()
+            raise found
+        # A copy, since the slot is filled again.
+        images = np.frombuffer(slot, dtype=np.uint8).reshape(self._shape)[: len(found.labels)].copy()
+        self._read_one_more()
+        labels, slots = torch.from_numpy(found.labels), torch.from_numpy(found.slots)
+        return Batch(torch.from_numpy(images), labels, slots, found.damage, found.flaws)
 
     def close(self) -> None:
+        self._numbers = iter(())
+        self._closed.set()
         self._downloads.close()
-        self._batches = None  # the loader ends its workers with its iterator
+        self._loaders.close()
+
+    def _read_one_more(self) -> None:
+        for number in itertools.islice(self._numbers, 1):
+            self._downloads.begin(number)
+            self._loaders.ask(number)
 
 
-class _ByNumber(torch.utils.data.Dataset[Batch | DcganDistError]):
-    """A stream as what a DataLoader reads: item b is batch b."""
+@dataclass(frozen=True)
+class _WithoutImages:
+    """What a batch has besides its images; see `Batch`."""
 
-    def __init__(self, stream: ImageStream) -> None:
-        self._stream = stream
+    labels: Integers
+    slots: Integers
+    damage: tuple[Damage, ...]
+    flaws: tuple[Flaw, ...]
 
-    def __getitem__(self, number: int) -> Batch | DcganDistError:
+
+@dataclass(frozen=True)
+class _ReadInto:
+    """Reads a batch in a worker process, its images into a slot."""
+
+    stream: ImageStream
+    shape: tuple[int, ...]
+    closed: SharedFlag
+
+    def __call__(self, number: int, slot: memoryview) -> _WithoutImages | DcganDistError:
         try:
-            return self._stream.read(number)
+            with interrupted_by(self.closed):
+                batch = self.stream.read(number, np.frombuffer(slot, dtype=np.uint8).reshape(self.shape))
         except DcganDistError as error:
-            # Handed over as a value: the loader would wrap what is raised into a page of traceback.
             return error
-
-
-class _Numbers(torch.utils.data.Sampler[int]):
-    """Numbers of batches, telling of each as it is handed out."""
-
-    def __init__(self, numbers: Iterable[int], begin: Callable[[int], None]) -> None:
-        self._numbers, self._begin = numbers, begin
-
-    def __iter__(self) -> Iterator[int]:
-        for number in self._numbers:
-            self._begin(number)
-            yield number
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _leave_interrupts_to_the_parent(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _Downloads:
-    """Fetches the remote shards that come next, in the background."""
-
-    def __init__(self, stream: ImageStream) -> None:
-        self._stream = stream
-        self._begun: set[int] = set()
-        any_remote = any(map(stream.dataset.is_remote, range(len(stream.dataset.tars))))
-        self._pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="dcgan_dist-fetch") if any_remote else None
-
-    def begin(self, batch: int) -> None:
-        """See to it that the shards for `batch` and some after it are on this host or on their way."""
-        if self._pool is None:
-            return
-        for shard in self._stream.shards_ahead(batch):
-            if shard not in self._begun:
-                self._begun.add(shard)
-                # What goes wrong here comes up again where the shard is read.
-                self._pool.submit(self._stream.dataset.records, shard)
-                self._pool.submit(self._stream.dataset.tar, shard)
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-__all__ = ["Batch", "BatchIterator", "Damage", "ImageStream"]
+        except Interrupted:
+            return DcganDistError("the stream is closed")  # which nobody reads any more
+        return _WithoutImages(batch.labels.numpy(), batch.slots.numpy(), batch.damage, batch.flaws)
 
 
 def read_records(dataset: Dataset, shard: int, start: int, stop: int) -> tuple[Pixels, npt.NDArray[np.int64]]:
@@ -426,14 +650,20 @@ def read_records(dataset: Dataset, shard: int, start: int, stop: int) -> tuple[P
     Raises:
         DataError: a record is damaged, or remote shards cannot be had.
     """
-    opened = _OpenShard(dataset, shard)
+    opened = _OpenShard(dataset, shard, {})
     side = dataset.image_size
     images = np.empty((stop - start, side, side, dataset.channels), dtype=np.uint8)
     labels = np.empty(stop - start, dtype=np.int64)
+    header = memoryview(bytearray(BLOCK))
     for place, record in enumerate(range(start, stop)):
         try:
-            labels[place] = opened.read(record, images[place])
+            labels[place] = opened.read(record, images[place].reshape(-1).data, header)
+        except Unreachable:
+            raise
         except DataError as error:
             where = f"shard {opened.name!r} of {dataset.path!r} is damaged at byte {opened.offset(record)}"
             raise DataError(f"{where} (record {record}): {error}; restore it or prepare it again") from error
     return images, labels
+
+
+__all__ = ["Batch", "BatchIterator", "Damage", "Flaw", "ImageStream", "read_records"]

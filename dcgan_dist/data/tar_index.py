@@ -1,22 +1,32 @@
 """Find the members of a tar by its bare headers, checking each one.
 
 The tar reader of the standard library takes a damaged header for the end of the archive, and so loses the rest of a
-shard without a word. This one stops at the first thing that is not as it should be, naming the place. It reads
-headers alone: nothing is extracted, and links, devices and names that lead elsewhere are refused.
+shard without a word. This one names each place that is not as it should be, and either stops there (`members`) or goes
+on behind it (`scan`). It reads headers alone: nothing is extracted, and links, devices and names that lead elsewhere
+are refused.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
 
 from dcgan_dist.errors import DataError
 
 BLOCK = 512
 
 _ZEROS = bytes(BLOCK)
+_CHUNK = 1 << 20  # a multiple of a block
+_DIGESTED = 1 << 18  # bytes read at a time, few enough to stay in a core's cache
+_OCTAL = 8 ** np.arange(5, -1, -1, dtype=np.int32)
+_MAGIC, _MAGIC_AT = b"ustar", 257
 _REGULAR, _DIRECTORY, _LONG_NAME, _PAX, _PAX_OF_ALL = b"0\0", b"5", b"L", b"x", b"g"
 
 
@@ -27,6 +37,23 @@ class Member:
     name: str
     offset: int
     size: int
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A place in a tar that is not as it should be: where it begins, how many bytes are lost by it, and what it is.
+
+    `advice` says what a person can do about it, or why a member is left out on purpose.
+    """
+
+    offset: int
+    size: int
+    reason: str
+    advice: str = "make or copy it again"
+
+
+class _Damaged(DataError):
+    """A header that says what cannot be."""
 
 
 def map_file(path: Path) -> memoryview:
@@ -44,6 +71,15 @@ def map_file(path: Path) -> memoryview:
         raise DataError(f"{str(path)!r} cannot be read ({error.strerror})") from error
 
 
+def digest_of(file: int) -> str:
+    """Return the xxh3_64 of all bytes of an open file as 16 hex digits."""
+    digest, buffer, position = xxhash.xxh3_64(), memoryview(bytearray(_DIGESTED)), 0
+    while count := os.preadv(file, [buffer], position):
+        digest.update(buffer[:count])
+        position += count
+    return digest.hexdigest()
+
+
 def members(archive: memoryview, where: str) -> Iterator[Member]:
     """Go through the files of a tar in order.
 
@@ -55,57 +91,170 @@ def members(archive: memoryview, where: str) -> Iterator[Member]:
         DataError: a damaged header, an end that is missing or not the end, or a member that is no plain file; the
             message gives the offset.
     """
-    position = 0
-    name: str | None = None
-    size: int | None = None
-    while True:
+    for found in scan(archive):
+        if isinstance(found, Fault):
+            raise DataError(f"{where} {found.reason}: {found.advice}")
+        yield found
+
+
+def scan(archive: memoryview) -> Iterator[Member | Fault]:
+    """Go through the files of a tar in order, and go on behind what is damaged at the next header that is whole.
+
+    Args:
+        archive: all bytes of the tar, such as a memory map.
+    """
+    walk = _Walk(archive)
+    while not walk.ended:
+        found = walk.step()
+        if found is not None:
+            yield found
+
+
+class _Walk:
+    """A walk over the headers of a tar: the place it has come to, and what is known of the next file."""
+
+    def __init__(self, archive: memoryview) -> None:
+        self.ended = False
+        self._archive = archive
+        self._position = 0
+        self._forget()
+
+    def step(self) -> Member | Fault | None:
+        """Take in what comes next, and return it if it is a file or should not be there."""
+        archive, position = self._archive, self._position
         header = bytes(archive[position : position + BLOCK])
         if len(header) < BLOCK:
-            raise DataError(f"{where} is cut off at byte {len(archive)}: make or copy it again")
+            self.ended = True
+            return Fault(position, len(header), f"is cut off at byte {len(archive)}")
         if header == _ZEROS:
-            break
-        _check(header, position, where)
-        stored = _number(header[124:136], position, where)
-        kind = header[156:157]
+            # A header that was wiped to zeros must not pass for the end.
+            behind = _first_not_zero(archive, position)
+            if behind is None:
+                self.ended = True
+                return None
+            return self._skip(f"has bytes after its end at byte {position}", behind)
+        try:
+            check_header(header, position)
+            return self._read(header)
+        except _Damaged as error:
+            return self._skip(str(error), position + BLOCK)
+
+    def _skip(self, reason: str, start: int) -> Fault:
+        """Go on at the first undamaged header from `start` on."""
+        position, following = self._position, _next_header(self._archive, start)
+        self._forget()
+        self.ended = following is None
+        self._position = len(self._archive) if following is None else following
+        return Fault(position, self._position - position, reason)
+
+    def _forget(self) -> None:
+        self._name: str | None = None
+        self._size: int | None = None
+        self._nameless = False  # what had the next file's name is damaged
+
+    def _read(self, header: bytes) -> Member | Fault | None:
+        """Take in the member whose header this is, and go on behind it.
+
+        Raises:
+            _Damaged: its length is, or does not fit into the tar; nothing is changed.
+        """
+        archive, position, kind = self._archive, self._position, header[156:157]
         data = position + BLOCK
-        length = stored if size is None or kind not in _REGULAR else size
+        stored = _number(header[124:136], position)
+        length = stored if self._size is None or kind not in _REGULAR else self._size
         if data + length > len(archive):
-            raise DataError(f"{where} is cut off at byte {len(archive)}: its member at byte {position} is longer")
-        if kind == _LONG_NAME:
-            name = _text(bytes(archive[data : data + length]))
-        elif kind == _PAX:
-            fields = _pax(bytes(archive[data : data + length]), position, where)
-            name, size = fields.get("path", name), _pax_size(fields, position, where)
-        elif kind in _REGULAR:
-            yield Member(_plain(name or _header_name(header), position, where), data, length)
-            name = size = None
-        elif kind == _DIRECTORY:
-            name = size = None
-        elif kind != _PAX_OF_ALL:
-            raise DataError(f"{where} has a link or device at byte {position}: shards hold plain files alone")
-        position = data + -(-length // BLOCK) * BLOCK
-    # A header that was wiped to zeros must not pass for the end.
-    rest = archive[position:]
-    for start in range(0, len(rest), 1 << 20):
-        if bytes(rest[start : start + (1 << 20)]).strip(b"\0"):
-            raise DataError(f"{where} has bytes after its end at byte {position}: make or copy it again")
+            raise _Damaged(f"is cut off at byte {len(archive)}: its member at byte {position} is longer")
+        following = self._position = min(data + -(-length // BLOCK) * BLOCK, len(archive))
+        content = archive[data : data + length]
+        if kind in (_LONG_NAME, _PAX, _PAX_OF_ALL):
+            return self._read_about_next(kind, content, position)
+        name, nameless = self._name or _header_name(header), self._nameless
+        self._forget()
+        if kind == _DIRECTORY:
+            return None
+        if kind not in _REGULAR:
+            reason, advice = f"has a link or device at byte {position}", "shards hold plain files alone"
+        elif nameless:
+            reason, advice = f"has a file at byte {position} whose name is damaged", Fault.advice
+        elif not name or name.startswith("/") or ".." in name.split("/"):
+            reason, advice = f"has a member named {name!r} at byte {position}", "names must not lead out of it"
+        else:
+            return Member(name, data, length)
+        return Fault(position, following - position, reason, advice)
+
+    def _read_about_next(self, kind: bytes, content: memoryview, position: int) -> Fault | None:
+        """Take in a member that says something of the next one."""
+        try:
+            if kind == _LONG_NAME:
+                self._name = _text(bytes(content))
+            elif kind == _PAX:
+                fields = _pax(bytes(content), position)
+                self._name, self._size = fields.get("path", self._name), _pax_size(fields, position)
+        except _Damaged as error:
+            self._nameless = True
+            return Fault(position, self._position - position, str(error))
+        return None
 
 
-def _check(header: bytes, position: int, where: str) -> None:
-    expected = _number(header[148:156], position, where)
+def check_header(header: bytes, position: int) -> None:
+    """Check a tar header (512 bytes) against the checksum in it.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    expected = _number(header[148:156], position)
     # The checksum is taken with its own field as eight blanks; some old tars summed signed characters.
     found = sum(header) - sum(header[148:156]) + 8 * 0x20
     signed = found - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
     if expected not in (found, signed):
-        raise DataError(f"{where} has a damaged header at byte {position}: make or copy it again")
+        raise _Damaged(f"has a damaged header at byte {position}")
 
 
-def _number(field: bytes, position: int, where: str) -> int:
+def damaged_headers(headers: npt.NDArray[np.uint8]) -> list[int]:
+    """Return the rows of those tar headers, shape (n, 512), that do not agree with the checksum in them."""
+    written = (headers[:, 148:154].astype(np.int32) - 0x30) @ _OCTAL
+    sums = headers.sum(axis=1, dtype=np.int32) - headers[:, 148:156].sum(axis=1, dtype=np.int32) + 8 * 0x20
+    # Nearly all checksums are six digits; what is written otherwise is looked at closely.
+    return [row for row in np.flatnonzero(written != sums).tolist() if not _is_whole(headers[row].tobytes())]
+
+
+def _is_whole(header: bytes) -> bool:
+    try:
+        check_header(header, 0)
+    except _Damaged:
+        return False
+    return True
+
+
+def _first_not_zero(archive: memoryview, start: int) -> int | None:
+    """Return the block from `start` on that holds the first byte other than zero."""
+    for chunk in range(start, len(archive), _CHUNK):
+        content = bytes(archive[chunk : chunk + _CHUNK])
+        if rest := content.lstrip(b"\0"):
+            return chunk + (len(content) - len(rest)) // BLOCK * BLOCK
+    return None
+
+
+def _next_header(archive: memoryview, start: int) -> int | None:
+    """Return the first place from `start` on, in whole blocks, where an undamaged header begins."""
+    for chunk in range(start, len(archive) - BLOCK + 1, _CHUNK):
+        content = bytes(archive[chunk : chunk + _CHUNK])
+        magic = content.find(_MAGIC)
+        while magic >= 0:
+            block = magic - _MAGIC_AT
+            header = content[block : block + BLOCK] if block >= 0 and block % BLOCK == 0 else b""
+            if len(header) == BLOCK and _is_whole(header):
+                return chunk + block
+            magic = content.find(_MAGIC, magic + 1)
+    return None
+
+
+def _number(field: bytes, position: int) -> int:
     if field[0] == 0x80:  # GNU: too large for octal digits
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip()
     if not all(0x30 <= digit <= 0x37 for digit in digits):
-        raise DataError(f"{where} has a damaged header at byte {position}: make or copy it again")
+        raise _Damaged(f"has a damaged header at byte {position}")
     return int(digits or b"0", 8)
 
 
@@ -119,13 +268,7 @@ def _text(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
-def _plain(name: str, position: int, where: str) -> str:
-    if not name or name.startswith("/") or ".." in name.split("/"):
-        raise DataError(f"{where} has a member named {name!r} at byte {position}: names must not lead out of it")
-    return name
-
-
-def _pax(content: bytes, position: int, where: str) -> dict[str, str]:
+def _pax(content: bytes, position: int) -> dict[str, str]:
     """Read the records ``LENGTH KEY=VALUE`` of a pax header, each of which ends in a newline."""
     fields: dict[str, str] = {}
     while content:
@@ -133,15 +276,15 @@ def _pax(content: bytes, position: int, where: str) -> dict[str, str]:
         length = int(digits) if digits.isdigit() else 0
         key, equals, value = content[len(digits) + 1 : max(length - 1, 0)].partition(b"=")
         if not equals or length > len(content) or content[length - 1 : length] != b"\n":
-            raise DataError(f"{where} has a damaged pax header at byte {position}: make or copy it again")
+            raise _Damaged(f"has a damaged pax header at byte {position}")
         fields[_text(key)] = value.decode("utf-8", "surrogateescape")
         content = content[length:]
     return fields
 
 
-def _pax_size(fields: dict[str, str], position: int, where: str) -> int | None:
+def _pax_size(fields: dict[str, str], position: int) -> int | None:
     if "size" not in fields:
         return None
     if not fields["size"].isdecimal():
-        raise DataError(f"{where} has a damaged pax header at byte {position}: make or copy it again")
+        raise _Damaged(f"has a damaged pax header at byte {position}")
     return int(fields["size"])

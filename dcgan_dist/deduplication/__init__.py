@@ -1,1 +1,5 @@
-"""Find near-duplicates among the images of a set of shards, as section 4.1 of the paper does."""
+"""Near-duplicates: the autoencoder, the codes, their groups, and the page by which a person judges them."""
+
+from dcgan_dist.deduplication.removal import Summary, deduplicate
+
+__all__ = ["Summary", "deduplicate"]

@@ -18,7 +18,6 @@ from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.rooms import BED_COLOURS, VIEWS, WALL_HUES
 from dcgan_dist.data.shards import Recipe, made_with, write_shards
 from dcgan_dist.data.sources import Source, open_source, room_source
-from dcgan_dist.data.tar_index import map_file
 from dcgan_dist.errors import DataError
 
 Labels = npt.NDArray[np.int64]
@@ -69,7 +68,9 @@ def open_labelled(
         rooms = room_source(SCORED_ROOMS, SCORED_ROOMS_SEED)
         dataset = _made(rooms, "rooms", image_size, channels, cache)
     elif _is_shards(path):
-        dataset = open_dataset(path, **({"image_size": image_size} if path.startswith("rooms:") else {}), cache=cache)
+        dataset = open_dataset(path, image_size=image_size if path.startswith("rooms:") else None, cache=cache)
+        if dataset.fitted:  # images of any size, made to measure when they are read
+            dataset = replace(dataset, image_size=image_size)
     else:
         kind = {"rooms": "folder", "svhn": "svhn" if _has_mat(Path(path)) else "folder"}.get(task, task)
         dataset = replace(_made(open_source(kind, path, split=split), kind, image_size, channels, cache), path=path)
@@ -142,7 +143,7 @@ def room_labels(dataset: Dataset) -> dict[str, Labels]:
     labels = {name: np.empty(dataset.count, dtype=np.int64) for name in ROOM_ATTRIBUTES}
     row = 0
     for shard in range(len(dataset.tars)):
-        content = map_file(dataset.tar(shard))
+        content = dataset.content(shard)
         for record in dataset.records(shard):
             start, size = int(record["json_offset"]), int(record["json_size"])
             attributes = _parse(bytes(content[start : start + size]), dataset)

@@ -8,10 +8,8 @@ the run is not used and not kept.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -36,6 +34,7 @@ from dcgan_dist.config import Config, override
 from dcgan_dist.distributed import join_world, leave_world
 from dcgan_dist.errors import ClusterError, DcganDistError, Diverged, InputError, Stopped, WorkerFailed
 from dcgan_dist.launch.capacity import Capacity, resources_per_worker
+from dcgan_dist.launch.connection import connected_cluster, last_line
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import (
     Broke,
@@ -203,7 +202,7 @@ def run_on_ray(config: Config, run_location: str, on_report: ReportHook | None =
         os.environ.setdefault(name, value)
     with (
         contextlib.redirect_stdout(WithoutRay(sys.stdout)),
-        _cluster(),
+        connected_cluster(),
         tempfile.TemporaryDirectory(prefix="dcgan_dist-ray-") as scratch,
     ):
         capacity = Capacity.of_cluster()
@@ -276,49 +275,6 @@ def _trainer(assignment: _Assignment, uses_gpus: bool, scratch: str) -> TorchTra
             callbacks=[_StartNotice(assignment.board), _FailureNotice(assignment.board)],  # type: ignore[list-item]
         ),
     )
-
-
-@contextlib.contextmanager
-def _cluster() -> Iterator[None]:
-    """Connect to a cluster, or start one for this machine that ends with the block."""
-    if ray.is_initialized():
-        yield
-        return
-    _check_address(os.environ.get("RAY_ADDRESS", ""))
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except (RayError, ConnectionError, RuntimeError) as error:
-        address = os.environ.get("RAY_ADDRESS", "of this machine")
-        raise ClusterError(
-            f"cannot use the Ray cluster {address}: {_last_line(error)}; one with token authentication takes "
-            "RAY_AUTH_MODE=token and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Look whether RAY_ADDRESS, where it is set, leads to a cluster; Ray itself would try for minutes.
-
-    Raises:
-        ClusterError: it does not.
-    """
-    if "://" in address:
-        raise ClusterError(
-            f"RAY_ADDRESS is {address!r}, which is for submitting jobs: ray job submit --working-dir . -- python -m "
-            "dcgan_dist.train ...; or set it to HOST:PORT of the cluster's head"
-        )
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal():
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-        except OSError as error:
-            raise ClusterError(
-                f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({error.strerror or error}): correct it, or "
-                "unset it to use a cluster of this machine"
-            ) from error
 
 
 @contextlib.contextmanager
@@ -443,7 +399,7 @@ class _Run:
         try:
             events = ray.get(self._board.take.remote(wait_s), timeout=wait_s + CLUSTER_PATIENCE_S)
         except RayError as error:
-            raise WorkerFailed(f"the Ray cluster was lost: {_last_line(error)}") from error
+            raise WorkerFailed(f"the Ray cluster was lost: {last_line(error)}") from error
         for event in events:
             match event:
                 case Line():
@@ -500,13 +456,8 @@ class _Run:
                 f"{max(self._cluster.max_failures, 0) + 1} restarts lost workers by itself"
             ) from self._error
         if self._error:
-            raise WorkerFailed(f"the workers could not be started: {_last_line(self._error)}") from self._error
+            raise WorkerFailed(f"the workers could not be started: {last_line(self._error)}") from self._error
 
 
 def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

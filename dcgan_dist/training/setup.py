@@ -34,11 +34,11 @@ def resolve_config(config: Config, dataset: Dataset) -> Config:
     per_epoch = dataset.count // batch
     if per_epoch == 0:
         raise ConfigError(
-            f"training.batch_size is {batch}, but {config.data.path} has {dataset.count} images: take a smaller batch"
+            f"training.batch_size is {batch}, but {dataset.path} has {dataset.count} images: take a smaller batch"
         )
     conditional = config.model.name == "cdcgan"
     if conditional and not dataset.classes:
-        raise ConfigError(f"model.name is {config.model.name}, but {config.data.path} has no labels: take dcgan")
+        raise ConfigError(f"model.name is {config.model.name}, but {dataset.path} has no labels: take dcgan")
     changes: dict[str, Any] = {
         "model.image_size": dataset.image_size,
         "model.channels": dataset.channels,

@@ -17,13 +17,15 @@ from safetensors.torch import load_file
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.dataset import Dataset, open_dataset
-from dcgan_dist.data.stream import Batch, ImageStream
+from dcgan_dist.data.remote import shown
+from dcgan_dist.data.stream import Batch, BatchIterator, ImageStream
 from dcgan_dist.distributed import World, say
-from dcgan_dist.errors import ConfigError, Diverged, InputError, RunDirectoryError, Stopped
+from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.results.run_directory import RunDirectory
 from dcgan_dist.training.batch_norm import synchronise
 from dcgan_dist.training.checkpoint import load_tensors, save_tensors, training_tensors
+from dcgan_dist.training.damage import DamageLog
 from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
 from dcgan_dist.training.progress import Clock, Reporter, Silent, StopSignal, readable_time
 from dcgan_dist.training.sampling import fixed_inputs, make_grid, sample_feature_maps, to_real, to_uint8
@@ -33,6 +35,7 @@ from dcgan_dist.training.step import AdversarialStep
 
 # Steps between two looks at the stop flags: on a GPU each look waits for the device.
 STOP_INTERVAL = {"cpu": 1, "cuda": 10}
+_PLACES_SAID = 5  # damaged places of shards made elsewhere, at the start of a run
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,12 @@ def train(
         )
     cache = Path(config.data.cache) if config.data.cache else None
     dataset = open_dataset(
-        config.data.path, image_size=config.model.image_size, channels=config.model.channels, cache=cache
+        config.data.path,
+        image_size=config.model.image_size,
+        channels=config.model.channels,
+        cache=cache,
+        cache_gib=config.data.cache_gib,
+        on_damage=config.data.on_damage,
     )
     config = resolve_config(config, dataset)
     run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
@@ -133,6 +141,12 @@ class Training:
         )
         self.dataset = dataset
         self.state = State()
+        self.damage = DamageLog()
+        self.failure: DcganDistError | None = None  # what keeps this rank from reading on
+        # The same on all ranks, as sums that a step takes anyway: images lost in this epoch, ranks that failed to read.
+        self.epoch = 0
+        self.lost_in_epoch = torch.zeros((), dtype=torch.int64, device=world.device)
+        self.failed_ranks = torch.zeros((), dtype=torch.int64, device=world.device)
         generator, discriminator = build_networks(config.model)
         self.image_range: tuple[float, float] = generator.image_range
         initialise(generator, config.model, config.seed)
@@ -181,7 +195,7 @@ class Training:
             try:
                 for step in range(self.state.step + 1, total + 1):
                     with clock.waiting():
-                        mini_batches = [next(batches) for _ in range(per_step)]
+                        mini_batches = self._take(batches, per_step)
                     self.step.set_lr(lr_factor(config, step))
                     self._train_step(step, mini_batches)
                     self.state.step = step
@@ -203,10 +217,28 @@ class Training:
                 self.run.set_status(status, f"{error}" or type(error).__name__, step=self.state.step)
             raise
 
+    def _take(self, batches: BatchIterator, count: int) -> list[Batch]:
+        """Return the next mini-batches; where this rank cannot read on, empty ones until all ranks look and stop."""
+        if self.failure is None:
+            try:
+                return [next(batches) for _ in range(count)]
+            except DcganDistError as error:
+                if self.world.size == 1:
+                    raise
+                # The others are on their way into the step's collectives, and would wait there for this rank.
+                self.failure = error
+        size, channels = self.dataset.image_size, self.dataset.channels
+        nothing = torch.zeros(0, size, size, channels, dtype=torch.uint8)
+        return [Batch(nothing, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))] * count
+
     def _train_step(self, step: int, mini_batches: list[Batch]) -> None:
         """One step of the algorithm: update the discriminator and the generator once each."""
         players = self.step
-        real, y_real, count, share = self._real(mini_batches[-1])
+        epoch = (step - 1) * len(mini_batches) // self.stream.batches_per_epoch
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.lost_in_epoch.zero_()
+        real, y_real, count, share = self._real(mini_batches)
         z, y = self._noise("train", step)
         players.begin()
         if self.config.training.updates == "paper":
@@ -222,21 +254,23 @@ class Training:
                 fake = players.generate(z, y)
             players.update_discriminator(real, y_real, fake, y, count)
         players.end(share)
-        lost = sum(len(batch.damage) for batch in mini_batches)
-        self.state.images_lost += lost
+        self.state.images_lost += self.damage.note(mini_batches)
         self.state.images_seen += sum(len(batch.images) for batch in mini_batches)
 
-    def _real(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return real images, their one-hot labels, the count of all ranks, and this rank's share of it."""
-        device = self.world.device
+    def _real(self, mini_batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the last batch's real images and one-hot labels, the count of all ranks, and this rank's share."""
+        device, batch = self.world.device, mini_batches[-1]
         images = batch.images.pin_memory() if device.type == "cuda" else batch.images
         real = to_real(images.to(device, non_blocking=True), self.image_range, self.dtype)
         if not self.config.training.channels_last:
             real = real.contiguous()
         y = one_hot(batch.labels, self.classes).to(device, self.dtype)
-        held = torch.full((), float(len(real)), device=device, dtype=self.dtype)
-        count = self.world.sum_(held.clone()).clamp_min(1)
-        return real, y, count, held / count
+        held = [len(real), sum(len(each.images) for each in mini_batches), int(self.failure is not None)]
+        counts = self.world.sum_(torch.tensor(held, dtype=torch.int64, device=device))
+        self.lost_in_epoch += len(mini_batches) * self.config.training.batch_size - counts[1]
+        self.failed_ranks += counts[2]
+        count = counts[0].clamp_min(1).to(self.dtype)
+        return real, y, count, len(real) / count
 
     def _noise(self, purpose: str, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return this rank's rows of the step's z and one-hot y."""
@@ -252,16 +286,21 @@ class Training:
         """Log, sample, save and stop, as this step asks for."""
         settings = self.config.training
         last, saved = step == total, False
-        logs = step % settings.log_every == 0 or last
+        logs, saves = step % settings.log_every == 0 or last, step % settings.checkpoint_every == 0 or last
+        looks = logs or step % STOP_INTERVAL[self.world.device.type] == 0
+        if looks or saves:
+            self._stop_where_a_rank_failed()
         if logs:
             self._log(step, total, clock)
         if step % settings.sample_every == 0 or last:
             self._write_samples()
+        if looks:
+            self._stop_at_too_much_damage(step, total, clock)
         # A state that is no longer finite is dealt with by the next log line.
-        if (step % settings.checkpoint_every == 0 or last) and bool(self.step.finite):
+        if saves and bool(self.step.finite):
             self._save()
             saved = True
-        if last or (step % STOP_INTERVAL[self.world.device.type] and not logs):
+        if last or not looks:
             return
         stop, overdue = self._agree(logs and self.reporter.should_stop())
         if (stop or overdue) and not saved:
@@ -273,6 +312,31 @@ class Training:
                 stop,
                 f"stopped at step {step:,} of {total:,} with a checkpoint; the same command goes on: {self._where()}",
             )
+
+    def _stop_where_a_rank_failed(self) -> None:
+        """Raise on every rank what kept one of them from reading; the steps since then are not saved."""
+        if not int(self.failed_ranks):
+            return
+        mine = self.failure
+        texts = self.world.gather_texts("" if mine is None else str(mine))
+        raise mine or DataError(next(text for text in texts if text))
+
+    def _stop_at_too_much_damage(self, step: int, total: int, clock: Clock) -> None:
+        """End the run, on all ranks alike, where more of this epoch's images are lost than is allowed."""
+        settings, lost = self.config.data, int(self.lost_in_epoch)
+        if lost <= settings.max_damage * self.dataset.count:
+            return
+        if self.last_logged != step:
+            self._log(step, total, clock)
+        self.lost_in_epoch.zero_()  # whoever starts the run again knows of them
+        if bool(self.step.finite):
+            self._save()
+        message = (
+            f"{lost:,} of {self.dataset.count:,} images lost in epoch {self.epoch} by step {step:,} (images lost by "
+            f"shard: {self.damage.shards()}), more than data.max_damage ({settings.max_damage:g}) allows: restore the "
+            f"shards or raise it, and the same command goes on"
+        )
+        raise DataError(self.world.broadcast_text(message))
 
     def _agree(self, told: bool) -> tuple[int, bool]:
         """Number of the signal by which any rank was asked to stop (or 0), and whether a checkpoint is overdue."""
@@ -292,6 +356,7 @@ class Training:
         self.state.seconds += seconds
         real_count, real_sum, d_real, fake_count, fake_sum, d_fake, g_sum = tally
         real_count, fake_count = max(real_count, 1.0), max(fake_count, 1.0)
+        self.damage.collect(self.world)
         counts = torch.tensor([self.state.images_seen, self.state.images_lost], device=self.world.device)
         seen, lost = self.world.sum_(counts).tolist()
         batch = self.config.training.batch_size
@@ -316,9 +381,13 @@ class Training:
         self.last_metrics, self.last_logged = row, step
         if self.config.training.check_replicas:
             self._check_replicas()
+        damage, damage_lines = self.damage.take_unlogged()
+        if damage:
+            row["damage"] = damage
         if self.run is not None:
             self.run.append_metrics(row)
-            self.run.set_status("running", step=step, steps=total)
+            facts = {"images_lost": lost, "damage": self.damage.found.to_json()} if len(self.damage.found) else {}
+            self.run.set_status("running", step=step, steps=total, **facts)
         left = (total - step) / max(done / max(seconds, 1e-9), 1e-9)
         say(
             self.world,
@@ -326,6 +395,8 @@ class Training:
             f"waiting for data {row['data_wait']:.0%} | loss D {row['loss_d']:.3f} G {row['loss_g']:.3f} | "
             f"D(x) {row['d_real']:.2f} D(G(z)) {row['d_fake']:.2f} | {readable_time(left)} left",
         )
+        for line in damage_lines:
+            say(self.world, line)
         self.reporter.report(row, str(self.last_checkpoint) if self.last_checkpoint else None)
         if not finite:
             self.state.step = self.first_step_here + int(self.step.finite_steps)
@@ -382,6 +453,7 @@ class Training:
 
     def _save(self) -> None:
         """Write a checkpoint of the state after the current step."""
+        self.damage.collect(self.world)
         totals = torch.tensor([self.state.images_seen, self.state.images_lost], device=self.world.device)
         seen, lost = self.world.sum_(totals).tolist()
         tallies = self.world.gather(self.step.tally.sums).tolist()
@@ -395,6 +467,8 @@ class Training:
             "epoch": batch / per_epoch,
             "images_seen": seen,
             "images_lost": lost,
+            "lost_in_epoch": int(self.lost_in_epoch),
+            "damage": self.damage.state(),
             "seconds": self.state.seconds,
             "cursor": {
                 "epoch": batch // per_epoch,
@@ -453,6 +527,10 @@ class Training:
             seconds=state["seconds"],
         )
         self.first_step_here, self.last_logged = self.state.step, state["last_logged"]
+        self.epoch = max(0, self.state.step - 1) * batches_per_step(self.config) // self.stream.batches_per_epoch
+        self.lost_in_epoch.fill_(state.get("lost_in_epoch", 0))
+        if self.world.is_leader:
+            self.damage.restore(state.get("damage", {}))
 
     # ------------------------------------------------------------------ words
 
@@ -465,16 +543,30 @@ class Training:
         size = config.model.image_size
         say(
             self.world,
-            f"{start}: {config.model.name} {size}x{size}, {dataset.count:,} images ({config.data.path}), "
+            f"{start}: {config.model.name} {size}x{size}, {dataset.count:,} images ({shown(config.data.path)}), "
             f"{total:,} steps of {config.training.batch_size} images on {self.world.size} x {self.world.device.type}, "
             f"{config.training.precision}; run directory {self._where()}",
         )
+        places = dataset.manifest.damage
+        for place in places[:_PLACES_SAID]:
+            say(
+                self.world,
+                f"damage: shard {place['shard']!r} offset {place['offset']} ({place['reason']}), {place['bytes']:,} "
+                f"bytes left out of the data",
+            )
+        if len(places) > _PLACES_SAID:
+            say(self.world, f"damage: and {len(places) - _PLACES_SAID:,} more places left out of the data")
 
     def _finish(self) -> TrainingResult:
         totals = torch.tensor([self.state.images_seen, self.state.images_lost], device=self.world.device)
         seen, lost = self.world.sum_(totals).tolist()
         if self.run is not None:
             self.run.set_status("finished", step=self.state.step, images_seen=seen, images_lost=lost)
-        if lost:
-            say(self.world, f"{lost:,} damaged images were left out")
+        if summary := self.damage.summary(lost):
+            say(self.world, summary)
+        if places := self.dataset.manifest.damage:
+            first = f"shard {places[0]['shard']!r} offset {places[0]['offset']}"
+            more = f", and {len(places) - 1:,} more" if len(places) > 1 else ""
+            left_out = sum(place["bytes"] for place in places)
+            say(self.world, f"{left_out:,} damaged bytes left out from the start: {first}{more}")
         return TrainingResult(self.state.step, seen, self._where(), self.last_metrics)

@@ -9,11 +9,12 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from dcgan_dist.data import cache as cache_module
-from dcgan_dist.data.cache import cache_directory, fetch, file_digest, join_url
+from dcgan_dist.data import remote as remote_module
+from dcgan_dist.data.cache import cache_directory, file_digest, join_url
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import DataError, Unreachable
+from tests.data.fetching import fetch
 from tests.data.shard_sets import make_set
 
 
@@ -51,7 +52,8 @@ def served(folder, failures=()):
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(cache_module, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(remote_module, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(remote_module, "FIRST_PATIENCE_S", 0.3)
 
 
 @pytest.fixture(scope="module")

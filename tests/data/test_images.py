@@ -44,6 +44,19 @@ def test_shrinking_averages_over_exact_areas(side, size, channels, seed):
     assert np.abs(fit(square, size, channels) - expected).max() <= 0.5 + 1e-9  # rounded once, to the nearest
 
 
+@pytest.mark.parametrize(("side", "size"), [(256, 64), (192, 64), (1100, 64), (3001, 28), (2240, 28)])
+def test_large_shrinking_averages_over_exact_areas(side, size):
+    square = np.full((side, side, 3), 255, np.uint8)  # the largest sums
+    square[: side // 3] = noise(side // 3, side, 3)
+    sums = np.pad(square.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0), (0, 0)))
+    at = np.arange(size + 1) * side / size
+    low, part = np.minimum(at.astype(int), side - 1), at - np.minimum(at.astype(int), side - 1)
+    sums = sums[low] * (1 - part)[:, None, None] + sums[low + 1] * part[:, None, None]
+    sums = sums[:, low] * (1 - part)[:, None] + sums[:, low + 1] * part[:, None]
+    expected = np.diff(np.diff(sums, axis=0), axis=1) / (side / size) ** 2
+    assert np.abs(fit(square, size, 3) - expected).max() <= 0.5 + 1e-6
+
+
 def test_shrinking_does_not_alias():
     """A pattern finer than the new pixels becomes even grey, as it does not when pixels are picked."""
     stripes = np.zeros((256, 256, 3), np.uint8)
@@ -78,6 +91,61 @@ def test_small_images_are_enlarged_smoothly():
 def test_jpeg_decodes_as_pillow_does():
     content = saved(Image.fromarray(fit(noise(16, 16, 3), 64, 3)), "JPEG", quality=90)
     np.testing.assert_array_equal(decode(content), np.asarray(Image.open(io.BytesIO(content))))
+
+
+def photograph(rows: int, columns: int) -> np.ndarray:
+    """Edges, textures and smooth parts: noise at several scales."""
+    layers = [
+        np.asarray(Image.fromarray(noise(rows // step + 1, columns // step + 1, 3, seed=step)).resize((columns, rows)))
+        for step in (2, 8, 32, 128)
+    ]
+    return np.average(layers, axis=0, weights=(1, 2, 4, 6)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize(("rows", "columns"), [(256, 341), (401, 256), (600, 704), (255, 300), (64, 64), (40, 50)])
+def test_a_jpeg_decoded_small_is_close_to_one_decoded_whole(rows, columns, subsampling):
+    content = saved(Image.fromarray(photograph(rows, columns)), "JPEG", quality=85, subsampling=subsampling)
+    for channels in (1, 3):
+        slow, fast = fit(decode(content, channels), 64, channels), images.decode_fitted(content, 64, channels)
+        assert fast.shape == slow.shape
+        assert np.abs(fast.astype(int) - slow).mean() < 1
+        if min(rows, columns) < 256:
+            np.testing.assert_array_equal(fast, slow)
+
+
+@pytest.mark.parametrize("options", [{"quality": 75}, {"lossless": True}, {"quality": 40, "icc_profile": b"x" * 99}])
+def test_webp_decodes_as_pillow_does(options):
+    content = saved(Image.fromarray(photograph(123, 201)), "WEBP", **options)
+    assert images._decode_plain_webp(content) is not None
+    np.testing.assert_array_equal(decode(content), np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+
+
+def test_an_animated_turned_or_transparent_webp_is_read_by_pillow():
+    picture = Image.fromarray(photograph(20, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = saved(picture, "WEBP", lossless=True, exif=exif)
+    np.testing.assert_array_equal(decode(turned), np.rot90(np.asarray(picture), -1))
+    frames = saved(picture, "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (30, 20))])
+    np.testing.assert_array_equal(decode(frames), np.asarray(picture))
+    clear = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
+    clear.paste((10, 20, 30, 255), (0, 0, 8, 4))
+    over_white = decode(saved(clear, "WEBP", lossless=True))
+    assert (over_white[:4] == (10, 20, 30)).all()
+    assert (over_white[4:] == 255).all()
+
+
+def test_a_webp_cut_short_or_too_large_is_refused():
+    content = saved(Image.fromarray(photograph(100, 100)), "WEBP")
+    for size in (11, 16, 25, 40, len(content) // 2, len(content) - 100):
+        with pytest.raises(DataError):
+            decode(content[:size])
+    vp8 = bytearray(content)
+    start = vp8.index(b"\x9d\x01\x2a") + 3
+    vp8[start : start + 4] = struct.pack("<HH", 16383, 16383)
+    with pytest.raises(DataError, match=str(images.MAX_PIXELS)):
+        decode(bytes(vp8))
 
 
 def test_stray_bytes_in_a_jpeg_do_no_harm():
@@ -126,6 +194,25 @@ def test_orientation_is_applied():
     content = saved(picture, "JPEG", quality=95, exif=exif)
     turned = np.rot90(np.asarray(Image.open(io.BytesIO(content))), -1)
     np.testing.assert_array_equal(decode(content), turned)
+
+
+def test_an_upright_jpeg_with_exif_is_decoded_the_fast_way(monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 1, "upright"
+    content = saved(Image.fromarray(photograph(256, 300)), "JPEG", exif=exif)
+    assert b"Exif" in content
+    expected = fit(np.asarray(Image.open(io.BytesIO(content))), 64, 3)
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", None)
+    assert np.abs(images.decode_fitted(content, 64).astype(int) - expected).mean() < 1
+
+
+def test_an_orientation_in_xmp_is_applied_too():
+    picture = Image.fromarray(photograph(40, 60))
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>3</tiff:Orientation></x:xmpmeta>'
+    for kind in ("JPEG", "WEBP"):
+        content = saved(picture, kind, xmp=xmp)
+        upright = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        np.testing.assert_array_equal(decode(content), np.rot90(upright, 2))
 
 
 def test_grey_is_luma_and_grey_sources_become_colour():

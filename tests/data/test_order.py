@@ -72,6 +72,14 @@ def test_shards_between_names_few_shards_that_are_not_touched():
     assert len(order.shards_between(0, 64 * 100)) <= 128
 
 
+@settings(max_examples=300)
+@given(sizes_of_shards, st.integers(0, 5), st.integers(0, 720))
+def test_last_positions_are_where_each_shard_is_read_last(sizes, seed, stop):
+    whole = whole_order(sizes, seed)[:stop]
+    expected = [max((p for p, (of, _) in enumerate(whole) if of == shard), default=-1) for shard in range(len(sizes))]
+    assert EpochOrder(sizes, seed, 0).last_positions(stop).tolist() == expected
+
+
 def test_epochs_and_seeds_differ():
     orders = [tuple(whole_order([50, 70, 30], seed, epoch)) for seed in range(5) for epoch in range(5)]
     assert len(set(orders)) == 25

@@ -5,7 +5,10 @@ import resource
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,15 @@ import xxhash
 from PIL import Image
 
 from dcgan_dist.data.images import decode, encode, fit
-from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest, read_index
+from dcgan_dist.data.manifest import Manifest, read_index
 from dcgan_dist.data.rooms import draw_room
-from dcgan_dist.data.shards import Recipe, read_manifest, verify, write_shards
-from dcgan_dist.data.sources import open_source, room_source
+from dcgan_dist.data.shard_writer import tar_header
+from dcgan_dist.data.shards import Recipe, read_manifest, write_shards
+from dcgan_dist.data.sources import Source, open_source, room_source
+from dcgan_dist.data.sources.rooms import RoomSource
+from dcgan_dist.data.verification import verify
 from dcgan_dist.errors import DataError, StorageError
+from dcgan_dist.parallel import LocalPool
 
 
 def recipe(**changes) -> Recipe:
@@ -75,7 +82,7 @@ def test_the_index_finds_labels_and_digests_every_image(tmp_path):
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
     for workers in (1, 2):
-        write_shards(room_source(150), recipe(shard_size=40), tmp_path / str(workers), workers=workers)
+        write_shards(room_source(150), recipe(shard_size=40), tmp_path / str(workers), pool=LocalPool(workers))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
@@ -105,7 +112,7 @@ def tree(tmp_path) -> Path:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_undecodable_inputs_are_left_out_and_listed(tmp_path, tree, workers):
     manifest = write_shards(
-        open_source("folder", tree), recipe(encoding="raw", name="t"), tmp_path / "out", workers=workers
+        open_source("folder", tree), recipe(encoding="raw", name="t"), tmp_path / "out", pool=LocalPool(workers)
     )
     assert manifest.count == 149
     (skipped,) = manifest.skipped
@@ -116,11 +123,48 @@ def test_undecodable_inputs_are_left_out_and_listed(tmp_path, tree, workers):
         assert sample["raw"][0] % 3 == int(sample["cls"])  # value 3k+c lies in the folder of class c
 
 
+@pytest.fixture
+def archive(tmp_path, tree) -> Path:
+    """The same images, which can only be read one after the other."""
+    with tarfile.open(tmp_path / "tree.tar.gz", "w:gz", compresslevel=1) as tar:
+        tar.add(tree, "tree")
+    return tmp_path / "tree.tar.gz"
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_too_many_undecodable_inputs_leave_nothing(tmp_path, tree, workers):
+@pytest.mark.parametrize("kind", ["tree", "archive"])
+def test_too_many_undecodable_inputs_leave_nothing(tmp_path, request, kind, workers):
+    path = request.getfixturevalue(kind)
+    before = set(tmp_path.iterdir())
     with pytest.raises(DataError, match=r"1 of the first \d+ images .*eel/077.png.*max_bad \(0.001\)"):
-        write_shards(open_source("folder", tree), recipe(), tmp_path / "a" / "b", workers=workers, max_bad=0.001)
-    assert list(tmp_path.iterdir()) == [tree]
+        write_shards(
+            open_source("folder", path),
+            recipe(shard_size=200),
+            tmp_path / "a" / "b",
+            pool=LocalPool(workers),
+            max_bad=0.001,
+        )
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_shards_that_were_finished_before_too_many_inputs_were_bad_are_used_by_the_next_run(tmp_path, tree):
+    source = open_source("folder", tree)
+    with pytest.raises(DataError, match="max_bad"):
+        write_shards(source, recipe(), tmp_path / "out", max_bad=0.001)
+    found: list[int] = []
+    write_shards(source, recipe(), tmp_path / "out", report=lambda *now: found.append(now[3]))
+    assert found[-1] >= 8
+    write_shards(source, recipe(), tmp_path / "other")
+    assert contents(tmp_path / "out") == contents(tmp_path / "other")
+
+
+def test_a_shard_of_nothing_but_bad_inputs_is_not_written(tmp_path, tree):
+    for number in range(0, 150, 2):
+        (tree / ("cat", "dog", "eel")[number % 3] / f"{number:03d}.png").write_bytes(b"no image")
+    manifest = write_shards(open_source("folder", tree), recipe(shard_size=1), tmp_path / "out", max_bad=1)
+    assert (manifest.count, len(manifest.shards), len(manifest.skipped)) == (74, 74, 76)
+    assert len(stock(tmp_path / "out", manifest)) == 74
+    assert verify(tmp_path / "out", LocalPool(1)).findings == ()
 
 
 def test_images_without_folders_have_no_labels(tmp_path):
@@ -134,21 +178,36 @@ def test_images_without_folders_have_no_labels(tmp_path):
     assert (read_index((tmp_path / "out" / shard.index).read_bytes(), 5, "")["label"] == -1).all()
 
 
-def test_count_takes_the_first_readable_images(tmp_path, tree):
-    first = write_shards(open_source("folder", tree), recipe(count=130, encoding="raw"), tmp_path / "130", workers=2)
-    assert first.count == 130
-    assert len(first.skipped) == 1
-    assert not write_shards(open_source("folder", tree), recipe(count=20), tmp_path / "20").skipped
-    with pytest.raises(DataError, match=r"count is 150, but .* has 149 images"):
-        write_shards(open_source("folder", tree), recipe(count=150), tmp_path / "150")
-    assert not (tmp_path / "150").exists()
+@pytest.mark.parametrize("kind", ["tree", "archive"])
+def test_count_takes_the_first_inputs_less_those_that_cannot_be_read(tmp_path, request, kind):
+    source = open_source("folder", request.getfixturevalue(kind))
+    inputs = [item.name for item in source.items()]
+    at = next(number for number, name in enumerate(inputs) if name.endswith("077.png"))
+    for count in (at, at + 1, at + 2):
+        manifest = write_shards(source, recipe(count=count, encoding="raw"), tmp_path / str(count), max_bad=0.1)
+        keys = sorted(int(sample["__key__"]) for sample in stock(tmp_path / str(count), manifest))
+        assert keys == [number for number in range(count) if number != at]
+        assert len(manifest.skipped) == (count > at)
+    with pytest.raises(DataError, match=r"count is 151, but .* has 150 images"):
+        write_shards(source, recipe(count=151), tmp_path / "151")
+    assert not list(tmp_path.glob("*151*"))
+
+
+def test_a_tree_and_an_archive_of_it_have_the_same_images(tmp_path, tree, archive):
+    samples = []
+    for number, path in enumerate((tree, archive)):
+        manifest = write_shards(open_source("folder", path), recipe(encoding="raw"), tmp_path / str(number))
+        found = stock(tmp_path / str(number), manifest)
+        samples.append(sorted((sample["raw"], sample["cls"]) for sample in found))
+        assert [sample["__key__"] for sample in found] != sorted(sample["__key__"] for sample in found)
+    assert samples[0] == samples[1]
 
 
 def test_the_same_again_does_nothing_and_other_settings_are_refused(tmp_path, tree):
     out = tmp_path / "out"
     manifest = write_shards(open_source("folder", tree), recipe(), out)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert write_shards(open_source("folder", tree), recipe(), out, workers=2) == manifest
+    assert write_shards(open_source("folder", tree), recipe(), out, pool=LocalPool(2)) == manifest
     with pytest.raises(DataError, match="image_size there 16, now 32"):
         write_shards(open_source("folder", tree), recipe(image_size=32), out)
     (tree / "cat" / "more.png").write_bytes(picture(9))
@@ -194,14 +253,46 @@ def test_a_write_that_fails_is_said_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small disk takes the right to mount one")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_keeps_the_finished_shards_and_the_next_run_goes_on(tmp_path, small_disk, workers):
+    make = partial(write_shards, room_source(600), recipe(shard_size=100, encoding="raw"), pool=LocalPool(workers))
+    make(tmp_path / "whole")
+    with pytest.raises(StorageError, match=r"cannot be written: No space left on device; run it again"):
+        make(small_disk / "out")
+    assert not (small_disk / "out").exists()
+    (work,) = small_disk.iterdir()
+    left = {path.name for path in work.iterdir()}
+    records = {name for name in left if name.startswith("rooms-") and name.endswith(".json")}
+    assert 1 <= len(records) < 6
+    assert not any(name.endswith(".part") for name in left) or workers > 1
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    found: list[int] = []
+    make(small_disk / "out", report=lambda *now: found.append(now[3]))
+    assert found[-1] == 100 * len(records)
+    assert contents(small_disk / "out") == contents(tmp_path / "whole")
+
+
 PROGRAM = """
 import sys
 from dcgan_dist.data.shards import Recipe, write_shards
-from dcgan_dist.data.sources import room_source
+from dcgan_dist.data.sources import open_source, room_source
+from dcgan_dist.parallel import LocalPool
 if __name__ == "__main__":
-    print("go", flush=True)
-    report = lambda done, share, bad: done == 1000 and print("going", flush=True)
-    write_shards(room_source(3000), Recipe(image_size=16), sys.argv[1], workers=int(sys.argv[2]), report=report)
+    path, out, workers = sys.argv[1:]
+    source = room_source(3000) if path == "rooms" else open_source("folder", path)
+    write_shards(source, Recipe(image_size=16, shard_size=200), out, pool=LocalPool(int(workers)))
 """
 
 
@@ -212,93 +303,203 @@ def is_running(process: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_it_leaves_nothing_finished_and_the_next_run_succeeds(tmp_path, workers):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    out = tmp_path / "made" / "out"
-    process = subprocess.Popen([sys.executable, program, out, str(workers)], stdout=subprocess.PIPE, text=True)
-    lines = (process.stdout.readline(), process.stdout.readline())
-    assert lines == ("go\n", "going\n")
-    with pytest.raises(DataError, match="being made by another process"):
-        write_shards(room_source(3000), Recipe(image_size=16), out)
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.002)
+
+
+def kill_when(program: list[object], condition: Callable[[], object], number: signal.Signals) -> None:
+    """Start a program, and end it with a signal when a condition holds; its workers end too."""
+    process = subprocess.Popen([sys.executable, *map(str, program)], stderr=subprocess.DEVNULL)
+    wait_until(lambda: condition() or process.poll() is not None, "the condition does not come")
+    assert process.poll() is None, "it ended too early"
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert bool(children) == (workers > 1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert not out.exists()
-    assert (out.parent / ".out.unfinished").exists()
-    deadline = time.monotonic() + 10
-    while any(is_running(child) for child in children):
-        assert time.monotonic() < deadline, "workers outlive their parent"
-        time.sleep(0.05)
-    assert write_shards(room_source(30), recipe(), out).count == 30
+    process.send_signal(number)
+    process.wait(timeout=60)
+    wait_until(lambda: not any(map(is_running, children)), "workers outlive their parent")
+
+
+@pytest.fixture(scope="module")
+def long_archive(tmp_path_factory) -> Path:
+    """3000 images in a compressed tar: three blocks of a spool."""
+    path = tmp_path_factory.mktemp("in") / "images.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for number in range(3000):
+            entry = tarfile.TarInfo(f"{number % 2}/{number}.png")
+            content = encode(np.full((20, 20, 3), number % 256, np.uint8), "png")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kind", ["rooms", "archive"])
+def test_killed_at_any_point_it_goes_on_and_ends_with_the_same_bytes(tmp_path, long_archive, kind, workers):
+    program, out = tmp_path / "program.py", tmp_path / "made" / "out"
+    program.write_text(PROGRAM)
+    source = room_source(3000) if kind == "rooms" else open_source("folder", long_archive)
+    write_shards(source, Recipe(image_size=16, shard_size=200), tmp_path / "whole", pool=LocalPool(workers))
+    work = out.parent / ".out.unfinished"
+
+    def records() -> int:
+        return len(list(work.glob("images-*.json")))
+
+    def blocks() -> int:
+        journal = work / "images.journal"
+        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+    points = [(work / "settings.json").exists]
+    points += [lambda: blocks() >= 1, lambda: blocks() >= 2] if kind == "archive" else []
+    points += [lambda: records() >= 3, lambda: records() >= 9]
+    for number, point in enumerate(points):
+        ending = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[number % 3]
+        kill_when([program, long_archive if kind == "archive" else "rooms", out, workers], point, ending)
+        assert not out.exists()
+    assert records() >= 9
+    found: list[int] = []
+    write_shards(
+        source,
+        Recipe(image_size=16, shard_size=200),
+        out,
+        pool=LocalPool(workers),
+        report=lambda *now: found.append(now[3]),
+    )
+    assert contents(out) == contents(tmp_path / "whole")
     assert [path.name for path in out.parent.iterdir()] == ["out"]
-    assert not verify(out)
+    if kind == "rooms":
+        assert found[-1] >= 9 * 200
 
 
-def test_an_error_in_mid_run_leaves_nothing(tmp_path):
-    def fail(done: int, share: float, bad: int) -> None:
-        if done == 10:
+def test_two_at_once_are_refused(tmp_path):
+    program, out = tmp_path / "program.py", tmp_path / "out"
+    program.write_text(PROGRAM)
+
+    def refused() -> bool:
+        if not (tmp_path / ".out.unfinished" / "settings.json").exists():
+            return False
+        with pytest.raises(DataError, match="being made by another process"):
+            write_shards(room_source(3000), Recipe(image_size=16), out)
+        return True
+
+    kill_when([program, "rooms", out, 1], refused, signal.SIGKILL)
+
+
+def interrupted(source: Source, out: Path, after: int, **changes) -> None:
+    """Begin a set and end in the middle of it, in this process."""
+
+    def stop(done: int, share: float, bad: int, found: int) -> None:
+        if done >= after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_shards(room_source(30), recipe(), tmp_path / "a" / "out", report=fail)
-    assert not list(tmp_path.iterdir())
+        write_shards(source, recipe(**changes), out, report=stop)
 
 
-def test_progress_ends_with_everything(tmp_path):
-    reports: list[tuple[int, float, int]] = []
-    write_shards(room_source(30), recipe(), tmp_path / "out", report=lambda *now: reports.append(now))
-    assert reports[0][1] < 0.1
-    assert reports[-1] == (30, 1.0, 0)
-
-
-def test_verify_finds_every_flipped_byte(tmp_path):
-    out = tmp_path / "out"
-    write_shards(room_source(20), recipe(), out)
-    assert verify(out) == []
-    generator = np.random.default_rng(0)
-    for name, content in contents(out).items():
-        if name == MANIFEST_NAME:
-            continue
-        for _ in range(5):
-            spoiled = bytearray(content)
-            spoiled[generator.integers(len(content))] ^= 1 << int(generator.integers(8))
-            (out / name).write_bytes(spoiled)
-            assert any(line.startswith(name) for line in verify(out, workers=2))
-        for shorter in (content[:-1], b""):
-            (out / name).write_bytes(shorter)
-            assert any(line.startswith(name) for line in verify(out))
-        (out / name).unlink()
-        assert any(line.startswith(f"{name}: it cannot be read") for line in verify(out))
-        (out / name).write_bytes(content)
-    assert verify(out) == []
-
-
-def test_verify_names_the_damaged_image(tmp_path):
-    out = tmp_path / "out"
-    manifest = write_shards(room_source(20), recipe(), out)
-    shard = manifest.shards[1]
-    record = read_index((out / shard.index).read_bytes(), 8, "")[5]
-    content = bytearray((out / shard.file).read_bytes())
-    content[record["offset"] + 100] ^= 1
-    (out / shard.file).write_bytes(content)
-    assert verify(out)[1:] == [
-        f"{shard.file}: image 5 (bytes {record['offset']} to {record['offset'] + record['size']}) is damaged"
+def test_nothing_half_written_or_damaged_is_trusted(tmp_path):
+    whole, out, work = tmp_path / "whole", tmp_path / "out", tmp_path / ".out.unfinished"
+    write_shards(room_source(40), recipe(), whole)
+    names = ("rooms-000000.tar", "rooms-000000.index", "rooms-000000.json")
+    spoilers = [
+        (name, spoil)
+        for name in names
+        for spoil in (
+            lambda content: b"",
+            lambda content: content[:-2],
+            lambda content: content + b"x",
+            lambda content: content[:60] + bytes([content[60] ^ 1]) + content[61:],
+            None,
+        )
     ]
+    for name, spoil in spoilers:
+        interrupted(room_source(40), out, 24)
+        if spoil is None:
+            (work / name).unlink()
+        else:
+            (work / name).write_bytes(spoil((work / name).read_bytes()))
+        (work / ".rooms-000003.tar.1234.part").write_bytes(b"half")
+        found: list[int] = []
+        write_shards(room_source(40), recipe(), out, report=lambda *now, found=found: found.append(now[3]))
+        assert found[-1] == 16
+        assert contents(out) == contents(whole)
+        for path in out.iterdir():
+            path.unlink()
 
 
-def test_what_has_no_manifest_is_not_finished(tmp_path):
-    with pytest.raises(DataError, match="no finished shards"):
-        verify(tmp_path)
+@pytest.mark.parametrize("name", ["images.unordered", "images.journal"])
+@pytest.mark.parametrize("size", [0, 5_000, 100_000, -1])
+def test_a_damaged_spool_is_used_as_far_as_it_is_whole(tmp_path, long_archive, name, size):
+    source = open_source("folder", long_archive)
+    write_shards(source, recipe(shard_size=500), tmp_path / "whole")
+    interrupted(source, tmp_path / "out", 2000, shard_size=500)
+    path = tmp_path / ".out.unfinished" / name
+    content = path.read_bytes()
+    assert len(content) > 5_000
+    if size == -1:
+        middle = len(content) * 3 // 4
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        path.write_bytes(content[:size])
+    found: list[int] = []
+    write_shards(source, recipe(shard_size=500), tmp_path / "out", report=lambda *now: found.append(now[3]))
+    assert found[-1] in ((0,) if 0 <= size <= 5_000 else (0, 1024, 2048))
+    assert size != -1 or found[-1] == 1024
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_what_was_begun_with_other_settings_is_cleared_away(tmp_path):
+    write_shards(room_source(40), recipe(seed=2), tmp_path / "whole")
+    interrupted(room_source(40), tmp_path / "out", 24)
+    found: list[int] = []
+    write_shards(room_source(40), recipe(seed=2), tmp_path / "out", report=lambda *now: found.append(now[3]))
+    assert found[-1] == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_run_that_ended_before_it_had_cleared_up_is_cleared_up_after(tmp_path):
+    write_shards(room_source(40), recipe(), tmp_path / "whole")
+    interrupted(room_source(40), tmp_path / "out", 40)
+    work = tmp_path / ".out.unfinished"
+    (work / "manifest.json").write_bytes((tmp_path / "whole" / "manifest.json").read_bytes())
+    work.rename(tmp_path / "out")
+    assert (tmp_path / "out" / "rooms-000000.json").exists()
+    assert write_shards(room_source(40), recipe(), tmp_path / "out").count == 40
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_an_interruption_before_the_first_shard_leaves_nothing(tmp_path):
+    (tmp_path / "in").mkdir()
+
+    class Interrupting(RoomSource):
+        def parts(self, size: int, seed: int, count: int | None = None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(Interrupting(**vars(room_source(30))), recipe(), tmp_path / "a" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_progress_counts_what_was_there_and_ends_with_everything(tmp_path):
+    reports: list[tuple[int, float, int, int]] = []
+    interrupted(room_source(30), tmp_path / "out", 16)
+    write_shards(room_source(30), recipe(), tmp_path / "out", report=lambda *now: reports.append(now))
+    assert reports == [(8, 8 / 30, 0, 8), (16, 16 / 30, 0, 16), (24, 24 / 30, 0, 16), (30, 1.0, 0, 16)]
+
+
+def test_headers_are_those_of_the_standard_library():
+    for name, size in (("000000001.jpg", 1234), ("123456789.json", 0), ("x" * 99, 8**11 - 1)):
+        entry = tarfile.TarInfo(name)
+        entry.size = size
+        assert tar_header(name, size) == entry.tobuf(tarfile.USTAR_FORMAT)
 
 
 @pytest.mark.skipif("DCGAN_DIST_DATA" not in os.environ, reason="DCGAN_DIST_DATA names no folder of real images")
 def test_real_images_come_back_as_they_were(tmp_path):
     source = open_source("folder", Path(os.environ["DCGAN_DIST_DATA"], "faces_64.tar.gz"))
-    manifest = write_shards(source, recipe(image_size=64, encoding="png", count=40), tmp_path / "out", workers=2)
+    manifest = write_shards(
+        source, recipe(image_size=64, encoding="png", count=40), tmp_path / "out", pool=LocalPool(2)
+    )
     samples = {int(sample["__key__"]): sample["png"] for sample in stock(tmp_path / "out", manifest)}
     for number, (item, _) in enumerate(zip(source.items(), range(40), strict=False)):
         original = Image.open(io.BytesIO(item.content.content)).convert("RGB")

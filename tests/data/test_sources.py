@@ -358,6 +358,7 @@ def test_what_is_no_archive_is_refused(tmp_path, name):
         ("folder", "faces_64.tar.gz", "0"),
         ("folder", "rooms_128.tar.gz", "b"),
         ("mnist", "fashion_mnist", "9"),
+        ("fashion_mnist", "fashion_mnist", "Ankle boot"),
     ],
 )
 def test_real_archives_are_read(kind, name, classes):
@@ -397,3 +398,45 @@ def test_an_archive_has_no_parts(tmp_path):
     source = open_source("folder", make(tmp_path / "a.tar", FILES))
     assert source.parts(10, 0) is None
     assert source.places() is None
+
+
+def test_imagenet_is_read_in_32_pixels_with_its_folders_as_classes(tmp_path):
+    files = {f"{part}/n0{number % 3}/{number}.JPEG": png(number) for part in ("train", "val") for number in range(7)}
+    make(tmp_path / "ILSVRC", files)
+    for place, split in ((tmp_path / "ILSVRC", "train"), (tmp_path / "ILSVRC" / "train", "train")):
+        source = open_source("imagenet", place, split=split)
+        assert source.image_size == 32
+        assert sum(part.count for part in source.parts(4, 0)) == 7
+        classes, numbers = classes_of(source.places(), source.classes)
+        assert classes == ("n00", "n01", "n02")
+        assert sorted(numbers.values()) == [0, 1, 2]
+    assert open_source("imagenet", tmp_path / "ILSVRC", split="test").where.endswith("val")
+    assert len(list(open_source("imagenet", tmp_path / "ILSVRC", only=("n00",)).items())) == 3
+    make(tmp_path / "flat", {"1.png": png(1)})
+    make(tmp_path / "a.zip", {"1.png": png(1)})
+    for name, message in (("flat", "no class folders"), ("a.zip", "takes a folder")):
+        with pytest.raises(DataError, match=message):
+            open_source("imagenet", tmp_path / name)
+
+
+@pytest.mark.parametrize(("kind", "shoe"), [("mnist", "9"), ("fashion_mnist", "Ankle boot")])
+def test_fashion_mnist_has_names_for_its_classes(tmp_path, kind, shoe):
+    images = np.zeros((10, 28, 28), np.uint8)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(images))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.arange(10, dtype=np.uint8)))
+    source = open_source(kind, tmp_path, split="test")
+    items = list(source.items())
+    assert (source.name, items[9].folders) == (kind, (shoe,))
+    numbers = classes_of({item.folders for item in items}, source.classes)[1]
+    assert [numbers[item.folders] for item in items] == list(range(10))
+
+
+@pytest.mark.parametrize("kind", ["lsun", "folder", "imagenet", "cifar10", "mnist", "fashion_mnist", "webdataset"])
+def test_only_svhn_has_an_extra_split(tmp_path, kind):
+    make(tmp_path, FILES)
+    with pytest.raises(DataError, match="svhn alone"):
+        open_source(kind, tmp_path, split="extra")
+
+
+def test_classes_named_by_numbers_keep_the_order_of_numbers():
+    assert classes_of([(str(number),) for number in range(12)], None)[0] == tuple(map(str, range(12)))

@@ -137,8 +137,8 @@ def test_resuming_reads_nothing_from_before_the_start(dataset, monkeypatch):
     read: list[int] = []
     plain = stream_module._OpenShard.read
 
-    def counted(opened, record, out):
-        label = plain(opened, record, out)
+    def counted(opened, record, *into):
+        label = plain(opened, record, *into)
         read.append(label)
         return label
 

@@ -104,7 +104,7 @@ def _tar_members(path: Path, wanted: Wanted) -> Iterator[Member]:
                     elif not entry.isreg() or entry.issparse():
                         yield Member(name, parts, share, left_out=_NO_FILE)
                     elif wanted(parts) and entry.size > MAX_FILE_BYTES:
-                        yield Member(name, parts, share, unreadable=_too_large(entry.size))
+                        yield Member(name, parts, share, unreadable=too_large(entry.size))
                     elif wanted(parts):
                         content = archive.extractfile(entry)
                         yield Member(name, parts, share, content.read() if content is not None else b"")
@@ -161,7 +161,7 @@ def _zip_members(path: Path, wanted: Wanted) -> Iterator[Member]:
                 elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                     yield Member(name, parts, share, left_out=_LINK if stat.S_ISLNK(mode) else _NO_FILE)
                 elif wanted(parts) and entry.file_size > MAX_FILE_BYTES:
-                    yield Member(name, parts, share, unreadable=_too_large(entry.file_size))
+                    yield Member(name, parts, share, unreadable=too_large(entry.file_size))
                 elif wanted(parts):
                     yield _zip_member(archive, entry, parts, share)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
@@ -220,7 +220,7 @@ def read_file(folder: Path, file: File, share: float) -> Member:
         if not stat.S_ISREG(kind.st_mode):
             return Member(name, parts, share, left_out=_NO_FILE)
         if kind.st_size > MAX_FILE_BYTES:
-            return Member(name, parts, share, unreadable=_too_large(kind.st_size))
+            return Member(name, parts, share, unreadable=too_large(kind.st_size))
         return Member(name, parts, share, path.read_bytes())
     except OSError as error:
         return Member(name, parts, share, unreadable=error.strerror or str(error))
@@ -232,7 +232,8 @@ def _folder_members(folder: Path, wanted: Wanted) -> Iterator[Member]:
         yield read_file(folder, file, number / len(found))
 
 
-def _too_large(size: int) -> str:
+def too_large(size: int) -> str:
+    """Return why a file of more than `MAX_FILE_BYTES` is not read."""
     return f"it has {size} bytes, more than {MAX_FILE_BYTES}"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.data.images import FORMATS, Pixels, decode, fit
+from dcgan_dist.data.images import FORMATS, Pixels, decode_fitted, fit
 from dcgan_dist.errors import DataError
 
 Folders = tuple[str, ...]
@@ -37,7 +37,7 @@ class EncodedImage:
 
     def picture(self, size: int, channels: int) -> tuple[Pixels, None]:
         """See `Content`."""
-        return fit(decode(self.content, channels), size, channels), None
+        return decode_fitted(self.content, size, channels), None
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,10 @@ def classes_of(
         paths = {whole: path[:-1] for whole, path in paths.items()}
     if len(paths) < 2:
         return (), dict.fromkeys(folders, -1)
-    names = tuple(sorted({path[-1] for path in paths.values() if path}))
+    found = {path[-1] for path in paths.values() if path}
+    # Numbers keep their own order: 10 comes after 9.
+    are_numbers = all(name.isascii() and name.isdecimal() for name in found)
+    names = tuple(sorted(found, key=lambda name: (int(name) if are_numbers else 0, name)))
     if len(names) < 2 and all(paths.values()):
         return (), dict.fromkeys(folders, -1)
     numbers = {name: number for number, name in enumerate(names)}

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from dcgan_dist.data.images import Pixels
-from dcgan_dist.data.sources.archives import Member, image_item, is_image, members
+from dcgan_dist.data.sources.archives import Member, identity_of, image_item, is_image, members
 from dcgan_dist.data.sources.base import Folders, Item, RawImage, Source, Split
 from dcgan_dist.errors import DataError
 
@@ -141,3 +141,17 @@ class CifarSource(Source):
             category = CIFAR10_CLASSES[label]
             if not self.only or category in self.only:
                 yield Item(f"{member.name} image {number}", (category,), RawImage(image), member.share)
+
+
+def cifar_source(path: Path, split: Split, only: tuple[str, ...]) -> CifarSource:
+    """Open CIFAR-10's batches, in their folder or archive, or a tree of class folders."""
+    return CifarSource(
+        name="cifar10",
+        where=str(path),
+        identity=identity_of(path) | {"split": split},
+        image_size=32,
+        classes=CIFAR10_CLASSES,
+        only=only,
+        path=path,
+        split=split,
+    )

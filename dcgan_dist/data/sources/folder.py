@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dcgan_dist.data.sources.archives import File, files_of, image_item, is_image, members, read_file
-from dcgan_dist.data.sources.base import Folders, Item, Source, shuffled
+from dcgan_dist.data.sources.archives import File, files_of, identity_of, image_item, is_image, members, read_file
+from dcgan_dist.data.sources.base import Folders, Item, Source, Split, shuffled
+from dcgan_dist.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,26 @@ class FolderSource(Source):
         order = shuffled(len(files), seed).tolist()
         cuts = [order[start : start + size] for start in range(0, len(order), size)]
         return [FolderPart(self.path, tuple((number, files[number]) for number in cut)) for cut in cuts]
+
+
+def folder_source(path: Path, only: tuple[str, ...]) -> FolderSource:
+    """Open a folder or archive of images."""
+    return FolderSource(name="folder", where=str(path), identity=identity_of(path), only=only, path=path)
+
+
+def imagenet_source(path: Path, split: Split, only: tuple[str, ...]) -> FolderSource:
+    """Open a folder of class folders (``n01440764/*.JPEG``), or the one that has it as ``train`` or ``val``.
+
+    Images are 32x32 where no size is asked for, as those that the paper trained on.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not path.is_dir():
+        raise DataError(f"input {str(path)!r} is a file: imagenet takes a folder of class folders; or take folder")
+    below = {"train": ("train",), "test": ("val", "test")}.get(split, ())
+    root = next((path / name for name in below if (path / name).is_dir()), path)
+    if not any(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()):
+        raise DataError(f"{root} holds no class folders, such as n01440764: imagenet takes a folder of these")
+    identity = identity_of(root) | {"split": split}
+    return FolderSource(name="imagenet", where=str(root), identity=identity, image_size=32, only=only, path=root)

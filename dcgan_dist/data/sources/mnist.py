@@ -14,19 +14,27 @@ from dcgan_dist.data.sources.archives import ARCHIVE_ERRORS, digest_of_file
 from dcgan_dist.data.sources.base import Item, RawImage, Source, Split
 from dcgan_dist.errors import DataError
 
-_MNIST_CLASSES = tuple("0123456789")
+# In the order of their labels.
+_CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+}
 _ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class MnistSource(Source):
-    """MNIST and whatever has its form, such as Fashion-MNIST: a pair of idx files, plain or gzipped."""
+    """MNIST, and Fashion-MNIST, which has its form: a pair of idx files, plain or gzipped."""
 
     images: Path
     labels: Path
 
     def items(self) -> Iterator[Item]:
         """See `Source`."""
+        classes = self.classes or ()
         with _open_idx(self.images) as images, _open_idx(self.labels) as labels:
             count, rows, columns = _idx_shape(images, 3, self.images)
             (label_count,) = _idx_shape(labels, 1, self.labels)
@@ -37,9 +45,9 @@ class MnistSource(Source):
                 block = _idx_bytes(images, many * rows * columns, self.images)
                 values = np.frombuffer(block, np.uint8).reshape(many, rows, columns, 1)
                 for number, label in enumerate(_idx_bytes(labels, many, self.labels)):
-                    if label >= len(_MNIST_CLASSES):
+                    if label >= len(classes):
                         raise DataError(f"{self.labels} holds the label {label}: it is none of 0 to 9")
-                    category, at = _MNIST_CLASSES[label], start + number
+                    category, at = classes[label], start + number
                     if not self.only or category in self.only:
                         yield Item(f"image {at}", (category,), RawImage(values[number]), (at + 1) / count)
 
@@ -69,13 +77,13 @@ def _idx_shape(file: IO[bytes], dimensions: int, path: Path) -> tuple[int, ...]:
     return shape
 
 
-def mnist_source(path: Path, split: Split, only: tuple[str, ...]) -> MnistSource:
-    """Open a pair of idx files: `path` is their folder, or one of them.
+def mnist_source(kind: str, path: Path, split: Split, only: tuple[str, ...]) -> MnistSource:
+    """Open the pair of idx files of `mnist` or `fashion_mnist`: `path` is their folder, or one of them.
 
     Raises:
         DataError: there is no such pair.
     """
-    part = {"train": "train", "test": "t10k"}[split]
+    part = "train" if split == "train" else "t10k"
     folder = path if path.is_dir() else path.parent
 
     def pick(kind: str) -> Path:
@@ -83,7 +91,7 @@ def mnist_source(path: Path, split: Split, only: tuple[str, ...]) -> MnistSource
         for name in names:
             if (folder / name).is_file():
                 return folder / name
-        raise DataError(f"{folder} holds no {names[0]} (nor {names[1]}): mnist takes the folder of the idx files")
+        raise DataError(f"{folder} holds no {names[0]} (nor {names[1]}): {kind} takes the folder of the idx files")
 
     images, labels = pick("images-idx3"), pick("labels-idx1")
     identity: dict[str, str | int] = {
@@ -95,12 +103,12 @@ def mnist_source(path: Path, split: Split, only: tuple[str, ...]) -> MnistSource
         count, rows, columns = _idx_shape(file, 3, images)
     size = rows if rows == columns else None
     return MnistSource(
-        name="mnist",
+        name=kind,
         where=str(images),
         identity=identity,
         image_size=size,
         channels=1,
-        classes=_MNIST_CLASSES,
+        classes=_CLASSES[kind],
         count=None if only else count,
         only=only,
         images=images,

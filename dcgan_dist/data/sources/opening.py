@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dcgan_dist.data.sources.archives import ARCHIVES, has_suffix, identity_of
+from dcgan_dist.data.sources.archives import ARCHIVES, has_suffix
 from dcgan_dist.data.sources.base import Source, Split
-from dcgan_dist.data.sources.cifar10 import CIFAR10_CLASSES, CifarSource
-from dcgan_dist.data.sources.folder import FolderSource
+from dcgan_dist.data.sources.cifar10 import cifar_source
+from dcgan_dist.data.sources.folder import folder_source, imagenet_source
+from dcgan_dist.data.sources.lsun import lsun_source
 from dcgan_dist.data.sources.mnist import mnist_source
 from dcgan_dist.data.sources.rooms import room_source
+from dcgan_dist.data.sources.svhn import svhn_source
+from dcgan_dist.data.sources.webdataset import is_list_of_tars, webdataset_source
 from dcgan_dist.errors import DataError
 
 
@@ -26,11 +29,11 @@ def open_source(
     """Open a source of images.
 
     Args:
-        kind: `rooms`, `folder`, `cifar10` or `mnist`.
+        kind: `rooms`, `lsun`, `folder`, `imagenet`, `cifar10`, `svhn`, `mnist`, `fashion_mnist` or `webdataset`.
         path: folder or file; none for `rooms`.
         count: number of rooms; other sources have as many images as they have.
         seed: of the rooms.
-        split: which part of CIFAR-10's batches or of MNIST.
+        split: which part of CIFAR-10, SVHN (which alone has `extra`), MNIST, Fashion-MNIST or ImageNet.
         only: names of folders or classes, to take no others; all where empty.
 
     Raises:
@@ -44,31 +47,41 @@ def open_source(
         return room_source(count or 20_000, seed)
     if path is None:
         raise DataError(f"input is missing: name the folder or file of the {kind} images")
+    if split == "extra" and kind != "svhn":
+        raise DataError(f"split is 'extra': svhn alone has it, so take train or test of {kind}")
     place = Path(path).expanduser()
     try:
-        if not place.exists():
-            raise DataError(f"input {str(path)!r} does not exist")
-        if place.is_dir() and not any(place.iterdir()):
-            raise DataError(f"input {str(path)!r} is an empty folder")
-        if place.is_file() and not place.stat().st_size:
-            raise DataError(f"input {str(path)!r} is an empty file")
-        place = Path(os.path.abspath(place))
-        if kind == "mnist":
-            return mnist_source(place, split, only)
-        if not place.is_dir() and not has_suffix(place, ARCHIVES):
-            raise DataError(f"input {str(path)!r} is of an unknown kind: take a folder, {', '.join(ARCHIVES)}")
-        identity = identity_of(place)
+        if kind == "webdataset" and is_list_of_tars(str(place)):
+            return webdataset_source(os.path.abspath(place), only)
+        _check(place, str(path))
+        return _opened(kind, Path(os.path.abspath(place)), split, only)
     except OSError as error:
         raise DataError(f"input {str(path)!r} cannot be read: {error.strerror}") from error
-    if kind == "folder":
-        return FolderSource(name=kind, where=str(place), identity=identity, only=only, path=place)
-    return CifarSource(
-        name=kind,
-        where=str(place),
-        identity=identity | {"split": split},
-        image_size=32,
-        classes=CIFAR10_CLASSES,
-        only=only,
-        path=place,
-        split=split,
-    )
+
+
+def _check(place: Path, given: str) -> None:
+    if not place.exists():
+        raise DataError(f"input {given!r} does not exist")
+    if place.is_dir() and not any(place.iterdir()):
+        raise DataError(f"input {given!r} is an empty folder")
+    if place.is_file() and not place.stat().st_size:
+        raise DataError(f"input {given!r} is an empty file")
+
+
+def _opened(kind: str, place: Path, split: Split, only: tuple[str, ...]) -> Source:
+    match kind:
+        case "lsun":
+            if only:
+                raise DataError(f"only is {', '.join(only)!r}: an LMDB of LSUN has one category, so leave it out")
+            return lsun_source(place)
+        case "svhn":
+            return svhn_source(place, split, only)
+        case "mnist" | "fashion_mnist":
+            return mnist_source(kind, place, split, only)
+        case "imagenet":
+            return imagenet_source(place, split, only)
+        case "webdataset":
+            return webdataset_source(str(place), only)
+    if not place.is_dir() and not has_suffix(place, ARCHIVES):
+        raise DataError(f"input {str(place)!r} is of an unknown kind: take a folder, {', '.join(ARCHIVES)}")
+    return folder_source(place, only) if kind == "folder" else cifar_source(place, split, only)

@@ -1,0 +1,292 @@
+"""`bench data`: images/s of the data path beside stock tools on the same images, in turn, with one core pinned.
+
+The images are Tiny ImageNet's where the variable DCGAN_DIST_DATA names the folder that has them, else procedural
+rooms: 20,000 of 64x64 pixels, as JPEG and as raw shards. Everything is read once beforehand, so that no figure is one
+of the disk's.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import simplejpeg
+import torch
+import webdataset
+import xxhash
+from PIL import Image
+
+from dcgan_dist.benchmarks.data_mosaic import mosaic_peer
+from dcgan_dist.benchmarks.data_sources import bench_sources
+from dcgan_dist.benchmarks.measuring import Way, beside, left_out, limit, on_cores, rates_in_turn
+from dcgan_dist.data import stream as stream_module
+from dcgan_dist.data.dataset import Dataset, open_dataset
+from dcgan_dist.data.images import Encoding
+from dcgan_dist.data.shards import Recipe, write_shards
+from dcgan_dist.data.sources import open_source, room_source
+from dcgan_dist.data.stream import ImageStream
+from dcgan_dist.data.tar_index import map_file, members
+from dcgan_dist.errors import DataError
+from dcgan_dist.parallel import LocalPool, usable_cores
+
+IMAGES = 20_000
+SIZE = 64
+BATCH = 128
+ENCODINGS: tuple[Encoding, ...] = ("jpg", "raw")
+_STOCK = "webdataset + PIL + shuffle(1000) + batched(128), same images as JPEG"
+_STOCK_RAW = "webdataset + shuffle(1000) + batched(128), same raw shards"
+_RAW_EPOCHS = 5  # they are short
+_BATCHES_OF_WORKERS = {"jpg": 480, "raw": 3000}
+
+
+def bench_data(rounds: int = 5, *, mosaic: bool = False) -> Iterator[dict[str, Any]]:
+    """Measure each figure in turn with its baseline; yields one record a figure.
+
+    Args:
+        rounds: how often each is measured; the medians count.
+        mosaic: whether to make the environment that mosaicml-streaming needs (6 GB, kept in the cache), where there is
+            none yet.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="dcgan_dist-bench-") as scratch:
+        sets = _make_sets(Path(scratch))
+        with on_cores(1):
+            yield from _bench_reading(sets, rounds)
+            yield from _bench_integrity(sets, rounds)
+            yield from _bench_mosaic(sets, Path(scratch), rounds, make=mosaic)
+            yield from _limits(sets, rounds)
+            yield from bench_sources(Path(scratch), rounds)
+        yield from _bench_workers(sets, rounds)
+
+
+def _make_sets(scratch: Path) -> dict[str, Dataset]:
+    real = os.environ.get("DCGAN_DIST_DATA")
+    sets: dict[str, Dataset] = {}
+    for encoding in ENCODINGS:
+        source = open_source("folder", Path(real, "tiny_imagenet_20k.tar.gz")) if real else room_source(IMAGES, 0)
+        recipe = Recipe(image_size=SIZE, encoding=encoding, name="images")
+        write_shards(source, recipe, str(scratch / encoding), pool=LocalPool(usable_cores()))
+        sets[encoding] = open_dataset(scratch / encoding)
+    return sets
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+Use = Callable[[torch.Tensor], int]
+"""Takes a batch of images, and returns how many they are."""
+
+
+def ours(dataset: Dataset, epochs: int = 1, use: Use = len) -> Way:
+    """Return what reads the first epochs of a run, with the background thread: checking the whole of each shard too."""
+
+    def read() -> int:
+        stream = ImageStream(dataset, seed=0, batch_size=BATCH)
+        with stream.iterate(0, epochs * stream.batches_per_epoch) as batches:
+            return sum(use(batch.images) for batch in batches)
+
+    return read
+
+
+def stock(dataset: Dataset, use: Use = len) -> Way:
+    """Return what reads an epoch of a set with webdataset, as its manual shows: uint8 tensors and labels."""
+    encoding = dataset.manifest.encoding
+    shape = dataset.image_size, dataset.image_size, dataset.channels
+
+    def pixels(sample: dict[str, Any]) -> tuple[Any, ...]:
+        content = sample[encoding]
+        if encoding == "raw":
+            return np.frombuffer(content, dtype=np.uint8).reshape(shape), int(sample.get("cls", -1))
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")), int(sample.get("cls", -1))
+
+    def read() -> int:
+        reader = webdataset.WebDataset(list(dataset.tars), shardshuffle=100, seed=0)
+        batches = reader.shuffle(1000).map(pixels).batched(BATCH)
+        return sum(use(torch.from_numpy(images)) for images, _ in batches)
+
+    return read
+
+
+def _bench_reading(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
+    rates = rates_in_turn(
+        {
+            "jpg": ours(sets["jpg"]),
+            "raw": ours(sets["raw"], _RAW_EPOCHS),
+            "pil": stock(sets["jpg"]),
+            "stock raw": stock(sets["raw"]),
+        },
+        rounds,
+    )
+    yield beside("64x64 JPEG shards to batches of uint8 tensors", rates["jpg"], _STOCK, rates["pil"], 4.0)
+    yield beside("64x64 raw shards to batches of uint8 tensors", rates["raw"], _STOCK, rates["pil"], 25.0)
+    yield beside("64x64 raw shards to batches of uint8 tensors", rates["raw"], _STOCK_RAW, rates["stock raw"], 5.0)
+
+
+class _AnyDigest:
+    """Equal to every digest: what a check that is left out finds."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _NoDigests:
+    """Stands in for the xxhash module in the stream, to measure what its checks cost."""
+
+    def xxh3_64_intdigest(self, content: object) -> _AnyDigest:
+        return _ANY
+
+
+_ANY = _AnyDigest()
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Let the stream take every record, header and shard as whole, to measure what checking costs; no user can."""
+    with (
+        patch.object(stream_module, "xxhash", _NoDigests()),
+        patch.object(stream_module, "damaged_headers", lambda _: []),
+        patch.object(stream_module, "digest_of", lambda _: _ANY),
+    ):
+        yield
+
+
+def _bench_integrity(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
+    for encoding, goal in (("jpg", 0.05), ("raw", None)):
+        read = ours(sets[encoding], 1 if encoding == "jpg" else _RAW_EPOCHS)
+
+        def read_unchecked(read: Way = read) -> int:
+            with unchecked():
+                return read()
+
+        # Small differences need more rounds.
+        rates = rates_in_turn({"checked": read, "unchecked": read_unchecked}, 3 * rounds)
+        shares = [1 - one / other for one, other in zip(rates["checked"], rates["unchecked"], strict=True)]
+        yield {
+            "bench": "data",
+            "what": f"share of time that checking records, headers and shards takes, {encoding} shards",
+            "images_per_s": round(median(rates["checked"])),
+            "unchecked_images_per_s": round(median(rates["unchecked"])),
+            "cost": round(median(shares), 4),
+            "goal": goal,
+            "rounds": len(shares),
+        }
+
+
+def _bench_mosaic(sets: dict[str, Dataset], scratch: Path, rounds: int, *, make: bool) -> Iterator[dict[str, Any]]:
+    what = "64x64 {} shards to batches of uint8 tensors, beside mosaicml-streaming"
+    try:
+        with mosaic_peer(sets, scratch, BATCH, make=make) as peer:
+            ways = {"jpg": ours(sets["jpg"]), "raw": ours(sets["raw"], _RAW_EPOCHS)}
+            rates = rates_in_turn(ways | {f"mosaic {name}": peer.reading(name) for name in sets}, rounds)
+            for name in sets:
+                baseline = f"mosaicml-streaming {peer.version}, {peer.stack}"
+                yield beside(what.format(name), rates[name], baseline, rates[f"mosaic {name}"], 1.5)
+    except DataError as error:
+        yield left_out(what.format("JPEG and raw"), str(error))
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def _rate_with(dataset: Dataset, workers: int, batches: int) -> float:
+    """Return the images/s that worker processes (0: the thread) deliver once they have started."""
+    with ImageStream(dataset, seed=0, batch_size=BATCH, workers=workers).iterate() as stream:
+        return rates_in_turn({"": lambda: sum(len(next(stream).images) for _ in range(batches))}, 1)[""][0]
+
+
+def _bench_workers(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
+    what = "two loader processes, the consumer counting, {} shards"
+    if usable_cores() < 2:
+        yield left_out(what.format("JPEG and raw"), "there is but one core")
+        return
+    with on_cores(2):
+        for encoding, dataset in sets.items():
+            rates: dict[int, list[float]] = {0: [], 1: [], 2: []}
+            for _ in range(rounds):
+                for workers, of_workers in rates.items():
+                    of_workers.append(_rate_with(dataset, workers, _BATCHES_OF_WORKERS[encoding]))
+            yield beside(what.format(encoding), rates[2], "one loader process", rates[1], 1.7)
+            yield beside(f"one loader process, {encoding} shards", rates[1], "the thread", rates[0], None)
+
+
+# --- the machine's limits ---------------------------------------------------------------------------------------------
+
+
+def _limits(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
+    jpegs = [content for shard in range(len(sets["jpg"].tars)) for content in _contents(sets["jpg"], shard)]
+    raws = [np.frombuffer(content, np.uint8) for content in _contents(sets["raw"], 0)]
+    raw_tar, jpeg_tar = Path(sets["raw"].tars[0]), Path(sets["jpg"].tars[0])
+    batch = np.empty((BATCH, SIZE, SIZE, sets["jpg"].channels), dtype=np.uint8)
+    places = list(batch)
+    shard = np.frombuffer(map_file(raw_tar), np.uint8)
+    offsets = sets["raw"].records(0)["offset"].astype(np.int64)
+    flat = batch.reshape(BATCH, -1)
+    windows = np.lib.stride_tricks.sliding_window_view(shard, flat.shape[1])
+    order = np.random.default_rng(0).permutation(len(offsets))
+
+    def decode() -> int:
+        for number, content in enumerate(jpegs):
+            simplejpeg.decode_jpeg(content, "RGB", buffer=places[number % BATCH])
+        return len(jpegs)
+
+    def decode_with_pil() -> int:
+        for content in jpegs[:2000]:
+            np.asarray(Image.open(io.BytesIO(content)))
+        return 2000
+
+    def copy() -> int:
+        for number, content in enumerate(raws):
+            flat[number % BATCH] = content
+        return len(raws)
+
+    def gather() -> int:
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            flat[: len(chosen)] = windows[offsets[chosen]]
+        return len(order)
+
+    def digest() -> int:
+        for content in raws:
+            xxhash.xxh3_64_intdigest(content.data)
+        return len(raws)
+
+    def headers(path: Path) -> int:
+        # A sample has its image, and where labelled a .cls or .json beside it.
+        return len({member.name.partition(".")[0] for member in members(map_file(path), str(path))})
+
+    def headers_of_the_standard_library(path: Path) -> int:
+        with tarfile.open(path) as archive:
+            return len({member.name.partition(".")[0] for member in archive})
+
+    ways = {
+        "decode of the JPEGs alone, simplejpeg": decode,
+        "decode of the JPEGs alone, PIL": decode_with_pil,
+        "memcpy of raw records one by one": copy,
+        "gather of raw records from a memory map into batches": gather,
+        "xxh3 of raw records": digest,
+        "tar headers of the raw shards (image and label), each checked": lambda: headers(raw_tar),
+        "tar headers of the JPEG shards (image and label), tarfile": lambda: headers_of_the_standard_library(jpeg_tar),
+    }
+    for name, rates in rates_in_turn(ways, rounds).items():
+        yield limit(name, rates)
+
+
+def _contents(dataset: Dataset, shard: int) -> list[bytes]:
+    """Return the bytes of each image of a shard."""
+    tar = map_file(dataset.tar(shard))
+    records = dataset.records(shard)
+    return [bytes(tar[start : start + size]) for start, size in zip(records["offset"], records["size"], strict=True)]
+
+
+__all__ = ["bench_data", "ours", "stock", "unchecked"]

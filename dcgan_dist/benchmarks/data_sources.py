@@ -1,0 +1,143 @@
+"""`bench data`, the part on preparing: from an LMDB as LSUN's to shards, beside PIL and webdataset's writer."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import simplejpeg
+import webdataset
+from PIL import Image
+
+from dcgan_dist.benchmarks.measuring import Way, beside, limit, rates_in_turn
+from dcgan_dist.data.images import JPEG_QUALITY, Pixels
+from dcgan_dist.data.rooms import draw_room
+from dcgan_dist.data.shards import Recipe, write_shards
+from dcgan_dist.data.sources import open_source
+from dcgan_dist.parallel import LocalPool
+
+SIZE = 64
+_WIDTH, _HEIGHT = 341, 256  # the shorter side of LSUN's images is 256
+_PICTURES = 200
+_RECORDS = {"JPEG": 2000, "WEBP": 600}
+_QUALITY = 75
+_GRAIN = 6.0  # standard deviation of the noise, which gives files of real sizes
+
+
+def make_lmdb(folder: Path, kind: str, records: int) -> list[bytes]:
+    """Make an LMDB such as LSUN's: hashes as keys, images of 256 pixels as values; return the values."""
+    values = [_encoded(picture, kind) for picture in _pictures()]
+    with lmdb.open(str(folder), map_size=1 << 32) as environment, environment.begin(write=True) as transaction:
+        for number in range(records):
+            key = hashlib.sha1(str(number).encode(), usedforsecurity=False).hexdigest()
+            transaction.put(key.encode(), values[number % len(values)])
+    return [values[number % len(values)] for number in range(records)]
+
+
+def _pictures() -> Iterator[Pixels]:
+    """Draw pictures of 341x256 pixels: photographs of rooms where there are any, else procedural ones."""
+    grain = np.random.default_rng(0)
+    for picture in _photographs() or (Image.fromarray(draw_room(0, number)[0]) for number in range(_PICTURES)):
+        large = np.asarray(picture.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC), dtype=np.float32)
+        noisy = large + grain.normal(0.0, _GRAIN, large.shape)
+        yield np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+
+def _photographs() -> list[Image.Image]:
+    folder = os.environ.get("DCGAN_DIST_DATA")
+    if not folder:
+        return []
+    pictures: list[Image.Image] = []
+    with tarfile.open(Path(folder, "rooms_128.tar.gz")) as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            if file is not None and len(pictures) < _PICTURES:
+                pictures.append(Image.open(io.BytesIO(file.read())).convert("RGB"))
+    return pictures
+
+
+def _encoded(picture: Pixels, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind, quality=_QUALITY)
+    return buffer.getvalue()
+
+
+def _ours(source: Path, scratch: Path) -> Way:
+    number = 0
+
+    def make() -> int:
+        nonlocal number
+        number += 1
+        recipe = Recipe(image_size=SIZE, encoding="jpg", name="lsun")
+        return write_shards(open_source("lsun", source), recipe, scratch / f"ours-{number}", pool=LocalPool(1)).count
+
+    return make
+
+
+def _stock(source: Path, scratch: Path) -> Way:
+    number = 0
+
+    def make() -> int:
+        nonlocal number
+        number += 1
+        folder = scratch / f"stock-{number}"
+        folder.mkdir()
+        count = 0
+        with (
+            lmdb.open(str(source), readonly=True, lock=False) as environment,
+            environment.begin() as transaction,
+            webdataset.ShardWriter(str(folder / "lsun-%06d.tar"), maxcount=2000, verbose=0) as writer,
+        ):
+            for key, value in transaction.cursor():
+                writer.write({"__key__": key.decode(), "jpg": _stock_image(value)})
+                count += 1
+        return count
+
+    return make
+
+
+def _stock_image(content: bytes) -> bytes:
+    """Decode, crop the central square, resize and encode, all with PIL, as the same kind of JPEG as ours."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    small = image.resize((SIZE, SIZE), Image.Resampling.BOX, box=(left, top, left + side, top + side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def bench_sources(scratch: Path, rounds: int) -> Iterator[dict[str, Any]]:
+    """Measure how fast shards of 64x64 JPEGs are made from an LMDB of 256-pixel JPEGs, and from one of WebPs."""
+    for kind, goal in (("JPEG", 2.5), ("WEBP", None)):
+        place = scratch / kind
+        source = place / "room_train_lmdb"
+        source.mkdir(parents=True)
+        values = make_lmdb(source, kind, _RECORDS[kind])
+
+        def decode(values: list[bytes] = values, kind: str = kind) -> int:
+            for value in values:
+                if kind == "JPEG":
+                    simplejpeg.decode_jpeg(value, "RGB", min_height=SIZE, min_width=SIZE, min_factor=1)
+                else:
+                    np.asarray(Image.open(io.BytesIO(value)))
+            return len(values)
+
+        rates = rates_in_turn({"ours": _ours(source, place), "stock": _stock(source, place), "decode": decode}, rounds)
+        what = (
+            f"LMDB of 256-pixel {kind}s ({np.mean([len(value) for value in values]) / 1000:.0f} kB) to 64-pixel shards"
+        )
+        baseline = "PIL decode, crop, resize and encode, webdataset.ShardWriter"
+        yield beside(what, rates["ours"], baseline, rates["stock"], goal)
+        decoder = "simplejpeg with DCT scaling to the smallest size of at least 64" if kind == "JPEG" else "PIL"
+        yield limit(f"decode of these {kind}s alone, {decoder}", rates["decode"])
+
+
+__all__ = ["bench_sources", "make_lmdb"]

@@ -1,0 +1,205 @@
+"""How well de-duplication finds near-duplicates that were planted, and how often it takes other images for them.
+
+To photographs (or to rooms, where there are none) near-copies of a tenth of them are added: encoded as JPEG of quality
+50, cropped by 2%, 5% brighter or darker, or shifted by a pixel, before they are made 64x64. A removed image is a
+duplicate if the image kept for it has the same origin. Photographs also hold near-duplicates of their own, which nobody
+planted: those are told by their pixels, by a measure that has nothing to do with the autoencoder.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from dcgan_dist.config import DeduplicationConfig
+from dcgan_dist.data.images import Pixels, decode, decode_stored, encode, fit
+from dcgan_dist.data.rooms import draw_room
+from dcgan_dist.deduplication.autoencoder import SIDE, train_autoencoder
+from dcgan_dist.deduplication.codes import pack_codes
+from dcgan_dist.deduplication.groups import find_groups
+from dcgan_dist.deduplication.removal import calibrate
+from dcgan_dist.distributed import pick_device
+
+DATA_VARIABLE = "DCGAN_DIST_DATA"
+ARCHIVES = ("faces_64.tar.gz", "rooms_128.tar.gz", "tiny_imagenet_20k.tar.gz")
+RADII = (0, 1, 2, 3, 4, 5, 6)
+
+_STORED = 64  # side of the images in the shards
+_MOST_ALIKE = 0.5  # distance up to which `distance` takes two images for the same picture
+_ROOMS = 2000
+
+Draws = np.random.Generator
+
+
+def bench_deduplication(rounds: int = 1) -> Iterator[dict[str, Any]]:
+    """Yield the recall of each kind and the share of false removals, for each set of images and radius."""
+    data = os.environ.get(DATA_VARIABLE)
+    places: list[Path | None] = [Path(data, name) for name in ARCHIVES] if data else [None]
+    for number in range(rounds):
+        for place in places:
+            name = place.name if place else "rooms"
+            for figures in measure(read_images(place), DeduplicationConfig(), RADII, seed=number):
+                yield {"bench": "dedup", "round": number, "images": name, **figures}
+
+
+def read_images(archive: Path | None, most: int | None = None) -> list[Pixels]:
+    """Return the JPEGs of a tar, in an order drawn by a fixed seed; without one, rooms."""
+    if archive is None:
+        return [draw_room(0, number, _STORED)[0] for number in range(most or _ROOMS)]
+    found: list[bytes] = []
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.name.lower().endswith((".jpg", ".jpeg")) else None
+            if content is not None:
+                found.append(content.read())
+    chosen = np.random.default_rng(0).permutation(len(found))[:most]
+    return [decode(found[number]) for number in chosen]
+
+
+def as_jpeg(image: Pixels, _: Draws) -> Pixels:
+    """Encode as JPEG of quality 50."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=50)
+    return decode(buffer.getvalue())
+
+
+def cropped(image: Pixels, draws: Draws) -> Pixels:
+    """Take 2% off each side's length, and enlarge what is left."""
+    rows, columns = image.shape[:2]
+    top, left = draws.random() * 0.02 * rows, draws.random() * 0.02 * columns
+    box = (left, top, left + 0.98 * columns, top + 0.98 * rows)
+    enlarged: Pixels = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box=box))
+    return enlarged
+
+
+def relit(image: Pixels, draws: Draws) -> Pixels:
+    """Make it 5% brighter or darker."""
+    lit: Pixels = np.clip(np.round(image * draws.choice([0.95, 1.05])), 0, 255).astype(np.uint8)
+    return lit
+
+
+def shifted(image: Pixels, draws: Draws) -> Pixels:
+    """Shift the 64x64 image by a pixel, up, down, left or right."""
+    down, right = _STEPS[draws.integers(4)]
+    small = fit(image, _STORED, 3)
+    return np.ascontiguousarray(
+        np.pad(small, ((1, 1), (1, 1), (0, 0)), mode="edge")[1 + down :, 1 + right :][:_STORED, :_STORED]
+    )
+
+
+_STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0))
+KINDS: dict[str, Callable[[Pixels, Draws], Pixels]] = {
+    "jpeg_q50": as_jpeg,
+    "crop_2%": cropped,
+    "brightness_5%": relit,
+    "shift_1px": shifted,
+}
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Images with near-copies among them, in mixed order.
+
+    Attributes:
+        images: uint8, shape (n, 32, 32, 3), as the autoencoder sees them.
+        origin: number of the image that each is, or is a copy of, shape (n,).
+        kind: which of `KINDS` a copy is of, -1 for an original, shape (n,).
+    """
+
+    images: Pixels
+    origin: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.int64]
+
+
+def plant(images: list[Pixels], seed: int) -> Planted:
+    """Add a near-copy of each tenth image, the kinds in turn, and mix them."""
+    draws = np.random.default_rng(seed)
+
+    def stored(image: Pixels) -> Pixels:
+        return fit(decode_stored(encode(fit(image, _STORED, 3), "jpg"), "jpg", _STORED, 3), SIDE, 3)
+
+    copied = draws.permutation(len(images))[: max(len(KINDS), len(images) // 10)]
+    kinds = np.arange(len(copied)) % len(KINDS)
+    change = list(KINDS.values())
+    copies = [stored(change[kind](images[number], draws)) for number, kind in zip(copied, kinds, strict=True)]
+    order = draws.permutation(len(images) + len(copied))
+    return Planted(
+        np.stack([*map(stored, images), *copies])[order],
+        np.concatenate([np.arange(len(images)), copied])[order],
+        np.concatenate([np.full(len(images), -1), kinds])[order],
+    )
+
+
+def distance(one: Pixels, other: Pixels) -> float:
+    """Return how different two images (32, 32, 3) are at their best alignment within two pixels.
+
+    It is the root of the mean squared difference, in units of their contrast: 0 for the same picture in any light,
+    about 1.4 for unrelated ones.
+    """
+
+    def normal(part: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        result: npt.NDArray[np.float32] = (part - part.mean()) / (part.std() + 4)
+        return result
+
+    first, second = one.astype(np.float32), other.astype(np.float32)
+    centre = normal(first[2:-2, 2:-2])
+    return min(
+        float(np.sqrt(np.square(centre - normal(second[y : y + SIDE - 4, x : x + SIDE - 4])).mean()))
+        for y in range(5)
+        for x in range(5)
+    )
+
+
+def measure(
+    images: list[Pixels], settings: DeduplicationConfig, radii: tuple[int, ...], *, seed: int
+) -> list[dict[str, Any]]:
+    """Train on images with planted near-copies, and return what is found at each radius."""
+    planted = plant(images, seed)
+    tensor = torch.from_numpy(planted.images)
+    begun = time.monotonic()
+    network, loss = train_autoencoder(tensor, settings, seed=seed, device=pick_device("auto"))
+    seconds = time.monotonic() - begun
+    figures = []
+    for radius in radii:
+        chosen = replace(settings, radius=radius)
+        units = calibrate(network, tensor[:20_000], chosen, count=len(tensor), seed=seed)
+        codes = pack_codes(torch.cat([network.bits(part) for part in tensor.split(4096)]).numpy())
+        first = find_groups(codes, np.ones(len(codes), dtype=np.bool_), radius, settings.code_size)
+        figures.append(
+            {"radius": radius, "units": len(units), **judge(planted, first), "loss": loss, "training_s": seconds}
+        )
+    return figures
+
+
+def judge(planted: Planted, first: npt.NDArray[np.uint32]) -> dict[str, Any]:
+    """Return the recall of each kind, and what was removed, of groups as `find_groups` gives them."""
+    position = np.empty(int(planted.origin.max()) + 1, dtype=np.int64)
+    originals = np.flatnonzero(planted.kind < 0)
+    position[planted.origin[originals]] = originals
+    found = first == first[position[planted.origin]]
+    recall = {name: float(found[planted.kind == kind].mean()) for kind, name in enumerate(KINDS)}
+    removed = np.flatnonzero(first != np.arange(len(first)))
+    unplanted = removed[planted.origin[removed] != planted.origin[first[removed]]]
+    false = sum(
+        distance(planted.images[number], planted.images[first[number]]) > _MOST_ALIKE for number in unplanted.tolist()
+    )
+    return {
+        "count": len(first),
+        "recall": float(np.mean(list(recall.values()))),
+        **{f"recall_{name}": value for name, value in recall.items()},
+        "removed": len(removed),
+        "not_planted": len(unplanted),
+        "false": false,
+        "false_share": false / max(1, len(removed)),
+    }

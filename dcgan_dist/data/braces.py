@@ -1,0 +1,37 @@
+"""Names of many shards in one: ``faces-{000000..000009}.tar``."""
+
+from __future__ import annotations
+
+import re
+
+from dcgan_dist.errors import DataError
+
+_MOST_SHARDS = 1_000_000
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Return the names that a pattern stands for: ``a-{08..10}`` and ``{a,b}-c``, several braces too.
+
+    Raises:
+        DataError: a brace that is not of these forms, or too many names.
+    """
+    match = _BRACES.search(pattern)
+    if match is None:
+        if "{" in pattern or "}" in pattern:
+            raise DataError(f"{pattern!r} has an open brace: write NAME-{{000000..000009}}.tar")
+        return [pattern]
+    if numbers := _RANGE.fullmatch(match[1]):
+        first, last = int(numbers[1]), int(numbers[2])
+        if not 0 <= last - first < _MOST_SHARDS:
+            raise DataError(f"{pattern!r}: {match[0]} is no range of fewer than {_MOST_SHARDS} numbers that goes up")
+        parts = [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
+    elif "," in match[1]:
+        parts = match[1].split(",")
+    else:
+        raise DataError(f"{pattern!r}: {match[0]} is no range such as {{000000..000009}} and no list such as {{a,b}}")
+    rests = expand_braces(pattern[match.end() :])
+    if len(parts) * len(rests) > _MOST_SHARDS:
+        raise DataError(f"{pattern!r} stands for more than {_MOST_SHARDS} shards")
+    return [pattern[: match.start()] + part + rest for part in parts for rest in rests]

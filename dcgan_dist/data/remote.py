@@ -1,0 +1,484 @@
+"""Files on storage that is elsewhere: http(s), s3, and every other scheme that fsspec knows.
+
+Each action is tried again until it succeeds or `PATIENCE_S` pass without a new byte: at once after a connection broke
+off, after growing and jittered delays when that happens again or the storage answers that it cannot. A transfer that
+breaks off, or is silent for `STALL_S`, goes on where it stopped if the storage can do that, and from the beginning if
+it cannot. Whoever waits in here can be interrupted at any time: see `interrupted_by`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import errno
+import os
+import random
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from io import FileIO
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import fsspec
+
+from dcgan_dist.errors import DataError, StorageError, Unreachable
+
+STALL_S = 10.0  # silence after which a transfer counts as broken off
+PATIENCE_S = 25.0  # without a new byte, over all tries, until the storage counts as out of reach
+FIRST_PATIENCE_S = 5.0  # the same for the first file of a set, whose address may be mistyped
+PIECE_PATIENCE_S = 15.0  # the same for a part of a file, all of which can be had instead
+FIRST_DELAY_S = 0.1
+LONGEST_DELAY_S = 4.0
+
+_BLOCK = 4 << 20  # bytes asked for at a time where transfers cannot be watched
+_BLOCK_S = 60.0
+_WATCH_S = 0.1  # between looks at whether to go on
+
+# Storage that is a view of other storage, or that would run something.
+_WRAPPERS = {"async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dir", "filecache", "simplecache"}
+_WRAPPERS |= {"dask", "data", "generic", "jlab", "jupyter", "libarchive", "pyscript", "reference", "tar", "zip"}
+# Errors of storage drivers that are no OSError, by the module that has them once it is in use.
+_DRIVER_ERRORS = (
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_WORTH_ANOTHER_TRY = (408, 425, 429)  # among the answers that blame the asker
+_SECRETS = re.compile(r"(?<=://)[^/\s'\"]*@|\?[^\s'\")]+")
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+
+Result = TypeVar("Result")
+
+
+class Flag(Protocol):
+    """What tells a waiting thread to give up: an Event of threading or of multiprocessing."""
+
+    def is_set(self) -> bool:
+        """Whether to give up."""
+        ...
+
+
+class Interrupted(Exception):
+    """The flag of `interrupted_by` was set: whoever waited is no longer wanted."""
+
+
+_flag: ContextVar[Flag | None] = ContextVar("flag", default=None)
+
+
+@contextmanager
+def interrupted_by(flag: Flag) -> Iterator[None]:
+    """Let what this thread waits for in this module and in `cache` end with Interrupted soon after `flag` is set."""
+    token = _flag.set(flag)
+    try:
+        yield
+    finally:
+        _flag.reset(token)
+
+
+def pause(seconds: float) -> None:
+    """Wait, unless interrupted.
+
+    Raises:
+        Interrupted: the flag of `interrupted_by` is set.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        flag = _flag.get()
+        if flag is not None and flag.is_set():
+            raise Interrupted
+        left = end - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(left, _WATCH_S))
+
+
+def result_of(future: concurrent.futures.Future[Result], most_s: float | None = None) -> Result:
+    """Wait for a result.
+
+    Raises:
+        Interrupted: the flag of `interrupted_by` is set.
+        TimeoutError: it took longer than `most_s` seconds.
+    """
+    end = None if most_s is None else time.monotonic() + most_s
+    while not concurrent.futures.wait([future], timeout=_WATCH_S).done:
+        pause(0)
+        if end is not None and time.monotonic() > end:
+            raise TimeoutError(f"no answer in {most_s:.0f} s")
+    return future.result()
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names storage by a scheme, as in ``s3://bucket/folder``."""
+    return "://" in path
+
+
+def join_url(folder: str, name: str) -> str:
+    """Return the URL of a file in a folder; a query (``?token=...``) stays at the end."""
+    parts = urlsplit(folder)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
+
+
+def shown(text: str) -> str:
+    """Return a URL, or a text with URLs in it, without what may be secret: ``user:password@`` and ``?token=...``."""
+    return _SECRETS.sub("", text)
+
+
+def check_scheme(url: str) -> None:
+    """Check that a URL's scheme is one that files can be read from.
+
+    Raises:
+        DataError: the scheme is unknown, or is made of several.
+    """
+    scheme = url.split("://", 1)[0]
+    if "::" in url or scheme in _WRAPPERS or scheme not in fsspec.available_protocols():
+        raise DataError(
+            f"{shown(url)!r} has the scheme {scheme!r}, which cannot be read: take a path, http(s)://, s3:// …"
+        )
+
+
+def read_url(url: str) -> bytes:
+    """Return the content of a small remote file.
+
+    Raises:
+        DataError: there is no such file.
+        Unreachable: the storage was not reached.
+    """
+    content: bytes = _persist(url, lambda storage, path: _call(storage, "cat_file", path), FIRST_PATIENCE_S)
+    return content
+
+
+def remote_state(url: str) -> tuple[int | None, str]:
+    """Return the length of a remote file in bytes, and its version (ETag or date); None and "" where it is not known.
+
+    Raises:
+        DataError, Unreachable: as `read_url`.
+    """
+    about: dict[str, Any] = _persist(url, lambda storage, path: _call(storage, "info", path), FIRST_PATIENCE_S)
+    version = about.get("ETag") or about.get("Last-Modified") or about.get("LastModified") or ""
+    return about.get("size"), str(version)
+
+
+def read_range(url: str, start: int, size: int) -> bytes | None:
+    """Return part of a remote file; None where its storage gives whole files only.
+
+    Raises:
+        DataError: there is no such file, for some storage; where it gives None, reading all of it will tell.
+        Unreachable: the storage was not reached.
+    """
+
+    def read(storage: Any, path: str) -> bytes | None:
+        if _is_http(url):
+            return _wait_for(_http_range(storage, path, start, size), storage.loop)
+        content: bytes = _call(storage, "cat_file", path, start=start, end=start + size)
+        return content
+
+    return _persist(url, read, PIECE_PATIENCE_S)
+
+
+def download(url: str, part: FileIO, size: int | None, *, resume: bool) -> None:
+    """Append to `part` what it lacks of a remote file.
+
+    On return it holds what the storage takes for the whole file, or more than `size` bytes.
+
+    Args:
+        url: the file.
+        part: open for reading and writing, with the first bytes of the file or none.
+        size: length of the file in bytes, where known.
+        resume: whether to go on after what is in `part`, though nothing tells if it is of the same file.
+
+    Raises:
+        DataError: there is no such file.
+        StorageError: the disk is full.
+        Unreachable: the storage was not reached, or broke off again and again without a new byte.
+    """
+    transfer = _Transfer(part, size, resume)
+    _persist(url, transfer.go_on, PATIENCE_S, lambda: transfer.most)
+
+
+def send(file: str | os.PathLike[str], url: str) -> None:
+    """Copy a file to remote storage.
+
+    Raises:
+        DataError: there is no such storage.
+        Unreachable: the storage was not reached.
+    """
+    _persist(url, lambda storage, path: storage.put_file(str(file), path), FIRST_PATIENCE_S)
+
+
+def list_url(url: str) -> set[str]:
+    """Return the names of the files in a remote folder; none where there is nothing.
+
+    Raises:
+        Unreachable: the storage was not reached.
+    """
+
+    def names(storage: Any, path: str) -> set[str]:
+        storage.invalidate_cache()
+        try:
+            found = storage.ls(path, detail=True)
+        except FileNotFoundError:
+            return set()
+        return {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "file"}
+
+    return _persist(url, names, FIRST_PATIENCE_S)
+
+
+def delete_url(url: str) -> None:
+    """Remove a remote file, if it is there.
+
+    Raises:
+        Unreachable: the storage was not reached.
+    """
+
+    def remove(storage: Any, path: str) -> None:
+        with suppress(FileNotFoundError):
+            storage.rm_file(path)
+
+    _persist(url, remove, FIRST_PATIENCE_S)
+
+
+class _Transfer:
+    """A download over several connections."""
+
+    def __init__(self, part: FileIO, size: int | None, resume: bool) -> None:
+        self._part, self._size, self._resume = part, size, resume
+        self._version: str | None = None  # the file's ETag or date
+        self._short_end = -1
+        self.most = self._length
+
+    @property
+    def _length(self) -> int:
+        return os.fstat(self._part.fileno()).st_size
+
+    def go_on(self, storage: Any, path: str) -> None:
+        if self._version is None and not self._resume:
+            self._part.truncate(0)
+        if self._size is not None and self._length >= self._size:
+            return
+        if isinstance(storage, fsspec.get_filesystem_class("http")):
+            _wait_for(self._http(storage, path), storage.loop)
+        else:
+            self._blocks(storage, path)
+
+    async def _http(self, storage: Any, path: str) -> None:
+        start = self._length
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        if start and self._version is not None:
+            headers["If-Range"] = self._version
+        async with await _get(storage, path, headers) as answer:
+            first, total = _range_of(answer)
+            if answer.status == 416:
+                if total == start:
+                    return
+                self._part.truncate(0)
+                raise ConnectionError("it is shorter than before")
+            _check(answer)
+            etag = answer.headers.get("ETag", "")
+            version = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
+            if start and answer.status == 206 and (first != start or self._version not in (None, version)):
+                self._part.truncate(0)
+                raise ConnectionError("it changed on its way")
+            if answer.status != 206:
+                self._part.truncate(0)
+            self._version = version
+            async for content in answer.content.iter_any():
+                self._append(content)
+                if self._size is not None and self._length > self._size:
+                    answer.close()
+                    return
+            if total is None and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
+                self._check_end()
+
+    def _check_end(self) -> None:
+        """Take an end that may be one of the connection alone for the file's on the second time."""
+        end = self._length
+        if self._size is not None and end < self._size and end != self._short_end:
+            self._short_end = end
+            raise ConnectionError(f"the answer ended at byte {end} of {self._size}")
+
+    def _blocks(self, storage: Any, path: str) -> None:
+        if self._size is None:
+            self._append(_call(storage, "cat_file", path))
+            return
+        while (start := self._length) < self._size:
+            asked = min(_BLOCK, self._size - start)
+            content = _call(storage, "cat_file", path, start=start, end=start + asked)
+            self._append(content)
+            if len(content) < asked:
+                return
+
+    def _append(self, content: bytes) -> None:
+        view = memoryview(content)
+        self._part.seek(0, os.SEEK_END)
+        while view:
+            view = view[self._part.write(view) :]
+        self.most = max(self.most, self._part.tell())
+
+
+async def _get(storage: Any, path: str, headers: dict[str, str]) -> Any:
+    session = await storage.set_session()
+    return session.get(
+        storage.encode_url(path),
+        headers={"Accept-Encoding": "identity", **headers},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S),
+        read_bufsize=1 << 18,
+    )
+
+
+async def _http_range(storage: Any, path: str, start: int, size: int) -> bytes | None:
+    async with await _get(storage, path, {"Range": f"bytes={start}-{start + size - 1}"}) as answer:
+        if answer.status >= 500 or answer.status in _WORTH_ANOTHER_TRY:
+            answer.raise_for_status()
+        if answer.status != 206 or _range_of(answer)[0] != start:
+            answer.close()
+            return None
+        content: bytes = await answer.read()
+        return content
+
+
+def _range_of(answer: aiohttp.ClientResponse) -> tuple[int, int | None]:
+    """Return the first byte of an answer in its file, and the length of the file, where known."""
+    if match := _CONTENT_RANGE.match(answer.headers.get("Content-Range", "")):
+        return int(match[1] or 0), None if match[2] == "*" else int(match[2])
+    return 0, answer.content_length
+
+
+def _check(answer: aiohttp.ClientResponse) -> None:
+    if answer.status in (404, 410):
+        raise FileNotFoundError(answer.status)
+    answer.raise_for_status()
+
+
+def _is_http(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _open_storage(url: str) -> tuple[Any, str]:
+    """Return the driver of a URL's storage, and the file's name for it."""
+    check_scheme(url)
+    options: dict[str, Any] = {}
+    if _is_http(url):
+        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(sock_connect=STALL_S, sock_read=STALL_S)}
+    elif url.startswith(("s3://", "s3a://")):
+        # Tried again here, not in there as well.
+        options["config_kwargs"] = {"retries": {"total_max_attempts": 1}, "read_timeout": STALL_S}
+        options["config_kwargs"]["connect_timeout"] = STALL_S
+    try:
+        storage, path = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        scheme = url.split("://", 1)[0]
+        extra = " (for s3: pip install 'dcgan-dist[s3]')" if scheme.startswith("s3") else ""
+        raise DataError(f"{shown(url)!r} needs a package for {scheme}://: {error}{extra}") from error
+    return storage, path
+
+
+def _persist(
+    url: str,
+    action: Callable[[Any, str], Result],
+    patience: float,
+    progress: Callable[[], int] = lambda: 0,
+) -> Result:
+    """Do something with a remote file, again and again while the storage fails."""
+    storage, path = _open_storage(url)
+    reached, since, failures = progress(), time.monotonic(), 0
+    while True:
+        pause(0)
+        try:
+            return action(storage, path)
+        except _storage_errors() as error:
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                raise StorageError(
+                    f"{shown(url)!r} cannot be kept in the cache ({error.strerror}): set data.cache or data.cache_gib"
+                ) from error
+            if _is_missing(error):
+                raise DataError(f"there is no file {shown(url)!r}") from error
+            if progress() > reached:
+                reached, since, failures = progress(), time.monotonic(), 0
+            if time.monotonic() - since >= patience or _is_refused(error):
+                raise Unreachable(
+                    f"{shown(url)!r} cannot be read ({_reason(error)}): is its server up and open to you?"
+                ) from error
+            # A single lost connection says nothing of the storage, unlike an answer that it cannot.
+            delays = failures + (1 if _status(error) else 0)
+            failures += 1
+        if delays:
+            pause(min(FIRST_DELAY_S * 2 ** (delays - 1), LONGEST_DELAY_S) * random.uniform(0.5, 1))
+
+
+def _call(storage: Any, name: str, *arguments: Any, **settings: Any) -> Any:
+    """Call a function of a storage driver so that waiting for it can be interrupted."""
+    if getattr(storage, "async_impl", False):
+        return _wait_for(getattr(storage, f"_{name}")(*arguments, **settings), storage.loop, _BLOCK_S)
+    called: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def call() -> None:
+        try:
+            called.set_result(getattr(storage, name)(*arguments, **settings))
+        except Exception as error:  # noqa: BLE001 raised again where the result is waited for
+            called.set_exception(error)
+
+    threading.Thread(target=call, daemon=True, name="dcgan_dist-storage").start()
+    return result_of(called, _BLOCK_S)
+
+
+def _wait_for(
+    action: Coroutine[Any, Any, Result], loop: asyncio.AbstractEventLoop, most_s: float | None = None
+) -> Result:
+    """Return what a coroutine gives; on an interruption it has ended, too."""
+    ended = threading.Event()
+
+    async def watched() -> Result:
+        try:
+            return await action
+        finally:
+            ended.set()
+
+    future = asyncio.run_coroutine_threadsafe(watched(), loop)
+    try:
+        return result_of(future, most_s)
+    finally:
+        if not future.done() or future.cancelled():
+            future.cancel()
+            ended.wait(1)
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether an error says that a file is not there; fsspec's for http says so of any failure, with its cause."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, _storage_errors()):
+        return getattr(cause, "status", None) in (404, 410)
+    return isinstance(error, FileNotFoundError | IsADirectoryError)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether asking again would be answered alike."""
+    if isinstance(error, PermissionError):
+        return True
+    status = _status(error)
+    return 400 <= status < 500 and status not in _WORTH_ANOTHER_TRY
+
+
+def _status(error: Exception) -> int:
+    """Return what an http server said of a failure; 0 where it said nothing."""
+    return getattr(error, "status", None) or getattr(error.__cause__, "status", None) or 0
+
+
+def _reason(error: Exception) -> str:
+    status = getattr(error, "status", None)
+    if status:
+        return f"status {status} {getattr(error, 'message', '')}".strip()
+    return shown(" ".join(str(error).split())) or type(error).__name__
+
+
+def _storage_errors() -> tuple[type[Exception], ...]:
+    loaded = ((sys.modules.get(module), name) for module, name in _DRIVER_ERRORS)
+    return (OSError, *(getattr(module, name) for module, name in loaded if module is not None))

@@ -1,0 +1,227 @@
+"""LSUN as it is distributed: an LMDB environment for each category, whose values are encoded images.
+
+Keys are hashes of the images, so that their order is a random one, and a range of keys is as good a part as any.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import xxhash
+
+from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, too_large
+from dcgan_dist.data.sources.base import Content, EncodedImage, Folders, Item, Source, Unreadable
+from dcgan_dist.errors import DataError
+
+_DATA = "data.mdb"
+_PROBES = 256
+_PROBED_BYTES = 4096
+
+# Environments that are open in this process, with the number of their readers: LMDB allows each but once.
+_open: dict[str, tuple[Any, int]] = {}
+_open_lock = threading.Lock()
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[Any]:
+    """Open an environment, share it with other readers in this process, and give a transaction that reads it.
+
+    Nothing is written, not even a lock: any number of processes and hosts may read the same files, read-only ones too.
+    A process that has the environment open for writing is no hindrance, as long as it commits nothing meanwhile: its
+    commits may use pages again that were free to it, but are still read here.
+
+    Raises:
+        DataError: it is no environment, cannot be read, or is cut short or damaged.
+    """
+    name = str(folder)
+    try:
+        with _open_lock:
+            environment, readers = _open.get(name) or (_opened(folder), 0)
+            _open[name] = environment, readers + 1
+        try:
+            with environment.begin(buffers=True) as transaction:
+                yield transaction
+        finally:
+            with _open_lock:
+                environment, readers = _open.pop(name)
+                if readers > 1:
+                    _open[name] = environment, readers - 1
+                else:
+                    environment.close()
+    except lmdb.Error as error:
+        raise DataError(f"{folder} is damaged or no LMDB ({error}): get it again") from error
+
+
+def _opened(folder: Path) -> Any:
+    data = folder / _DATA
+    try:
+        size = data.stat().st_size
+        data.open("rb").close()  # LMDB's own message would name neither file nor reason
+    except OSError as error:
+        raise DataError(f"{data} cannot be read: {error.strerror}") from error
+    # Values lie all over the file: reading ahead would only push others out of memory.
+    environment = lmdb.open(str(folder), readonly=True, lock=False, create=False, readahead=False, max_dbs=0)
+    # The file is mapped into memory: to touch a page beyond its end would kill the process.
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if size < needed:
+        environment.close()
+        raise DataError(f"{data} is cut short: it has {size} bytes of {needed}, so get it again")
+    return environment
+
+
+def _item(key: Any, value: Any, category: str, share: float) -> Item:
+    content: Content
+    if not len(value):
+        content = Unreadable("it is empty")
+    elif len(value) > MAX_FILE_BYTES:
+        content = Unreadable(too_large(len(value)))
+    else:
+        content = EncodedImage(bytes(value))
+    return Item(bytes(key).decode("ascii", "backslashreplace"), (category,), content, share)
+
+
+@dataclass(frozen=True)
+class LsunPart:
+    """A range of keys; see `Part`.
+
+    Attributes:
+        folder: of the environment.
+        category: the images' class.
+        start: number of the first key in the environment.
+        count: how many keys.
+        first: the first key.
+        last: the last key.
+    """
+
+    folder: Path
+    category: str
+    start: int
+    count: int
+    first: bytes
+    last: bytes
+
+    def items(self) -> Iterator[tuple[int, Item]]:
+        """See `Part`."""
+        done = 0
+        with _reading(self.folder) as transaction, transaction.cursor() as cursor:
+            if cursor.set_key(self.first):
+                for key, value in cursor:
+                    done += 1
+                    yield self.start + done - 1, _item(key, value, self.category, done / self.count)
+                    if done == self.count:
+                        if bytes(key) != self.last:
+                            break
+                        return
+        raise DataError(f"{self.folder} has changed while it was read: it has lost or got keys, so run again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LsunSource(Source):
+    """The images of an LMDB environment in the order of their keys."""
+
+    folder: Path
+    category: str
+
+    def items(self) -> Iterator[Item]:
+        """See `Source`."""
+        with _reading(self.folder) as transaction, transaction.cursor() as cursor:
+            for number, (key, value) in enumerate(cursor, 1):
+                yield _item(key, value, self.category, number / (self.count or number))
+
+    def places(self) -> Collection[Folders]:
+        """See `Source`."""
+        return [(self.category,)]
+
+    def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[LsunPart]:
+        """See `Source`: it takes one pass over the keys alone, of which the bounds are kept."""
+        entries = self.count or 0
+        stop = entries if count is None else min(count, entries)
+        bounds: list[tuple[bytes, bytes]] = []
+        found, first = 0, b""
+        with _reading(self.folder) as transaction, transaction.cursor() as cursor:
+            for found, key in enumerate(islice(cursor.iternext(keys=True, values=False), stop), 1):
+                if found % size == 1 or size == 1:
+                    first = bytes(key)
+                if found % size == 0 or found == stop:
+                    bounds.append((first, bytes(key)))
+        if found != stop:
+            raise DataError(f"{self.folder} is damaged: it has {found} keys of {stop}, so get it again")
+        return [
+            LsunPart(self.folder, self.category, start, min(size, stop - start), *ends)
+            for start, ends in zip(range(0, stop, size), bounds, strict=True)
+        ]
+
+
+def lsun_source(path: Path) -> LsunSource:
+    """Open the environment of a category, or the only one in a folder of them.
+
+    Raises:
+        DataError: there is none, several, or a damaged one.
+    """
+    folder = _environment_at(path)
+    with _reading(folder) as transaction:
+        count = transaction.stat()["entries"]
+        if not count:
+            raise DataError(f"{folder} holds no images: it is an LMDB without records")
+        identity = _identity(transaction, count)
+    return LsunSource(
+        name="lsun",
+        where=str(folder),
+        identity={"input": folder.name, **identity},
+        count=count,
+        folder=folder,
+        category=_category(folder.name),
+    )
+
+
+def _environment_at(path: Path) -> Path:
+    if not path.is_dir():
+        raise DataError(f"input {str(path)!r} is a file: lsun takes the folder of an LMDB, which holds its {_DATA}")
+    if (path / _DATA).exists():
+        return path
+    below = sorted(folder.name for folder in path.iterdir() if (folder / _DATA).exists())
+    if not below:
+        raise DataError(f"input {str(path)!r} is no LMDB: it holds no {_DATA}")
+    if len(below) > 1:
+        told = ", ".join(below[:5]) + (", …" if len(below) > 5 else "")
+        raise DataError(
+            f"input {str(path)!r} holds {len(below)} LMDBs ({told}): name one, such as --input {path / below[0]}"
+        )
+    return path / below[0]
+
+
+def _category(name: str) -> str:
+    """Return ``bedroom`` of ``bedroom_train_lmdb``."""
+    for end in ("_lmdb", "_train", "_val", "_test"):
+        name = name.removesuffix(end)
+    return name
+
+
+def _identity(transaction: Any, count: int) -> dict[str, str | int]:
+    """Return what tells an environment from others: keys evenly spread over their range, with parts of their values."""
+    digest = xxhash.xxh3_64(str(count).encode())
+    with transaction.cursor() as cursor:
+        cursor.last()
+        last = bytes(cursor.key())
+        cursor.first()
+        first = bytes(cursor.key())
+        # All keys of an environment may begin in the same way.
+        common = first[: next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)]
+        low, high = (int.from_bytes(key[len(common) :][:8].ljust(8, b"\0"), "big") for key in (first, last))
+        for probe in range(_PROBES):
+            at = common + (low + (high - low) * probe // (_PROBES - 1)).to_bytes(8, "big")
+            if probe == 0 or not cursor.set_range(at):
+                cursor.set_key(first if probe == 0 else last)
+            value = cursor.value()
+            digest.update(b"%b\0%d\0" % (bytes(cursor.key()), len(value)))
+            digest.update(bytes(value[:_PROBED_BYTES]))
+        cursor.set_key(last)
+        digest.update(b"%b\0" % last)
+    return {"input_entries": count, "input_digest": digest.hexdigest()}

@@ -1,0 +1,138 @@
+"""WebDataset tars that someone else made."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import xxhash
+
+from dcgan_dist.data.braces import expand_braces
+from dcgan_dist.data.images import SUFFIXES
+from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, digest_of_file, too_large
+from dcgan_dist.data.sources.base import Content, EncodedImage, Item, Source, Unreadable
+from dcgan_dist.data.tar_index import Member, map_file, members
+from dcgan_dist.errors import DataError
+
+# As webdataset splits names: the key ends at the first dot of the file's name.
+_NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$", re.DOTALL)
+_MAX_LABEL_BYTES = 1 << 16
+_END = Member("\0.end", 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDatasetSource(Source):
+    """The images of WebDataset tars: a sample is a run of members with the same key, of which one is an image.
+
+    Its label stands in ``KEY.cls``, or under "label" in ``KEY.json``. Members of other kinds are passed over; nothing
+    is extracted or unpickled. A damaged tar is an error that names the place, not fewer images.
+    """
+
+    tars: tuple[Path, ...]
+
+    def items(self) -> Iterator[Item]:
+        """See `Source`."""
+        for number, tar in enumerate(self.tars):
+            archive = map_file(tar)
+            for key, found in _samples(archive, str(tar)):
+                item = _item(archive, tar, key, found)
+                if item is not None and (not self.only or not set(self.only).isdisjoint(item.folders)):
+                    share = max(member.offset + member.size for member in found.values()) / len(archive)
+                    yield Item(item.name, item.folders, item.content, (number + share) / len(self.tars), item.reason)
+
+
+def _samples(archive: memoryview, where: str) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Go through the samples of a tar: the key, and the member of each extension."""
+    key, found = "", dict[str, Member]()
+    for member in chain(members(archive, where), [_END]):
+        match = _NAME.match(member.name)
+        if match is None:
+            continue
+        if match[1] != key:
+            if found:
+                yield key, found
+            key, found = match[1], {}
+        extension = "." + match[2].lower()
+        if extension in found:
+            raise DataError(f"{where} has {member.name!r} twice, again at byte {member.offset}")
+        found[extension] = member
+
+
+def _item(archive: memoryview, tar: Path, key: str, found: dict[str, Member]) -> Item | None:
+    images = [member for extension, member in found.items() if extension.endswith(SUFFIXES)]
+    if not images:
+        return None
+    name = f"{tar.name}: {images[0].name}"
+    if len(images) > 1:
+        return Item(name, (), Unreadable(f"the key {key!r} has {len(images)} images"), 0)
+    content: Content
+    if images[0].size > MAX_FILE_BYTES:
+        content = Unreadable(too_large(images[0].size))
+    else:
+        content = EncodedImage(_bytes(archive, images[0]))
+    try:
+        label = _label(archive, found)
+    except DataError as error:
+        return Item(name, (), Unreadable(str(error)), 0)
+    return Item(name, () if label is None else (label,), content, 0)
+
+
+def _bytes(archive: memoryview, member: Member) -> bytes:
+    return bytes(archive[member.offset : member.offset + member.size])
+
+
+def _label(archive: memoryview, found: dict[str, Member]) -> str | None:
+    for extension in (".cls", ".json"):
+        member = found.get(extension)
+        if member is None:
+            continue
+        if member.size > _MAX_LABEL_BYTES:
+            raise DataError(f"its label in {member.name!r} has {member.size} bytes")
+        try:
+            text = _bytes(archive, member).decode().strip()
+            value = text if extension == ".cls" else json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"its label in {member.name!r} cannot be read ({type(error).__name__})") from error
+        label = value.get("label") if isinstance(value, dict) else value
+        if isinstance(label, int | str) and str(label):
+            return str(label)
+    return None
+
+
+def is_list_of_tars(path: str) -> bool:
+    """Whether a path stands for several tars, as ``faces-{000000..000009}.tar`` does."""
+    return "{" in path and not Path(path).exists()
+
+
+def webdataset_source(path: str, only: tuple[str, ...]) -> WebDatasetSource:
+    """Open a tar, the tars of a folder, or a brace list of them.
+
+    Raises:
+        DataError: there is none, or one of them is missing.
+    """
+    place = Path(path)
+    if place.is_dir():
+        tars = sorted(entry for entry in place.iterdir() if entry.name.lower().endswith(".tar") and entry.is_file())
+    else:
+        tars = [Path(name) for name in expand_braces(path)]
+    if not tars:
+        raise DataError(f"input {path!r} holds no .tar: webdataset takes a tar, a folder of them or a brace list")
+    for tar in tars:
+        if not tar.is_file():
+            raise DataError(f"input {path!r} names {str(tar)!r}, which does not exist")
+        if not tar.name.lower().endswith(".tar"):
+            raise DataError(f"input {str(tar)!r} is of an unknown kind: webdataset takes .tar, not compressed ones")
+    digest = xxhash.xxh3_64()
+    for tar in tars:
+        digest.update(f"{tar.name}\0{digest_of_file(tar)}\0".encode())
+    return WebDatasetSource(
+        name="webdataset",
+        where=path,
+        identity={"input": place.name, "input_files": len(tars), "input_digest": digest.hexdigest()},
+        only=only,
+        tars=tuple(tars),
+    )

@@ -1,0 +1,301 @@
+"""The way to shards for sources that can only be read from their beginning, such as compressed archives.
+
+Their images are decoded and encoded by worker processes and put into one file, the spool, in the order of the source;
+the shards are then filled from it in an order that is a hash of (seed, number of the image). Beside the spool stands a
+journal with a line for each block of it. A run that follows an interrupted one reads the source again, but decodes
+nothing that is in the spool already.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from array import array
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from dcgan_dist.data.shard_writer import Recipe, Sample, Skipped, encoded
+from dcgan_dist.data.sources import Content, EncodedImage, Folders, Item, Source, classes_of
+from dcgan_dist.errors import DataError
+from dcgan_dist.parallel import TaskPool
+
+SPOOL_NAME = "images.unordered"
+JOURNAL_NAME = "images.journal"
+
+_CHUNK_ITEMS = 64
+_CHUNK_BYTES = 1 << 22
+_BLOCK_ITEMS = 1024
+_BLOCK_BYTES = 1 << 24
+
+
+@dataclass
+class Spool:
+    """Encoded images in the order of the source, and what belongs to each.
+
+    Attributes:
+        path: the file of images, each followed by its attributes.
+        inputs: how many inputs of the source it stands for.
+        found: how many images it had at the beginning, from a former run.
+        is_whole: whether the source was read to its end.
+        numbers: of each image in the source.
+        sizes: of each image in bytes.
+        json_sizes: of each image's attributes in bytes.
+        places: of each image's folders in `folders`.
+        folders: all folders, in the order in which they were met.
+        skipped: the inputs that are not in it.
+        bad: how many of them could not be read.
+    """
+
+    path: Path
+    inputs: int = 0
+    found: int = 0
+    is_whole: bool = False
+    numbers: array[int] = field(default_factory=lambda: array("Q"))
+    sizes: array[int] = field(default_factory=lambda: array("I"))
+    json_sizes: array[int] = field(default_factory=lambda: array("I"))
+    places: array[int] = field(default_factory=lambda: array("I"))
+    folders: dict[Folders, int] = field(default_factory=dict)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    bad: int = 0
+
+    def cut(self, source: Source, recipe: Recipe) -> tuple[tuple[str, ...], Iterator[SpoolSamples]]:
+        """Return the names of the classes, and what goes into each shard."""
+        classes, by_folders = classes_of(self.folders.keys(), source.classes)
+        by_place = np.array([by_folders[folders] for folders in self.folders], dtype=np.int32)
+        numbers, sizes = np.frombuffer(self.numbers, np.uint64), np.frombuffer(self.sizes, np.uint32)
+        json_sizes, places = np.frombuffer(self.json_sizes, np.uint32), np.frombuffer(self.places, np.uint32)
+        ends = np.cumsum(sizes.astype(np.int64) + json_sizes)
+        order = _order(self.numbers, recipe.seed)
+
+        def shards() -> Iterator[SpoolSamples]:
+            for start in range(0, len(order), recipe.shard_size):
+                which = order[start : start + recipe.shard_size]
+                offsets = ends[which] - sizes[which] - json_sizes[which]
+                rows = (numbers[which], offsets, sizes[which], json_sizes[which], by_place[places[which]])
+                yield SpoolSamples(self.path, np.stack([column.astype(np.int64) for column in rows], axis=1))
+
+        return classes, shards()
+
+    def add(self, block: dict[str, Any]) -> None:
+        """Add what a line of the journal says."""
+        self.inputs += block["inputs"]
+        for number, size, json_size, place in block["rows"]:
+            self.numbers.append(number)
+            self.sizes.append(size)
+            self.json_sizes.append(json_size)
+            self.places.append(place)
+        for folders in block["folders"]:
+            self.folders[tuple(folders)] = len(self.folders)
+        self.skipped += block["skipped"]
+        self.bad += block["bad"]
+        self.is_whole = block["end"]
+
+
+@dataclass(frozen=True)
+class SpoolSamples:
+    """What one shard takes from a spool; see `shard_writer.Samples`.
+
+    Attributes:
+        path: of the spool.
+        rows: number, offset, size, size of the attributes and label of each image, int64 of shape (images, 5).
+    """
+
+    path: Path
+    rows: npt.NDArray[np.int64]
+
+    def read(self) -> Iterator[Sample]:
+        """See `Samples`."""
+        with self.path.open("rb") as file:
+            for number, offset, size, json_size, label in self.rows.tolist():
+                content = os.pread(file.fileno(), size + json_size, offset)
+                yield Sample(number, label, content[:size], content[size:])
+
+
+def _order(numbers: array[int], seed: int) -> npt.NDArray[np.intp]:
+    """Return a permutation that depends on the seed and the images' numbers alone, not on a generator's version."""
+    keys = [xxhash.xxh3_64_intdigest(number.to_bytes(8, "little"), seed) for number in numbers]
+    return np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
+
+
+def fill_spool(
+    source: Source, recipe: Recipe, folder: Path, pool: TaskPool, watch: Callable[[Spool, float], None]
+) -> Spool:
+    """Decode and encode a source into a spool, or go on with what a former run has left of one.
+
+    Args:
+        source: the images.
+        recipe: what to make of them.
+        folder: of the spool and its journal, which are of this source and recipe or not there yet.
+        pool: does the decoding and encoding.
+        watch: called after each block with the spool so far and the share of the source that it stands for.
+
+    Raises:
+        DataError: the source is damaged.
+        OSError: the disk is full or fails.
+    """
+    spool, journal_bytes = _resume(folder)
+    if spool.is_whole:
+        return spool
+    with spool.path.open("ab", buffering=0) as images, (folder / JOURNAL_NAME).open("ab", buffering=0) as journal:
+        images.truncate(int(sum(spool.sizes) + sum(spool.json_sizes)))
+        journal.truncate(journal_bytes)
+        writer = _BlockWriter(spool, images, journal)
+        share = 0.0
+        items = islice(source.items(), spool.inputs, recipe.count)
+        with closing(_encoded(items, recipe, pool, spool.inputs)) as results:
+            for number, item, result in results:
+                writer.add(number, item, result)
+                share = item.share
+                if writer.is_full:
+                    writer.flush(is_end=False)
+                    watch(spool, share)
+        writer.flush(is_end=True)
+        watch(spool, share)
+    return spool
+
+
+def _resume(folder: Path) -> tuple[Spool, int]:
+    """Return what is there undamaged, and the length in bytes of the journal so far."""
+    spool, length, position = Spool(folder / SPOOL_NAME), 0, 0
+    try:
+        with spool.path.open("rb") as file, (folder / JOURNAL_NAME).open("rb") as journal:
+            images = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            for line in journal:
+                digest, _, text = line.partition(b" ")
+                if not line.endswith(b"\n") or digest.decode("latin-1") != xxhash.xxh3_64_hexdigest(text):
+                    break
+                block = json.loads(text)
+                stop = position + sum(size + json_size for _, size, json_size, _ in block["rows"])
+                if xxhash.xxh3_64_hexdigest(images[position:stop]) != block["digest"]:
+                    break
+                spool.add(block)
+                length, position = length + len(line), stop
+    except (FileNotFoundError, ValueError):  # no file yet, or an empty one, which cannot be mapped
+        pass
+    spool.found = len(spool.numbers)
+    return spool, length
+
+
+class _BlockWriter:
+    """Gathers results, and adds them to the spool and its journal by the block."""
+
+    def __init__(self, spool: Spool, images: IO[bytes], journal: IO[bytes]) -> None:
+        self._spool, self._images, self._journal = spool, images, journal
+        self._clear()
+
+    def _clear(self) -> None:
+        self._content: list[bytes] = []
+        self._bytes = self._inputs = 0
+        self._rows: list[tuple[int, int, int, int]] = []
+        self._folders: dict[Folders, int] = {}
+        self._skipped: list[Skipped] = []
+
+    @property
+    def is_full(self) -> bool:
+        return self._inputs >= _BLOCK_ITEMS or self._bytes >= _BLOCK_BYTES
+
+    def add(self, number: int, item: Item, result: tuple[bytes, bytes] | Skipped) -> None:
+        self._inputs += 1
+        if isinstance(result, Skipped):
+            self._skipped.append(result)
+            return
+        image, attributes = result
+        known = self._spool.folders
+        if item.folders not in known:
+            self._folders.setdefault(item.folders, len(known) + len(self._folders))
+        place = known.get(item.folders, self._folders.get(item.folders, 0))
+        self._rows.append((number, len(image), len(attributes), place))
+        self._content += (image, attributes)
+        self._bytes += len(image) + len(attributes)
+
+    def flush(self, *, is_end: bool) -> None:
+        content = b"".join(self._content)
+        block = {
+            "inputs": self._inputs,
+            "rows": self._rows,
+            "folders": list(self._folders),
+            "skipped": [entry.entry() for entry in self._skipped],
+            "bad": sum(entry.is_bad for entry in self._skipped),
+            "digest": xxhash.xxh3_64_hexdigest(content),
+            "end": is_end,
+        }
+        _write_all(self._images, content)
+        text = json.dumps(block).encode() + b"\n"
+        _write_all(self._journal, xxhash.xxh3_64_hexdigest(text).encode() + b" " + text)
+        self._spool.add(block)
+        self._clear()
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """Write to a file without a buffer, of which one call may take only a part."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _encoded(
+    items: Iterator[Item], recipe: Recipe, pool: TaskPool, first: int
+) -> Generator[tuple[int, Item, tuple[bytes, bytes] | Skipped]]:
+    """Return the inputs from number `first` on with what became of each, in order."""
+    waiting: deque[list[Item]] = deque()
+
+    def tasks() -> Iterator[tuple[list[Content], Recipe]]:
+        for chunk in _chunks(items):
+            waiting.append([_without_content(item) for item in chunk])
+            yield [item.content for item in chunk if item.content is not None], recipe
+
+    number = first
+    with closing(pool.run(_encode_all, tasks())) as results:
+        for result in results:
+            encoded_images = iter(result)
+            for item in waiting.popleft():
+                if item.content is None:
+                    yield number, item, Skipped(item.name, item.reason, is_bad=False)
+                else:
+                    image = next(encoded_images)
+                    yield number, item, Skipped(item.name, image, is_bad=True) if isinstance(image, str) else image
+                number += 1
+
+
+def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += len(item.content.content) if isinstance(item.content, EncodedImage) else 0
+        if len(chunk) >= _CHUNK_ITEMS or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+_SENT = EncodedImage(b"")
+
+
+def _without_content(item: Item) -> Item:
+    """Return an item that no longer holds what has been sent to a worker."""
+    return item if item.content is None else Item(item.name, item.folders, _SENT, item.share, item.reason)
+
+
+def _encode_all(task: tuple[list[Content], Recipe]) -> list[tuple[bytes, bytes] | str]:
+    """Return each image encoded with its attributes, or why it cannot be read."""
+    contents, recipe = task
+    return [_encode(content, recipe) for content in contents]
+
+
+def _encode(content: Content, recipe: Recipe) -> tuple[bytes, bytes] | str:
+    try:
+        return encoded(content, recipe)
+    except DataError as error:
+        return str(error)

@@ -1,0 +1,148 @@
+"""The binary code of every image of a set, one shard at a time, in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xxhash
+from safetensors.torch import load
+
+from dcgan_dist.data.dataset import Dataset
+from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
+from dcgan_dist.data.places import place_of
+from dcgan_dist.deduplication.autoencoder import SIDE, Autoencoder
+from dcgan_dist.errors import DataError, Unreachable
+from dcgan_dist.parallel import TaskPool
+
+Codes = npt.NDArray[np.uint64]
+"""Binary codes, shape (n, words): bit b of a code is bit b % 64 of word b // 64."""
+
+_AT_ONCE = 512  # images in one product of matrices
+
+
+@dataclass(frozen=True)
+class HashTask:
+    """A shard to hash, with the network in `weights` beside the shards of `location`."""
+
+    dataset: Dataset
+    shard: int
+    location: str
+    weights: str
+    digest: str
+
+
+def hash_shard(task: HashTask) -> tuple[bytes, bytes]:
+    """Return the codes of a shard's images, in their order, and which of them could be read.
+
+    Returns:
+        (n, words) uint64 as bytes, and n bools, packed.
+
+    Raises:
+        DataError: the network cannot be read, or is another one.
+        Unreachable: the shard is remote and cannot be had.
+    """
+    network = _network(task.location, task.weights, task.digest)
+    count = task.dataset.manifest.shards[task.shard].samples
+    codes = np.zeros((count, words_of(len(network.thresholds))), dtype=np.uint64)
+    readable = np.zeros(count, dtype=np.bool_)
+    images = np.empty((_AT_ONCE, SIDE, SIDE, 3), dtype=np.uint8)
+    waiting: list[int] = []
+
+    def flush() -> None:
+        # Always the same number of rows: with another one, a product may differ in its last digit.
+        bits = network.bits(torch.from_numpy(images)).numpy()
+        codes[waiting] = pack_codes(bits[: len(waiting)])
+        waiting.clear()
+
+    with _one_thread():
+        for row, image in enumerate(read_shard(task.dataset, task.shard, range(count))):
+            if image is None:
+                continue
+            images[len(waiting)] = fit(image, SIDE, 3)
+            readable[row] = True
+            waiting.append(row)
+            if len(waiting) == _AT_ONCE:
+                flush()
+        if waiting:
+            images[len(waiting) :] = 0
+            flush()
+    return codes.tobytes(), np.packbits(readable).tobytes()
+
+
+def hash_all(
+    dataset: Dataset, location: str, weights: str, digest: str, code_size: int, pool: TaskPool
+) -> Iterator[tuple[Codes, npt.NDArray[np.bool_]]]:
+    """Yield the codes (n, words) of each shard in order, and which of its images could be read (n,)."""
+    tasks = (HashTask(dataset, shard, location, weights, digest) for shard in range(len(dataset.tars)))
+    for (content, readable), about in zip(pool.run(hash_shard, tasks), dataset.manifest.shards, strict=True):
+        codes = np.frombuffer(content, dtype=np.uint64).reshape(about.samples, words_of(code_size))
+        read = np.unpackbits(np.frombuffer(readable, dtype=np.uint8), count=about.samples)
+        yield codes, read.astype(np.bool_)
+
+
+def read_shard(dataset: Dataset, shard: int, rows: range | list[int]) -> Iterator[Pixels | None]:
+    """Yield some images of a shard, (rows, columns, channels) as they are stored; None for one that is damaged.
+
+    Raises:
+        Unreachable: it is remote and cannot be had.
+    """
+    try:
+        records = dataset.records(shard)
+        content = dataset.content(shard)
+    except Unreachable:
+        raise
+    except DataError:
+        yield from (None for _ in rows)
+        return
+    manifest = dataset.manifest
+    for row in rows:
+        record = records[row]
+        start, size = int(record["offset"]), int(record["size"])
+        part = content[start : start + size]
+        if len(part) < size or xxhash.xxh3_64_intdigest(part) != int(record["digest"]):
+            yield None
+            continue
+        try:
+            if manifest.image_size is None:
+                yield decode(bytes(part), manifest.channels)
+            else:
+                yield decode_stored(bytes(part), manifest.encoding, manifest.image_size, manifest.channels)
+        except DataError:
+            yield None
+
+
+def words_of(code_size: int) -> int:
+    """Return the number of 64-bit words that hold a code."""
+    return -(-code_size // 64)
+
+
+def pack_codes(bits: npt.NDArray[np.bool_]) -> Codes:
+    """Return bits (n, code_size) as codes (n, words)."""
+    padded = np.zeros((len(bits), words_of(bits.shape[1]) * 64), dtype=np.bool_)
+    padded[:, : bits.shape[1]] = bits
+    return np.packbits(padded, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
+
+
+@lru_cache(maxsize=1)
+def _network(location: str, name: str, digest: str) -> Autoencoder:
+    content = place_of(location).read(name)
+    if xxhash.xxh3_64_hexdigest(content) != digest:
+        raise DataError(f"{name} at {location!r} was changed meanwhile: let one process at a time de-duplicate it")
+    return Autoencoder.from_weights(load(content))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, as each worker does: with more, a sum may differ in its last digit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

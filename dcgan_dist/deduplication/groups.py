@@ -1,0 +1,143 @@
+"""Groups of images with the same, or nearly the same, binary code.
+
+Exact collisions are found by sorting: O(n log n) comparisons of codes, far from any pair of images that is looked at.
+Codes within a radius r > 0 are found by the pigeonhole principle: cut into r + 1 bands, two such codes are equal in at
+least one band; so only codes that share a band are compared, and none is missed. Groups are the connected components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from dcgan_dist.deduplication.codes import Codes
+
+Numbers = npt.NDArray[np.uint32]
+
+_CHUNK = 1 << 16  # codes compared at a time
+_MOST_EDGES = 1 << 22  # kept before they are joined
+
+
+def find_groups(codes: Codes, readable: npt.NDArray[np.bool_], radius: int, code_size: int) -> Numbers:
+    """Return for each image the first image of its group, itself where it is alone or unreadable; shape (n,).
+
+    Args:
+        codes: shape (n, words), n below 2**32.
+        readable: which images have a code, shape (n,).
+        radius: bits in which the codes of two neighbours in a group may differ.
+        code_size: bits of a code.
+    """
+    first = _same_codes(codes, readable)
+    if radius == 0:
+        return first
+    # Each code once: its first image. Codes of many images would fill a band's bucket with themselves.
+    unique = np.flatnonzero(readable & (first == np.arange(len(first), dtype=np.uint32))).astype(np.uint32)
+    component = _components(codes, unique, radius, code_size)
+    leader = np.empty(component.max(initial=-1) + 1, dtype=np.uint32)
+    leader[component[::-1]] = unique[::-1]  # of several that are written, the last one stays: the lowest
+    of_unique = leader[component]
+    position = np.searchsorted(unique, first[readable])
+    first[readable] = of_unique[position]
+    return first
+
+
+def _same_codes(codes: Codes, readable: npt.NDArray[np.bool_]) -> Numbers:
+    """Return for each image the first one with the same code; itself where it is unreadable."""
+    first = np.arange(len(codes), dtype=np.uint32)
+    # Stable, so that within a run of equal codes the order of the images stays.
+    order = np.lexsort(codes.T).astype(np.uint32)
+    order = order[readable[order]]
+    head = 0  # where the run at the end of the last chunk begins
+    for start in range(0, len(order), _CHUNK):
+        part = order[start : start + _CHUNK]
+        before = order[np.maximum(np.arange(start, start + len(part)) - 1, 0)]
+        starts = (codes[part] != codes[before]).any(1)
+        starts[0] |= start == 0
+        heads = np.maximum.accumulate(np.where(starts, np.arange(start, start + len(part)), head))
+        first[part] = order[heads]
+        head = int(heads[-1])
+    return first
+
+
+def _components(codes: Codes, unique: Numbers, radius: int, code_size: int) -> npt.NDArray[np.int32]:
+    """Return the number of the connected component of each of the images `unique`, which have different codes."""
+    component = np.arange(len(unique), dtype=np.int32)
+    ends: list[tuple[Numbers, Numbers]] = []
+    held = 0
+    for one, other in _neighbours(codes, unique, radius, code_size):
+        ends.append((one, other))
+        held += len(one)
+        if held >= _MOST_EDGES:
+            component, ends, held = _join(component, ends), [], 0
+    return _join(component, ends)
+
+
+def _join(component: npt.NDArray[np.int32], ends: list[tuple[Numbers, Numbers]]) -> npt.NDArray[np.int32]:
+    """Return the components after joining those of the two ends of each edge."""
+    if not ends:
+        return component
+    pairs = np.concatenate([component[np.stack(side)] for side in ends], axis=1)
+    # A graph of those alone that have an edge: most images have none.
+    nodes, linked = np.unique(pairs, return_inverse=True)
+    one, other = linked.reshape(pairs.shape)
+    graph = coo_array((np.ones(len(one), dtype=np.bool_), (one, other)), shape=(len(nodes), len(nodes)))
+    count, joined = connected_components(graph, directed=False)
+    lowest = np.empty(count, dtype=np.int32)
+    lowest[joined[::-1]] = nodes[::-1]  # nodes ascend, and of several that are written, the last one stays
+    renamed = np.arange(component.max() + 1, dtype=np.int32)
+    renamed[nodes] = lowest[joined]
+    result: npt.NDArray[np.int32] = renamed[component]
+    return result
+
+
+def _neighbours(codes: Codes, unique: Numbers, radius: int, code_size: int) -> Iterator[tuple[Numbers, Numbers]]:
+    """Yield the pairs of images (by their places in `unique`) that are within the radius, some more than once."""
+    bands = min(radius + 1, code_size)
+    for band in range(bands):
+        order, behind = _buckets(codes, unique, band * code_size // bands, (band + 1) * code_size // bands)
+        here = np.flatnonzero(behind).astype(np.uint32)
+        step = 1
+        while len(here):
+            for start in range(0, len(here), _CHUNK):
+                part = here[start : start + _CHUNK]
+                one, other = order[part], order[part + step]
+                near = np.bitwise_count(codes[unique[one]] ^ codes[unique[other]]).sum(1, dtype=np.uint16) <= radius
+                if near.any():
+                    yield one[near], other[near]
+            step += 1
+            here = here[behind[here] >= step]
+        del order, behind, here  # before the next band's take as much again
+
+
+def _buckets(codes: Codes, unique: Numbers, low: int, high: int) -> tuple[Numbers, Numbers]:
+    """Return places in `unique` ordered by the bits from `low` to before `high`, and how many alike follow each."""
+    keys = [_word(codes, unique, at, min(at + 64, high)) for at in range(low, high, 64)]
+    order = (np.argsort(keys[0], kind="stable") if len(keys) == 1 else np.lexsort(keys)).astype(np.uint32)
+    ends = np.zeros(len(order), dtype=np.bool_)
+    ends[-1:] = True
+    for key in keys:
+        for start in range(0, len(order) - 1, _CHUNK):
+            part = key[order[start : start + _CHUNK + 1]]
+            ends[start : start + len(part) - 1] |= part[1:] != part[:-1]
+    del keys
+    last = np.flatnonzero(ends).astype(np.uint32)
+    lengths = last + np.uint32(1)
+    lengths[1:] -= lengths[:-1].copy()
+    behind = np.repeat(last, lengths)
+    behind -= np.arange(len(order), dtype=np.uint32)
+    return order, behind
+
+
+def _word(codes: Codes, unique: Numbers, low: int, high: int) -> npt.NDArray[np.uint64]:
+    """Return up to 64 bits of the codes of the images `unique`, from bit `low` to before `high`."""
+    word, shift = divmod(low, 64)
+    key: npt.NDArray[np.uint64] = codes[unique, word]
+    key >>= np.uint64(shift)
+    if word != (high - 1) // 64:
+        key |= codes[unique, word + 1] << np.uint64(64 - shift)
+    key &= np.uint64((1 << (high - low)) - 1)
+    return key

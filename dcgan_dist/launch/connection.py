@@ -1,0 +1,72 @@
+"""Connecting to a Ray cluster, or starting one of this machine's own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import socket
+from collections.abc import Iterator
+
+import ray
+from ray.exceptions import RayError
+
+from dcgan_dist.errors import ClusterError
+
+
+@contextlib.contextmanager
+def connected_cluster() -> Iterator[None]:
+    """Connect to a cluster, or start one for this machine that ends with the block.
+
+    Inside a Ray job, or where RAY_ADDRESS or `ray start` names a cluster, that one is used.
+
+    Raises:
+        ClusterError: it cannot be reached or started.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _check_address(os.environ.get("RAY_ADDRESS", ""))
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (RayError, ConnectionError, RuntimeError) as error:
+        address = os.environ.get("RAY_ADDRESS", "of this machine")
+        raise ClusterError(
+            f"cannot use the Ray cluster {address}: {last_line(error)}; one with token authentication takes "
+            "RAY_AUTH_MODE=token and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
+    try:
+        yield
+    finally:
+        # Ray prints here what it has held back of its news of lost processes.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Look whether RAY_ADDRESS, where it is set, leads to a cluster; Ray itself would try for minutes.
+
+    Raises:
+        ClusterError: it does not.
+    """
+    if "://" in address:
+        raise ClusterError(
+            f"RAY_ADDRESS is {address!r}, which is for submitting jobs: ray job submit --working-dir . -- python -m "
+            "dcgan_dist.train ...; or set it to HOST:PORT of the cluster's head"
+        )
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise ClusterError(
+                f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({error.strerror or error}): correct it, or "
+                "unset it to use a cluster of this machine"
+            ) from error
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error of Ray's, whose texts can run to pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,155 @@
+"""What was found damaged while training: gathered from all ranks, counted always, told of once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from dcgan_dist.data.stream import Batch
+from dcgan_dist.distributed import World
+
+_MOST_OFFSETS = 8  # named of one finding
+_MOST_FINDINGS = 50  # named in a line of metrics, in a checkpoint, in status.json
+_MOST_LINES = 5  # said at one log line
+_MOST_TOLD = 3  # times that the same damage to the same shard is said
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Damage of one kind to one shard: where (the first places), and how many images were lost by it, maybe none."""
+
+    shard: str
+    offset: int
+    reason: str
+    lost: int
+    offsets: tuple[int, ...]
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Finding:
+        """Read what `to_json` gives."""
+        offsets = tuple(content.get("offsets", [content["offset"]]))
+        return cls(content["shard"], content["offset"], content["reason"], content["lost"], offsets)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as it stands in metrics.jsonl: `offsets` only where there are several."""
+        content = asdict(self)
+        if len(self.offsets) == 1:
+            del content["offsets"]
+        return content
+
+    def __str__(self) -> str:
+        """Return a few words for people."""
+        return f"shard {self.shard!r} offset {self.offset} ({self.reason})"
+
+
+class Findings:
+    """Findings by shard and kind; the same damage met again is added up."""
+
+    def __init__(self, findings: Iterable[Finding] = ()) -> None:
+        self._by_kind: dict[tuple[str, str], Finding] = {}
+        for finding in findings:
+            self.add(finding)
+
+    def __len__(self) -> int:
+        return len(self._by_kind)
+
+    def add(self, new: Finding) -> None:
+        """Take in a finding."""
+        key = (new.shard, new.reason)
+        if known := self._by_kind.get(key):
+            offsets = tuple(sorted({*known.offsets, *new.offsets})[:_MOST_OFFSETS])
+            new = replace(known, offset=offsets[0], lost=known.lost + new.lost, offsets=offsets)
+        self._by_kind[key] = new
+
+    def worst(self) -> list[Finding]:
+        """Return all of them, those that cost most images first."""
+        return sorted(self._by_kind.values(), key=lambda finding: (-finding.lost, finding.shard, finding.offset))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the worst of them, not more than can be kept."""
+        return [finding.to_json() for finding in self.worst()[:_MOST_FINDINGS]]
+
+
+class DamageLog:
+    """The damage that a run has met: on each rank what it has not passed on yet, on the leader all of it."""
+
+    def __init__(self) -> None:
+        self.found = Findings()  # by all ranks since the run began
+        self.unlogged = Findings()  # those of them that are in no line of metrics yet
+        self._here = Findings()  # by this rank since it last passed them on
+        self._flaws_here: set[tuple[str, int, str]] = set()
+        self._told: dict[tuple[str, str], int] = {}
+
+    def note(self, batches: Sequence[Batch]) -> int:
+        """Take in what a step's batches tell, and return how many of this rank's images are missing."""
+        lost = 0
+        for batch in batches:
+            lost += len(batch.damage)
+            for missing in batch.damage:
+                self._here.add(Finding(missing.shard, missing.offset, missing.reason, 1, (missing.offset,)))
+            for flaw in batch.flaws:
+                key = (flaw.shard, flaw.offset, flaw.reason)
+                if key not in self._flaws_here:  # a shard that is opened again is found flawed again
+                    self._flaws_here.add(key)
+                    self._here.add(Finding(flaw.shard, flaw.offset, flaw.reason, 0, (flaw.offset,)))
+        return lost
+
+    def collect(self, world: World) -> None:
+        """Pass on to the leader what the ranks have found since the last time; every rank must call it."""
+        if not int(world.sum_(torch.tensor([len(self._here)], device=world.device))):
+            return
+        mine = json.dumps([finding.to_json() for finding in self._here.worst()])
+        self._here = Findings()
+        for text in world.gather_texts(mine):
+            for content in json.loads(text):
+                finding = Finding.from_json(content)
+                self.found.add(finding)
+                self.unlogged.add(finding)
+
+    def take_unlogged(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Return what the next line of metrics should list, and what to say of it, line by line."""
+        new = self.unlogged.worst()
+        content = self.unlogged.to_json()
+        self.unlogged = Findings()
+        lines: list[str] = []
+        for finding in new:
+            key = (finding.shard, finding.reason)
+            self._told[key] = self._told.get(key, 0) + 1
+            if self._told[key] <= _MOST_TOLD:
+                cost = f"{finding.lost:,} image{'s' * (finding.lost != 1)} lost" if finding.lost else "no image lost"
+                lines.append(f"damage: {finding}, {cost}")
+        if len(lines) > _MOST_LINES:
+            lines[_MOST_LINES:] = [f"damage: and {len(lines) - _MOST_LINES} more; details in metrics.jsonl"]
+        return content, lines
+
+    def summary(self, lost: int) -> str:
+        """Return the run's last word on damage, for `lost` images in all; empty where there was none."""
+        findings = self.found.worst()
+        if not findings:
+            return f"{lost:,} images lost; details in metrics.jsonl" if lost else ""
+        what = f"{lost:,} image{'s' * (lost != 1)} lost" if lost else "damage found, no image lost"
+        more = f", and {len(findings) - 1:,} more" if len(findings) > 1 else ""
+        return f"{what}: {findings[0]}{more}; details in metrics.jsonl"
+
+    def shards(self) -> str:
+        """Name the shards that lost most images."""
+        lost: dict[str, int] = {}
+        for finding in self.found.worst():
+            if finding.lost:
+                lost[finding.shard] = lost.get(finding.shard, 0) + finding.lost
+        worst = sorted(lost.items(), key=lambda entry: -entry[1])
+        named = ", ".join(f"{shard!r} {count:,}" for shard, count in worst[:3])
+        return named + (f" and {len(worst) - 3:,} more" if len(worst) > 3 else "")
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"found": self.found.to_json(), "unlogged": self.unlogged.to_json()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint has kept."""
+        self.found = Findings(map(Finding.from_json, state.get("found", [])))
+        self.unlogged = Findings(map(Finding.from_json, state.get("unlogged", [])))

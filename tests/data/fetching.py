@@ -1,0 +1,11 @@
+"""Downloads of single files, for tests."""
+
+from pathlib import Path
+
+from dcgan_dist.data.cache import open_copy
+
+
+def fetch(url: str, target: Path, cache: Path, **known) -> Path:
+    """Download a file into a cache, if it is not there yet, and return where it is; `known` goes to `open_copy`."""
+    with open_copy(url, target, cache, **known) as copy:
+        return Path(copy.name)
