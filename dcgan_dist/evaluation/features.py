@@ -30,6 +30,7 @@ from dcgan_dist.data.images import Pixels, fit
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.evaluation.feature_files import Array
+from dcgan_dist.evaluation.winograd import WinogradConv2d, is_suitable
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.models.network import Discriminator, Generator
 from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
@@ -44,7 +45,7 @@ Precision = Literal["fp32", "bf16"]
 GRID = 4  # side of the pooled maps (section 5.1)
 RELEASED_WINDOWS = (4, 2, 1)  # of the released SVHN code, for its three layers
 STATISTICS_BATCH = 128
-_BATCH = 64  # images put through a network at once on a CPU: its maps stay near the cores
+_BATCH = 32  # images put through a network at once on a CPU: its maps stay near the cores
 _BATCH_ON_GPU = 256
 _WEIGHTS_SECONDS = 7 * 24 * 3600  # for which weights stay in the cache
 
@@ -337,7 +338,11 @@ def _not_finite(parts: list[Tensor], step: int | None, dtype: str) -> RunDirecto
 
 
 def freeze(network: Discriminator, precision: Precision, device: torch.device | str) -> Discriminator:
-    """Return a copy for extraction: batch norm folded into the convolutions, memory channels last."""
+    """Return a copy for extraction: batch norm folded into the convolutions, memory channels last.
+
+    In float32 on a CPU, 3x3 convolutions of stride 1 are done in fewer multiplications (see `winograd`).
+    """
+    in_fewer = precision == "fp32" and torch.device(device).type == "cpu"
     frozen = copy.deepcopy(network).eval()
     for module in frozen.modules():
         if not isinstance(module, nn.Sequential):
@@ -347,6 +352,9 @@ def freeze(network: Discriminator, precision: Precision, device: torch.device | 
         if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
             module.conv = fuse_conv_bn_eval(conv, norm)
             module.norm = nn.Identity()
+        if in_fewer and isinstance(conv, nn.Conv2d) and is_suitable(conv):
+            assert isinstance(module.conv, nn.Conv2d)
+            module.conv = WinogradConv2d(module.conv)
     frozen = frozen.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
     return frozen.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload,no-any-return]
 
