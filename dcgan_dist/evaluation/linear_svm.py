@@ -93,6 +93,7 @@ def fit_path(
     classes: int,
     tolerance: float = 1e-4,
     device: torch.device | str | None = None,
+    gram: Tensor | None = None,
 ) -> list[LinearSVM]:
     """Fit one SVM for each C; each starts from the one before, so that rising values are the quickest.
 
@@ -103,12 +104,30 @@ def fit_path(
         classes: how many there are. With two, the second classifier is the negative of the first.
         tolerance: relative duality gap at which a fit ends: the objective is within this of the smallest possible.
         device: where to compute; the tensor's own, or the CPU, if None.
+        gram: what `gram_of` gave for the same samples, whose labels may have been others.
 
     Raises:
         DataError: features that are not finite, samples without labels, labels out of range or of one class.
         ConfigError: a C or a tolerance that is no positive number.
     """
-    return next(fit_draws(x, y, [None], cs, classes=classes, tolerance=tolerance, device=device))
+    return next(fit_draws(x, y, [None], cs, classes=classes, tolerance=tolerance, device=device, gram=gram))
+
+
+def gram_of(x: Features, device: torch.device | str | None = None) -> Tensor | None:
+    """Return what a fit to these samples, (n, features), begins with whatever their labels; None where it is nothing.
+
+    Raises:
+        DataError: features that are not finite.
+    """
+    samples = _Samples(x, _place(x, device))
+    if not samples.are_few:
+        return None
+    samples.check()
+    return samples.gram()
+
+
+def _place(x: Features, device: torch.device | str | None) -> torch.device:
+    return torch.device(device) if device is not None else x.device if isinstance(x, Tensor) else torch.device("cpu")
 
 
 def fit_draws(
@@ -120,6 +139,7 @@ def fit_draws(
     classes: int,
     tolerance: float = 1e-4,
     device: torch.device | str | None = None,
+    gram: Tensor | None = None,
 ) -> Iterator[list[LinearSVM]]:
     """Fit a path over C to each of several subsets of the same samples, as `fit_path` would.
 
@@ -133,26 +153,32 @@ def fit_draws(
         classes: see `fit_path`.
         tolerance: see `fit_path`.
         device: see `fit_path`.
+        gram: see `fit_path`.
     """
     if not cs or not all(0 < c < float("inf") for c in cs):
         raise ConfigError(f"C is {list(cs)!r}: give one or more positive numbers")
     if not 0 < tolerance < 1:
         raise ConfigError(f"the SVM's tolerance is {tolerance!r}: take a number between 0 and 1, such as 1e-4")
-    place = torch.device(device) if device is not None else x.device if isinstance(x, Tensor) else torch.device("cpu")
+    place = _place(x, device)
     samples = _Samples(x, place)
     labels = _checked_labels(y, samples.count, classes).to(place)
     sizes = [samples.count if draw is None else len(draw) for draw in draws]
-    shared: Tensor | None = None
-    if len(draws) > 1 and samples.count <= LARGEST_GRAM and sum(size**2 for size in sizes) >= samples.count**2:
+    shared = gram
+    if (
+        shared is None
+        and len(draws) > 1
+        and samples.count <= LARGEST_GRAM
+        and sum(size**2 for size in sizes) >= samples.count**2
+    ):
         samples.check()
         shared = samples.gram()
     for draw in draws:
         rows = None if draw is None else torch.as_tensor(draw, device=place)
         part = samples if rows is None else samples.take(rows)
-        gram = shared if rows is None or shared is None else shared[rows][:, rows]
-        if gram is None:
+        of_part = shared if rows is None or shared is None else shared[rows][:, rows]
+        if of_part is None:
             part.check()
-        yield _fit(part, labels if rows is None else labels[rows], cs, classes, tolerance, gram)
+        yield _fit(part, labels if rows is None else labels[rows], cs, classes, tolerance, of_part)
 
 
 def _checked_labels(y: Tensor | npt.NDArray[np.integer[Any]], count: int, classes: int) -> Tensor:
@@ -186,6 +212,11 @@ class _Samples:
             elif x.numel() * x.element_size() < free // 2:
                 x = x.to(device)
         self._stored = x
+
+    @property
+    def are_few(self) -> bool:
+        """Whether the Gram matrix of the samples is smaller than they are, and fits."""
+        return self.count <= min(self.width, LARGEST_GRAM)
 
     def take(self, rows: Tensor) -> _Samples:
         """Return the samples of these numbers, copied."""
@@ -350,7 +381,7 @@ def _fit(
     if len(present) < 2:
         found = f"all are of class {int(present[0])}" if len(present) else "there are none"
         raise DataError(f"{samples.count} labels, {found}: an SVM needs samples of at least two classes")
-    few = gram is not None or samples.count <= min(samples.width, LARGEST_GRAM)
+    few = gram is not None or samples.are_few
     # Of two classes one is the negative of the other.
     signs = torch.stack([2.0 * (labels == label) - 1.0 for label in range(classes if classes > 2 else 1)]).double()
     space: _Space = _Gram(samples, samples.gram() if gram is None else gram) if few else _Rows(samples)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -27,11 +27,12 @@ from torch import Tensor
 from dcgan_dist.errors import DataError
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.evaluation.labelled import Labels
-from dcgan_dist.evaluation.linear_svm import LinearSVM, fit_draws
+from dcgan_dist.evaluation.linear_svm import LinearSVM, fit_path, gram_of
 
 Rows = npt.NDArray[np.int64]
 
 _CONVERTED = 1 << 28  # values of which so many are kept as float32 for a fit, whatever they are stored as: 1 GiB
+_REMEMBERED = 4096  # samples, of which so many are kept for the next question about them
 _BLOCK = 512  # images whose features are in memory at once when predicting
 Z95 = 1.96  # standard deviations to each side of a normal distribution's middle that hold 95% of it
 
@@ -74,25 +75,50 @@ class Learner(Protocol):
 
 
 @dataclass(frozen=True)
+class _Kept:
+    """Samples that were fitted to, with what a fit to them begins with."""
+
+    values: Values
+    rows: Rows
+    x: Tensor
+    gram: Tensor | None
+
+
+@dataclass(frozen=True)
 class L2SVM:
-    """The paper's classifier: a linear SVM with squared hinge loss, one against the rest."""
+    """The paper's classifier: a linear SVM with squared hinge loss, one against the rest.
+
+    It remembers the last samples that it was fitted to, since several questions may be asked about the same images.
+    """
 
     grid: tuple[float, ...]
     device: torch.device
     tolerance: float = 1e-4
     parameter: str = "C"
+    _kept: list[_Kept] = field(default_factory=list, compare=False, repr=False)
 
     def fit(
         self, values: Values, labels: Labels, draws: Sequence[Rows], grid: Sequence[float], classes: int
     ) -> Iterator[Sequence[Classifier]]:
         """See `Learner`."""
         for rows in draws:
-            x = torch.from_numpy(np.ascontiguousarray(values[np.sort(rows)]))
-            if x.numel() <= _CONVERTED:  # once, not with each pass over them
-                x = x.float()
-            y = torch.from_numpy(labels[np.sort(rows)])
-            whole: list[Tensor | None] = [None]
-            yield from fit_draws(x, y, whole, grid, classes=classes, tolerance=self.tolerance, device=self.device)
+            kept = self._samples(values, np.sort(rows))
+            y = torch.from_numpy(labels[kept.rows])
+            yield fit_path(
+                kept.x, y, grid, classes=classes, tolerance=self.tolerance, device=self.device, gram=kept.gram
+            )
+
+    def _samples(self, values: Values, rows: Rows) -> _Kept:
+        for kept in self._kept:
+            if kept.values is values and np.array_equal(kept.rows, rows):
+                return kept
+        x = torch.from_numpy(np.ascontiguousarray(values[rows]))
+        if x.numel() <= _CONVERTED:  # once, not with each pass over them
+            x = x.float()
+        if len(rows) > _REMEMBERED:
+            return _Kept(values, rows, x, None)
+        self._kept[:] = [_Kept(values, rows, x, gram_of(x, self.device)), *self._kept[:1]]
+        return self._kept[0]
 
 
 @dataclass(frozen=True)

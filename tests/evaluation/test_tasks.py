@@ -11,6 +11,7 @@ from sklearn.svm import LinearSVC
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.rooms import room_attributes
 from dcgan_dist.errors import DataError
+from dcgan_dist.evaluation import linear_svm
 from dcgan_dist.evaluation.labelled import ROOM_ATTRIBUTES, class_labels, open_labelled, room_labels
 from dcgan_dist.evaluation.tasks import (
     L2SVM,
@@ -187,3 +188,23 @@ def test_labels_that_are_missing_or_all_the_same_are_told(tmp_path):
         class_labels(pictures("one/cat/1.png", "one/cat/2.png", "one/3.png"))
     with pytest.raises(DataError, match=r"trained on grey images .* has colour images"):
         open_labelled("rooms:60", "folder", image_size=16, channels=1, cache=tmp_path)
+
+
+def test_questions_about_the_same_images_share_what_does_not_depend_on_labels(monkeypatch):
+    values, labels = noisy_classes(width=1000)
+    counted = []
+    plain = linear_svm._Samples.gram
+
+    def counting(samples, *arguments):
+        counted.append(samples.count)
+        return plain(samples, *arguments)
+
+    monkeypatch.setattr(linear_svm._Samples, "gram", counting)
+    svm = L2SVM((1e-3, 1e-2), CPU)
+    questions = [labels, (labels == 0).astype(np.int64), (labels == 1).astype(np.int64)]
+    together = [score_full(svm, values, values, divide(answers, seed=0), CPU) for answers in questions]
+    assert counted == [630, 720]
+    alone = [
+        score_full(L2SVM((1e-3, 1e-2), CPU), values, values, divide(answers, seed=0), CPU) for answers in questions
+    ]
+    assert [score.value for score in together] == [score.value for score in alone]
