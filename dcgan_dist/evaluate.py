@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
-from dcgan_dist.config import EvaluateConfig
+from dcgan_dist.config import EvaluateConfig, override
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool
 
 PROG = "dcgan-dist evaluate"
@@ -59,6 +60,7 @@ def _command(arguments: Sequence[str]) -> None:
     config = parse_settings(EvaluateConfig, arguments, PROG, __doc__ or "")
     if config.run is None:
         raise ConfigError("run is missing: give --run DIR, the run directory to score")
+    location = lasting_output(config.run)
     yield_idle_cores()
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.evaluation.scoring import evaluate
@@ -66,15 +68,30 @@ def _command(arguments: Sequence[str]) -> None:
     def show(protocol: str, entries: list[dict[str, Any]]) -> None:
         print_table(config.task, protocol, entries)
 
-    with _pool(config) as pool:
-        evaluate(config, config.run, pick_device(config.device), pool, show)
-    print(f"scores          {config.run.rstrip('/')}/scores.json", flush=True)
+    device = pick_device(config.device)
+    with _pool(config, device.type) as (absolute, pool, workers_device):
+        evaluate(absolute, location, device, pool, show, print, workers_device)
+    print(f"scores          {location.rstrip('/')}/scores.json", flush=True)
 
 
 @contextmanager
-def _pool(config: EvaluateConfig) -> Iterator[TaskPool]:
-    """Give the processes that extract features: by default this one, whose threads use all cores or the GPU."""
-    yield LocalPool(config.cluster.workers or 1)
+def _pool(config: EvaluateConfig, device: str) -> Iterator[tuple[EvaluateConfig, TaskPool, str]]:
+    """Give the settings, the processes that extract features, and what they compute on.
+
+    By default it is this process, whose threads use all cores or the GPU; over a cluster, settings have paths that mean
+    the same to all.
+    """
+    if not config.cluster.workers:
+        yield config, LocalPool(1), device
+        return
+    from dcgan_dist.data.cache import cache_directory
+    from dcgan_dist.launch.ray_tasks import ray_pool
+
+    given = {key: getattr(config, key) for key in ("data", "test_data", "unlabelled")}
+    config = override(config, {key: absolute_input(value) for key, value in given.items() if value is not None})
+    cache = str(cache_directory(config.cache))  # weights of networks and shards that are made are there
+    with ray_pool(config.cluster.workers, [cache], config.device) as pool:
+        yield override(config, {"cache": cache}), pool, "cuda" if pool.uses_gpus else "cpu"
 
 
 def print_table(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:

@@ -70,6 +70,24 @@ def test_the_same_command_gives_the_same_scores_from_features_kept(run, capsys):
     assert [entry["protocol"] for entry in entries(run)] == ["full", "full/measured/bf16/seed-1"]
 
 
+def test_all_steps_are_gone_on_with_where_a_former_command_ended(run, capsys):
+    words = ("--run", run, *FAST, "--step=all", "--baselines=random")
+    assert status(capsys, *words)[0] == 0
+    first = entries(run)
+    code, out, err = status(capsys, *words)
+    assert (code, err) == (0, "")
+    assert "scored before, from the same data and settings: step 16, step 20, step 24, random (" in out
+    assert entries(run) == first, "even the seconds"
+    scores = {"folder": [entry for entry in first if entry["step"] != 20], "other": []}
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert "settings: step 16, step 24, random (" in status(capsys, *words)[1]
+    again = entries(run)
+    assert [entry["metrics"] for entry in again] == [entry["metrics"] for entry in first]
+    assert [before["seconds"] == after["seconds"] for before, after in zip(first, again, strict=True)].count(False) <= 1
+    for change in ("--cs=1e-2", "--data=rooms:300", "--test=100"):
+        assert "scored before" not in status(capsys, *words, change)[1]
+
+
 def test_few_labels_are_drawn_many_times(run, capsys):
     code, _, _ = status(capsys, "--run", run, *FAST, "--labels-per-class=20")
     assert code == 0

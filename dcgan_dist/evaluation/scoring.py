@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -51,6 +51,12 @@ _SVHN_DRAWS = 100
 _SVHN_VALIDATION = 10_000
 _DRAWS = 10
 _CNN_DRAWS = 5
+# Settings that decide the score of every method, and those of some alone.
+_DECIDING = (
+    *("labels_per_class", "draws", "choosing_draws", "validation", "test", "cs", "pooling", "statistics", "unlabelled"),
+    *("precision", "store", "seed"),
+)
+_DECIDING_FOR = {"kmeans": ("centroids", "patches"), "cnn": ("trials", "epochs"), "cdcgan": ("samples",)}
 _RANDOM_BATCHES = 50  # that the statistics of random weights are measured over
 
 
@@ -71,15 +77,24 @@ class Evaluation:
         model: of the discriminators that are scored, for the size and channels of the images.
         device: where to compute.
         pool: the processes that extract features.
+        workers_device: what those compute on; left out, `device`.
 
     Raises:
         ConfigError, DataError: the data do not fit the task.
     """
 
-    def __init__(self, config: EvaluateConfig, model: ModelConfig, device: torch.device, pool: TaskPool) -> None:
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        model: ModelConfig,
+        device: torch.device,
+        pool: TaskPool,
+        workers_device: str | None = None,
+    ) -> None:
         assert model.image_size is not None
         assert model.channels is not None
         self.config, self.model, self.device, self._pool = config, model, device, pool
+        self._workers_device = workers_device or str(device)
         self.image_size, self.channels = model.image_size, model.channels
         self.cache = cache_directory(config.cache)
         self.files = FeatureFiles(self.cache, config.cache_gib)
@@ -206,7 +221,7 @@ class Evaluation:
             },
             "features": values.shape[1],
             "split": self._split(),
-            "seed": self.config.seed,
+            "settings": self.settings(method),
             "seconds": round(time.perf_counter() - begun, 2),
             "device": device_name(self.device),
         }
@@ -220,6 +235,25 @@ class Evaluation:
             "validation": len(partition.validation),
             "test": len(partition.test),
         }
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """Return the settings that decide the scores of a method, beside the data, as they go into scores.json."""
+        names = (*_DECIDING, *_DECIDING_FOR.get(method.partition("-")[0], ()))
+        return {name: getattr(self.config, name) for name in names}
+
+    def find(self, entries: Sequence[Entry], method: str, step: int | None, digest: str | None = None) -> Entry | None:
+        """Return the score among `entries` that was made from the same network, data and settings, None if none was.
+
+        Args:
+            entries: of the task.
+            method: its name.
+            step: of the checkpoint; None for a control.
+            digest: of the checkpoint.
+        """
+        same = {"method": method, "step": step, "settings": self.settings(method), "split": self._split()}
+        if step is not None:
+            same["checkpoint_digest"] = digest
+        return next((entry for entry in entries if all(entry.get(key) == same[key] for key in same)), None)
 
     def svm(self) -> L2SVM:
         """Return the paper's classifier with the values of C that the settings give."""
@@ -235,7 +269,7 @@ class Evaluation:
             pooling=config.pooling,
             precision=config.precision,
             dtype=config.store,
-            device=self.device,
+            device=self._workers_device,
         )
         values, test_values = self.values(extractor)
         entry = self.score(method, self.svm(), values, test_values, begun)
@@ -276,15 +310,16 @@ class Evaluation:
                 "error": {"value": 100 - value, "ci95": [100 - interval[1], 100 - interval[0]], "n": count},
             },
             "split": self._split(),
-            "seed": self.config.seed,
+            "settings": self.settings(method),
             "seconds": round(time.perf_counter() - begun, 2),
             "device": device_name(self.device),
         }
 
-    def controls(self, run: dict[str, Any]) -> Iterator[Entry]:
-        """Score the controls that the settings ask for."""
+    def controls(self, run: dict[str, Any], finished: Sequence[Entry]) -> Iterator[Entry]:
+        """Give the scores of the controls that the settings ask for, those among `finished` as they are."""
         for name in self.config.chosen_baselines:
-            yield self._CONTROLS[name](self, run)
+            found = self.find(finished, f"kmeans-{self.config.centroids}" if name == "kmeans" else name, None)
+            yield found or self._CONTROLS[name](self, run)
 
     def _random(self, run: dict[str, Any]) -> Entry:
         trained = random_discriminator(self.model, self.config.seed)
@@ -416,55 +451,79 @@ def evaluate(
     device: torch.device,
     pool: TaskPool,
     show: Callable[[str, list[Entry]], None],
+    say: Callable[[str], None],
+    workers_device: str | None = None,
 ) -> list[Entry]:
     """Score a run's checkpoints and the controls, each written to scores.json as soon as it is there.
+
+    Of all checkpoints, those whose scores are there already, from the same data and settings, are not scored again.
 
     Args:
         config: the settings.
         location: folder or URL of the run.
         device: where to compute.
         pool: the processes that extract features.
-        show: told of the task and all entries at the end.
+        show: told of the protocol and all entries at the end.
+        say: told in a line what was there already.
+        workers_device: what the processes compute on; left out, `device`.
 
     Returns:
-        The entries that were made.
+        The entries, in the order in which they were asked for.
 
     Raises:
         ConfigError, DataError, RunDirectoryError: the settings, the data or the run cannot be used; no score of the
             checkpoint concerned was written.
     """
     steps = checkpoint_steps(location)
-    read_scores(location)  # damaged, it is better known now
+    finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
+    if config.step != "all":
+        finished = []
     run = read_run_config(location)
     if config.step.isdecimal():
         steps = [int(config.step)]
     elif config.step == "latest":
         steps = steps[-1:]
     first = load_discriminator(location, steps[0])
-    evaluation = Evaluation(config, first.model, device, pool)
-    made: list[Entry] = []
-    try:
-        if config.task == "mnist" and first.model.classes:
-            for step in steps:
-                made.append(evaluation.score_generator(location, step))
-                add_scores(location, config.task, made[-1:])
-            made.append(evaluation.score_real_images())
-            add_scores(location, config.task, made[-1:])
-            show(made[0]["protocol"], made)
-            return made
+    evaluation = Evaluation(config, first.model, device, pool, workers_device)
+    if config.task == "mnist" and first.model.classes:
+        scores = _scores_of_generators(evaluation, location, steps)
+    else:
         discriminators = itertools.chain([first], (load_discriminator(location, step) for step in steps[1:]))
-        for trained in discriminators:
-            ready = measured(config, trained, run, device) if config.statistics == "measured" else trained
-            made.append(evaluation.score_discriminator(ready))
-            add_scores(location, config.task, made[-1:])
-        for entry in evaluation.controls(run):
-            made.append(entry)
-            add_scores(location, config.task, made[-1:])
+        scores = _scores_of_discriminators(evaluation, discriminators, run, finished)
+    entries: list[Entry] = []
+    try:
+        for entry in scores:
+            if not any(entry is other for other in finished):
+                add_scores(location, config.task, [entry])
+            entries.append(entry)
     finally:
         if not config.keep_features:
             evaluation.files.clear()
-    show(evaluation.protocol, made)
-    return made
+    there = [entry for entry in entries if any(entry is other for other in finished)]
+    if there:
+        names = ", ".join(f"step {entry['step']}" if entry["step"] is not None else entry["method"] for entry in there)
+        say(f"scored before, from the same data and settings: {names} (--step N scores one again)")
+    show(entries[0]["protocol"], entries)
+    return entries
+
+
+def _scores_of_discriminators(
+    evaluation: Evaluation, discriminators: Iterable[TrainedDiscriminator], run: dict[str, Any], finished: list[Entry]
+) -> Iterator[Entry]:
+    config, device = evaluation.config, evaluation.device
+    for trained in discriminators:
+        entry = evaluation.find(finished, "dcgan", trained.step, trained.digest)
+        if entry is None:
+            ready = measured(config, trained, run, device) if config.statistics == "measured" else trained
+            entry = evaluation.score_discriminator(ready)
+        yield entry
+    yield from evaluation.controls(run, finished)
+
+
+def _scores_of_generators(evaluation: Evaluation, location: str, steps: Sequence[int]) -> Iterator[Entry]:
+    for step in steps:
+        yield evaluation.score_generator(location, step)
+    yield evaluation.score_real_images()
 
 
 __all__ = ["Evaluation", "evaluate"]
