@@ -13,7 +13,9 @@ activations neither grow nor shrink from layer to layer:
   3i + 1 and 3i + 2 of ``numpy.random.Philox(key=[1, 0], counter=[0, 0, l, 0])``, less 6 * 65535, over 65536: nearly
   normal with mean 0 and variance 1, in whole numbers up to the division.
 - From layer 1 on, the mean of a filter's weights is taken off them, so that it does not see what all inputs share (the
-  mean that a LeakyReLU has). The filters of layer 0 are left as they are, for colours to count.
+  mean that a LeakyReLU leaves). In layer 0, half of the mean of the filter's nine weights of each channel is taken off
+  these, since brightness and colour would drown all else: with none taken off, images and their blurred copies could
+  hardly be told apart, with all of it, colour images and their grey copies.
 - All weights are multiplied by 1.5 / sqrt(fan_in), computed in float64, and rounded to float32.
 
 Every operation on the way is exact or rounded as IEEE 754 says, so that the weights are the same bits everywhere;
@@ -37,7 +39,7 @@ from dcgan_dist.data.images import Pixels
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.training.sampling import to_real
 
-RANDOM_CONV_DIGEST = ""
+RANDOM_CONV_DIGEST = "1210c52b6efe1b69b21a72f3994b1602f2d62e2546800cd975898c95e45c2a83"
 
 _WIDTHS = (3, 128, 128, 256, 256, 512, 512)
 _KEY = (1, 0)
@@ -57,9 +59,11 @@ def random_conv_weights() -> list[npt.NDArray[np.float32]]:
         draws = source.random_raw(filters * fan_in * _WORDS // 4).astype("<u8", copy=False)
         words = draws.view("<u2").reshape(filters, fan_in, _WORDS)
         raw = words.sum(axis=2, dtype=np.int64) - _WORDS // 2 * 65535
-        # In whole numbers: `fan_in` times the weights less their mean.
-        centred = raw * fan_in - (raw.sum(axis=1, keepdims=True) if number else 0)
-        scaled = centred / np.float64(fan_in * 65536) * (_GAIN / np.sqrt(np.float64(fan_in)))
+        # What is taken off is in whole numbers, as multiples of what is then divided by.
+        parts = raw.reshape(filters, -1, fan_in if number else 9)
+        multiple = fan_in if number else 18
+        centred = parts * multiple - parts.sum(axis=2, keepdims=True)
+        scaled = centred / np.float64(multiple * 65536) * (_GAIN / np.sqrt(np.float64(fan_in)))
         layers.append(scaled.astype(np.float32).reshape(filters, inputs, 3, 3))
     return layers
 

@@ -103,12 +103,16 @@ class _Chunk:
     stop: int
 
 
+def fitted(images: Pixels, size: int, channels: int) -> Pixels:
+    """Return images as an extractor takes them, (n, size, size, channels)."""
+    if images.shape[1] == size and images.shape[3] == channels:
+        return images
+    return np.stack([fit(image, size, channels) for image in images])
+
+
 def _do(chunk: _Chunk) -> Array:
     images, _ = read_records(chunk.dataset, chunk.shard, chunk.start, chunk.stop)
-    size, channels = chunk.extractor.image_size, chunk.extractor.channels
-    if images.shape[1] != size:
-        images = np.stack([fit(image, size, channels) for image in images])
-    rows = chunk.extractor(images)
+    rows = chunk.extractor(fitted(images, chunk.extractor.image_size, chunk.extractor.channels))
     assert rows.shape == (len(images), chunk.extractor.dimension)
     return np.ascontiguousarray(rows, dtype=chunk.extractor.dtype)
 
