@@ -1,14 +1,18 @@
 """The evaluate command on a real tiny run."""
 
 import json
+import pickle
 import re
 import shutil
 
 import numpy as np
 import pytest
+import scipy.io
 
 from dcgan_dist.data.images import encode
+from dcgan_dist.data.sources import CIFAR10_CLASSES
 from dcgan_dist.evaluate import main
+from dcgan_dist.prepare import main as prepare
 from tests.conftest import train
 
 FAST = ("--task=folder", "--data=rooms:400", "--cs=1e-3,1e-2", "--draws=3", "--choosing-draws=2", "--device=cpu")
@@ -111,6 +115,81 @@ def test_svhn_takes_a_thousand_labels_and_shows_the_published_errors_as_accuraci
     assert entry["protocol"] == "100-per-class"
     assert "published: DCGAN + L2-SVM" in out
     assert "77.52" in out
+
+
+def make_digits(path, count, seed):
+    """Write digits as SVHN is distributed: a bright bar whose place tells the digit, 10 for 0."""
+    random = np.random.default_rng(seed)
+    digits = random.integers(0, 10, count)
+    images = random.integers(0, 90, (32, 32, 3, count), dtype=np.uint8)
+    for number, digit in enumerate(digits):
+        images[:, 3 * digit : 3 * digit + 3, :, number] += 120
+    scipy.io.savemat(path, {"X": images, "y": np.where(digits == 0, 10, digits).astype(np.uint8)[:, None]})
+
+
+def test_svhn_is_read_as_distributed_and_as_shards_with_the_same_score(run, tmp_path, capsys):
+    folder = tmp_path / "svhn"
+    folder.mkdir()
+    make_digits(folder / "train_32x32.mat", 400, 0)
+    make_digits(folder / "test_32x32.mat", 100, 1)
+    for split in ("train", "test"):
+        words = ("--source=svhn", "--input", folder, "--split", split, "--image-size=16", "--encoding=raw")
+        assert prepare([str(word) for word in (*words, "--output", tmp_path / split)]) == 0
+    forms = [
+        (folder, folder),
+        (folder / "train_32x32.mat", folder / "test_32x32.mat"),
+        (tmp_path / "train", tmp_path / "test"),
+    ]
+    common = (
+        "--run",
+        run,
+        "--task=svhn",
+        "--labels-per-class=15",
+        "--draws=2",
+        "--choosing-draws=2",
+        "--validation=60",
+    )
+    scores = []
+    for data, test_data in forms:
+        code, _, err = status(capsys, *common, "--cs=1e-2", "--data", data, "--test-data", test_data)
+        assert (code, err) == (0, "")
+        (entry,) = entries(run, "svhn")
+        assert (entry["split"]["validation"], entry["split"]["test"]) == (60, 100)
+        scores.append(entry["metrics"]["accuracy"])
+    assert scores[0] == scores[1]
+    # Shards hold the same images in another order, so that other labels are drawn.
+    assert scores[2]["value"] == pytest.approx(scores[0]["value"], abs=15)
+    assert scores[0]["value"] > 50
+
+
+def test_cifar10_is_read_as_batches_folders_and_shards(run, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    batches = tmp_path / "cifar-10-batches-py"
+    batches.mkdir()
+    for name, count in (*((f"data_batch_{number}", 60) for number in range(1, 6)), ("test_batch", 50)):
+        labels = random.integers(0, 10, count)
+        rows = (random.integers(0, 60, (count, 3072)) + 15 * labels[:, None]).astype(np.uint8)
+        (batches / name).write_bytes(pickle.dumps({"data": rows, "labels": labels.tolist()}))
+        for label, row in zip(labels, rows, strict=True):
+            place = tmp_path / "folders" / ("test" if name == "test_batch" else "train") / CIFAR10_CLASSES[label]
+            place.mkdir(parents=True, exist_ok=True)
+            image = np.ascontiguousarray(row.reshape(3, 32, 32).transpose(1, 2, 0))
+            (place / f"{len(list(place.iterdir())):04d}.png").write_bytes(encode(image, "png"))
+    archive = shutil.make_archive(str(tmp_path / "packed"), "gztar", tmp_path / "folders")
+    words = ("--source=cifar10", "--input", batches, "--image-size=32", "--encoding=png")
+    assert prepare([str(word) for word in (*words, "--output", tmp_path / "shards")]) == 0
+    for data, test_data in ((batches, batches), (tmp_path / "folders", archive), (tmp_path / "shards", batches)):
+        words = ("--run", run, "--task=cifar10", "--data", data, "--test-data", test_data, "--cs=1e-3")
+        code, out, err = status(capsys, *words)
+        assert (code, err) == (0, "")
+        (entry,) = entries(run, "cifar10")
+        assert {name: entry["split"][name] for name in ("train", "validation", "test")} == {
+            "train": 270,
+            "validation": 30,
+            "test": 50,
+        }
+        assert entry["metrics"]["accuracy"]["value"] > 20, "chance is 10"
+        assert "published: DCGAN + L2-SVM" in out
 
 
 def test_rooms_are_scored_by_attribute(run, capsys):

@@ -17,7 +17,7 @@ from dcgan_dist.data.manifest import MANIFEST_NAME
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.rooms import BED_COLOURS, VIEWS, WALL_HUES
 from dcgan_dist.data.shards import Recipe, made_with, write_shards
-from dcgan_dist.data.sources import Source, open_source, room_source
+from dcgan_dist.data.sources import Source, Split, open_source, room_source
 from dcgan_dist.errors import DataError
 
 Labels = npt.NDArray[np.int64]
@@ -73,7 +73,8 @@ def open_labelled(
             dataset = replace(dataset, image_size=image_size)
     else:
         kind = {"rooms": "folder", "svhn": "svhn" if _has_mat(Path(path)) else "folder"}.get(task, task)
-        dataset = replace(_made(open_source(kind, path, split=split), kind, image_size, channels, cache), path=path)
+        source = open_source(kind, path, split=_split_of(path) or split)
+        dataset = replace(_made(source, kind, image_size, channels, cache), path=path)
     if dataset.channels != channels:
         of = {1: "grey images (1 channel)", 3: "colour images (3 channels)"}
         raise DataError(
@@ -94,6 +95,12 @@ def _is_shards(path: str) -> bool:
 
 def _has_mat(place: Path) -> bool:
     return place.suffix == ".mat" or (place.is_dir() and any(place.glob("*.mat")))
+
+
+def _split_of(path: str) -> Split | None:
+    """Return the part of SVHN that a file is, None for what is no such file."""
+    splits: dict[str, Split] = {f"{split}_32x32.mat": split for split in ("train", "test", "extra")}
+    return splits.get(Path(path).name)
 
 
 def _made(source: Source, kind: str, image_size: int, channels: int, cache: Path) -> Dataset:
