@@ -101,7 +101,7 @@ class Evaluation:
         self.data = self._open(config.data)
         self.test_data = None
         if config.test_data is not None:
-            self.test_data = self._open(config.test_data, "test" if config.test_data == config.data else "train")
+            self.test_data = self._open(config.test_data, "test")
         self.questions = self._questions()
         svhn = config.task == "svhn"
         given, draws = config.labels_per_class, config.draws
