@@ -22,7 +22,7 @@ from dcgan_dist.errors import DataError
 
 Labels = npt.NDArray[np.int64]
 
-SCORED_ROOMS = 3000
+SCORED_ROOMS = 2000
 SCORED_ROOMS_SEED = 1
 """Rooms to score with where no data is given: of another seed than those that runs are trained on."""
 
