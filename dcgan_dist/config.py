@@ -395,16 +395,20 @@ class EvaluateConfig:
 
     run: str | None = None
     """Folder or URL of the run directory."""
-    task: Literal["cifar10", "svhn", "folder", "rooms", "mnist"] = "rooms"
+    task: Literal["cifar10", "svhn", "folder", "rooms", "mnist", "fidelity", "memorisation"] = "rooms"
     """What to score on: `cifar10`, `svhn`, `mnist`, `folder` (any labelled images), or `rooms` (attributes of
     procedural rooms). Of a conditional run, mnist scores the generator: a 1-nearest-neighbour classifier on its
-    samples (appendix, Table 3). svhn takes 100 labels a class unless told otherwise, the others all labels."""
+    samples (appendix, Table 3). svhn takes 100 labels a class unless told otherwise, the others all labels.
+    `fidelity` and `memorisation` score the generator of any run, without labels: how its samples compare with the
+    images of `data`, and whether they copy them."""
     data: str | None = None
     """Labelled images: shards (folder, URL, tars, rooms:N), or a folder or archive as `prepare` reads. Left out for
-    rooms, 3,000 rooms that no run is trained on."""
+    rooms, 2,000 rooms that no run is trained on; for fidelity and memorisation, what the run was trained on."""
     test_data: str | None = None
     """A separate test set; the same path as `data` for the test part of CIFAR-10's, SVHN's or MNIST's own files. Left
-    out, the test images are split off `data`."""
+    out, the test images are split off `data`. For fidelity, real images to compare with `data` as samples are (left
+    out, others of `data`); for memorisation, images like those trained on that were not among them (left out for
+    rooms, other rooms)."""
     step: str = "latest"
     """Which checkpoints to score: `latest`, `all`, or a step."""
     labels_per_class: int | None = None
@@ -435,9 +439,15 @@ class EvaluateConfig:
     baselines: str = "none"
     """Controls on the same splits, separated by commas: `random` (the discriminator with random weights), `pixels`,
     `knn`, `kmeans`, `cnn`; or `all`, `none`."""
-    samples: int = 50_000
-    """Generated images that the 1-nearest-neighbour classifier of the task mnist is trained on, for conditional runs
-    (paper: 50,000 and 10,000,000)."""
+    samples: int | None = None
+    """Generated images. For mnist, those that the 1-nearest-neighbour classifier is trained on (left out, 50,000;
+    paper: 50,000 and 10,000,000). For fidelity, and as many real ones (left out, 5,000; the Fréchet distance is left
+    out below that); for memorisation (left out, 2,000)."""
+    extractor: Literal["random-conv-v1", "inception"] = "random-conv-v1"
+    """Space in which fidelity compares images: `random-conv-v1`, convolutions with fixed random weights, or
+    `inception`, for FID, KID and the Inception score (needs the extra `inception` and `inception_weights`)."""
+    inception_weights: str | None = None
+    """File weights-inception-2015-12-05-6726825d.pth, which the project torch-fidelity publishes."""
     centroids: int = 1600
     """Centroids of the k-means control (Coates and Ng: 1,600 and 4,800)."""
     patches: int = 400_000

@@ -1,4 +1,4 @@
-"""Score what a run's discriminator learned, into the run's scores.json.
+"""Score what a run's discriminator learned, or how good its generator's samples are, into the run's scores.json.
 
 ``python -m dcgan_dist.evaluate --run runs/rooms --task rooms``, or ``--task cifar10 --data cifar10_train.tar.gz``.
 """
@@ -63,14 +63,18 @@ def _command(arguments: Sequence[str]) -> None:
     location = lasting_output(config.run)
     yield_idle_cores()
     from dcgan_dist.distributed import pick_device
+    from dcgan_dist.evaluation.generator_scores import GENERATOR_TASKS, evaluate_generators
     from dcgan_dist.evaluation.scoring import evaluate
 
+    of_generator = config.task in GENERATOR_TASKS
+
     def show(protocol: str, entries: list[dict[str, Any]]) -> None:
-        print_table(config.task, protocol, entries)
+        (print_metrics if of_generator else print_table)(config.task, protocol, entries)
 
     device = pick_device(config.device)
     with _pool(config, device.type) as (absolute, pool, workers_device):
-        evaluate(absolute, location, device, pool, show, print, workers_device)
+        score = evaluate_generators if of_generator else evaluate
+        score(absolute, location, device, pool, show, print, workers_device)
     print(f"scores          {location.rstrip('/')}/scores.json", flush=True)
 
 
@@ -128,6 +132,47 @@ def print_table(task: str, protocol: str, entries: list[dict[str, Any]]) -> None
                 for name, about in attributes.items()
             )
             print(told)
+
+
+# What a good generator has, as far as that does not depend on the data.
+IDEALS = {
+    "precision": "that of real images",
+    "recall": "that of real images",
+    "density": "that of real images",
+    "coverage": "that of real images",
+    "distance_ratio": "1; less after a collapse",
+    "frechet_distance": "that of real images",
+    "pixel_auc": "0.5; 1 if all are copies",
+    "feature_auc": "0.5; 1 if all are copies",
+    "pixel_distance_ratio": "1; 0 if most are copies",
+    "feature_distance_ratio": "1; 0 if most are copies",
+    "pixel_near_copies": "0.01; 1 if all are copies",
+    "feature_near_copies": "0.01; 1 if all are copies",
+}
+
+
+def print_metrics(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:
+    """Print scores of generators, a line for each metric."""
+    table = Table(title=f"{task}, {protocol}")
+    for name in ("method", "step", "metric", "value", "95% interval", "n", "at best"):
+        table.add_column(name, justify="left" if name in ("method", "metric", "at best") else "right")
+    for entry in entries:
+        for number, (name, metric) in enumerate(entry["metrics"].items()):
+            low, high = metric["ci95"]
+            first = number == 0
+            table.add_row(
+                entry["method"] if first else "",
+                str(entry["step"]) if first and entry["step"] is not None else "",
+                name,
+                f"{metric['value']:.4g}",
+                f"{low:.4g} to {high:.4g}",
+                f"{metric['n']:,}",
+                IDEALS.get(name, ""),
+            )
+        table.add_section()
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if task == "fidelity" and not {"frechet_distance", "fid"} & set(entries[0]["metrics"]):
+        print("the Fréchet distance is left out: it needs --samples 5000 or more")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

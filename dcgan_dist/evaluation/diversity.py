@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from dcgan_dist.evaluation.feature_files import Array
-from dcgan_dist.evaluation.tasks import Z95, permutation
+from dcgan_dist.evaluation.tasks import Z95
 
 Floats = npt.NDArray[np.float64]
 
@@ -286,13 +286,13 @@ def nearest_distances(values: Array, training: Array, device: torch.device, bloc
         block: training rows in memory at once.
     """
     centre = torch.from_numpy(np.asarray(training[:block], dtype=np.float32).mean(axis=0)).to(device)
-    x = torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device) - centre
+    x = torch.from_numpy(np.array(values, dtype=np.float32)).to(device) - centre
     most = min(_CANDIDATES, len(training))
     best = torch.full((len(x), most), torch.inf, device=device)
     found = torch.zeros(len(x), most, dtype=torch.int64, device=device)
     size = max(1, _BLOCK_VALUES // block)
     for start in range(0, len(training), block):
-        y = torch.from_numpy(np.asarray(training[start : start + block], dtype=np.float32)).to(device) - centre
+        y = torch.from_numpy(np.array(training[start : start + block], dtype=np.float32)).to(device) - centre
         squares = y.square().sum(dim=1)
         for first in range(0, len(x), size):
             part = slice(first, first + size)
@@ -368,8 +368,3 @@ def _auc(samples: Floats, held_out: Floats) -> Metric:
         return _always(value, min(n, m))
     half = Z95 * float(np.sqrt(larger.var(ddof=1) / n + smaller.var(ddof=1) / m))
     return Metric(value, (max(0.0, value - half), min(1.0, value + half)), min(n, m))
-
-
-def draw_rows(count: int, wanted: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return the numbers of `wanted` of `count` images, in random order, a function of the arguments alone."""
-    return permutation(count, seed, "fidelity")[:wanted]

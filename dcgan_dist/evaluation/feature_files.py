@@ -98,9 +98,11 @@ class RawPixels:
 class _Chunk:
     extractor: Extractor
     dataset: Dataset
-    shard: int
-    start: int
-    stop: int
+    pieces: tuple[tuple[int, int, int], ...]  # shard, first record, the one after the last
+
+    @property
+    def count(self) -> int:
+        return sum(stop - start for _, start, stop in self.pieces)
 
 
 def fitted(images: Pixels, size: int, channels: int) -> Pixels:
@@ -111,7 +113,7 @@ def fitted(images: Pixels, size: int, channels: int) -> Pixels:
 
 
 def _do(chunk: _Chunk) -> Array:
-    images, _ = read_records(chunk.dataset, chunk.shard, chunk.start, chunk.stop)
+    images = np.concatenate([read_records(chunk.dataset, *piece)[0] for piece in chunk.pieces])
     rows = chunk.extractor(fitted(images, chunk.extractor.image_size, chunk.extractor.channels))
     assert rows.shape == (len(images), chunk.extractor.dimension)
     return np.ascontiguousarray(rows, dtype=chunk.extractor.dtype)
@@ -137,7 +139,14 @@ class FeatureFiles:
         """Where the entries are."""
         return self.cache / "features"
 
-    def get(self, extractor: Extractor, dataset: Dataset, pool: TaskPool, report: Report | None = None) -> Array:
+    def get(
+        self,
+        extractor: Extractor,
+        dataset: Dataset,
+        pool: TaskPool,
+        report: Report | None = None,
+        chosen: npt.NDArray[np.int64] | None = None,
+    ) -> Array:
         """Return the rows of a set's images in the order of its records, made where they are not there yet.
 
         Args:
@@ -145,6 +154,7 @@ class FeatureFiles:
             dataset: the images.
             pool: the processes that do it; on other hosts than this one they need to see the same cache folder.
             report: told of the progress.
+            chosen: numbers of the images that are wanted, ascending; None for all.
 
         Returns:
             Shape (count, dimension), a read-only map of the file.
@@ -154,8 +164,10 @@ class FeatureFiles:
             DataError: the images are damaged.
             StorageError: the disk is full.
         """
-        shape = (dataset.count, extractor.dimension)
+        shape = (dataset.count if chosen is None else len(chosen), extractor.dimension)
         content = [_REVISION, extractor.key, dataset.digest, extractor.image_size, extractor.dtype]
+        if chosen is not None:
+            content.append(xxhash.xxh3_128_hexdigest(chosen.astype("<i8").tobytes()))
         key = xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
         entry = self.folder / key
         self._used.add(key)
@@ -164,7 +176,8 @@ class FeatureFiles:
         with one_at_a_time(self.cache, f"features-{key}"):
             if not (entry / "about.json").exists():
                 self._make_room(shape[0] * shape[1] * np.dtype(extractor.dtype).itemsize)
-                self._fill(entry, extractor, dataset, pool, report)
+                chunks = list(_chunks(extractor, dataset) if chosen is None else _chosen(extractor, dataset, chosen))
+                self._fill(entry, chunks, pool, report)
             with writing(entry):
                 os.utime(entry)
             return np.memmap(entry / "values", dtype=extractor.dtype, mode="r", shape=shape)
@@ -196,8 +209,9 @@ class FeatureFiles:
                 shutil.rmtree(entry, ignore_errors=True)
                 total -= used
 
-    def _fill(self, entry: Path, extractor: Extractor, dataset: Dataset, pool: TaskPool, report: Report | None) -> None:
-        chunks = list(_chunks(extractor, dataset))
+    def _fill(self, entry: Path, chunks: list[tuple[int, _Chunk]], pool: TaskPool, report: Report | None) -> None:
+        extractor, dataset = chunks[0][1].extractor, chunks[0][1].dataset
+        count = sum(chunk.count for _, chunk in chunks)
         with writing(entry):
             entry.mkdir(exist_ok=True)
             done_path, values_path = entry / "done", entry / "values"
@@ -206,7 +220,7 @@ class FeatureFiles:
             done = bytearray(len(chunks))
         todo = [number for number, is_done in enumerate(done) if not is_done]
         row_bytes = extractor.dimension * np.dtype(extractor.dtype).itemsize
-        images = dataset.count - sum(chunks[number][1].stop - chunks[number][1].start for number in todo)
+        images = count - sum(chunks[number][1].count for number in todo)
         results = pool.run(_do, (chunks[number][1] for number in todo))
         last = time.monotonic()
         with writing(entry), values_path.open("r+b" if values_path.exists() else "w+b") as file:
@@ -224,13 +238,13 @@ class FeatureFiles:
                     images += len(rows)
                     self.made_images += len(rows)
                     if report is not None:
-                        report(images, dataset.count)
+                        report(images, count)
                     if time.monotonic() - last > _SYNC_SECONDS:
                         commit()
                         last = time.monotonic()
             finally:
                 commit()
-        about = {"revision": _REVISION, "extractor": extractor.key, "data": dataset.path, "shape": [dataset.count]}
+        about = {"revision": _REVISION, "extractor": extractor.key, "data": dataset.path, "shape": [count]}
         write_atomically(entry / "about.json", json.dumps(about).encode())
         sync_path(self.folder)
 
@@ -241,5 +255,16 @@ def _chunks(extractor: Extractor, dataset: Dataset) -> Iterator[tuple[int, _Chun
     for shard, size in enumerate(dataset.sizes):
         for start in range(0, size, _CHUNK):
             stop = min(start + _CHUNK, size)
-            yield row + start, _Chunk(extractor, dataset, shard, start, stop)
+            yield row + start, _Chunk(extractor, dataset, ((shard, start, stop),))
         row += size
+
+
+def _chosen(extractor: Extractor, dataset: Dataset, chosen: npt.NDArray[np.int64]) -> Iterator[tuple[int, _Chunk]]:
+    """Return the tasks for some images, with the number of the first row of each."""
+    ends = np.cumsum(dataset.sizes)
+    shards = np.searchsorted(ends, chosen, side="right")
+    records = chosen - np.concatenate(([0], ends[:-1]))[shards]
+    for first in range(0, len(chosen), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        pieces = [(shard, at, at + 1) for shard, at in zip(shards[part].tolist(), records[part].tolist(), strict=True)]
+        yield first, _Chunk(extractor, dataset, tuple(pieces))

@@ -57,6 +57,7 @@ _DECIDING = (
     *("precision", "store", "seed"),
 )
 _DECIDING_FOR = {"kmeans": ("centroids", "patches"), "cnn": ("trials", "epochs"), "cdcgan": ("samples",)}
+_MNIST_SAMPLES = 50_000
 _RANDOM_BATCHES = 50  # that the statistics of random weights are measured over
 
 
@@ -282,7 +283,8 @@ class Evaluation:
             DataError: the data have other classes than the run.
         """
         begun = time.perf_counter()
-        partition, samples = self.questions[0].partition, self.config.samples
+        partition = self.questions[0].partition
+        samples = _MNIST_SAMPLES if self.config.samples is None else self.config.samples
         if partition.classes != self.model.classes:
             raise DataError(f"{self.data.path!r} has {partition.classes} classes, the run {self.model.classes}")
         rows, labels, digest = generate(location, step, samples, self.config.seed, self.device)

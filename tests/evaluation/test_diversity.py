@@ -37,7 +37,7 @@ from dcgan_dist.models import build_networks
 from dcgan_dist.parallel import LocalPool
 
 CPU = torch.device("cpu")
-IMAGES = 120
+IMAGES = 100
 
 
 def normal(count, dimension=6, seed=0, shift=0.0, scale=1.0):
