@@ -1,6 +1,7 @@
 """The evaluate command on a real tiny run."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -8,11 +9,14 @@ import shutil
 import numpy as np
 import pytest
 import scipy.io
+from safetensors.torch import load_file, save_file
 
+from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.images import encode
 from dcgan_dist.data.sources import CIFAR10_CLASSES
 from dcgan_dist.evaluate import main
 from dcgan_dist.prepare import main as prepare
+from dcgan_dist.results.checkpoints import read_checkpoint, write_checkpoint
 from tests.conftest import train
 
 FAST = ("--task=folder", "--data=rooms:400", "--cs=1e-3,1e-2", "--draws=3", "--choosing-draws=2", "--device=cpu")
@@ -222,6 +226,20 @@ def test_a_conditional_generator_is_scored_by_the_classifier_that_its_samples_tr
     assert "published: DCGAN" in out
 
 
+def break_weights(run, broken):
+    """Copy a run with a NaN among the weights of the newest discriminator's second conv layer, digests in order."""
+    shutil.copytree(run, broken, ignore=shutil.ignore_patterns("checkpoints"))
+    found = read_checkpoint(run / "checkpoints/step-00000024")
+    tensors = load_file(found.path / "discriminator.safetensors")
+    tensors["layers.1.conv.weight"][0, 0, 0, 0] = float("nan")
+    state = {key: value for key, value in found.state.items() if key not in ("step", "files", "digest")}
+
+    def write(folder):
+        save_file(tensors, folder / "discriminator.safetensors")
+
+    write_checkpoint(broken / "checkpoints", 24, write, state)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -239,6 +257,9 @@ def test_a_conditional_generator_is_scored_by_the_classifier_that_its_samples_tr
         (["--run=HERE/run", "--task=rooms", "--data=HERE/pictures"], "holds no procedural rooms"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/pictures"], "has no labels"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/cut.tar.gz"], "cut.tar.gz"),
+        (["--run=HERE/run", "--task=folder", "--data=HERE/shards"], "is damaged: it has"),
+        (["--run=HERE/nan", "--task=folder", "--data=rooms:400"], "step 24 are NaN from conv layer 2 of 2 on"),
+        (["--run=HERE/bare", "--task=folder", "--data=rooms:400"], "HERE/bare has no checkpoint yet"),
         (["--run=HERE/grey", "--task=folder", "--data=rooms:400"], "trained on grey images"),
     ],
 )
@@ -250,6 +271,15 @@ def test_bad_input_is_one_line_status_2_and_no_score(run, tmp_path, capsys, word
     whole = shutil.make_archive(str(tmp_path / "cut"), "gztar", tmp_path / "pictures")
     with open(whole, "r+b") as file:
         file.truncate(150)
+    if "HERE/shards" in words[-1]:
+        shutil.copytree(open_dataset("rooms:400", image_size=16).cache, tmp_path / "shards")
+        tar = next((tmp_path / "shards").glob("*.tar"))
+        os.truncate(tar, tar.stat().st_size // 2)
+    if "HERE/bare" in words[0]:
+        (tmp_path / "bare").mkdir()
+        shutil.copy(run / "config.yaml", tmp_path / "bare")
+    if "HERE/nan" in words[0]:
+        break_weights(run, tmp_path / "nan")
     if "HERE/grey" in words[0]:
         made = train({"run_dir": tmp_path / "grey", "model.channels": 1, "training.steps": 4})
         assert made.returncode == 0 or "colour" in made.stderr

@@ -75,6 +75,7 @@ def open_labelled(
         kind = {"rooms": "folder", "svhn": "svhn" if _has_mat(Path(path)) else "folder"}.get(task, task)
         source = open_source(kind, path, split=_split_of(path) or split)
         dataset = replace(_made(source, kind, image_size, channels, cache), path=path)
+    _check_sizes(dataset)
     if dataset.channels != channels:
         of = {1: "grey images (1 channel)", 3: "colour images (3 channels)"}
         raise DataError(
@@ -82,6 +83,20 @@ def open_labelled(
             "prepare the data again to match, or score another run"
         )
     return dataset
+
+
+def _check_sizes(dataset: Dataset) -> None:
+    """Look at the sizes of shards on this host: where features are kept, nothing else would be read of them."""
+    for number, about in enumerate(dataset.manifest.shards):
+        if dataset.is_remote(number):
+            continue
+        place = Path(dataset.tars[number])
+        has = place.stat().st_size if place.exists() else 0
+        if has != about.bytes:
+            raise DataError(
+                f"shard {about.file!r} of {dataset.path!r} is damaged: it has {has:,} bytes, not {about.bytes:,}; "
+                "restore it or prepare it again"
+            )
 
 
 def _is_shards(path: str) -> bool:
