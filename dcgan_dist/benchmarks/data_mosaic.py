@@ -93,7 +93,8 @@ def mosaic_peer(sets: Mapping[str, Dataset], scratch: Path, batch: int, *, make:
         raise DataError("it is measured on colour images")
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [python, _SCRIPT, str(scratch), str(batch)],
+            # -P: what lies beside the script (streaming.py) is not to be taken for a package of that name.
+            [python, "-P", _SCRIPT, str(scratch), str(batch)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
