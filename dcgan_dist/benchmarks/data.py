@@ -8,11 +8,14 @@ of the disk's.
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,7 +48,7 @@ ENCODINGS: tuple[Encoding, ...] = ("jpg", "raw")
 _STOCK = "webdataset + PIL + shuffle(1000) + batched(128), same images as JPEG"
 _STOCK_RAW = "webdataset + shuffle(1000) + batched(128), same raw shards"
 _RAW_EPOCHS = 5  # they are short
-_BATCHES_OF_WORKERS = {"jpg": 480, "raw": 3000}
+_BATCHES_OF_WORKERS = {"jpg": 240, "raw": 1500}
 
 
 def bench_data(rounds: int = 5, *, mosaic: bool = False) -> Iterator[dict[str, Any]]:
@@ -205,6 +208,35 @@ def _rate_with(dataset: Dataset, workers: int, batches: int) -> float:
         return rates_in_turn({"": lambda: sum(len(next(stream).images) for _ in range(batches))}, 1)[""][0]
 
 
+def _decode_when_told(tar: str, places: list[tuple[int, int]], turns: int, barrier: Barrier) -> None:
+    jpegs = [bytes(map_file(Path(tar))[start : start + size]) for start, size in places]
+    for turn in range(turns + 1):
+        if turn == 1:  # all processes have started, and have decoded everything once
+            barrier.wait()
+        for content in jpegs:
+            simplejpeg.decode_jpeg(content, "RGB")
+    barrier.wait()
+
+
+def _decoding_rate(dataset: Dataset, processes: int) -> float:
+    """Return the images/s of processes that decode and do nothing else: what the cores can give."""
+    records, turns = dataset.records(0), 20
+    places = [(int(start), int(size)) for start, size in zip(records["offset"], records["size"], strict=True)]
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(processes + 1)
+    arguments = (str(dataset.tar(0)), places, turns, barrier)
+    decoders = [context.Process(target=_decode_when_told, args=arguments) for _ in range(processes)]
+    for decoder in decoders:
+        decoder.start()
+    barrier.wait()
+    begun = time.perf_counter()
+    barrier.wait()
+    rate = processes * turns * len(places) / (time.perf_counter() - begun)
+    for decoder in decoders:
+        decoder.join()
+    return rate
+
+
 def _bench_workers(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
     what = "two loader processes, the consumer counting, {} shards"
     if usable_cores() < 2:
@@ -213,9 +245,13 @@ def _bench_workers(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, 
     with on_cores(2):
         for encoding, dataset in sets.items():
             rates: dict[int, list[float]] = {0: [], 1: [], 2: []}
+            alone: dict[int, list[float]] = {1: [], 2: []}
             for _ in range(rounds):
                 for workers, of_workers in rates.items():
                     of_workers.append(_rate_with(dataset, workers, _BATCHES_OF_WORKERS[encoding]))
+                for processes, of_processes in alone.items():
+                    of_processes.append(_decoding_rate(sets["jpg"], processes))
+            yield beside("two processes that only decode JPEGs, the cores' own limit", alone[2], "one", alone[1], None)
             yield beside(what.format(encoding), rates[2], "one loader process", rates[1], 1.7)
             yield beside(f"one loader process, {encoding} shards", rates[1], "the thread", rates[0], None)
 
