@@ -32,7 +32,7 @@ def status(capsys, *arguments):
     code = main([str(word) for word in arguments])
     out, err = capsys.readouterr()
     # On a slow machine there are lines that tell of the progress.
-    return code, out, "".join(line for line in err.splitlines(keepends=True) if not re.search(r"\d/s", line))
+    return code, out, "".join(line for line in err.splitlines(keepends=True) if not re.search(r"%, [\d,]+/s", line))
 
 
 def entries(run, task="folder"):
