@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 from dcgan_dist.command_line import run, yield_idle_cores
@@ -14,6 +15,8 @@ PROG = "dcgan-dist bench"
 WHAT = {
     "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
     "launch": "images/s of two workers under Ray Train beside torchrun",
+    "features": "features a second of the ImageNet net beside a plain evaluation loop in float32",
+    "svm": "seconds to fit the linear SVM of the scores beside scikit-learn's LinearSVC, and its peak memory",
     "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
     "streaming": "images/s from a slow and flaky server on this host, beside a good one and the local disk",
     "dedup": "near-duplicates found among planted ones, and false ones, in $DCGAN_DIST_DATA (without it, in rooms)",
@@ -36,28 +39,13 @@ def bench_command(arguments: Sequence[str]) -> None:
     if len(rest) > 1 or any(not word.isdigit() or int(word) < 1 for word in rest):
         raise ConfigError(f"unexpected {' '.join(rest)!r}: give the number of rounds, or nothing")
     yield_idle_cores()
-    rounds = {"rounds": int(rest[0])} if rest else {}
-    records: Iterable[dict[str, Any]]
-    if what == "step":
-        from dcgan_dist.benchmarks.step import bench_step
-
-        records = bench_step(**rounds)
-    elif what == "data":
-        from dcgan_dist.benchmarks.data import bench_data
-
-        records = bench_data(**rounds, mosaic=mosaic)
-    elif what == "streaming":
-        from dcgan_dist.benchmarks.streaming import bench_streaming
-
-        records = bench_streaming(**rounds)
-    elif what == "dedup":
-        from dcgan_dist.benchmarks.deduplication import bench_deduplication
-
-        records = bench_deduplication(**rounds)
-    else:
-        from dcgan_dist.benchmarks.launch import bench_launch
-
-        records = bench_launch(**rounds)
+    options: dict[str, Any] = {"rounds": int(rest[0])} if rest else {}
+    if what == "data":
+        options["mosaic"] = mosaic
+    module = "deduplication" if what == "dedup" else what
+    # Imported by name: only what is asked for, since each loads much.
+    measure = getattr(import_module(f"dcgan_dist.benchmarks.{module}"), f"bench_{module}")
+    records: Iterable[dict[str, Any]] = measure(**options)
     for record in records:
         print(json.dumps(record), flush=True)
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from dcgan_dist.errors import ConfigError
 
 IMAGE_SIZES = (16, 28, 32, 64, 128, 256)
+BASELINES = ("random", "pixels", "knn", "kmeans", "cnn")
 
 # Of two settings that exclude each other, the one given later (on the command line over YAML) replaces the other.
 ALTERNATIVES = (("training.epochs", "training.steps"),)
@@ -386,6 +387,128 @@ class PrepareConfig:
         _require(0 <= self.max_bad <= 1, "max_bad", self.max_bad, "take a share, in [0, 1]")
         plain = self.name is None or (bool(self.name) and not set(self.name) & set("/\\:\0{}") and self.name[0] != ".")
         _require(plain, "name", self.name, "take a plain file name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Settings of `evaluate`: representation scores of a run (section 5)."""
+
+    run: str | None = None
+    """Folder or URL of the run directory."""
+    task: Literal["cifar10", "svhn", "folder", "rooms", "mnist", "fidelity", "memorisation"] = "rooms"
+    """What to score on: `cifar10`, `svhn`, `mnist`, `folder` (any labelled images), or `rooms` (attributes of
+    procedural rooms). Of a conditional run, mnist scores the generator: a 1-nearest-neighbour classifier on its
+    samples (appendix, Table 3). svhn takes 100 labels a class unless told otherwise, the others all labels.
+    `fidelity` and `memorisation` score the generator of any run, without labels: how its samples compare with the
+    images of `data`, and whether they copy them."""
+    data: str | None = None
+    """Labelled images: shards (folder, URL, tars, rooms:N), or a folder or archive as `prepare` reads. Left out for
+    rooms, 2,000 rooms that no run is trained on; for fidelity and memorisation, what the run was trained on."""
+    test_data: str | None = None
+    """A separate test set; the same path as `data` for the test part of CIFAR-10's, SVHN's or MNIST's own files. Left
+    out, the test images are split off `data`. For fidelity, real images to compare with `data` as samples are (left
+    out, others of `data`); for memorisation, images like those trained on that were not among them (left out for
+    rooms, other rooms)."""
+    step: str = "latest"
+    """Which checkpoints to score: `latest`, `all`, or a step."""
+    labels_per_class: int | None = None
+    """Labels of each class that classifiers are fitted to, drawn anew many times; 0 for all labels. Left out, 100
+    for svhn and 0 for the others."""
+    draws: int | None = None
+    """How often labels are drawn for the score. Left out, 100 for svhn and 10 for the others."""
+    choosing_draws: int = 10
+    """How often labels are drawn to choose C on validation images; other draws than those of the score."""
+    validation: int | None = None
+    """Images to choose C by. Left out, 10,000 for svhn where that leaves half of them, else a tenth of `data`."""
+    test: int | None = None
+    """Images split off `data` to score by, where there is no `test_data`. Left out, a fifth."""
+    cs: str = "1e-4,2e-4,5e-4,1e-3,2e-3,5e-3,1e-2"
+    """Values of C to choose among, separated by commas (released code: these seven)."""
+    pooling: Literal["paper", "released"] = "paper"
+    """Max-pooling of each conv layer: `paper` to a 4x4 grid, `released` with windows of 4, 2 and 1 pixels, which is
+    for discriminators of three layers."""
+    statistics: Literal["running", "measured"] = "running"
+    """Batch-norm statistics of the discriminator: `running` averages of training, or `measured` over the unlabelled
+    training set in batches of 128 and then frozen, as in the released code."""
+    unlabelled: str | None = None
+    """Where to measure those: shards or rooms:N. Left out, the data that the run was trained on."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the features."""
+    store: Literal["float16", "float32"] = "float16"
+    """Type in which features are kept on disk."""
+    baselines: str = "none"
+    """Controls on the same splits, separated by commas: `random` (the discriminator with random weights), `pixels`,
+    `knn`, `kmeans`, `cnn`; or `all`, `none`."""
+    samples: int | None = None
+    """Generated images. For mnist, those that the 1-nearest-neighbour classifier is trained on (left out, 50,000;
+    paper: 50,000 and 10,000,000). For fidelity, and as many real ones (left out, 5,000; the Fréchet distance is left
+    out below that); for memorisation (left out, 2,000)."""
+    extractor: Literal["random-conv-v1", "inception"] = "random-conv-v1"
+    """Space in which fidelity compares images: `random-conv-v1`, convolutions with fixed random weights, or
+    `inception`, for FID, KID and the Inception score (needs the extra `inception` and `inception_weights`)."""
+    inception_weights: str | None = None
+    """File weights-inception-2015-12-05-6726825d.pth, which the project torch-fidelity publishes."""
+    centroids: int = 1600
+    """Centroids of the k-means control (Coates and Ng: 1,600 and 4,800)."""
+    patches: int = 400_000
+    """Patches that k-means is fitted to."""
+    trials: int = 8
+    """Trials of the random search of the supervised CNN control (paper: 64)."""
+    epochs: int = 20
+    """Passes over the labels in each of them."""
+    seed: int = 0
+    """Seed of splits, draws of labels and random weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` takes the GPU when there is one."""
+    cache: str | None = None
+    """Folder for features and shards. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
+    cache_gib: float = 20.0
+    """Most GiB of features that the cache keeps; those unused for longest go first."""
+    keep_features: bool = True
+    """Whether features stay in the cache for the next command."""
+    cluster: TaskClusterConfig = field(default_factory=TaskClusterConfig)
+
+    def __post_init__(self) -> None:
+        is_step = self.step in ("latest", "all") or self.step.isdecimal()
+        _require(is_step, "step", self.step, "take a step, latest or all")
+        for key in (
+            "draws",
+            "validation",
+            "test",
+            "choosing_draws",
+            "samples",
+            "centroids",
+            "patches",
+            "trials",
+            "epochs",
+        ):
+            value = getattr(self, key)
+            _require(value is None or value >= 1, key, value, "take 1 or more")
+        labels = self.labels_per_class
+        _require(labels is None or labels >= 0, "labels_per_class", labels, "take 0 (for all) or more")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")
+        _require(0 < self.cache_gib < math.inf, "cache_gib", self.cache_gib, "take a positive number")
+        _require(bool(self.c_values), "cs", self.cs, "take positive numbers separated by commas, such as 1e-3,1e-2")
+        unknown = sorted(set(self.chosen_baselines) - set(BASELINES))
+        _require(not unknown, "baselines", self.baselines, f"take some of {', '.join(BASELINES)}, or all, or none")
+
+    @property
+    def c_values(self) -> tuple[float, ...]:
+        """The values of `cs`, ascending; none where they are no positive numbers."""
+        try:
+            values = sorted({float(part) for part in self.cs.split(",")})
+        except ValueError:
+            return ()
+        return tuple(values) if all(0 < value < math.inf for value in values) else ()
+
+    @property
+    def chosen_baselines(self) -> tuple[str, ...]:
+        """The names in `baselines`."""
+        if self.baselines in ("none", ""):
+            return ()
+        if self.baselines == "all":
+            return BASELINES
+        return tuple(part.strip() for part in self.baselines.split(","))
 
 
 def flatten(settings: object, prefix: str = "") -> dict[str, Any]:

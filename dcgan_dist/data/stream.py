@@ -641,4 +641,29 @@ class _ReadInto:
         return _WithoutImages(batch.labels.numpy(), batch.slots.numpy(), batch.damage, batch.flaws)
 
 
-__all__ = ["Batch", "BatchIterator", "Damage", "Flaw", "ImageStream"]
+def read_records(dataset: Dataset, shard: int, start: int, stop: int) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    """Read successive records of a shard in the order of its file, here and now.
+
+    Returns:
+        Images of shape (stop - start, size, size, channels), and their labels, -1 for none.
+
+    Raises:
+        DataError: a record is damaged, or remote shards cannot be had.
+    """
+    opened = _OpenShard(dataset, shard, {})
+    side = dataset.image_size
+    images = np.empty((stop - start, side, side, dataset.channels), dtype=np.uint8)
+    labels = np.empty(stop - start, dtype=np.int64)
+    header = memoryview(bytearray(BLOCK))
+    for place, record in enumerate(range(start, stop)):
+        try:
+            labels[place] = opened.read(record, images[place].reshape(-1).data, header)
+        except Unreachable:
+            raise
+        except DataError as error:
+            where = f"shard {opened.name!r} of {dataset.path!r} is damaged at byte {opened.offset(record)}"
+            raise DataError(f"{where} (record {record}): {error}; restore it or prepare it again") from error
+    return images, labels
+
+
+__all__ = ["Batch", "BatchIterator", "Damage", "Flaw", "ImageStream", "read_records"]

@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -25,26 +25,31 @@ RETRIES = 3  # of a task whose worker process or host died
 
 
 @contextlib.contextmanager
-def ray_pool(workers: int, needs: Sequence[str] = ()) -> Iterator[RayPool]:
+def ray_pool(
+    workers: int, needs: Sequence[str] = (), device: Literal["auto", "cpu", "cuda"] = "cpu"
+) -> Iterator[RayPool]:
     """Give a pool over the cluster that this process is in, or over one of this machine that ends with the block.
 
     Args:
         workers: how many tasks are done at the same time, with a CPU each.
         needs: absolute paths that every host must have; URLs among them are passed over.
+        device: `cuda` for a GPU each as well; `auto` for one each where the cluster has any.
 
     Raises:
-        ClusterError: the cluster cannot be reached, or has fewer CPUs.
+        ClusterError: the cluster cannot be reached, or has fewer CPUs or GPUs.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else ray.init warns about its own future
     with contextlib.redirect_stdout(WithoutRay(sys.stdout)), connected_cluster():
         capacity = Capacity.of_cluster()
-        room = capacity.room(1, uses_gpus=False)
+        uses_gpus = device == "cuda" or (device == "auto" and capacity.gpus >= 1)
+        room = capacity.room(1, uses_gpus)
         if room < workers:
+            each = "1 CPU and 1 GPU" if uses_gpus else "1 CPU"
             raise ClusterError(
-                f"cluster.workers is {workers}, 1 CPU each, but {capacity}, room for {room}: take fewer workers, or 0 "
+                f"cluster.workers is {workers}, {each} each, but {capacity}, room for {room}: take fewer workers, or 0 "
                 "to use the processes of this machine"
             )
-        yield RayPool(workers, tuple(path for path in needs if not is_url(path)))
+        yield RayPool(workers, tuple(path for path in needs if not is_url(path)), uses_gpus)
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,12 @@ class RayPool:
     Attributes:
         workers: how many tasks are done at the same time.
         needs: paths that every host must have.
+        uses_gpus: whether each task has a GPU.
     """
 
     workers: int
     needs: tuple[str, ...] = ()
+    uses_gpus: bool = False
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Result]:
         """Yield the result of each task in order; see `parallel.TaskPool`.
@@ -68,7 +75,7 @@ class RayPool:
             ClusterError: a host does not see what `needs` names.
             WorkerFailed: the workers of a task died again and again, or the cluster was lost.
         """
-        remote: Any = ray.remote(_do).options(num_cpus=1, max_retries=RETRIES)
+        remote: Any = ray.remote(_do).options(num_cpus=1, num_gpus=int(self.uses_gpus), max_retries=RETRIES)
         rest = iter(tasks)
         waiting: deque[Any] = deque()  # in the order of the tasks
         running: list[Any] = []

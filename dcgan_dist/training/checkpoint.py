@@ -39,13 +39,27 @@ def load_tensors(folder: Path, tensors: dict[str, torch.Tensor], name: str) -> N
     Raises:
         RunDirectoryError: a name or shape differs: a checkpoint of another architecture.
     """
-    loaded = load_file(folder / f"{name}.safetensors")
+    copy_tensors(load_file(folder / f"{name}.safetensors"), tensors, name, str(folder))
+
+
+def copy_tensors(loaded: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], name: str, where: str) -> None:
+    """Copy the tensors of a checkpoint's file into live ones.
+
+    Args:
+        loaded: content of the file.
+        tensors: the live ones.
+        name: of the network or optimiser that they are of, for messages.
+        where: the checkpoint's place, for messages.
+
+    Raises:
+        RunDirectoryError: a name or shape differs: a checkpoint of another architecture.
+    """
     for key in sorted(tensors.keys() | loaded.keys()):
         ours = tuple(tensors[key].shape) if key in tensors else "not in this architecture"
         theirs = tuple(loaded[key].shape) if key in loaded else "not in the checkpoint"
         if ours != theirs:
             raise RunDirectoryError(
-                f"the checkpoint {folder} is of another architecture: {name}'s {key} is {theirs} there and {ours} by "
+                f"the checkpoint {where} is of another architecture: {name}'s {key} is {theirs} there and {ours} by "
                 "the settings: take its config.yaml, or another run directory"
             )
     with torch.no_grad():

@@ -1,0 +1,1 @@
+"""What a network learned, measured: features, classifiers on them, protocols, controls, diversity."""

@@ -1,0 +1,97 @@
+"""Controls on the same splits, without which a number means little: nearest neighbours and k-means on pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcgan_dist.evaluation.feature_files import Array
+from dcgan_dist.evaluation.labelled import Labels
+from dcgan_dist.evaluation.tasks import Classifier, Rows, Values
+
+NEIGHBOURS = (1.0, 3.0, 5.0, 9.0, 15.0, 25.0)
+_TRAINING_BLOCK = 8192  # rows that distances are computed to at once
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Rows of uint8 pixels seen as float32 in [-1, 1]."""
+
+    values: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Values`."""
+        return self.values.shape
+
+    def __getitem__(self, rows: Rows) -> Array:
+        """See `Values`."""
+        return self.values[rows].astype(np.float32) / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class NearestNeighbours:
+    """The rule that an image is of the class of most of its k nearest training images (Euclidean distance)."""
+
+    device: torch.device
+    grid: tuple[float, ...] = NEIGHBOURS
+    parameter: str = "k"
+
+    def fit(
+        self, values: Values, labels: Labels, draws: Sequence[Rows], grid: Sequence[float], classes: int
+    ) -> Iterator[Sequence[Classifier]]:
+        """See `Learner`."""
+        for rows in draws:
+            counts = [min(int(k), len(rows)) for k in grid]
+            neighbours = _Neighbours(values, rows, torch.from_numpy(labels[rows]), max(counts), self.device)
+            yield [_Vote(neighbours, k, classes) for k in counts]
+
+
+@dataclass
+class _Neighbours:
+    """Training images; remembers the neighbours of the last images asked for, since every k asks for the same."""
+
+    values: Values
+    rows: Rows
+    labels: Tensor
+    most: int
+    device: torch.device
+    _last: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Return the labels of the nearest training images, nearest first, (n, most)."""
+        if self._last is None or self._last[0] is not x:
+            self._last = (x, self._find(x.to(self.device).float()))
+        return self._last[1]
+
+    def _find(self, x: Tensor) -> Tensor:
+        nearest = torch.full((len(x), self.most), float("inf"), device=self.device)
+        found = torch.zeros(len(x), self.most, dtype=torch.int64, device=self.device)
+        for start in range(0, len(self.rows), _TRAINING_BLOCK):
+            part = slice(start, start + _TRAINING_BLOCK)
+            block = torch.from_numpy(self.values[self.rows[part]]).to(self.device).float()
+            # The square of x itself is the same for all of them.
+            distances = torch.addmm(block.square().sum(1), x, block.T, alpha=-2)
+            labels = self.labels[part].to(self.device).expand(len(x), -1)
+            nearest, order = torch.cat((nearest, distances), 1).topk(self.most, largest=False)
+            found = torch.cat((found, labels), 1).gather(1, order)
+        return found.cpu()
+
+
+@dataclass(frozen=True)
+class _Vote:
+    neighbours: _Neighbours
+    k: int
+    classes: int
+
+    def predict(self, x: Tensor) -> Tensor:
+        """See `Classifier`; of equally many votes, those that the nearest image is among win."""
+        labels = self.neighbours.nearest(x)[:, : self.k]
+        # Together less than a vote, and each more than all after it.
+        weights = 1 + 0.5 ** torch.arange(1.0, self.k + 1)
+        votes = torch.zeros(len(x), self.classes)
+        return votes.scatter_add_(1, labels, weights.expand(len(x), -1)).argmax(1)

@@ -1,0 +1,413 @@
+"""What a discriminator makes of an image (section 5): the activations of its conv layers, max-pooled and joined.
+
+The statistics of its batch norm are frozen: the running averages of training, or, as the released code has it, those
+measured over the unlabelled training set. A conditional discriminator is given no label (a vector of zeros), since
+a label is what its features are to predict.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.torch
+import torch
+import xxhash
+import yaml
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from dcgan_dist.config import ModelConfig
+from dcgan_dist.data.dataset import Dataset
+from dcgan_dist.data.images import Pixels, fit
+from dcgan_dist.data.stream import ImageStream
+from dcgan_dist.errors import ConfigError, RunDirectoryError
+from dcgan_dist.evaluation.feature_files import Array
+from dcgan_dist.evaluation.winograd import WinogradConv2d, is_suitable
+from dcgan_dist.models import build_networks, initialise
+from dcgan_dist.models.network import Discriminator, Generator
+from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
+from dcgan_dist.results.run_directory import CONFIG_NAME
+from dcgan_dist.results.storage import Mirror, parse_location, read_file, write_atomically, writing
+from dcgan_dist.training.checkpoint import copy_tensors
+from dcgan_dist.training.sampling import to_real
+
+Pooling = Literal["paper", "released"]
+Precision = Literal["fp32", "bf16"]
+
+GRID = 4  # side of the pooled maps (section 5.1)
+RELEASED_WINDOWS = (4, 2, 1)  # of the released SVHN code, for its three layers
+STATISTICS_BATCH = 128
+_BATCH = 32  # images put through a network at once on a CPU: its maps stay near the cores
+_BATCH_ON_GPU = 256
+_WEIGHTS_SECONDS = 7 * 24 * 3600  # for which weights stay in the cache
+
+
+@dataclass(frozen=True)
+class TrainedDiscriminator:
+    """A discriminator that is evaluated.
+
+    Attributes:
+        network: in float32 on the CPU.
+        model: its settings, with image size, channels and classes.
+        image_range: of the pixels that it was trained on.
+        step: of its checkpoint; None for one that was not trained.
+        digest: of its checkpoint; of how it was made for one that was not trained.
+        statistics: what the statistics of its batch norm are, as a word and, where measured, the data's digest.
+    """
+
+    network: Discriminator
+    model: ModelConfig
+    image_range: tuple[float, float]
+    step: int | None
+    digest: str
+    statistics: str = "running"
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that it takes."""
+        assert self.model.image_size is not None
+        return self.model.image_size
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that it takes."""
+        assert self.model.channels is not None
+        return self.model.channels
+
+
+def read_run_config(location: str) -> dict[str, Any]:
+    """Return the config.yaml of a run.
+
+    Raises:
+        RunDirectoryError: there is no run, or its settings cannot be read.
+        StorageError: it cannot be read.
+    """
+    content = read_file(location, CONFIG_NAME)
+    if content is None:
+        raise RunDirectoryError(f"{location} is no run directory: it has no {CONFIG_NAME}; give --run DIR of a run")
+    try:
+        settings = yaml.safe_load(content)
+        if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
+            raise ValueError("it holds no settings of a model")
+    except (ValueError, yaml.YAMLError) as error:
+        raise RunDirectoryError(f"{location}/{CONFIG_NAME} cannot be read: {' '.join(str(error).split())}") from error
+    return settings
+
+
+def checkpoint_steps(location: str) -> list[int]:
+    """Return the steps of a run's checkpoints, ascending.
+
+    Raises:
+        RunDirectoryError: it has none, or is no run.
+        StorageError: the storage fails.
+    """
+    read_run_config(location)
+    place = parse_location(location)
+    if isinstance(place, str):
+        found = {step_of(name.split("/")[1]) for name in Mirror(place).names("checkpoints") if name.count("/") > 1}
+        steps = sorted(step for step in found if step is not None)
+    else:
+        steps = steps_in(place / "checkpoints")
+    if not steps:
+        raise RunDirectoryError(f"{location} has no checkpoint yet: train it for longer, or give another run")
+    return steps
+
+
+def load_discriminator(location: str, step: int) -> TrainedDiscriminator:
+    """Load the discriminator of a run's checkpoint, after comparing its file with its digest.
+
+    Raises:
+        RunDirectoryError: no such checkpoint, a damaged one, or one of another architecture.
+        StorageError: it cannot be read.
+    """
+    generator, network, model, digest = _load(location, step, "discriminator")
+    return TrainedDiscriminator(network.eval(), model, generator.image_range, step, digest)
+
+
+def load_generator(location: str, step: int) -> tuple[Generator, ModelConfig, str]:
+    """Load the generator of a run's checkpoint; also return its settings and the checkpoint's digest.
+
+    Raises:
+        RunDirectoryError, StorageError: as `load_discriminator`.
+    """
+    generator, _, model, digest = _load(location, step, "generator")
+    return generator.eval(), model, digest
+
+
+def _load(
+    location: str, step: int, player: Literal["generator", "discriminator"]
+) -> tuple[Generator, Discriminator, ModelConfig, str]:
+    """Return both networks of a run, the one asked for with its weights, their settings and the digest."""
+    settings = read_run_config(location)
+    where = f"{location.rstrip('/')}/checkpoints/{name_of(step)}"
+    state_content = read_file(location, f"checkpoints/{name_of(step)}/{STATE_NAME}")
+    if state_content is None:
+        steps = ", ".join(map(str, checkpoint_steps(location)))
+        raise RunDirectoryError(f"{location} has no whole checkpoint of step {step}; it has those of steps {steps}")
+    state = parse_state(state_content, where)
+    name = f"{player}.safetensors"
+    content = read_file(location, f"checkpoints/{name_of(step)}/{name}")
+    expected = state["files"].get(name, {}).get("xxh3_128")
+    if content is None or xxhash.xxh3_128_hexdigest(content) != expected:
+        raise RunDirectoryError(f"{where} is damaged: {name} is not what was written; score another step")
+    try:
+        model = ModelConfig(**settings["model"])
+        generator, discriminator = build_networks(model)
+        network = generator if player == "generator" else discriminator
+        copy_tensors(safetensors.torch.load(content), dict(network.state_dict()), player, where)
+    except (TypeError, ConfigError, SafetensorError) as error:
+        raise RunDirectoryError(f"{location} was made by another version: {' '.join(str(error).split())}") from error
+    return generator, discriminator, model, str(state["digest"])
+
+
+def random_discriminator(model: ModelConfig, seed: int) -> TrainedDiscriminator:
+    """Return a discriminator of the same architecture with the weights that training starts from: the control.
+
+    Raises:
+        ConfigError: the settings do not say how large its images are.
+    """
+    generator, network = build_networks(model)
+    initialise(network, model, seed)
+    digest = xxhash.xxh3_128_hexdigest(repr((sorted(asdict(model).items()), seed)).encode())
+    return TrainedDiscriminator(network.eval(), model, generator.image_range, None, f"random-{digest}")
+
+
+@torch.no_grad()
+def measure_statistics(
+    trained: TrainedDiscriminator, dataset: Dataset, device: torch.device, batches: int | None = None
+) -> TrainedDiscriminator:
+    """Return the discriminator with the statistics of its batch norm measured over unlabelled images, then frozen.
+
+    As the released code: the images go through in batches of 128, each normalised by its own mean and (biased)
+    variance, and the frozen statistics are the means of both over the batches.
+
+    Args:
+        trained: the discriminator.
+        dataset: what it was trained on; a last part smaller than a batch is left out.
+        device: where to compute.
+        batches: how many batches; left out, all of the set.
+
+    Raises:
+        DataError: the set cannot be read, or has no whole batch.
+        RunDirectoryError: the statistics are not finite.
+    """
+    network = copy.deepcopy(trained.network).to(device).train()
+    layers = [layer for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    sums: dict[nn.Module, list[Tensor]] = {}
+
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(inputs[0].float(), dim=(0, 2, 3), correction=0)
+        before = sums.get(layer, [torch.zeros_like(mean, dtype=torch.float64), torch.zeros_like(mean).double()])
+        sums[layer] = [before[0] + mean, before[1] + variance]
+
+    hooks = [layer.register_forward_pre_hook(add) for layer in layers]
+    stream = ImageStream(dataset, seed=0, batch_size=min(STATISTICS_BATCH, dataset.count), on_damage="fail")
+    count = stream.batches_per_epoch if batches is None else min(batches, stream.batches_per_epoch)
+    with stream.iterate(0, count) as row:
+        for batch in row:
+            images = _fitted(batch.images.numpy(), trained.image_size, trained.channels)
+            real = to_real(torch.from_numpy(images).to(device), trained.image_range, torch.float32)
+            network.feature_maps(real, _no_label(len(images), trained.model, real))
+    for hook in hooks:
+        hook.remove()
+    for number, layer in enumerate(layers):
+        mean, variance = (total / count for total in sums[layer])
+        if not torch.isfinite(mean + variance).all():
+            raise RunDirectoryError(
+                f"the statistics of batch norm {number + 1} of {len(layers)} of the discriminator at step "
+                f"{trained.step} are not finite: the run has diverged, score an earlier step"
+            )
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)
+    statistics = f"measured-{dataset.digest}-{count}"
+    return TrainedDiscriminator(
+        network.cpu().eval(), trained.model, trained.image_range, trained.step, trained.digest, statistics
+    )
+
+
+def _fitted(images: Pixels, size: int, channels: int) -> Pixels:
+    if images.shape[1] == size and images.shape[3] == channels:
+        return images
+    return np.stack([fit(image, size, channels) for image in images])
+
+
+def _no_label(count: int, model: ModelConfig, like: Tensor) -> Tensor:
+    return like.new_zeros(count, model.classes or 0)
+
+
+def pool_maps(maps: list[Tensor], pooling: Pooling) -> list[Tensor]:
+    """Max-pool the activations of each conv layer, (n, c, h, w), and flatten them to (n, values).
+
+    `paper` pools every layer to a 4x4 grid; `released` has windows of 4, 2 and 1 pixels, for nets of three layers (of
+    maps of 16, 8 and 4 pixels these are the very same values).
+
+    Raises:
+        ConfigError: `released`, and not three layers.
+    """
+    if pooling == "paper":
+        return [_to_grid(layer).flatten(1) for layer in maps]
+    if len(maps) != len(RELEASED_WINDOWS):
+        raise ConfigError(
+            f"pooling is 'released', which is for discriminators of {len(RELEASED_WINDOWS)} conv layers, and this one "
+            f"has {len(maps)}: take paper"
+        )
+    return [
+        nn.functional.max_pool2d(layer, window).flatten(1) for layer, window in zip(maps, RELEASED_WINDOWS, strict=True)
+    ]
+
+
+def _to_grid(maps: Tensor) -> Tensor:
+    side = maps.shape[2]
+    if side % GRID:
+        return nn.functional.adaptive_max_pool2d(maps, GRID)
+    return nn.functional.max_pool2d(maps, side // GRID) if side > GRID else maps
+
+
+@dataclass(frozen=True)
+class DiscriminatorFeatures:
+    """The extractor of a discriminator's features (see `feature_files.Extractor`); made by `prepare_extractor`."""
+
+    weights: str
+    key: str
+    model: ModelConfig
+    image_range: tuple[float, float]
+    step: int | None
+    pooling: Pooling
+    precision: Precision
+    dtype: str
+    device: str
+    dimension: int
+
+    @property
+    def image_size(self) -> int:
+        """See `Extractor`."""
+        assert self.model.image_size is not None
+        return self.model.image_size
+
+    @property
+    def channels(self) -> int:
+        """See `Extractor`."""
+        assert self.model.channels is not None
+        return self.model.channels
+
+    def __call__(self, images: Pixels) -> Array:
+        """See `Extractor`.
+
+        Raises:
+            RunDirectoryError: the features are not finite; it names the layer.
+        """
+        network = _frozen(self)
+        rows = np.empty((len(images), self.dimension), dtype=self.dtype)
+        size = _BATCH if self.device == "cpu" else _BATCH_ON_GPU
+        for start in range(0, len(images), size):
+            rows[start : start + size] = self.features(network, images[start : start + size]).cpu().numpy()
+        return rows
+
+    @torch.inference_mode()
+    def features(self, network: Discriminator, images: Pixels) -> Tensor:
+        """Return the features (n, dimension) of uint8 images by a network that `freeze` made, on its device."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        real = to_real(torch.from_numpy(images).to(self.device), self.image_range, torch.float32).to(dtype)
+        parts = pool_maps(network.feature_maps(real, _no_label(len(images), self.model, real)), self.pooling)
+        joined = torch.cat(parts, dim=1).to(getattr(torch, self.dtype))
+        if not torch.isfinite(joined).all():
+            raise _not_finite(parts, self.step, self.dtype)
+        return joined
+
+
+def _not_finite(parts: list[Tensor], step: int | None, dtype: str) -> RunDirectoryError:
+    of = "the discriminator with random weights" if step is None else f"the discriminator at step {step}"
+    for number, part in enumerate(parts, start=1):
+        if not torch.isfinite(part).all():
+            kind = "NaN" if part.isnan().any() else "infinite"
+            return RunDirectoryError(
+                f"the features of {of} are {kind} from conv layer {number} of {len(parts)} on: the run has diverged, "
+                "score an earlier step"
+            )
+    return RunDirectoryError(f"the features of {of} are too large for {dtype}: take --store float32")
+
+
+def freeze(network: Discriminator, precision: Precision, device: torch.device | str) -> Discriminator:
+    """Return a copy for extraction: batch norm folded into the convolutions, memory channels last.
+
+    In float32 on a CPU, 3x3 convolutions of stride 1 are done in fewer multiplications (see `winograd`).
+    """
+    in_fewer = precision == "fp32" and torch.device(device).type == "cpu"
+    frozen = copy.deepcopy(network).eval()
+    for module in frozen.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        parts = dict(module.named_children())
+        conv, norm = parts.get("conv"), parts.get("norm")
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
+            module.conv = fuse_conv_bn_eval(conv, norm)
+            module.norm = nn.Identity()
+        if in_fewer and isinstance(conv, nn.Conv2d) and is_suitable(conv):
+            assert isinstance(module.conv, nn.Conv2d)
+            module.conv = WinogradConv2d(module.conv)
+    frozen = frozen.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    return frozen.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload,no-any-return]
+
+
+@lru_cache(maxsize=2)
+def _frozen(extractor: DiscriminatorFeatures) -> Discriminator:
+    """Load what `prepare_extractor` wrote, once in each process."""
+    network = build_networks(extractor.model)[1]
+    copy_tensors(
+        safetensors.torch.load_file(extractor.weights), dict(network.state_dict()), "discriminator", extractor.weights
+    )
+    return freeze(network, extractor.precision, extractor.device)
+
+
+def prepare_extractor(
+    trained: TrainedDiscriminator,
+    cache: Path,
+    *,
+    pooling: Pooling = "paper",
+    precision: Precision = "fp32",
+    dtype: Literal["float16", "float32"] = "float16",
+    device: torch.device | str = "cpu",
+) -> DiscriminatorFeatures:
+    """Return the extractor of a discriminator; its weights are written into the cache, for the workers to read.
+
+    Raises:
+        ConfigError: the pooling does not fit the network.
+        StorageError: the cache's disk is full.
+    """
+    sides = torch.zeros(1, trained.channels, trained.image_size, trained.image_size)
+    with torch.inference_mode():
+        maps = trained.network.feature_maps(sides, _no_label(1, trained.model, sides))
+        dimension = sum(part.shape[1] for part in pool_maps(maps, pooling))
+    content = (trained.digest, trained.statistics, sorted(asdict(trained.model).items()), trained.image_range)
+    name = xxhash.xxh3_128_hexdigest(repr(content).encode())
+    path = cache / "networks" / f"{name}.safetensors"
+    tensors = {key: value.contiguous() for key, value in trained.network.state_dict().items()}
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        for other in path.parent.glob("*.safetensors"):
+            if time.time() - other.stat().st_mtime > _WEIGHTS_SECONDS:
+                other.unlink(missing_ok=True)
+        # Written even where it is there, so that it is young again.
+        write_atomically(path, safetensors.torch.save(tensors))
+    return DiscriminatorFeatures(
+        weights=str(path),
+        key=f"discriminator-{name}-{pooling}-{precision}",
+        model=trained.model,
+        image_range=trained.image_range,
+        step=trained.step,
+        pooling=pooling,
+        precision=precision,
+        dtype=dtype,
+        device=str(device),
+        dimension=dimension,
+    )

@@ -1,0 +1,186 @@
+"""Labelled images to score with: shards, procedural rooms, or a source that is made into shards in the cache."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from dcgan_dist.data.cache import is_url, one_at_a_time
+from dcgan_dist.data.dataset import Dataset, open_dataset
+from dcgan_dist.data.manifest import MANIFEST_NAME
+from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.data.rooms import BED_COLOURS, VIEWS, WALL_HUES
+from dcgan_dist.data.shards import Recipe, made_with, write_shards
+from dcgan_dist.data.sources import Source, Split, open_source, room_source
+from dcgan_dist.errors import DataError
+
+Labels = npt.NDArray[np.int64]
+
+SCORED_ROOMS = 2000
+SCORED_ROOMS_SEED = 1
+"""Rooms to score with where no data is given: of another seed than those that runs are trained on."""
+
+ROOM_ATTRIBUTES: dict[str, tuple[object, ...]] = {
+    "window": (False, True),
+    "bed_colour": tuple(BED_COLOURS),
+    "lamp_on": (False, True),
+    "view": VIEWS,
+    "wall_hue": WALL_HUES,
+    "night": (False, True),
+    "rug": (False, True),
+    "picture": (False, True),
+}
+"""What a room is asked for, with the values of each."""
+
+
+def open_labelled(
+    path: str | None,
+    task: str,
+    *,
+    image_size: int,
+    channels: int,
+    cache: Path,
+    split: Literal["train", "test"] = "train",
+) -> Dataset:
+    """Open the images of a task.
+
+    Args:
+        path: shards (folder, URL, tars, ``rooms:N``), or what `prepare` makes shards of: a folder or archive of class
+            folders, the files of CIFAR-10, SVHN or MNIST. None for the rooms of the task `rooms`.
+        task: `cifar10`, `svhn`, `folder`, `rooms` or `mnist`.
+        image_size: side in pixels that the discriminator takes; sources are made at that size.
+        channels: what the discriminator takes.
+        cache: folder of the shards that are made.
+        split: which part of CIFAR-10, SVHN or MNIST, where the path has both.
+
+    Raises:
+        DataError: there is nothing there, or it has other channels.
+    """
+    if path is None:
+        if task != "rooms":
+            raise DataError(f"data is missing: give --data PATH, the labelled images of the task {task}")
+        rooms = room_source(SCORED_ROOMS, SCORED_ROOMS_SEED)
+        dataset = _made(rooms, "rooms", image_size, channels, cache)
+    elif _is_shards(path):
+        dataset = open_dataset(path, image_size=image_size if path.startswith("rooms:") else None, cache=cache)
+        if dataset.fitted:  # images of any size, made to measure when they are read
+            dataset = replace(dataset, image_size=image_size)
+    else:
+        kind = {"rooms": "folder", "svhn": "svhn" if _has_mat(Path(path)) else "folder"}.get(task, task)
+        source = open_source(kind, path, split=_split_of(path) or split)
+        dataset = replace(_made(source, kind, image_size, channels, cache), path=path)
+    _check_sizes(dataset)
+    if dataset.channels != channels:
+        of = {1: "grey images (1 channel)", 3: "colour images (3 channels)"}
+        raise DataError(
+            f"the discriminator was trained on {of[channels]}, but {dataset.path!r} has {of[dataset.channels]}: "
+            "prepare the data again to match, or score another run"
+        )
+    return dataset
+
+
+def _check_sizes(dataset: Dataset) -> None:
+    """Look at the sizes of shards on this host: where features are kept, nothing else would be read of them."""
+    for number, about in enumerate(dataset.manifest.shards):
+        if dataset.is_remote(number):
+            continue
+        place = Path(dataset.tars[number])
+        has = place.stat().st_size if place.exists() else 0
+        if has != about.bytes:
+            raise DataError(
+                f"shard {about.file!r} of {dataset.path!r} is damaged: it has {has:,} bytes, not {about.bytes:,}; "
+                "restore it or prepare it again"
+            )
+
+
+def _is_shards(path: str) -> bool:
+    if is_url(path) or path.startswith("rooms:") or "{" in path:
+        return True
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return (place / MANIFEST_NAME).exists() or any(place.glob("*.tar"))
+    return place.suffix == ".tar"
+
+
+def _has_mat(place: Path) -> bool:
+    return place.suffix == ".mat" or (place.is_dir() and any(place.glob("*.mat")))
+
+
+def _split_of(path: str) -> Split | None:
+    """Return the part of SVHN that a file is, None for what is no such file."""
+    splits: dict[str, Split] = {f"{split}_32x32.mat": split for split in ("train", "test", "extra")}
+    return splits.get(Path(path).name)
+
+
+def _made(source: Source, kind: str, image_size: int, channels: int, cache: Path) -> Dataset:
+    """Return the shards of a source, made where they are not in the cache yet."""
+    # The channels of a folder's images are not known before they are decoded, and any are converted.
+    recipe = Recipe(
+        image_size=image_size, channels=channels if kind == "folder" else source.channels, encoding="raw", name=kind
+    )
+    if kind == "rooms":
+        recipe = Recipe(image_size=image_size, channels=channels, encoding="raw", name=kind)
+    settings = json.dumps(made_with(source, recipe), sort_keys=True, default=str)
+    name = f"{kind}-{image_size}-{xxhash.xxh3_64_hexdigest(settings.encode())}"
+    with one_at_a_time(cache, name):
+        progress = ProgressLine(f"reading {source.where}")
+        try:
+            write_shards(source, recipe, cache / "made" / name, report=progress)
+        finally:
+            progress.close()
+    return open_dataset(cache / "made" / name, cache=cache)
+
+
+def class_labels(dataset: Dataset) -> Labels:
+    """Return the class of every image, -1 for none, shape (count,).
+
+    Raises:
+        DataError: there are no labels, or only one class.
+    """
+    labels = dataset.labels()
+    found = np.unique(labels[labels >= 0])
+    if not len(found):
+        raise DataError(f"{dataset.path!r} has no labels: give a folder with one sub-folder a class, or shards of it")
+    if len(found) == 1:
+        names = dataset.classes
+        name = names[found[0]] if found[0] < len(names) else str(found[0])
+        raise DataError(f"{dataset.path!r} has images of one class only ({name}): a score needs two or more")
+    return labels
+
+
+def room_labels(dataset: Dataset) -> dict[str, Labels]:
+    """Return, for each of `ROOM_ATTRIBUTES`, the number of every image's value, from its KEY.json.
+
+    A window counts where it is seen: as `window_box` says, which is null for one that the view cuts off.
+
+    Raises:
+        DataError: the images are no procedural rooms.
+    """
+    labels = {name: np.empty(dataset.count, dtype=np.int64) for name in ROOM_ATTRIBUTES}
+    row = 0
+    for shard in range(len(dataset.tars)):
+        content = dataset.content(shard)
+        for record in dataset.records(shard):
+            start, size = int(record["json_offset"]), int(record["json_size"])
+            attributes = _parse(bytes(content[start : start + size]), dataset)
+            attributes["window"] = attributes["window_box"] is not None
+            for name, values in ROOM_ATTRIBUTES.items():
+                labels[name][row] = values.index(attributes[name])
+            row += 1
+    return labels
+
+
+def _parse(content: bytes, dataset: Dataset) -> dict[str, Any]:
+    try:
+        attributes = json.loads(content)
+        if not {*ROOM_ATTRIBUTES, "window_box"} <= set(attributes):
+            raise ValueError("attributes are missing")
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{dataset.path!r} holds no procedural rooms: take rooms:N, or leave --data out") from error
+    return dict(attributes)

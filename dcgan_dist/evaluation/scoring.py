@@ -1,0 +1,531 @@
+"""What `evaluate` does with its settings: features, controls, protocols, and where the scores go."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from dcgan_dist.config import EvaluateConfig, ModelConfig
+from dcgan_dist.data.cache import cache_directory
+from dcgan_dist.data.dataset import Dataset, open_dataset
+from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.errors import DataError
+from dcgan_dist.evaluation.baselines import NearestNeighbours, Pixels
+from dcgan_dist.evaluation.feature_files import Array, Extractor, FeatureFiles, RawPixels
+from dcgan_dist.evaluation.features import (
+    TrainedDiscriminator,
+    checkpoint_steps,
+    load_discriminator,
+    measure_statistics,
+    prepare_extractor,
+    random_discriminator,
+    read_run_config,
+)
+from dcgan_dist.evaluation.generated import generate, nearest_neighbour_score
+from dcgan_dist.evaluation.kmeans import fit_kmeans, standardise
+from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled, room_labels
+from dcgan_dist.evaluation.supervised import SupervisedCNN, draw_trial
+from dcgan_dist.evaluation.tasks import (
+    L2SVM,
+    Z95,
+    Learner,
+    Partition,
+    Rows,
+    Score,
+    Values,
+    divide,
+    score_draws,
+    score_full,
+)
+from dcgan_dist.parallel import TaskPool
+from dcgan_dist.results.scores import Entry, add_scores, read_scores
+
+_SVHN_LABELS = 100
+_SVHN_DRAWS = 100
+_SVHN_VALIDATION = 10_000
+_DRAWS = 10
+_CNN_DRAWS = 5
+# Settings that decide the score of every method, and those of some alone.
+_DECIDING = (
+    *("labels_per_class", "draws", "choosing_draws", "validation", "test", "cs", "pooling", "statistics", "unlabelled"),
+    *("precision", "store", "seed"),
+)
+_DECIDING_FOR = {"kmeans": ("centroids", "patches"), "cnn": ("trials", "epochs"), "cdcgan": ("samples",)}
+_MNIST_SAMPLES = 50_000
+_RANDOM_BATCHES = 50  # that the statistics of random weights are measured over
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One thing to tell from an image: its class, or an attribute of a room."""
+
+    name: str
+    partition: Partition
+    names: tuple[str, ...]
+
+
+class Evaluation:
+    """A task on its data, ready to score any number of representations.
+
+    Args:
+        config: the settings.
+        model: of the discriminators that are scored, for the size and channels of the images.
+        device: where to compute.
+        pool: the processes that extract features.
+        workers_device: what those compute on; left out, `device`.
+
+    Raises:
+        ConfigError, DataError: the data do not fit the task.
+    """
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        model: ModelConfig,
+        device: torch.device,
+        pool: TaskPool,
+        workers_device: str | None = None,
+    ) -> None:
+        assert model.image_size is not None
+        assert model.channels is not None
+        self.config, self.model, self.device, self._pool = config, model, device, pool
+        self._workers_device = workers_device or str(device)
+        self.image_size, self.channels = model.image_size, model.channels
+        self.cache = cache_directory(config.cache)
+        self.files = FeatureFiles(self.cache, config.cache_gib)
+        self.data = self._open(config.data)
+        self.test_data = None
+        if config.test_data is not None:
+            self.test_data = self._open(config.test_data, "test")
+        self.questions = self._questions()
+        svhn = config.task == "svhn"
+        given, draws = config.labels_per_class, config.draws
+        self.per_class = given if given is not None else _SVHN_LABELS if svhn else 0
+        self.draws = draws if draws is not None else _SVHN_DRAWS if svhn else _DRAWS
+
+    def _open(self, path: str | None, split: Literal["train", "test"] = "train") -> Dataset:
+        size, channels = self.image_size, self.channels
+        return open_labelled(path, self.config.task, image_size=size, channels=channels, cache=self.cache, split=split)
+
+    def _questions(self) -> list[_Question]:
+        config, data, test = self.config, self.data, self.test_data
+        if test is not None and test.classes != data.classes:
+            raise DataError(f"test_data {test.path!r} has other classes than data {data.path!r}")
+        labels: dict[str, Labels] = {"class": class_labels(data)} if config.task != "rooms" else room_labels(data)
+        tests: dict[str, Labels] = {}
+        if test is not None:
+            tests = {"class": class_labels(test)} if config.task != "rooms" else room_labels(test)
+        validation = config.validation
+        if validation is None and config.task == "svhn" and data.count >= 2 * _SVHN_VALIDATION:
+            validation = _SVHN_VALIDATION
+        return [
+            _Question(
+                name,
+                divide(
+                    of_all,
+                    seed=config.seed,
+                    test=config.test,
+                    validation=validation,
+                    test_labels=tests.get(name),
+                    where=repr(data.path),
+                ),
+                data.classes if name == "class" else (),
+            )
+            for name, of_all in labels.items()
+        ]
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol: how many labels, and what is not as the defaults have it."""
+        config = self.config
+        parts = [f"{self.per_class}-per-class" if self.per_class else "full"]
+        parts += [config.pooling] * (config.pooling != "paper")
+        parts += [config.statistics] * (config.statistics != "running")
+        parts += [config.precision] * (config.precision != "fp32")
+        parts += [f"seed-{config.seed}"] * (config.seed != 0)
+        return "/".join(parts)
+
+    def values(self, extractor: Extractor) -> tuple[Any, Any]:
+        """Return the rows of the data and of the test set (the same where there is none) by an extractor."""
+        rows = []
+        for data in (self.data, self.test_data):
+            if data is None:
+                continue
+            line = ProgressLine(f"features of {data.path}")
+
+            def report(done: int, count: int, line: ProgressLine = line) -> None:
+                line(done, done / count, 0)
+
+            try:
+                rows.append(self.files.get(extractor, data, self._pool, report))
+            finally:
+                line.close()
+        return rows[0], rows[-1]
+
+    def score(
+        self,
+        method: str,
+        learner: Learner,
+        values: Values,
+        test_values: Values,
+        begun: float,
+        config: EvaluateConfig | None = None,
+        draws: int | None = None,
+    ) -> Entry:
+        """Score one representation by the protocol, and return its entry for scores.json.
+
+        Args:
+            method: its name.
+            learner: the classifier.
+            values: its features of the data.
+            test_values: those of the test set.
+            begun: `time.perf_counter()` when work on it began.
+            config: the settings, where they are not those of all.
+            draws: how often labels are drawn, where it is not as for all.
+        """
+
+        def answer(question: _Question) -> Score:
+            if not self.per_class:
+                return score_full(learner, values, test_values, question.partition, self.device)
+            return score_draws(
+                learner,
+                values,
+                test_values,
+                question.partition,
+                self.device,
+                per_class=self.per_class,
+                draws=self.draws if draws is None else draws,
+                choosing_draws=(config or self.config).choosing_draws,
+                seed=self.config.seed,
+                names=question.names,
+            )
+
+        scores = {question.name: answer(question) for question in self.questions}
+        return {
+            "step": None,
+            "method": method,
+            "protocol": self.protocol,
+            "checkpoint_digest": None,
+            "metrics": _metrics(scores, self.questions),
+            learner.parameter: {name: score.chosen for name, score in scores.items()}
+            if len(scores) > 1
+            else next(iter(scores.values())).chosen,
+            "validation": {
+                name: {f"{value:g}": round(share, 3) for value, share in score.validation.items()}
+                for name, score in scores.items()
+            },
+            "features": values.shape[1],
+            "split": self._split(),
+            "settings": self.settings(method),
+            "seconds": round(time.perf_counter() - begun, 2),
+            "device": device_name(self.device),
+        }
+
+    def _split(self) -> dict[str, Any]:
+        partition = self.questions[0].partition
+        return {
+            "data": self.data.digest,
+            "test_data": None if self.test_data is None else self.test_data.digest,
+            "train": len(partition.train),
+            "validation": len(partition.validation),
+            "test": len(partition.test),
+        }
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """Return the settings that decide the scores of a method, beside the data, as they go into scores.json."""
+        names = (*_DECIDING, *_DECIDING_FOR.get(method.partition("-")[0], ()))
+        return {name: getattr(self.config, name) for name in names}
+
+    def find(self, entries: Sequence[Entry], method: str, step: int | None, digest: str | None = None) -> Entry | None:
+        """Return the score among `entries` that was made from the same network, data and settings, None if none was.
+
+        Args:
+            entries: of the task.
+            method: its name.
+            step: of the checkpoint; None for a control.
+            digest: of the checkpoint.
+        """
+        same = {"method": method, "step": step, "settings": self.settings(method), "split": self._split()}
+        if step is not None:
+            same["checkpoint_digest"] = digest
+        return next((entry for entry in entries if all(entry.get(key) == same[key] for key in same)), None)
+
+    def svm(self) -> L2SVM:
+        """Return the paper's classifier with the values of C that the settings give."""
+        return L2SVM(self.config.c_values, self.device)
+
+    def score_discriminator(self, trained: TrainedDiscriminator, method: str = "dcgan") -> Entry:
+        """Score a discriminator, with the statistics, pooling and precision of the settings."""
+        begun = time.perf_counter()
+        config = self.config
+        extractor = prepare_extractor(
+            trained,
+            self.cache,
+            pooling=config.pooling,
+            precision=config.precision,
+            dtype=config.store,
+            device=self._workers_device,
+        )
+        values, test_values = self.values(extractor)
+        entry = self.score(method, self.svm(), values, test_values, begun)
+        return entry | {"step": trained.step, "checkpoint_digest": trained.digest, "statistics": trained.statistics}
+
+    def score_generator(self, location: str, step: int) -> Entry:
+        """Score the generator of a conditional run by a 1-NN classifier on its samples (Table 3).
+
+        Raises:
+            DataError: the data have other classes than the run.
+        """
+        begun = time.perf_counter()
+        partition = self.questions[0].partition
+        samples = _MNIST_SAMPLES if self.config.samples is None else self.config.samples
+        if partition.classes != self.model.classes:
+            raise DataError(f"{self.data.path!r} has {partition.classes} classes, the run {self.model.classes}")
+        rows, labels, digest = generate(location, step, samples, self.config.seed, self.device)
+        entry = self._neighbours(Pixels(rows), labels, np.arange(samples), "cdcgan", begun)
+        return entry | {"step": step, "checkpoint_digest": digest}
+
+    def score_real_images(self) -> Entry:
+        """Score the same classifier on real training images: the control of `score_generator`."""
+        begun = time.perf_counter()
+        partition = self.questions[0].partition
+        values, _ = self._pixel_values()
+        return self._neighbours(values, partition.labels, partition.train, "real images", begun)
+
+    def _neighbours(self, values: Values, labels: Labels, rows: Rows, method: str, begun: float) -> Entry:
+        partition = self.questions[0].partition
+        _, test_values = self._pixel_values()
+        value, interval, count = nearest_neighbour_score(values, labels, rows, test_values, partition, self.device)
+        return {
+            "step": None,
+            "method": method,
+            "protocol": f"1-nn/{len(rows)}-images",
+            "checkpoint_digest": None,
+            "metrics": {
+                "accuracy": {"value": value, "ci95": list(interval), "n": count},
+                "error": {"value": 100 - value, "ci95": [100 - interval[1], 100 - interval[0]], "n": count},
+            },
+            "split": self._split(),
+            "settings": self.settings(method),
+            "seconds": round(time.perf_counter() - begun, 2),
+            "device": device_name(self.device),
+        }
+
+    def controls(self, run: dict[str, Any], finished: Sequence[Entry]) -> Iterator[Entry]:
+        """Give the scores of the controls that the settings ask for, those among `finished` as they are."""
+        for name in self.config.chosen_baselines:
+            found = self.find(finished, f"kmeans-{self.config.centroids}" if name == "kmeans" else name, None)
+            yield found or self._CONTROLS[name](self, run)
+
+    def _random(self, run: dict[str, Any]) -> Entry:
+        trained = random_discriminator(self.model, self.config.seed)
+        # Its running averages were never updated; with them, each layer's activations are far smaller than the last's.
+        return self.score_discriminator(measured(self.config, trained, run, self.device, _RANDOM_BATCHES), "random")
+
+    def _pixels(self, _run: dict[str, Any]) -> Entry:
+        begun = time.perf_counter()
+        return self.score("pixels", self.svm(), *self._pixel_values(), begun)
+
+    def _knn(self, _run: dict[str, Any]) -> Entry:
+        begun = time.perf_counter()
+        return self.score("knn", NearestNeighbours(self.device), *self._pixel_values(), begun)
+
+    def _pixel_values(self) -> tuple[Values, Values]:
+        values, test_values = self._pixel_rows()
+        return Pixels(values), Pixels(test_values)
+
+    def _kmeans(self, _run: dict[str, Any]) -> Entry:
+        begun = time.perf_counter()
+        config, (pixels, _) = self.config, self._pixel_rows()
+        train = self.questions[0].partition.train
+        extractor = fit_kmeans(
+            pixels,
+            train,
+            self.data.digest,
+            self.cache,
+            image_size=self.image_size,
+            channels=self.channels,
+            centroids=config.centroids,
+            patches=config.patches,
+            seed=config.seed,
+            device=self.device,
+        )
+        values, test_values = standardise(*self.values(extractor), train)
+        return self.score(f"kmeans-{config.centroids}", self.svm(), values, test_values, begun)
+
+    def _cnn(self, _run: dict[str, Any]) -> Entry:
+        begun = time.perf_counter()
+        config = self.config
+        trials = tuple(float(number) for number in range(config.trials))
+        learner = SupervisedCNN(self.model, config.epochs, config.seed, self.device, trials)
+        fewer = replace(config, choosing_draws=1)  # a trial is a training
+        entry = self.score("cnn", learner, *self._pixel_values(), begun, fewer, min(self.draws, _CNN_DRAWS))
+        chosen = entry["trial"] if isinstance(entry["trial"], dict) else {"class": entry["trial"]}
+        of = {name: asdict(draw_trial(config.seed, int(number))) for name, number in chosen.items()}
+        return entry | {"trials": config.trials, "epochs": config.epochs, "hyperparameters": of}
+
+    def _pixel_rows(self) -> tuple[Array, Array]:
+        return self.values(RawPixels(self.image_size, self.channels))
+
+    _CONTROLS: dict[str, Callable[[Evaluation, dict[str, Any]], Entry]] = {  # noqa: RUF012
+        "random": _random,
+        "pixels": _pixels,
+        "knn": _knn,
+        "kmeans": _kmeans,
+        "cnn": _cnn,
+    }
+
+
+def _metrics(scores: dict[str, Score], questions: list[_Question]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    for question in questions:
+        score = scores[question.name]
+        about = {"value": score.value, "ci95": list(score.ci95), "n": score.n}
+        if score.draws:
+            about |= {"draws": score.draws, "sigma": score.sigma}
+        truth = question.partition.test_labels[question.partition.test]
+        about["most_frequent"] = 100 * float(np.bincount(truth).max()) / len(truth)
+        metrics["accuracy" if len(questions) == 1 else question.name] = about
+    if len(questions) > 1:
+        metrics = {"accuracy": _mean(list(scores.values())), **metrics}
+    return metrics
+
+
+def _mean(scores: list[Score]) -> dict[str, Any]:
+    """Return the mean accuracy over several questions about the same images, which are what is independent."""
+    shares = 100 * np.mean([score.correct for score in scores], axis=0)  # (draws, images)
+    value = float(shares.mean())
+    if scores[0].draws > 1:
+        sigma = float(shares.mean(axis=1).std(ddof=1))
+        half = Z95 * sigma
+        more = {"draws": scores[0].draws, "sigma": sigma}
+    else:
+        half = Z95 * float(shares.std(ddof=1)) / shares.size**0.5 if shares.size > 1 else 100.0
+        more = {}
+    return {"value": value, "ci95": [max(0.0, value - half), min(100.0, value + half)], "n": shares.shape[1], **more}
+
+
+def measured(
+    config: EvaluateConfig,
+    trained: TrainedDiscriminator,
+    run: dict[str, Any],
+    device: torch.device,
+    batches: int | None = None,
+) -> TrainedDiscriminator:
+    """Return the discriminator with batch-norm statistics measured on the run's unlabelled images.
+
+    Args:
+        config: says where they are, where it is not where the run had them.
+        trained: the discriminator.
+        run: settings of the run.
+        device: where to compute.
+        batches: how many batches of them; all if None.
+
+    Raises:
+        DataError: those images cannot be had.
+    """
+    about = run.get("data", {})
+    path = config.unlabelled or str(about.get("path"))
+    is_rooms = path.startswith("rooms:")
+    try:
+        dataset = open_dataset(path, image_size=trained.image_size if is_rooms else None, cache=config.cache)
+    except DataError as error:
+        raise DataError(f"{error}; batch-norm statistics are measured there: give --unlabelled PATH") from error
+    if dataset.channels != trained.channels:
+        raise DataError(f"unlabelled is {path!r}, which has {dataset.channels} channels, not {trained.channels}")
+    return measure_statistics(trained, dataset, device, batches)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a score was computed on, for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
+
+
+def evaluate(
+    config: EvaluateConfig,
+    location: str,
+    device: torch.device,
+    pool: TaskPool,
+    show: Callable[[str, list[Entry]], None],
+    say: Callable[[str], None],
+    workers_device: str | None = None,
+) -> list[Entry]:
+    """Score a run's checkpoints and the controls, each written to scores.json as soon as it is there.
+
+    Of all checkpoints, those whose scores are there already, from the same data and settings, are not scored again.
+
+    Args:
+        config: the settings.
+        location: folder or URL of the run.
+        device: where to compute.
+        pool: the processes that extract features.
+        show: told of the protocol and all entries at the end.
+        say: told in a line what was there already.
+        workers_device: what the processes compute on; left out, `device`.
+
+    Returns:
+        The entries, in the order in which they were asked for.
+
+    Raises:
+        ConfigError, DataError, RunDirectoryError: the settings, the data or the run cannot be used; no score of the
+            checkpoint concerned was written.
+    """
+    steps = checkpoint_steps(location)
+    finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
+    if config.step != "all":
+        finished = []
+    run = read_run_config(location)
+    if config.step.isdecimal():
+        steps = [int(config.step)]
+    elif config.step == "latest":
+        steps = steps[-1:]
+    first = load_discriminator(location, steps[0])
+    evaluation = Evaluation(config, first.model, device, pool, workers_device)
+    if config.task == "mnist" and first.model.classes:
+        scores = _scores_of_generators(evaluation, location, steps)
+    else:
+        discriminators = itertools.chain([first], (load_discriminator(location, step) for step in steps[1:]))
+        scores = _scores_of_discriminators(evaluation, discriminators, run, finished)
+    entries: list[Entry] = []
+    try:
+        for entry in scores:
+            if not any(entry is other for other in finished):
+                add_scores(location, config.task, [entry])
+            entries.append(entry)
+    finally:
+        if not config.keep_features:
+            evaluation.files.clear()
+    there = [entry for entry in entries if any(entry is other for other in finished)]
+    if there:
+        names = ", ".join(f"step {entry['step']}" if entry["step"] is not None else entry["method"] for entry in there)
+        say(f"scored before, from the same data and settings: {names} (--step N scores one again)")
+    show(entries[0]["protocol"], entries)
+    return entries
+
+
+def _scores_of_discriminators(
+    evaluation: Evaluation, discriminators: Iterable[TrainedDiscriminator], run: dict[str, Any], finished: list[Entry]
+) -> Iterator[Entry]:
+    config, device = evaluation.config, evaluation.device
+    for trained in discriminators:
+        entry = evaluation.find(finished, "dcgan", trained.step, trained.digest)
+        if entry is None:
+            ready = measured(config, trained, run, device) if config.statistics == "measured" else trained
+            entry = evaluation.score_discriminator(ready)
+        yield entry
+    yield from evaluation.controls(run, finished)
+
+
+def _scores_of_generators(evaluation: Evaluation, location: str, steps: Sequence[int]) -> Iterator[Entry]:
+    for step in steps:
+        yield evaluation.score_generator(location, step)
+    yield evaluation.score_real_images()
+
+
+__all__ = ["Evaluation", "evaluate"]

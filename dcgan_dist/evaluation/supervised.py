@@ -1,0 +1,128 @@
+"""The supervised control of section 5.2: a classifier of the discriminator's architecture, trained on the labels.
+
+Its learning rate, L2 penalty, momentum and dropout come from a random search, whose trials are judged on validation
+images: as a `Learner`, a trial is the number that is chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dcgan_dist.config import ModelConfig
+from dcgan_dist.evaluation.labelled import Labels
+from dcgan_dist.evaluation.tasks import Classifier, Rows, Values, permutation
+from dcgan_dist.models import build_networks, initialise
+
+BATCH = 128
+_PREDICTED = 256
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Hyperparameters of one training."""
+
+    lr: float
+    l2: float
+    beta1: float
+    dropout: float
+
+
+def draw_trial(seed: int, number: int) -> Trial:
+    """Return trial `number` of the search of a seed."""
+    random = np.random.default_rng((seed, number))
+    return Trial(
+        lr=float(10 ** random.uniform(-4, -2.3)),
+        l2=float(10 ** random.uniform(-6, -2.5)),
+        beta1=float(random.choice([0.5, 0.9])),
+        dropout=float(random.choice([0.0, 0.25, 0.5])),
+    )
+
+
+class _Network(nn.Module):
+    """The conv layers of a discriminator, and a dense layer to the classes in place of that to a logit."""
+
+    def __init__(self, model: ModelConfig, classes: int, dropout: float, seed: int) -> None:
+        super().__init__()
+        self.body = build_networks(model)[1]
+        initialise(self.body, model, seed)
+        assert model.image_size is not None
+        assert model.channels is not None
+        self.labels = model.classes or 0
+        self.shape = (model.image_size, model.image_size, model.channels)
+        with torch.no_grad():
+            blank = torch.zeros(1, model.channels, model.image_size, model.image_size)
+            units = self.body.eval().feature_maps(blank, blank.new_zeros(1, self.labels))[-1].numel()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(units, classes)
+        with torch.no_grad():
+            self.head.weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(seed))
+            self.head.bias.zero_()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return logits (n, classes) of images given as rows in [-1, 1], (n, rows * columns * channels)."""
+        images = rows.view(len(rows), *self.shape).permute(0, 3, 1, 2)
+        maps = self.body.feature_maps(images, images.new_zeros(len(rows), self.labels))[-1]
+        logits: Tensor = self.head(self.dropout(maps.flatten(1)))
+        return logits
+
+    @torch.inference_mode()
+    def predict(self, x: Tensor) -> Tensor:
+        """See `Classifier`."""
+        self.eval()
+        device = self.head.weight.device
+        return torch.cat([self(part.to(device)).argmax(dim=1) for part in x.split(_PREDICTED)]).cpu()
+
+
+@dataclass(frozen=True)
+class SupervisedCNN:
+    """Trains such classifiers; `grid` has the numbers of the trials."""
+
+    model: ModelConfig
+    epochs: int
+    seed: int
+    device: torch.device
+    grid: tuple[float, ...]
+    parameter: str = "trial"
+
+    def fit(
+        self, values: Values, labels: Labels, draws: Sequence[Rows], grid: Sequence[float], classes: int
+    ) -> Iterator[Sequence[Classifier]]:
+        """See `Learner`."""
+        for rows in draws:
+            yield [self._train(values, labels, rows, draw_trial(self.seed, int(number)), classes) for number in grid]
+
+    def _train(self, values: Values, labels: Labels, rows: Rows, trial: Trial, classes: int) -> _Network:
+        # First weights and dropout are drawn from the global generator, which is left as it was.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            network = _Network(self.model, classes, trial.dropout, self.seed).to(self.device)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            adam = torch.optim.Adam(
+                network.parameters(), lr=trial.lr, betas=(trial.beta1, 0.999), weight_decay=trial.l2, fused=True
+            )
+            size = min(BATCH, len(rows))
+            steps = self.epochs * (len(rows) // size)
+            loss_of = nn.CrossEntropyLoss()
+            network.train()
+            done = 0
+            for epoch in range(self.epochs):
+                order = rows[permutation(len(rows), self.seed, "cnn", epoch)]
+                for start in range(0, len(order) - size + 1, size):
+                    batch = order[start : start + size]
+                    for group in adam.param_groups:
+                        group["lr"] = trial.lr * 0.5 * (1 + math.cos(math.pi * done / steps))
+                    loss = loss_of(
+                        network(torch.from_numpy(values[batch]).to(self.device)),
+                        torch.from_numpy(labels[batch]).to(self.device),
+                    )
+                    adam.zero_grad()
+                    loss.backward()
+                    adam.step()
+                    done += 1
+        return network.eval()

@@ -1,0 +1,42 @@
+"""Scores over a real cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.launch.conftest import RayCluster
+
+
+def evaluate(folder: Path, words: list[str], **environment: str) -> tuple[str, list[dict[str, Any]]]:
+    command = [sys.executable, "-m", "dcgan_dist.evaluate", "--run=run", "--task=folder", "--data=rooms:600", *words]
+    own = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads((folder / "run/scores.json").read_text())["folder"]
+
+
+def test_features_made_over_a_cluster_give_the_same_score(
+    ray_cluster: RayCluster, tmp_path: Path, finished_run: Callable[..., Path]
+) -> None:
+    shutil.copytree(finished_run(1), tmp_path / "run")
+    out, (alone,) = evaluate(tmp_path, ["--cs=1e-3,1e-2", "--cache=alone"])
+    out, (spread,) = evaluate(
+        tmp_path,
+        ["--cs=1e-3,1e-2", "--cache=spread", "--cluster.workers=2"],
+        **ray_cluster.environment,
+        RAY_ADDRESS=ray_cluster.address,
+    )
+    assert "scores          run/scores.json" in out
+    assert spread["metrics"] == alone["metrics"]
+    entries = [
+        {path.name: path.read_bytes() for path in next((tmp_path / cache / "features").iterdir()).iterdir()}
+        for cache in ("alone", "spread")
+    ]
+    assert entries[0]["values"] == entries[1]["values"]

@@ -1,0 +1,59 @@
+"""scores.json: merged by key, replaced whole or not at all."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dcgan_dist.errors import RunDirectoryError
+from dcgan_dist.results.scores import add_scores, read_scores
+
+
+def entry(step, value, method="dcgan", protocol="full"):
+    metrics = {"accuracy": {"value": value, "ci95": [value - 1, value + 1], "n": 100}}
+    return {"step": step, "method": method, "protocol": protocol, "checkpoint_digest": "d", "metrics": metrics}
+
+
+def test_a_score_replaces_the_one_of_the_same_step_method_and_protocol_only(tmp_path):
+    run = str(tmp_path)
+    add_scores(run, "cifar10", [entry(200, 50.0), entry(100, 40.0), entry(None, 30.0, "random")])
+    add_scores(run, "cifar10", [entry(100, 41.0), entry(100, 35.0, protocol="400-per-class")])
+    add_scores(run, "rooms", [entry(100, 90.0)])
+    scores = read_scores(run)
+    found = [(e["step"], e["method"], e["protocol"], e["metrics"]["accuracy"]["value"]) for e in scores["cifar10"]]
+    assert found == [
+        (None, "random", "full", 30.0),
+        (100, "dcgan", "400-per-class", 35.0),
+        (100, "dcgan", "full", 41.0),
+        (200, "dcgan", "full", 50.0),
+    ]
+    assert len(scores["rooms"]) == 1
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == ["scores.json"]
+
+
+def test_what_json_cannot_hold_becomes_null(tmp_path):
+    add_scores(str(tmp_path), "rooms", [entry(1, math.nan)])
+    text = (tmp_path / "scores.json").read_text()
+    assert json.loads(text)["rooms"][0]["metrics"]["accuracy"]["value"] is None
+    assert "NaN" not in text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"rooms": 3}'])
+def test_a_damaged_file_is_told_and_left_alone(tmp_path, content):
+    (tmp_path / "scores.json").write_text(content)
+    with pytest.raises(RunDirectoryError, match=r"scores.json is damaged"):
+        add_scores(str(tmp_path), "rooms", [entry(1, 2.0)])
+    assert (tmp_path / "scores.json").read_text() == content
+
+
+def test_commands_at_the_same_time_lose_nothing(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda step: add_scores(str(tmp_path), "rooms", [entry(step, 1.0)]), range(30)))
+    assert [e["step"] for e in read_scores(str(tmp_path))["rooms"]] == list(range(30))
+
+
+def test_object_storage_holds_scores_too():
+    add_scores("memory://runs/scored", "rooms", [entry(1, 2.0)])
+    add_scores("memory://runs/scored", "rooms", [entry(2, 2.0)])
+    assert [e["step"] for e in read_scores("memory://runs/scored")["rooms"]] == [1, 2]
