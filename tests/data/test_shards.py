@@ -285,11 +285,12 @@ def test_a_full_disk_keeps_the_finished_shards_and_the_next_run_goes_on(tmp_path
 
 
 PROGRAM = """
-import sys
+import signal, sys
 from dcgan_dist.data.shards import Recipe, write_shards
 from dcgan_dist.data.sources import open_source, room_source
 from dcgan_dist.parallel import LocalPool
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a program started in the background would ignore it
     path, out, workers = sys.argv[1:]
     source = room_source(3000) if path == "rooms" else open_source("folder", path)
     write_shards(source, Recipe(image_size=16, shard_size=200), out, pool=LocalPool(int(workers)))

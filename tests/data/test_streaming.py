@@ -424,7 +424,7 @@ def test_worker_processes_end_by_themselves_while_downloads_stall(single_records
 def test_after_an_outage_single_records_come_again_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
     shards = make_set(tmp_path / "set", [60] * 66, size=32)
-    with flaky(shards.folder, bytes_per_s=1e5) as server:
+    with flaky(shards.folder, bytes_per_s=3e4) as server:
         remote = open_dataset(server.url, cache=tmp_path / "cache")
         with ImageStream(remote, seed=1, batch_size=64, prefetch=1).iterate() as batches:
             next(batches)
@@ -434,21 +434,21 @@ def test_after_an_outage_single_records_come_again_at_once(tmp_path, monkeypatch
             start = time.monotonic()
             for _ in range(3):
                 next(batches)
-            assert time.monotonic() - start < 2.5  # a shard takes 2.9 s
+            assert time.monotonic() - start < 9  # a shard takes 9.7 s
 
 
 def test_the_first_batch_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
     shards = make_set(tmp_path / "set", [60] * 66, size=32)
-    with flaky_process(shards.folder, bytes_per_s=1e5, latency_s=0.02) as url:
+    with flaky_process(shards.folder, bytes_per_s=3e4, latency_s=0.02) as url:
         remote = open_dataset(url, cache=tmp_path / "cache")
         start = time.monotonic()
         with ImageStream(remote, seed=1, batch_size=64).iterate() as batches:
             batch = next(batches)
         took = time.monotonic() - start
         assert (batch.images.numpy() == shards.images[batch.labels.numpy()]).all()
-        # A shard alone takes 2.9 s, and 64 of them, 8 at a time, 23 s.
-        assert took < 2.9
+        # A shard alone takes 9.7 s, and 64 of them, 8 at a time, 78 s.
+        assert took < 9
         assert not list((tmp_path / "cache" / COPIES).glob("*.tar"))
 
 
