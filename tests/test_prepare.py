@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import pty
 import re
@@ -255,3 +256,43 @@ def test_only_takes_the_images_of_a_folder_of_a_real_archive(tmp_path, capsys):
     manifest = read_manifest(tmp_path / "out")
     assert (manifest.count, manifest.classes, manifest.made_with["only"]) == (30, (), "bedroom")
     assert status(capsys, *words, "--only", "garden")[0] == 2
+
+
+def test_missing_and_cut_shards_are_made_anew_and_the_others_stay(tmp_path, capsys):
+    arguments = ["--source", "rooms", "--count", "30", "--shard_size", "10", "--image_size", "16", "--workers", "1"]
+    out = tmp_path / "out"
+    assert main([*arguments, "--output", str(out)]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    untouched = (out / "rooms-000001.tar").stat().st_mtime_ns
+    (out / "rooms-000000.tar").unlink()
+    (out / "rooms-000002.tar").write_bytes(before["rooms-000002.tar"][:5000])
+    capsys.readouterr()
+    assert main([*arguments, "--output", str(out)]) == 0
+    assert "made 2 missing or cut shards anew" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert (out / "rooms-000001.tar").stat().st_mtime_ns == untouched
+
+
+def test_shards_that_their_source_no_longer_gives_are_not_mended(tmp_path, capsys):
+    arguments = ["--source", "rooms", "--count", "20", "--shard_size", "10", "--image_size", "16", "--workers", "1"]
+    out = tmp_path / "out"
+    assert main([*arguments, "--output", str(out)]) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["shards"][0]["digest"] = "0" * 16
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (out / "rooms-000000.tar").unlink()
+    assert main([*arguments, "--output", str(out)]) == 2
+    assert "does not give the images of rooms-000000.tar any more" in capsys.readouterr().err
+    assert not (out / "rooms-000000.tar").exists()
+
+
+def test_a_de_duplicated_set_is_no_webdataset_source(tmp_path, capsys):
+    out = tmp_path / "out"
+    made = ["--source", "rooms", "--count", "20", "--image_size", "16", "--workers", "1", "--output", str(out)]
+    assert main(made) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["keep"] = {"file": "keep.bits", "count": 19, "digest": "0" * 16}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["--source", "webdataset", "--input", str(out), "--output", str(tmp_path / "again")]) == 2
+    assert "de-duplicated set, whose keep-list would be lost" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()

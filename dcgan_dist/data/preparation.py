@@ -9,6 +9,7 @@ from dcgan_dist.config import IMAGE_SIZES, PrepareConfig
 from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.data.downloads import download
 from dcgan_dist.data.manifest import Manifest
+from dcgan_dist.data.mending import mend_shards
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.shards import Recipe, find_finished, made_with, write_shards
 from dcgan_dist.data.sources import Source, open_source
@@ -70,9 +71,15 @@ def _recipe(config: PrepareConfig, source: Source) -> Recipe:
 
 def _make(config: PrepareConfig, source: Source, output: str, pool: TaskPool) -> None:
     recipe = _recipe(config, source)
+    mended = mend_shards(source, recipe, output, pool)
+    if mended:
+        print(f"{output}: made {len(mended)} missing or cut shards anew ({', '.join(mended[:LISTED])})")
     finished = find_finished(output, made_with(source, recipe))
     if finished is not None:
-        print(f"{output} has these {finished.count:,} images already, in {len(finished.shards)} shards: nothing to do")
+        print(
+            f"{output} has these {finished.count:,} images already, in {len(finished.shards)} shards of the right sizes:"
+            " nothing to do (--verify compares their contents)"
+        )
         return
     start = time.monotonic()
     progress = ProgressLine(source.name)
@@ -101,7 +108,8 @@ def _check(location: str, pool: TaskPool) -> None:
     if checked.findings:
         for line in checked.findings:
             print(line)
-        way_out = "delete it and run prepare again" if checked.has_manifest else "make or copy it again"
+        mend = "delete these files alone and run the same prepare again, it makes them anew"
+        way_out = mend if checked.has_manifest else "make or copy it again"
         raise DcganDistError(f"{location} is damaged ({len(checked.findings)} findings): {way_out}")
     known = "are whole" if checked.has_manifest else "can be read; without a manifest, no more can be told"
     print(f"{location}: {checked.images:,} images in {checked.shards} shards {known}")

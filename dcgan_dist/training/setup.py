@@ -113,7 +113,10 @@ def _refuse_other_run(config: Config, dataset: Dataset, before: dict[str, Any], 
         f"{key} ({old[key]!r} then, {new[key]!r} now)" for key in (*FIXED_SETTINGS, *fixed) if old[key] != new[key]
     ]
     if before.get("environment", {}).get("data_digest") != dataset.digest:
-        differing.append(f"data.path ({old['data.path']!r} then, {new['data.path']!r} now: other images)")
+        differing.append(
+            f"data.path ({old['data.path']!r} then, {new['data.path']!r} now: other images, or another keep-list; "
+            f"{dataset.count:,} now)"
+        )
     if differing:
         raise RunDirectoryError(
             f"{location} holds a run with other settings: {', '.join(differing)}: give the same, or another run_dir"

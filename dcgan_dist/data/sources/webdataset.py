@@ -13,6 +13,7 @@ import xxhash
 
 from dcgan_dist.data.braces import expand_braces
 from dcgan_dist.data.images import SUFFIXES
+from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest
 from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, digest_of_file, too_large
 from dcgan_dist.data.sources.base import Content, EncodedImage, Item, Source, Unreadable
 from dcgan_dist.data.tar_index import Member, map_file, members
@@ -126,6 +127,12 @@ def webdataset_source(path: str, only: tuple[str, ...]) -> WebDatasetSource:
             raise DataError(f"input {path!r} names {str(tar)!r}, which does not exist")
         if not tar.name.lower().endswith(".tar"):
             raise DataError(f"input {str(tar)!r} is of an unknown kind: webdataset takes .tar, not compressed ones")
+    for manifest in sorted({tar.parent / MANIFEST_NAME for tar in tars}):
+        if manifest.exists() and Manifest.from_json(manifest.read_bytes(), str(manifest)).keep is not None:
+            raise DataError(
+                f"input {path!r} is a de-duplicated set, whose keep-list would be lost: prepare its own source with "
+                f"the settings you want, or move {manifest.name} away to take all of its images"
+            )
     digest = xxhash.xxh3_64()
     for tar in tars:
         digest.update(f"{tar.name}\0{digest_of_file(tar)}\0".encode())

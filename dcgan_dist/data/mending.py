@@ -1,0 +1,71 @@
+"""Making the missing or cut shards of a finished set anew, so that damage to one of them does not cost all."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
+from dcgan_dist.data.places import LocalPlace, place_of
+from dcgan_dist.data.shard_writer import PartSamples, Recipe, ShardTask, make_shard, record_name
+from dcgan_dist.data.shards import check_same, made_with
+from dcgan_dist.data.sources import Source, classes_of
+from dcgan_dist.errors import DataError, StorageError
+from dcgan_dist.parallel import TaskPool
+
+
+def mend_shards(source: Source, recipe: Recipe, output: str, pool: TaskPool) -> list[str]:
+    """Make those shards of a finished set in a local folder anew whose files are missing or of another size.
+
+    Only of sources with parts, since a part says what is in a shard.
+
+    Returns:
+        The names of the tars that were made.
+
+    Raises:
+        DataError: the set was made with other settings, or the source does not give the same shards any more.
+        StorageError: the disk is full or fails.
+    """
+    place = place_of(output)
+    if not isinstance(place, LocalPlace) or MANIFEST_NAME not in place.names():
+        return []
+    manifest = Manifest.from_json(place.read(MANIFEST_NAME), f"{output}/{MANIFEST_NAME}")
+    settings = made_with(source, recipe)
+    check_same(manifest, settings, output)
+    damaged = {shard.file: shard for shard in manifest.shards if not _is_there(place, shard)}
+    parts = source.parts(recipe.shard_size, recipe.seed, recipe.count) if damaged else None
+    if parts is None:
+        return []
+    _, labels = classes_of(source.places() or (), source.classes)
+    tasks = [
+        ShardTask(
+            name=name,
+            samples=PartSamples(part, labels, recipe),
+            encoding=recipe.encoding,
+            place=place,
+            is_there=False,
+        )
+        for number, part in enumerate(parts)
+        if f"{(name := f'{recipe.name}-{number:06d}')}.tar" in damaged
+    ]
+    try:
+        with closing(pool.run(make_shard, tasks)) as results:
+            for task, made in zip(tasks, results, strict=True):
+                wanted = damaged[f"{task.name}.tar"]
+                if made.shard != wanted:
+                    for name in (wanted.file, wanted.index):
+                        place.remove(name)
+                    raise DataError(
+                        f"{source.where} does not give the images of {wanted.file} any more: has it changed?"
+                    )
+    except OSError as error:
+        raise StorageError(f"the shards of {output!r} cannot be written: {error.strerror or error}") from error
+    finally:
+        for task in tasks:
+            place.remove(record_name(task.name))
+    return sorted(damaged)
+
+
+def _is_there(place: LocalPlace, shard: Shard) -> bool:
+    sizes = {shard.file: shard.bytes, shard.index: shard.samples * RECORD.itemsize}
+    paths = {place.folder / name: size for name, size in sizes.items()}
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
