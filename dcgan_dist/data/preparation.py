@@ -77,7 +77,7 @@ def _make(config: PrepareConfig, source: Source, output: str, pool: TaskPool) ->
     finished = find_finished(output, made_with(source, recipe))
     if finished is not None:
         print(
-            f"{output} has these {finished.count:,} images already, in {len(finished.shards)} shards of the right sizes:"
+            f"{output} has these {finished.count:,} images already, in {len(finished.shards)} shards of the right size;"
             " nothing to do (--verify compares their contents)"
         )
         return
