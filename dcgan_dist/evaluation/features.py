@@ -121,6 +121,18 @@ def checkpoint_steps(location: str) -> list[int]:
     return steps
 
 
+def chosen_steps(location: str, step: str) -> list[int]:
+    """Return the steps of a run that `step` asks for: `latest`, `all`, or a number (which may have no checkpoint).
+
+    Raises:
+        RunDirectoryError, StorageError: as `checkpoint_steps`.
+    """
+    steps = checkpoint_steps(location)
+    if step.isdecimal():
+        return [int(step)]
+    return steps[-1:] if step == "latest" else steps
+
+
 def load_discriminator(location: str, step: int) -> TrainedDiscriminator:
     """Load the discriminator of a run's checkpoint, after comparing its file with its digest.
 

@@ -26,7 +26,7 @@ from dcgan_dist.evaluation.diversity import (
 )
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import Array, Extractor, FeatureFiles, RawPixels, fitted
-from dcgan_dist.evaluation.features import checkpoint_steps, load_generator, read_run_config
+from dcgan_dist.evaluation.features import chosen_steps, load_generator, read_run_config
 from dcgan_dist.evaluation.generated import sample_batches
 from dcgan_dist.evaluation.inception import INCEPTION_FEATURES, InceptionFeatures, measure_inception, open_inception
 from dcgan_dist.evaluation.labelled import open_labelled
@@ -265,15 +265,11 @@ def evaluate_generators(
 
     Args, returns and raises: as `scoring.evaluate`.
     """
-    steps = checkpoint_steps(location)
+    steps = chosen_steps(location, config.step)
     finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
     run = read_run_config(location)
-    if config.step.isdecimal():
-        steps = [int(config.step)]
-    elif config.step == "latest":
-        steps = steps[-1:]
     _, model, _ = load_generator(location, steps[0])
     evaluation = GeneratorEvaluation(config, run, model, device, pool, workers_device)
     entries: list[Entry] = []

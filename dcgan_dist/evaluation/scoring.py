@@ -20,7 +20,7 @@ from dcgan_dist.evaluation.baselines import NearestNeighbours, Pixels
 from dcgan_dist.evaluation.feature_files import Array, Extractor, FeatureFiles, RawPixels
 from dcgan_dist.evaluation.features import (
     TrainedDiscriminator,
-    checkpoint_steps,
+    chosen_steps,
     load_discriminator,
     measure_statistics,
     prepare_extractor,
@@ -476,15 +476,11 @@ def evaluate(
         ConfigError, DataError, RunDirectoryError: the settings, the data or the run cannot be used; no score of the
             checkpoint concerned was written.
     """
-    steps = checkpoint_steps(location)
+    steps = chosen_steps(location, config.step)
     finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
     run = read_run_config(location)
-    if config.step.isdecimal():
-        steps = [int(config.step)]
-    elif config.step == "latest":
-        steps = steps[-1:]
     first = load_discriminator(location, steps[0])
     evaluation = Evaluation(config, first.model, device, pool, workers_device)
     if config.task == "mnist" and first.model.classes:
