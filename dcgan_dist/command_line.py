@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 import os
 import signal
 import sys
@@ -169,7 +170,7 @@ def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Se
         if value is None and "None" not in str(types[key]):
             raise ConfigError(f"{key} is null: expected {_describe(types[key])}")
     parser = _make_parser(settings_class)
-    words = {key: f"--{key}={'null' if value is None else value}" for key, value in values.items()}
+    words = {key: f"--{key}={_word(value)}" for key, value in values.items()}
     try:
         parsed = parser.parse_args(list(words.values()))
     except ConfigError as error:
@@ -179,6 +180,13 @@ def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Se
         raise
     made = parser.instantiate(parsed)
     return settings_class(**{entry.name: made[entry.name] for entry in dataclasses.fields(settings_class)})  # type: ignore[arg-type]
+
+
+def _word(value: object) -> str:
+    """Write a value as it would stand on the command line."""
+    if value is None:
+        return "null"
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _is_accepted(parser: _Parser, word: str) -> bool:
@@ -192,6 +200,7 @@ def _is_accepted(parser: _Parser, word: str) -> bool:
 def _describe(declared: object) -> str:
     text = str(declared)
     names = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "None": "null"}
+    names["dict[str, Any]"] = "a mapping such as {optim.lr: {loguniform: [1e-5, 1e-2]}}"
     if text.startswith("Literal["):
         head, _, tail = text[len("Literal[") :].partition("]")
         return "one of " + head.replace('"', "").replace("'", "") + tail.replace(" | None", " or null")

@@ -511,6 +511,87 @@ class EvaluateConfig:
         return tuple(part.strip() for part in self.baselines.split(","))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How the trials of a sweep are scored: cheaply at milestones, in full for the best of them at the end."""
+
+    task: Literal["none", "cifar10", "svhn", "folder", "rooms", "mnist"] = "rooms"
+    """Labelled data for the score `representation`, as in `evaluate`; `none` leaves that score out."""
+    data: str | None = None
+    """Where they are, as in `evaluate`. Left out for rooms, rooms that no run is trained on."""
+    images: int = 2000
+    """Images of it that are used at a milestone."""
+    labels_per_class: int = 50
+    """Labels of each class that the classifier is fitted to at a milestone."""
+    draws: int = 3
+    """How often they are drawn."""
+    samples: int = 500
+    """Generated images, and as many real ones, for the scores of fidelity and diversity at a milestone; 0 for none."""
+    finalists: int = 3
+    """How many of the best trials are scored at the end by the whole protocol of `evaluate`; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for key in ("images", "labels_per_class", "draws"):
+            _require(getattr(self, key) >= 1, f"score.{key}", getattr(self, key), "take 1 or more")
+        samples = self.samples
+        _require(samples == 0 or samples >= 100, "score.samples", samples, "take 0, or 100 or more")
+        _require(self.finalists >= 0, "score.finalists", self.finalists, "take 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Config):
+    """Settings of `sweep`: those of every trial's run, and which of them are searched and how."""
+
+    name: str = "sweep"
+    """Name of the sweep: its directory's name where sweep_dir is not given."""
+    sweep_dir: str | None = None
+    """Folder or URL of the sweep; run again with the same one, it resumes. Left out: STORAGE/NAME where cluster.storage
+    is given, else sweeps/NAME."""
+    space: dict[str, Any] = field(default_factory=dict)
+    """What is searched: a setting's dotted name: {uniform: [LOW, HIGH]}, {loguniform: [LOW, HIGH]}, {randint: [LOW,
+    HIGH]} (both included), {choice: [A, B]} or {grid: [A, B]}; with `when: {OTHER: VALUE or list}` beside it, only where
+    that other one has such a value."""
+    trials: int = 24
+    """Trials in all; a grid has as many as it has points (times this many, where other settings are drawn)."""
+    search: Literal["random", "grid", "optuna"] = "random"
+    """How values are chosen: at random, every combination, or by Optuna's tree-structured Parzen estimator from what
+    earlier trials scored (over several objectives where `objective` names more than one without weights)."""
+    schedule: Literal["fifo", "asha", "median", "pbt"] = "asha"
+    """Which trials go on: all to their end; asynchronous successive halving; those not below the median of the others;
+    or population based training, where the worst go on from copies of the best with changed settings."""
+    milestones: int = 4
+    """At how many evenly spaced steps of its run a trial is sampled, saved, scored, and may be stopped early."""
+    reduction: float = 2.0
+    """asha: of the trials that reach a milestone, one in this many goes on."""
+    objective: str = "representation"
+    """What is maximised: scores separated by commas, each with an optional weight (`representation:1,coverage:0.5`).
+    With weights their weighted sum, without them the first one, the others for the Pareto front (and for optuna). Among
+    them: representation, stability, precision, recall, density, coverage, distance_ratio, frechet_distance (minimised)."""
+    workers_per_trial: int = 1
+    """Processes that train a trial together (Ray Train); 1 trains in the trial's own process."""
+    cpus_per_trial: float = 1.0
+    """CPUs set aside for a trial (for each of its workers where there are several)."""
+    gpus_per_trial: float = 0.0
+    """GPUs, or a fraction of one, set aside for a trial (for each of its workers where there are several)."""
+    concurrent: int | None = None
+    """Most trials at the same time. Left out, as many as the cluster has room for."""
+    trial_failures: int = 1
+    """How often a trial that crashed goes on from its newest checkpoint before it counts as failed."""
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    verbose: bool = False
+    """Whether to show what Ray and the trials print."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("trials", "milestones", "workers_per_trial"):
+            _require(getattr(self, key) >= 1, key, getattr(self, key), "take a whole number of at least 1")
+        _require(self.concurrent is None or self.concurrent >= 1, "concurrent", self.concurrent, "take 1 or more")
+        _require(self.trial_failures >= 0, "trial_failures", self.trial_failures, "take 0 or more")
+        _require(1 < self.reduction < math.inf, "reduction", self.reduction, "take a number above 1")
+        _require(self.cpus_per_trial > 0, "cpus_per_trial", self.cpus_per_trial, "take a positive number")
+        _require(0 <= self.gpus_per_trial < math.inf, "gpus_per_trial", self.gpus_per_trial, "take 0 or more")
+
+
 def flatten(settings: object, prefix: str = "") -> dict[str, Any]:
     """Return the settings as ``{"optim.lr": 0.0002, ...}``, in the order of declaration."""
     flat: dict[str, Any] = {}
