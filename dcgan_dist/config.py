@@ -548,14 +548,14 @@ class SweepConfig(Config):
     """Folder or URL of the sweep; run again with the same one, it resumes. Left out: STORAGE/NAME where cluster.storage
     is given, else sweeps/NAME."""
     space: dict[str, Any] = field(default_factory=dict)
-    """What is searched: a setting's dotted name: {uniform: [LOW, HIGH]}, {loguniform: [LOW, HIGH]}, {randint: [LOW,
-    HIGH]} (both included), {choice: [A, B]} or {grid: [A, B]}; with `when: {OTHER: VALUE or list}` beside it, only where
-    that other one has such a value."""
+    """What is searched, by dotted name: {uniform: [LOW, HIGH]}, {loguniform: [LOW, HIGH]}, {randint: [LOW, HIGH]} (both
+    included), {choice: [A, B]} or {grid: [A, B]}; with `when: {OTHER: VALUE or list}` beside it, only where that other
+    setting has such a value."""
     trials: int = 24
     """Trials in all; a grid has as many as it has points (times this many, where other settings are drawn)."""
     search: Literal["random", "grid", "optuna"] = "random"
     """How values are chosen: at random, every combination, or by Optuna's tree-structured Parzen estimator from what
-    earlier trials scored (over several objectives where `objective` names more than one without weights)."""
+    earlier trials scored (over several scores where `objective` names more than one without weights)."""
     schedule: Literal["fifo", "asha", "median", "pbt"] = "asha"
     """Which trials go on: all to their end; asynchronous successive halving; those not below the median of the others;
     or population based training, where the worst go on from copies of the best with changed settings."""
@@ -565,8 +565,9 @@ class SweepConfig(Config):
     """asha: of the trials that reach a milestone, one in this many goes on."""
     objective: str = "representation"
     """What is maximised: scores separated by commas, each with an optional weight (`representation:1,coverage:0.5`).
-    With weights their weighted sum, without them the first one, the others for the Pareto front (and for optuna). Among
-    them: representation, stability, precision, recall, density, coverage, distance_ratio, frechet_distance (minimised)."""
+    With weights their weighted sum, without them the first one, the others for the Pareto front (and for optuna).
+    Scores: representation, stability, precision, recall, density, coverage, distance_ratio, and frechet_distance,
+    which is minimised."""
     workers_per_trial: int = 1
     """Processes that train a trial together (Ray Train); 1 trains in the trial's own process."""
     cpus_per_trial: float = 1.0
