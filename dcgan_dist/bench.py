@@ -20,6 +20,7 @@ WHAT = {
     "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
     "streaming": "images/s from a slow and flaky server on this host, beside a good one and the local disk",
     "dedup": "near-duplicates found among planted ones, and false ones, in $DCGAN_DIST_DATA (without it, in rooms)",
+    "stability": "verdicts on runs made to fail on purpose, on faces of $DCGAN_DIST_DATA (without it, on rooms)",
 }
 
 
