@@ -31,12 +31,20 @@ def _require(condition: bool, key: str, value: object, way_out: str) -> None:
         raise ConfigError(f"{key} is {value!r}: {way_out}")
 
 
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of at least 1 that a text lists, separated by commas; none where there is anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(map(int, parts)) if all(part.isdecimal() and int(part) for part in parts) else ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The two networks."""
 
-    name: Literal["dcgan", "cdcgan"] = "dcgan"
-    """Family of networks: `dcgan`, or `cdcgan`, the released class-conditional DCGAN for 28x28 images."""
+    name: str = "dcgan"
+    """Family of networks: `dcgan`; `cdcgan`, the released class-conditional DCGAN, for images of any size; `gan`, the
+    first GAN, of dense layers alone; `cgan`, the same given labels. A setting that a family does not have is refused
+    unless it is left as it is."""
     image_size: int | None = None
     """Side of the square images in pixels: 16, 28, 32, 64, 128 or 256. Left out, the size of the data."""
     channels: Literal[1, 3] | None = None
@@ -56,7 +64,7 @@ class ModelConfig:
     convs_per_scale: Literal[1, 2] = 1
     """Convolutions per halving or doubling of the image: 1, or 2 (stride 1 and stride 2, released ImageNet model)."""
     slope: float = 0.2
-    """Slope of LeakyReLU for negative inputs, in every layer of the discriminator (section 4)."""
+    """Slope of LeakyReLU for negative inputs, in every layer of the discriminator (section 4); gan, cgan: of both."""
     conv_bias: bool = False
     """Whether convolutions and dense layers have a bias. Released code and PyTorch example: none has."""
     batch_norm: Literal["paper", "all", "none"] = "paper"
@@ -73,6 +81,14 @@ class ModelConfig:
     """Batch norm of G when sampling: `paper` running averages, `released` the statistics of the sampled batch."""
     head: Literal["flatten", "average_pool"] = "flatten"
     """How D reduces its last feature maps to one logit: flattened into a dense layer, or global average pooling."""
+    generator_units: str = "256"
+    """gan, cgan: units of the generator's hidden layers, separated by commas (`1200,1200`: Goodfellow et al. 2014)."""
+    discriminator_units: str = "128"
+    """gan, cgan: units of the discriminator's hidden layers, separated by commas (`240,240`: the same)."""
+    maxout: int = 0
+    """gan, cgan: linear pieces of each maxout unit of the discriminator (5: the same); 0 for LeakyReLU."""
+    dropout: float = 0.0
+    """gan, cgan: share of the units of each hidden layer of the discriminator that dropout silences in training."""
 
     def __post_init__(self) -> None:
         _require(
@@ -94,18 +110,21 @@ class ModelConfig:
             self.kernel_size,
             "two convolutions per scale need an odd kernel, since only that keeps the side of its maps: take 3 or 5",
         )
-        if self.name == "cdcgan":
-            _require(self.image_size in (None, 28), "model.image_size", self.image_size, "cdcgan is for 28x28 images")
-            _require(self.classes != 0, "model.classes", self.classes, "cdcgan needs data with labels; or take dcgan")
-            _require(self.convs_per_scale == 1, "model.convs_per_scale", self.convs_per_scale, "cdcgan has 1 per scale")
-            _require(
-                self.norm_gain_init == "paper",
-                "model.norm_gain_init",
-                self.norm_gain_init,
-                "the batch norm of cdcgan has no gains: take paper",
-            )
-        else:
-            _require(not self.classes, "model.classes", self.classes, "dcgan takes no labels: take 0, or cdcgan")
+        for key in ("generator_units", "discriminator_units"):
+            text = getattr(self, key)
+            _require(bool(_whole_numbers(text)), f"model.{key}", text, "take whole numbers such as 256 or 1200,1200")
+        _require(self.maxout == 0 or self.maxout >= 2, "model.maxout", self.maxout, "take 0, or 2 or more")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "take a share, in [0, 1)")
+
+    @property
+    def generator_layers(self) -> tuple[int, ...]:
+        """The numbers in `generator_units`."""
+        return _whole_numbers(self.generator_units)
+
+    @property
+    def discriminator_layers(self) -> tuple[int, ...]:
+        """The numbers in `discriminator_units`."""
+        return _whole_numbers(self.discriminator_units)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +141,9 @@ class OptimConfig:
     """Number added to the root of Adam's second moment."""
     l2: float = 0.0
     """L2 penalty on every parameter, added to its gradient before Adam. Paper: none; released code: 1e-5."""
+    discriminator_loss: Literal["sum", "mean"] = "sum"
+    """How D's losses on real and on generated images are joined before its gradient: their sum (the paper's algorithm)
+    or their mean. The loss that is logged is the sum either way."""
     decay: float = 0.0
     """Share of the run, at its end, over which the learning rate falls linearly to 0 (released MNIST model: 0.5)."""
 

@@ -83,11 +83,10 @@ def test_prepare_refuses_values_out_of_range(key: str, value: object) -> None:
     ("changes", "named"),
     [
         ({"convs_per_scale": 2, "kernel_size": 4}, "model.kernel_size is 4"),
-        ({"name": "cdcgan", "image_size": 32}, "model.image_size is 32"),
-        ({"name": "cdcgan", "classes": 0}, "model.classes is 0"),
-        ({"name": "cdcgan", "convs_per_scale": 2}, "model.convs_per_scale is 2"),
-        ({"name": "cdcgan", "norm_gain_init": "released"}, "model.norm_gain_init is 'released'"),
-        ({"name": "dcgan", "classes": 10}, "model.classes is 10"),
+        ({"generator_units": "256,"}, "model.generator_units is '256,'"),
+        ({"discriminator_units": "0"}, "model.discriminator_units is '0'"),
+        ({"maxout": 1}, "model.maxout is 1"),
+        ({"dropout": 1.0}, "model.dropout is 1.0"),
     ],
 )
 def test_settings_of_the_networks_that_exclude_each_other_are_refused(changes: dict[str, object], named: str) -> None:

@@ -8,10 +8,14 @@ import torch
 
 from dcgan_dist.command_line import build_settings, parse_settings, read_yaml_settings
 from dcgan_dist.config import Config, flatten
-from dcgan_dist.models import build_networks
+from dcgan_dist.models import build_networks, family_of
+from dcgan_dist.models.family import COMMON
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-NAMES = ["faces", "imagenet32", "lsun-bedrooms", "mnist-cdcgan", "rooms", "svhn", "tutorial64"]
+NAMES = [
+    *("faces", "imagenet32", "lsun-bedrooms", "mnist-cdcgan", "mnist-cgan", "mnist-dcgan", "mnist-gan"),
+    *("rooms", "svhn", "tutorial64"),
+]
 
 
 def load(name: str) -> Config:
@@ -26,7 +30,10 @@ def test_there_is_a_config_for_each_published_run() -> None:
 def test_a_config_loads_is_complete_and_names_itself(name: str) -> None:
     written = read_yaml_settings(CONFIGS / f"{name}.yaml", Config)
     every = list(flatten(Config()))
-    expected = {key for key in every if key.startswith(("model.", "optim."))}
+    family = family_of(load(name).model)
+    expected = {f"model.{setting}" for setting in COMMON | family.settings}
+    assert {key for key in written if key.startswith("model.")} == expected, "no setting that the family has not"
+    expected |= {key for key in every if key.startswith("optim.")}
     expected |= {"seed", "name", "data.path", "training.epochs", "training.batch_size", "training.updates"}
     assert expected - written.keys() == set()
     config = load(name)
@@ -35,7 +42,7 @@ def test_a_config_loads_is_complete_and_names_itself(name: str) -> None:
     for key, value in written.items():
         assert flatten(config)[key] == pytest.approx(
             float(value) if isinstance(value, str) and "e-" in value else value
-        )
+        ) or flatten(config)[key] == str(value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,6 +94,13 @@ def test_a_config_builds_networks_that_turn_noise_into_a_logit(name: str) -> Non
             110 * 1024 + 1034 * 6272 + 25 * (138 * 64 + 74 * 1),
             25 * (11 * 64 + 74 * 128) + 6282 * 1024 + 1034,
         ),
+        (
+            "mnist-dcgan",
+            6272 * 100 + 25 * (128 * 64 + 64 * 1) + 2 * (128 + 64),
+            25 * (1 * 64 + 64 * 128) + 6272 + 2 * 128,
+        ),
+        ("mnist-gan", 65 * 256 + 257 * 784, 785 * 128 + 129),
+        ("mnist-cgan", 75 * 256 + 257 * 784, 795 * 128 + 129),
     ],
 )
 def test_a_config_describes_the_published_network(name: str, generator_values: int, discriminator_values: int) -> None:
@@ -128,6 +142,14 @@ def test_a_config_follows_the_published_protocol(name: str, expected: tuple[obje
     assert flat["optim.beta1"] == 0.5
     assert flat["model.slope"] == 0.2
     assert flat["model.conv_bias"] is False
+
+
+@pytest.mark.parametrize("name", ["mnist-gan", "mnist-cgan"])
+def test_the_gans_of_dense_layers_follow_the_seed(name: str) -> None:
+    flat = flatten(load(name))
+    expected = {"model.z_dim": 64, "optim.lr": 3e-4, "optim.discriminator_loss": "mean", "optim.l2": 0.0}
+    expected |= {"training.batch_size": 32, "training.epochs": 50, "training.updates": "paper"}
+    assert {key: flat[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", NAMES)

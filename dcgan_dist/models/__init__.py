@@ -1,6 +1,7 @@
 """The networks: pure `nn.Module`s that know nothing of ranks, devices or files."""
 
 from dcgan_dist.models.build import build_networks, initialise
+from dcgan_dist.models.family import Family, families, family_of
 from dcgan_dist.models.network import Discriminator, Generator
 
-__all__ = ["Discriminator", "Generator", "build_networks", "initialise"]
+__all__ = ["Discriminator", "Family", "Generator", "build_networks", "families", "family_of", "initialise"]

@@ -8,8 +8,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.errors import ConfigError
-from dcgan_dist.models.cdcgan import CdcganDiscriminator, CdcganGenerator
-from dcgan_dist.models.dcgan import DcganDiscriminator, DcganGenerator
+from dcgan_dist.models.family import family_of
 from dcgan_dist.models.network import Discriminator, Generator
 
 WEIGHT_STD = 0.02  # section 4: all weights from a normal distribution with this standard deviation
@@ -19,20 +18,18 @@ def build_networks(config: ModelConfig) -> tuple[Generator, Discriminator]:
     """Return a generator and a discriminator, on the CPU in float32, with weights that `initialise` has yet to set.
 
     Raises:
-        ConfigError: `image_size`, `channels` or, for a conditional model, `classes` is not known yet.
+        ConfigError: `image_size`, `channels` or, for a conditional model, `classes` is not known yet; no such family,
+            or a setting that it does not have.
     """
+    family = family_of(config)
     size, channels = config.image_size, config.channels
     if size is None or channels is None:
         key = "image_size" if size is None else "channels"
         raise ConfigError(f"model.{key} is None: give it, or take it from the data, before the networks are built")
-    if config.name == "cdcgan":
-        if not config.classes:
-            raise ConfigError(f"model.classes is {config.classes!r}: cdcgan needs data with labels; or take dcgan")
-        return (
-            CdcganGenerator(config, size, channels, config.classes),
-            CdcganDiscriminator(config, size, channels, config.classes),
-        )
-    return DcganGenerator(config, size, channels), DcganDiscriminator(config, size, channels)
+    if family.is_conditional and config.classes is None:
+        raise ConfigError(f"model.classes is None: give it, or take it from the data, before {config.name} is built")
+    of_images = (size, channels, config.classes or 0)
+    return family.generator(config, *of_images), family.discriminator(config, *of_images)
 
 
 @torch.no_grad()

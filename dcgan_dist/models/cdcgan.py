@@ -1,25 +1,28 @@
-"""The class-conditional DCGAN for 28x28 images that the paper's authors released beside it (appendix, table 3).
+"""The class-conditional DCGAN that the paper's authors released beside it (appendix, table 3), for images of any size.
 
 The label joins the input of every layer: as further values of a vector, as further constant maps of an image. Batch
-norm has neither gain nor bias, G ends in a sigmoid, and both networks have a dense hidden layer of 1,024 units.
+norm has neither gain nor bias, G ends in a sigmoid, and both networks have a dense hidden layer of 1,024 units. The
+released one is for 28x28 images; for others there are more or fewer scales, as in `dcgan.py`.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dcgan_dist.config import ModelConfig
+from dcgan_dist.models.family import Family
 from dcgan_dist.models.network import (
     Discriminator,
     Generator,
     base_side,
     convolution,
+    join,
     layer,
     leaky_relu,
     norm_of_maps,
     norm_of_units,
     projection,
+    scale_count,
     transposed_convolution,
 )
 
@@ -27,80 +30,92 @@ DENSE_UNITS = 1024
 
 
 class CdcganGenerator(Generator):
-    """z and label -> 1,024 units -> 7x7x(2 ngf) -> 14x14x(ngf) -> 28x28 image in [0, 1]."""
+    """z and label -> 1,024 units -> small maps -> maps twice as large each time -> image in [0, 1].
+
+    28x28 images from 7x7x(2 ngf), 14x14x(ngf); 64x64 images from 4x4x(8 ngf), 8x8x(4 ngf) and so on.
+    """
 
     def __init__(self, config: ModelConfig, image_size: int, channels: int, classes: int) -> None:
         super().__init__(config.z_dim, classes, (0.0, 1.0))
-        wide, narrow, normed = 2 * config.ngf, config.ngf, config.batch_norm != "none"
+        widths = [config.ngf << scale for scale in reversed(range(scale_count(image_size)))]
         self.dense = layer(
             dense=nn.Linear(config.z_dim + classes, DENSE_UNITS, bias=config.conv_bias),
-            norm=norm_of_units(config, DENSE_UNITS, normed, affine=False),
+            norm=norm_of_units(config, DENSE_UNITS, config.batch_norm != "none", affine=False),
             activation=nn.ReLU(inplace=True),
         )
-        self.projection = projection(config, DENSE_UNITS + classes, wide, base_side(image_size), affine=False)
-        self.hidden = layer(
-            conv=transposed_convolution(config, wide + classes, narrow, stride=2),
-            norm=norm_of_maps(config, narrow, normed, affine=False),
-            activation=nn.ReLU(inplace=True),
-        )
-        self.image = layer(
-            conv=transposed_convolution(config, narrow + classes, channels, stride=2),
-            norm=norm_of_maps(config, channels, config.batch_norm == "all", affine=False),
-            activation=nn.Sigmoid(),
-        )
+        self.projection = projection(config, DENSE_UNITS + classes, widths[0], base_side(image_size), affine=False)
+        self.layers = nn.ModuleList()
+        for width, next_width in zip(widths, [*widths[1:], channels], strict=True):
+            is_last = len(self.layers) == len(widths) - 1
+            wanted = config.batch_norm == "all" or (config.batch_norm == "paper" and not is_last)
+            self.layers.append(
+                layer(
+                    conv=transposed_convolution(config, width + classes, next_width, stride=2),
+                    norm=norm_of_maps(config, next_width, wanted, affine=False),
+                    activation=nn.Sigmoid() if is_last else nn.ReLU(inplace=True),
+                )
+            )
 
     def feature_maps(self, z: Tensor, y: Tensor) -> list[Tensor]:
-        """Return the activations of the three hidden layers in order, the first (n, 1024), and the image last."""
-        values = self.dense(_join(z, y))
-        small = self.projection(_join(values, y))
-        large = self.hidden(_join(small, y))
-        return [values, small, large, self.image(_join(large, y))]
+        """Return the activations of the hidden layers in order, the first (n, 1024), and the image last."""
+        values = self.dense(join(z, y))
+        maps = [self.projection(join(values, y))]
+        for stage in self.layers:
+            maps.append(stage(join(maps[-1], y)))
+        return [values, *maps]
 
 
 class CdcganDiscriminator(Discriminator):
-    """28x28 image and label -> 14x14x(ndf) -> 7x7x(2 ndf) -> 1,024 units -> logit."""
+    """Image and label -> maps half as large each time, from `ndf` channels twice as many -> 1,024 units -> logit."""
 
     def __init__(self, config: ModelConfig, image_size: int, channels: int, classes: int) -> None:
         super().__init__()
-        narrow, wide, normed = config.ndf, 2 * config.ndf, config.batch_norm != "none"
-        self.layers = nn.ModuleList(
-            [
+        self.layers = nn.ModuleList()
+        width = channels
+        for scale in range(scale_count(image_size)):
+            wanted = config.batch_norm == "all" or (config.batch_norm == "paper" and scale > 0)
+            inputs, width = width + classes, config.ndf << scale
+            self.layers.append(
                 layer(
-                    conv=convolution(config, channels + classes, narrow, stride=2),
-                    norm=norm_of_maps(config, narrow, config.batch_norm == "all", affine=False),
+                    conv=convolution(config, inputs, width, stride=2),
+                    norm=norm_of_maps(config, width, wanted, affine=False),
                     activation=leaky_relu(config),
-                ),
-                layer(
-                    conv=convolution(config, narrow + classes, wide, stride=2),
-                    norm=norm_of_maps(config, wide, normed, affine=False),
-                    activation=leaky_relu(config),
-                ),
-            ]
-        )
+                )
+            )
         self.pools = config.head == "average_pool"
-        units = wide if self.pools else wide * base_side(image_size) ** 2
+        units = width if self.pools else width * base_side(image_size) ** 2
         self.dense = layer(
             dense=nn.Linear(units + classes, DENSE_UNITS, bias=config.conv_bias),
-            norm=norm_of_units(config, DENSE_UNITS, normed, affine=False),
+            norm=norm_of_units(config, DENSE_UNITS, config.batch_norm != "none", affine=False),
             activation=leaky_relu(config),
         )
         self.head = nn.Linear(DENSE_UNITS + classes, 1, bias=config.conv_bias)
 
     def feature_maps(self, image: Tensor, y: Tensor) -> list[Tensor]:
-        """Return the activations, after LeakyReLU, of the two convolutional layers."""
-        large = self.layers[0](_join(image, y))
-        return [large, self.layers[1](_join(large, y))]
+        """Return the activations, after LeakyReLU, of the convolutional layers in order."""
+        maps: list[Tensor] = []
+        for stage in self.layers:
+            maps.append(stage(join(maps[-1] if maps else image, y)))
+        return maps
 
     def classify(self, features: Tensor, y: Tensor) -> Tensor:
         """Return logits, (n,), for the last of the `feature_maps` and one-hot labels (n, classes)."""
         values = features.mean(dim=(2, 3)) if self.pools else features.flatten(1)
-        logits: Tensor = self.head(_join(self.dense(_join(values, y)), y))
+        logits: Tensor = self.head(join(self.dense(join(values, y)), y))
         return logits.squeeze(1)
 
 
-def _join(values: Tensor, y: Tensor) -> Tensor:
-    """Join labels to vectors, (n, c), or, as constant maps, to images, (n, c, h, w)."""
-    if values.dim() == 2:
-        return torch.cat((values, y.to(values.dtype)), dim=1)
-    constant = y.to(values.dtype)[:, :, None, None].expand(-1, -1, *values.shape[2:])
-    return torch.cat((values, constant), dim=1)
+FAMILIES = (
+    Family(
+        name="cdcgan",
+        is_conditional=True,
+        generator=CdcganGenerator,
+        discriminator=CdcganDiscriminator,
+        settings=frozenset(
+            {
+                *("ngf", "ndf", "kernel_size", "conv_bias", "head"),
+                *("batch_norm", "projection_norm", "norm_eps", "norm_momentum"),
+            }
+        ),
+    ),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dcgan_dist.config import ModelConfig
+from dcgan_dist.models.family import Family
 from dcgan_dist.models.network import (
     Discriminator,
     Generator,
@@ -27,7 +28,7 @@ class DcganGenerator(Generator):
     and keeps their channels, the second halves the channels; the last one gives the image. ReLU, tanh at the end.
     """
 
-    def __init__(self, config: ModelConfig, image_size: int, channels: int) -> None:
+    def __init__(self, config: ModelConfig, image_size: int, channels: int, _classes: int = 0) -> None:
         super().__init__(config.z_dim, 0, (-1.0, 1.0))
         scales = scale_count(image_size)
         widths = [config.ngf << scale for scale in reversed(range(scales))]
@@ -65,7 +66,7 @@ class DcganDiscriminator(Discriminator):
     sets the channels, the second halves the maps. LeakyReLU throughout.
     """
 
-    def __init__(self, config: ModelConfig, image_size: int, channels: int) -> None:
+    def __init__(self, config: ModelConfig, image_size: int, channels: int, _classes: int = 0) -> None:
         super().__init__()
         strides = (1, 2) if config.convs_per_scale == 2 else (2,)
         self.layers = nn.ModuleList()
@@ -101,3 +102,19 @@ class DcganDiscriminator(Discriminator):
 def _is_normed(config: ModelConfig, is_outermost: bool) -> bool:
     """Whether batch norm follows a convolution; the outermost ones, next to the image, have it only with `all`."""
     return config.batch_norm == "all" or (config.batch_norm == "paper" and not is_outermost)
+
+
+FAMILIES = (
+    Family(
+        name="dcgan",
+        is_conditional=False,
+        generator=DcganGenerator,
+        discriminator=DcganDiscriminator,
+        settings=frozenset(
+            {
+                *("ngf", "ndf", "kernel_size", "convs_per_scale", "conv_bias", "head"),
+                *("batch_norm", "norm_gain_init", "projection_norm", "norm_eps", "norm_momentum"),
+            }
+        ),
+    ),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
 from dcgan_dist.config import ModelConfig
@@ -40,11 +41,17 @@ class Generator(nn.Module, ABC):
 
 
 class Discriminator(nn.Module, ABC):
-    """A map from images, and their labels where the family is conditional, to logits of being real."""
+    """A map from images, and their labels where the family is conditional, to logits of being real.
+
+    Attributes:
+        dropout_units: how many units of an image dropout may silence in training; 0 for none.
+    """
+
+    dropout_units: int = 0
 
     @abstractmethod
     def feature_maps(self, image: Tensor, y: Tensor) -> list[Tensor]:
-        """Return the activations, after LeakyReLU, of all convolutional layers in order.
+        """Return the activations of all convolutional layers in order; of the hidden layers where all are dense.
 
         Args:
             image: (n, channels, size, size), in the generator's `image_range`.
@@ -55,8 +62,14 @@ class Discriminator(nn.Module, ABC):
     def classify(self, features: Tensor, y: Tensor) -> Tensor:
         """Return logits, (n,), for the last of the `feature_maps` and one-hot labels (n, classes)."""
 
-    def forward(self, image: Tensor, y: Tensor) -> Tensor:
-        """Return logits, (n,), for images (n, channels, size, size) and one-hot labels (n, classes)."""
+    def forward(self, image: Tensor, y: Tensor, draws: Tensor | None = None) -> Tensor:
+        """Return logits, (n,), for images and their labels.
+
+        Args:
+            image: (n, channels, size, size), in the generator's `image_range`.
+            y: one-hot labels, (n, classes).
+            draws: (n, dropout_units) from U[0, 1), which decide what dropout silences; left out, nothing is.
+        """
         return self.classify(self.feature_maps(image, y)[-1], y)
 
 
@@ -83,6 +96,14 @@ def transposed_convolution(config: ModelConfig, inputs: int, outputs: int, strid
     # An odd kernel of stride 2 would end one row and column short of the doubled side.
     extra = 1 if stride == 2 and size % 2 else 0
     return nn.ConvTranspose2d(inputs, outputs, size, stride, (size - 1) // 2, extra, bias=config.conv_bias)
+
+
+def join(values: Tensor, y: Tensor) -> Tensor:
+    """Join one-hot labels (n, classes) to vectors, (n, c), or, as constant maps, to images, (n, c, h, w)."""
+    y = y.to(values.dtype)
+    if values.dim() == 2:
+        return torch.cat((values, y), dim=1)
+    return torch.cat((values, y[:, :, None, None].expand(-1, -1, *values.shape[2:])), dim=1)
 
 
 def layer(**parts: nn.Module | None) -> nn.Sequential:

@@ -38,8 +38,15 @@ def draw_labels(seed: int, purpose: str, step: int, count: int, classes: int) ->
     return torch.from_numpy(generator.integers(0, max(classes, 1), count, dtype=np.int64))
 
 
+def draw_dropout(seed: int, purpose: str, step: int, count: int, units: int) -> torch.Tensor:
+    """Draw what dropout decides by: float32 (count, units) from U[0, 1); row i depends on i, not on count."""
+    if units == 0:
+        return torch.zeros(count, 0)
+    return torch.from_numpy(_generator(seed, f"dropout/{purpose}", step).random((count, units), dtype=np.float32))
+
+
 def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return labels (n,) as float32 (n, classes); width 0 when there are no classes."""
+    """Return labels (n,) as float32 (n, classes); width 0 when there are no classes, zeros for no label (-1)."""
     if classes == 0:
         return torch.zeros(len(labels), 0)
-    return torch.nn.functional.one_hot(labels, classes).float()
+    return torch.nn.functional.one_hot(labels.clamp_min(0), classes).float() * (labels >= 0)[:, None]

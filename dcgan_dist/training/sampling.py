@@ -17,13 +17,13 @@ from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
 def fixed_inputs(config: ModelConfig, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the z (count, z_dim) and one-hot y (count, classes) whose samples are shown all through a run.
 
-    A conditional model's grid has one class a row.
+    A conditional model's grid has one class a row, in turn.
     """
     classes = config.classes or 0
     z = draw_z(seed, "fixed", 0, count, config.z_dim, config.z_distribution)
     labels = draw_labels(seed, "fixed", 0, count, classes)
     if classes:
-        labels = (torch.arange(count) // grid_columns(count)) % classes
+        labels = (torch.arange(count) // grid_columns(count, classes)) % classes
     return z, one_hot(labels, classes)
 
 
@@ -51,15 +51,16 @@ def to_uint8(images: torch.Tensor, image_range: tuple[float, float]) -> npt.NDAr
     return array
 
 
-def grid_columns(count: int) -> int:
-    """Columns of a grid of `count` images: as square as can be."""
-    return math.ceil(math.sqrt(count))
+def grid_columns(count: int, classes: int = 0) -> int:
+    """Columns of a grid of `count` images: as square as can be, with a row for each class where it has enough."""
+    square = math.ceil(math.sqrt(count))
+    return min(square, math.ceil(count / classes)) if 0 < classes <= count else square
 
 
-def make_grid(images: npt.NDArray[np.uint8], gap: int = 2) -> npt.NDArray[np.uint8]:
-    """Lay out uint8 images (n, S, S, C) in rows, with white lines of `gap` pixels between them."""
+def make_grid(images: npt.NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> npt.NDArray[np.uint8]:
+    """Lay out uint8 images (n, S, S, C) in rows of `columns`, with white lines of `gap` pixels between them."""
     count, height, width, channels = images.shape
-    columns = grid_columns(count)
+    columns = columns or grid_columns(count)
     rows = math.ceil(count / columns)
     grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
     for place, image in enumerate(images):

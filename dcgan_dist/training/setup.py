@@ -16,6 +16,7 @@ import dcgan_dist
 from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.errors import ConfigError, RunDirectoryError
+from dcgan_dist.models.family import families, family_of
 from dcgan_dist.results.run_directory import RunDirectory, open_run
 
 DEFAULT_EPOCHS = 5.0
@@ -28,21 +29,31 @@ def resolve_config(config: Config, dataset: Dataset) -> Config:
     """Fill in what the data decides: image size, channels, classes, and the length in steps.
 
     Raises:
-        ConfigError: the data is too small for one global batch, or has no labels for a conditional model.
+        ConfigError: the settings do not fit the family of networks, or the data them: too small for one global batch,
+            without labels or with other classes for a conditional model.
     """
+    family = family_of(config.model)
     batch = config.training.batch_size
     per_epoch = dataset.count // batch
     if per_epoch == 0:
         raise ConfigError(
             f"training.batch_size is {batch}, but {dataset.path} has {dataset.count} images: take a smaller batch"
         )
-    conditional = config.model.name == "cdcgan"
-    if conditional and not dataset.classes:
-        raise ConfigError(f"model.name is {config.model.name}, but {dataset.path} has no labels: take dcgan")
+    if family.is_conditional and not dataset.classes:
+        unconditional = " or ".join(name for name, other in families().items() if not other.is_conditional)
+        raise ConfigError(
+            f"model.name is {config.model.name!r}, but {dataset.path} has no labels: take {unconditional}, or data "
+            "with labels"
+        )
+    if family.is_conditional and config.model.classes not in (None, len(dataset.classes)):
+        raise ConfigError(
+            f"model.classes is {config.model.classes}, but {dataset.path} has {len(dataset.classes)} classes: leave it "
+            "out (null)"
+        )
     changes: dict[str, Any] = {
         "model.image_size": dataset.image_size,
         "model.channels": dataset.channels,
-        "model.classes": len(dataset.classes) if conditional else 0,
+        "model.classes": len(dataset.classes) if family.is_conditional else 0,
     }
     if config.training.steps is None:
         epochs = DEFAULT_EPOCHS if config.training.epochs is None else config.training.epochs
@@ -77,7 +88,8 @@ def open_run_directory(config: Config, dataset: Dataset, location: str, session:
         before = run.read_config()
         if before is not None:
             _refuse_other_run(config, dataset, before, location)
-        run.write_config(asdict(config), {**environment(), "data_digest": dataset.digest})
+        facts = {"data_digest": dataset.digest, "classes": list(dataset.classes)}
+        run.write_config(asdict(config), environment() | facts)
     except BaseException:
         run.close()
         raise
@@ -101,12 +113,13 @@ def environment() -> dict[str, Any]:
 
 def _refuse_other_run(config: Config, dataset: Dataset, before: dict[str, Any], location: str) -> None:
     """Refuse to go on with settings under which the checkpoints of the run would mean something else."""
-    new = flatten(config)
+    new, defaults = flatten(config), flatten(Config())
     old: dict[str, Any] = {}
     for key in new:
         value: Any = before
         for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+            # A setting that the run was made before has the value that changes nothing.
+            value = value.get(part, defaults.get(key)) if isinstance(value, dict) else None
         old[key] = value
     fixed = [key for key in new if key.startswith("model.") and key not in FREE_MODEL_SETTINGS]
     differing = [

@@ -177,8 +177,12 @@ class AdversarialStep:
         fake: torch.Tensor,
         y_fake: torch.Tensor,
         real_count: torch.Tensor,
+        real_draws: torch.Tensor | None = None,
+        fake_draws: torch.Tensor | None = None,
     ) -> None:
-        """Descend -log D(x) - log(1 - D(G(z))): real and fake go through as batches of their own (batch norm).
+        """Descend -log D(x) - log(1 - D(G(z))), or half of it where `optim.discriminator_loss` is `mean`.
+
+        Real and fake go through as batches of their own (batch norm).
 
         Args:
             real: (n, C, S, S) real images of this rank; n may be 0.
@@ -186,34 +190,38 @@ class AdversarialStep:
             fake: (m, C, S, S) generated images, detached.
             y_fake: (m, classes) their labels.
             real_count: () how many real images all ranks hold together.
+            real_draws: (n, dropout_units) draws of dropout for the real images; left out, there is none.
+            fake_draws: (m, dropout_units) those for the generated images.
         """
         player, world = self.discriminator, self.world
         player.adam.zero_grad()
+        weight = 0.5 if self.config.optim.discriminator_loss == "mean" else 1.0
         synchronised = any(not isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in _norms(player.network))
         real_logits = fake.new_zeros(0)
         # Only a synchronised batch norm needs an empty rank in its collectives; a local one cannot normalise nothing.
         if len(real) or synchronised:
             with player.local_backward(), self.autocast():
-                real_logits = player.wrapped(real, y_real).to(torch.promote_types(real.dtype, torch.float32))
+                real_logits = player.wrapped(real, y_real, real_draws)
+                real_logits = real_logits.to(torch.promote_types(real.dtype, torch.float32))
                 # Gradients are averaged over ranks, so each rank's sum is divided by the images per rank.
-                loss = real_loss(real_logits).sum() * world.size / real_count
+                loss = weight * real_loss(real_logits).sum() * world.size / real_count
             with player.local_backward():
                 _poisoned(loss).backward()
         with self.autocast():
-            fake_logits = player.wrapped(fake, y_fake).to(torch.promote_types(fake.dtype, torch.float32))
-            loss = fake_loss(fake_logits).mean()
+            fake_logits = player.wrapped(fake, y_fake, fake_draws).to(torch.promote_types(fake.dtype, torch.float32))
+            loss = weight * fake_loss(fake_logits).mean()
         _poisoned(loss).backward()
         self.tally.add(real_logits, fake_logits)
         self._apply(player)
 
-    def update_generator(self, fake: torch.Tensor, y_fake: torch.Tensor) -> None:
-        """Descend -log D(G(z)) through a frozen discriminator."""
+    def update_generator(self, fake: torch.Tensor, y_fake: torch.Tensor, draws: torch.Tensor | None = None) -> None:
+        """Descend -log D(G(z)) through a frozen discriminator; `draws` as in `update_discriminator`."""
         player = self.generator
         player.adam.zero_grad()
         # The bare discriminator: DDP would wait for gradients of weights that are frozen.
         with self.discriminator.frozen():
             with self.autocast():
-                logits = self.discriminator.network(fake, y_fake)
+                logits = self.discriminator.network(fake, y_fake, draws)
                 loss = generator_loss(logits.to(torch.promote_types(fake.dtype, torch.float32))).mean()
             _poisoned(loss).backward()
         self._apply(player)

@@ -21,14 +21,14 @@ from dcgan_dist.data.remote import shown
 from dcgan_dist.data.stream import Batch, BatchIterator, ImageStream
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
-from dcgan_dist.models import build_networks, initialise
+from dcgan_dist.models import build_networks, family_of, initialise
 from dcgan_dist.results.run_directory import RunDirectory
 from dcgan_dist.training.batch_norm import synchronise
 from dcgan_dist.training.checkpoint import load_tensors, save_tensors, training_tensors
 from dcgan_dist.training.damage import DamageLog
-from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
+from dcgan_dist.training.draws import draw_dropout, draw_labels, draw_z, one_hot
 from dcgan_dist.training.progress import Clock, Reporter, Silent, StopSignal, readable_time
-from dcgan_dist.training.sampling import fixed_inputs, make_grid, sample_feature_maps, to_real, to_uint8
+from dcgan_dist.training.sampling import fixed_inputs, grid_columns, make_grid, sample_feature_maps, to_real, to_uint8
 from dcgan_dist.training.setup import batches_per_step, lr_factor, open_run_directory, resolve_config
 from dcgan_dist.training.signals import WINDOW, filter_oscillation, mean_activations, sample_distance
 from dcgan_dist.training.step import AdversarialStep
@@ -85,6 +85,7 @@ def train(
             f"training.batch_size is {config.training.batch_size}: batch norm needs at least 2 images on each of the "
             f"{world.size} workers"
         )
+    family_of(config.model)  # refuses what the data could only be fetched for in vain
     cache = Path(config.data.cache) if config.data.cache else None
     dataset = open_dataset(
         config.data.path,
@@ -149,6 +150,7 @@ class Training:
         self.failed_ranks = torch.zeros((), dtype=torch.int64, device=world.device)
         generator, discriminator = build_networks(config.model)
         self.image_range: tuple[float, float] = generator.image_range
+        self.dropout_units = discriminator.dropout_units
         initialise(generator, config.model, config.seed)
         initialise(discriminator, config.model, config.seed + 1)
         networks = []
@@ -240,19 +242,22 @@ class Training:
             self.lost_in_epoch.zero_()
         real, y_real, count, share = self._real(mini_batches)
         z, y = self._noise("train", step)
+        drawn = self.world.share(torch.arange(self.config.training.batch_size))
+        of_real = self._dropout("real", step, mini_batches[-1].slots)
+        of_fake, of_generator = self._dropout("fake", step, drawn), self._dropout("generator", step, drawn)
         players.begin()
         if self.config.training.updates == "paper":
             # One mini-batch for both: the discriminator's fakes are then the generator's.
             fake = players.generate(z, y)
-            players.update_discriminator(real, y_real, fake.detach(), y, count)
-            players.update_generator(fake, y)
+            players.update_discriminator(real, y_real, fake.detach(), y, count, of_real, of_fake)
+            players.update_generator(fake, y, of_generator)
         else:
             # The released code: the generator's turn (its mini-batch of real images goes by), the discriminator's.
             z_own, y_own = self._noise("train/generator", step)
-            players.update_generator(players.generate(z_own, y_own), y_own)
+            players.update_generator(players.generate(z_own, y_own), y_own, of_generator)
             with torch.no_grad():
                 fake = players.generate(z, y)
-            players.update_discriminator(real, y_real, fake, y, count)
+            players.update_discriminator(real, y_real, fake, y, count, of_real, of_fake)
         players.end(share)
         self.state.images_lost += self.damage.note(mini_batches)
         self.state.images_seen += sum(len(batch.images) for batch in mini_batches)
@@ -279,6 +284,12 @@ class Training:
         y = one_hot(draw_labels(self.config.seed, purpose, step, batch, self.classes), self.classes)
         device = self.world.device
         return self.world.share(z).to(device, self.dtype), self.world.share(y).to(device, self.dtype)
+
+    def _dropout(self, purpose: str, step: int, slots: torch.Tensor) -> torch.Tensor:
+        """Return what the discriminator's dropout decides by, (n, units), for images at `slots` of the global batch."""
+        batch = self.config.training.batch_size
+        draws = draw_dropout(self.config.seed, purpose, step, batch, self.dropout_units)
+        return draws[slots].to(self.world.device)
 
     # ------------------------------------------------------------------ between steps
 
@@ -435,7 +446,8 @@ class Training:
                 images, _ = sample_feature_maps(
                     self.step.generator.network, self.fixed_z, self.fixed_y, self.config.model
                 )
-            self.run.write_image(f"step-{self.state.step:08d}", make_grid(to_uint8(images, self.image_range)))
+            columns = grid_columns(len(images), self.classes)
+            self.run.write_image(f"step-{self.state.step:08d}", make_grid(to_uint8(images, self.image_range), columns))
 
     def _write_real_images(self) -> None:
         """Write the first images of the first epoch beside the samples."""

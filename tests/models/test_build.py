@@ -101,6 +101,7 @@ def test_first_weights_leave_the_global_random_state_alone() -> None:
         (ModelConfig(channels=3), "model.image_size is None"),
         (ModelConfig(image_size=64), "model.channels is None"),
         (ModelConfig(name="cdcgan", image_size=28, channels=1), "model.classes is None"),
+        (ModelConfig(name="cgan", image_size=28, channels=1), "model.classes is None"),
     ],
 )
 def test_settings_that_the_data_has_not_completed_are_refused(config: ModelConfig, message: str) -> None:

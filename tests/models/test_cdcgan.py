@@ -106,6 +106,25 @@ def test_images_lie_in_0_to_1_and_give_one_logit(channels: int, kernel_size: int
     assert discriminator(image, y).shape == (4,)
 
 
+@pytest.mark.parametrize("size", [16, 32, 64, 128, 256])
+def test_images_of_every_size_are_made_from_maps_that_double_with_the_label_at_every_layer(size: int) -> None:
+    config = conditional(**SMALL | {"image_size": size, "channels": 3, "ngf": 2, "ndf": 2})
+    generator, discriminator = build_networks(config)
+    z, y = draws(4, config)
+    first, *maps = generator.feature_maps(z, y)
+    sides = [4 << scale for scale in range(size.bit_length() - 2)]
+    assert first.shape == (4, 1024)
+    assert [layer.shape[2] for layer in maps] == sides
+    assert [layer.shape[1] for layer in maps] == [*(size // side for side in sides[:-1]), 3]
+    seen = discriminator.feature_maps(maps[-1], y)
+    assert [(layer.shape[1], layer.shape[2]) for layer in seen] == [(size // side, side) for side in sides[-2::-1]]
+    assert discriminator(maps[-1], y).shape == (4,)
+    for network in (generator, discriminator):
+        for stage in network.layers:
+            inputs = stage.conv.weight.shape[0 if network is generator else 1]
+            assert inputs - 3 in {3, *(2 << scale for scale in range(8))}
+
+
 def test_the_label_changes_the_image_and_the_logit() -> None:
     config = conditional(**SMALL)
     generator, discriminator = build_networks(config)
@@ -125,10 +144,10 @@ def norms(network: nn.Module) -> list[str]:
 @pytest.mark.parametrize(
     ("setting", "of_generator", "of_discriminator"),
     [
-        ("paper", ["dense.norm", "projection.norm", "hidden.norm"], ["layers.1.norm", "dense.norm"]),
+        ("paper", ["dense.norm", "projection.norm", "layers.0.norm"], ["layers.1.norm", "dense.norm"]),
         (
             "all",
-            ["dense.norm", "projection.norm", "hidden.norm", "image.norm"],
+            ["dense.norm", "projection.norm", "layers.0.norm", "layers.1.norm"],
             ["layers.0.norm", "layers.1.norm", "dense.norm"],
         ),
         ("none", [], []),
