@@ -30,7 +30,7 @@ from dcgan_dist.training.draws import draw_dropout, draw_labels, draw_z, one_hot
 from dcgan_dist.training.progress import Clock, Reporter, Silent, StopSignal, readable_time
 from dcgan_dist.training.sampling import fixed_inputs, grid_columns, make_grid, sample_feature_maps, to_real, to_uint8
 from dcgan_dist.training.setup import batches_per_step, lr_factor, open_run_directory, resolve_config
-from dcgan_dist.training.signals import WINDOW, filter_oscillation, mean_activations, sample_distance
+from dcgan_dist.training.signals import WINDOW, filter_oscillation, filter_swing, mean_activations, sample_distance
 from dcgan_dist.training.step import AdversarialStep
 
 # Steps between two looks at the stop flags: on a GPU each look waits for the device.
@@ -427,7 +427,7 @@ class Training:
     def _signals(self) -> dict[str, float | None]:
         """Measure the samples of the fixed z (leader only: the others' rows are never written)."""
         if not self.world.is_leader:
-            return {"sample_distance": None, "filter_oscillation": None}
+            return {"sample_distance": None, "filter_oscillation": None, "filter_swing": None}
         with self.step.autocast():
             images, hidden = sample_feature_maps(
                 self.step.generator.network, self.fixed_z, self.fixed_y, self.config.model
@@ -438,6 +438,7 @@ class Training:
         return {
             "sample_distance": sample_distance(images, self.image_range),
             "filter_oscillation": filter_oscillation(self.activation_history),
+            "filter_swing": filter_swing(self.activation_history),
         }
 
     def _write_samples(self) -> None:
