@@ -8,6 +8,8 @@ import sys
 FRONT_DOORS = {
     "prepare": "make shards from a source of images, or check them",
     "train": "train a DCGAN; run again with the same --run-dir, it resumes",
+    "sample": "draw images from a trained generator",
+    "export": "write a trained generator as ONNX or as a program of torch.export",
     "sweep": "search hyperparameters by many trials; run again with the same --sweep-dir, it resumes",
     "evaluate": "score what a run's discriminator learned",
     "bench": "measure images/s beside a baseline",

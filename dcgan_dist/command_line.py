@@ -8,15 +8,17 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dcgan_dist.config import ALTERNATIVES, declared_types, describe_type, unknown_setting
-from dcgan_dist.errors import ConfigError, DcganDistError
+from dcgan_dist.errors import ConfigError, DcganDistError, Stopped
 
 Settings = TypeVar("Settings")
 
@@ -188,6 +190,24 @@ def yield_idle_cores() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
+@contextmanager
+def ended_by_sigterm(way_out: str) -> Iterator[None]:
+    """Have SIGTERM end the block as an error does, so that all that was started ends in good order.
+
+    Args:
+        way_out: what the message says after that.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(number, f"ended by a signal; {way_out}")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence[str] | None = None) -> int:
     """Run a front door and return its exit status; errors made on purpose become one line on stderr."""
     try:
@@ -201,4 +221,4 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
     return 0
 
 
-__all__ = ["build_settings", "parse_settings", "read_yaml_settings", "run"]
+__all__ = ["build_settings", "ended_by_sigterm", "parse_settings", "read_yaml_settings", "run"]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
-from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
+from dcgan_dist.command_line import ended_by_sigterm, parse_settings, run, yield_idle_cores
 from dcgan_dist.config import PrepareConfig, override
 from dcgan_dist.data.preparation import prepare
-from dcgan_dist.errors import ConfigError, Stopped
+from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 
@@ -25,7 +23,7 @@ def _command(arguments: Sequence[str]) -> None:
         PROG,
         "Make shards from a source of images, find their near-duplicates, or check them.",
     )
-    with _pool(config) as (config, pool), _ended_by_sigterm():
+    with _pool(config) as (config, pool), ended_by_sigterm("run again, it goes on from the finished shards"):
         if config.verify is not None or config.source is not None or not config.dedup:
             prepare(config, pool)
         if config.dedup and config.verify is None:
@@ -47,20 +45,6 @@ def _pool(config: PrepareConfig) -> Iterator[tuple[PrepareConfig, TaskPool]]:
     needs = [path for path in (config.input, config.verify) if path is not None]
     with ray_pool(config.cluster.workers, needs) as pool:
         yield config, pool
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM end the block as an error does, so that all that was started ends in good order."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise Stopped(number, "ended by a signal; run again, it goes on from the finished shards")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _deduplicate(config: PrepareConfig, pool: TaskPool) -> None:

@@ -259,7 +259,7 @@ def break_weights(run, broken):
         (["--run=HERE/run", "--task=folder", "--data=HERE/pictures"], "has no labels"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/cut.tar.gz"], "cut.tar.gz"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/shards"], "is damaged: it has"),
-        (["--run=HERE/nan", "--task=folder", "--data=rooms:400"], "step 24 are NaN from conv layer 2 of 2 on"),
+        (["--run=HERE/nan", "--task=folder", "--data=rooms:400"], "step 24 are NaN from layer 2 of 2 on"),
         (["--run=HERE/bare", "--task=folder", "--data=rooms:400"], "HERE/bare has no checkpoint yet"),
         (["--run=HERE/grey", "--task=folder", "--data=rooms:400"], "trained on grey images"),
     ],

@@ -36,7 +36,16 @@ from dcgan_dist.data.spool import JOURNAL_NAME, SPOOL_NAME, Spool, fill_spool
 from dcgan_dist.errors import DataError, DcganDistError, InputError, StorageError, Unreachable
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 
-__all__ = ["Recipe", "Report", "check_same", "find_finished", "made_with", "read_manifest", "write_shards"]
+__all__ = [
+    "Recipe",
+    "Report",
+    "check_same",
+    "find_finished",
+    "lock_folder",
+    "made_with",
+    "read_manifest",
+    "write_shards",
+]
 
 Report = Callable[[int, float, int, int], None]
 """Called with the number of images done, the share of the whole (in [0, 1]), the number of unreadable inputs, and how
@@ -233,7 +242,7 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
     missing = [above for above in folder.parents if not above.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder, output)
+        lock = lock_folder(folder, output)
     except OSError as error:
         raise DataError(f"output {output!r} cannot be written: {error.strerror}") from error
     work = None
@@ -290,8 +299,15 @@ def _clear(place: Place) -> None:
         place.remove(SETTINGS_NAME)
 
 
-def _locked(work: Path, output: str) -> int:
-    """Make the folder if need be and lock it; the lock goes with the process, however that ends."""
+def lock_folder(work: Path, output: str) -> int:
+    """Make the folder in which an output is made and lock it; the lock goes with the process, however that ends.
+
+    Returns:
+        The file descriptor to close.
+
+    Raises:
+        DataError: another process makes the same output.
+    """
     while True:
         work.mkdir(exist_ok=True)
         lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,5 +1,7 @@
 """What a discriminator makes of an image (section 5): the activations of its conv layers, max-pooled and joined.
 
+Those of hidden layers that are dense are taken as they are.
+
 The statistics of its batch norm are frozen: the running averages of training, or, as the released code has it, those
 measured over the unlabelled training set. A conditional discriminator is given no label (a vector of zeros), since
 a label is what its features are to predict.
@@ -12,14 +14,12 @@ import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import safetensors.torch
 import torch
 import xxhash
-import yaml
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -32,12 +32,11 @@ from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.evaluation.winograd import WinogradConv2d, is_suitable
 from dcgan_dist.models import build_networks, initialise
-from dcgan_dist.models.network import Discriminator, Generator
-from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
-from dcgan_dist.results.run_directory import CONFIG_NAME
-from dcgan_dist.results.storage import Mirror, parse_location, read_file, write_atomically, writing
+from dcgan_dist.models.network import Discriminator
+from dcgan_dist.results.storage import write_atomically, writing
 from dcgan_dist.training.checkpoint import copy_tensors
 from dcgan_dist.training.sampling import to_real
+from dcgan_dist.training.trained import load_networks
 
 Pooling = Literal["paper", "released"]
 Precision = Literal["fp32", "bf16"]
@@ -83,56 +82,6 @@ class TrainedDiscriminator:
         return self.model.channels
 
 
-def read_run_config(location: str) -> dict[str, Any]:
-    """Return the config.yaml of a run.
-
-    Raises:
-        RunDirectoryError: there is no run, or its settings cannot be read.
-        StorageError: it cannot be read.
-    """
-    content = read_file(location, CONFIG_NAME)
-    if content is None:
-        raise RunDirectoryError(f"{location} is no run directory: it has no {CONFIG_NAME}; give --run DIR of a run")
-    try:
-        settings = yaml.safe_load(content)
-        if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
-            raise ValueError("it holds no settings of a model")
-    except (ValueError, yaml.YAMLError) as error:
-        raise RunDirectoryError(f"{location}/{CONFIG_NAME} cannot be read: {' '.join(str(error).split())}") from error
-    return settings
-
-
-def checkpoint_steps(location: str) -> list[int]:
-    """Return the steps of a run's checkpoints, ascending.
-
-    Raises:
-        RunDirectoryError: it has none, or is no run.
-        StorageError: the storage fails.
-    """
-    read_run_config(location)
-    place = parse_location(location)
-    if isinstance(place, str):
-        found = {step_of(name.split("/")[1]) for name in Mirror(place).names("checkpoints") if name.count("/") > 1}
-        steps = sorted(step for step in found if step is not None)
-    else:
-        steps = steps_in(place / "checkpoints")
-    if not steps:
-        raise RunDirectoryError(f"{location} has no checkpoint yet: train it for longer, or give another run")
-    return steps
-
-
-def chosen_steps(location: str, step: str) -> list[int]:
-    """Return the steps of a run that `step` asks for: `latest`, `all`, or a number (which may have no checkpoint).
-
-    Raises:
-        RunDirectoryError, StorageError: as `checkpoint_steps`.
-    """
-    steps = checkpoint_steps(location)
-    if step.isdecimal():
-        return [int(step)]
-    return steps[-1:] if step == "latest" else steps
-
-
 def load_discriminator(location: str, step: int) -> TrainedDiscriminator:
     """Load the discriminator of a run's checkpoint, after comparing its file with its digest.
 
@@ -140,44 +89,8 @@ def load_discriminator(location: str, step: int) -> TrainedDiscriminator:
         RunDirectoryError: no such checkpoint, a damaged one, or one of another architecture.
         StorageError: it cannot be read.
     """
-    generator, network, model, digest = _load(location, step, "discriminator")
+    generator, network, model, digest = load_networks(location, step, "discriminator")
     return TrainedDiscriminator(network.eval(), model, generator.image_range, step, digest)
-
-
-def load_generator(location: str, step: int) -> tuple[Generator, ModelConfig, str]:
-    """Load the generator of a run's checkpoint; also return its settings and the checkpoint's digest.
-
-    Raises:
-        RunDirectoryError, StorageError: as `load_discriminator`.
-    """
-    generator, _, model, digest = _load(location, step, "generator")
-    return generator.eval(), model, digest
-
-
-def _load(
-    location: str, step: int, player: Literal["generator", "discriminator"]
-) -> tuple[Generator, Discriminator, ModelConfig, str]:
-    """Return both networks of a run, the one asked for with its weights, their settings and the digest."""
-    settings = read_run_config(location)
-    where = f"{location.rstrip('/')}/checkpoints/{name_of(step)}"
-    state_content = read_file(location, f"checkpoints/{name_of(step)}/{STATE_NAME}")
-    if state_content is None:
-        steps = ", ".join(map(str, checkpoint_steps(location)))
-        raise RunDirectoryError(f"{location} has no whole checkpoint of step {step}; it has those of steps {steps}")
-    state = parse_state(state_content, where)
-    name = f"{player}.safetensors"
-    content = read_file(location, f"checkpoints/{name_of(step)}/{name}")
-    expected = state["files"].get(name, {}).get("xxh3_128")
-    if content is None or xxhash.xxh3_128_hexdigest(content) != expected:
-        raise RunDirectoryError(f"{where} is damaged: {name} is not what was written; score another step")
-    try:
-        model = ModelConfig(**settings["model"])
-        generator, discriminator = build_networks(model)
-        network = generator if player == "generator" else discriminator
-        copy_tensors(safetensors.torch.load(content), dict(network.state_dict()), player, where)
-    except (TypeError, ConfigError, SafetensorError) as error:
-        raise RunDirectoryError(f"{location} was made by another version: {' '.join(str(error).split())}") from error
-    return generator, discriminator, model, str(state["digest"])
 
 
 def random_discriminator(model: ModelConfig, seed: int) -> TrainedDiscriminator:
@@ -260,12 +173,16 @@ def _no_label(count: int, model: ModelConfig, like: Tensor) -> Tensor:
 def pool_maps(maps: list[Tensor], pooling: Pooling) -> list[Tensor]:
     """Max-pool the activations of each conv layer, (n, c, h, w), and flatten them to (n, values).
 
+    Where all layers are dense, (n, units), there is nothing to pool.
+
     `paper` pools every layer to a 4x4 grid; `released` has windows of 4, 2 and 1 pixels, for nets of three layers (of
     maps of 16, 8 and 4 pixels these are the very same values).
 
     Raises:
-        ConfigError: `released`, and not three layers.
+        ConfigError: `released`, and not three conv layers.
     """
+    if all(layer.dim() == 2 for layer in maps):
+        return maps
     if pooling == "paper":
         return [_to_grid(layer).flatten(1) for layer in maps]
     if len(maps) != len(RELEASED_WINDOWS):
@@ -343,7 +260,7 @@ def _not_finite(parts: list[Tensor], step: int | None, dtype: str) -> RunDirecto
         if not torch.isfinite(part).all():
             kind = "NaN" if part.isnan().any() else "infinite"
             return RunDirectoryError(
-                f"the features of {of} are {kind} from conv layer {number} of {len(parts)} on: the run has diverged, "
+                f"the features of {of} are {kind} from layer {number} of {len(parts)} on: the run has diverged, "
                 "score an earlier step"
             )
     return RunDirectoryError(f"the features of {of} are too large for {dtype}: take --store float32")

@@ -16,12 +16,12 @@ from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import RunDirectoryError
 from dcgan_dist.evaluation.baselines import NearestNeighbours
 from dcgan_dist.evaluation.feature_files import Array
-from dcgan_dist.evaluation.features import load_generator
 from dcgan_dist.evaluation.labelled import Labels
 from dcgan_dist.evaluation.tasks import Partition, Rows, Values, predict_all, wilson
 from dcgan_dist.models.network import Generator
 from dcgan_dist.training.draws import draw_z, one_hot
 from dcgan_dist.training.sampling import sample_feature_maps, to_uint8
+from dcgan_dist.training.trained import load_generator
 
 _BATCH = 250
 

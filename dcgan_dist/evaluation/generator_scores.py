@@ -26,7 +26,6 @@ from dcgan_dist.evaluation.diversity import (
 )
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import Array, Extractor, FeatureFiles, RawPixels, fitted
-from dcgan_dist.evaluation.features import chosen_steps, load_generator, read_run_config
 from dcgan_dist.evaluation.generated import sample_batches
 from dcgan_dist.evaluation.inception import INCEPTION_FEATURES, InceptionFeatures, measure_inception, open_inception
 from dcgan_dist.evaluation.labelled import open_labelled
@@ -35,6 +34,7 @@ from dcgan_dist.evaluation.tasks import Rows, permutation
 from dcgan_dist.models.network import Generator
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.results.scores import Entry, add_scores, read_scores
+from dcgan_dist.training.trained import chosen_steps, load_generator, read_run_config
 
 GENERATOR_TASKS = ("fidelity", "memorisation")
 

@@ -20,12 +20,10 @@ from dcgan_dist.evaluation.baselines import NearestNeighbours, Pixels
 from dcgan_dist.evaluation.feature_files import Array, Extractor, FeatureFiles, RawPixels
 from dcgan_dist.evaluation.features import (
     TrainedDiscriminator,
-    chosen_steps,
     load_discriminator,
     measure_statistics,
     prepare_extractor,
     random_discriminator,
-    read_run_config,
 )
 from dcgan_dist.evaluation.generated import generate, nearest_neighbour_score
 from dcgan_dist.evaluation.kmeans import fit_kmeans, standardise
@@ -45,6 +43,7 @@ from dcgan_dist.evaluation.tasks import (
 )
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.results.scores import Entry, add_scores, read_scores
+from dcgan_dist.training.trained import chosen_steps, read_run_config
 
 _SVHN_LABELS = 100
 _SVHN_DRAWS = 100
@@ -56,7 +55,7 @@ _DECIDING = (
     *("labels_per_class", "draws", "choosing_draws", "validation", "test", "cs", "pooling", "statistics", "unlabelled"),
     *("precision", "store", "seed"),
 )
-_DECIDING_FOR = {"kmeans": ("centroids", "patches"), "cnn": ("trials", "epochs"), "cdcgan": ("samples",)}
+_DECIDING_FOR = {"kmeans": ("centroids", "patches"), "cnn": ("trials", "epochs")}
 _MNIST_SAMPLES = 50_000
 _RANDOM_BATCHES = 50  # that the statistics of random weights are measured over
 
@@ -260,8 +259,11 @@ class Evaluation:
         """Return the paper's classifier with the values of C that the settings give."""
         return L2SVM(self.config.c_values, self.device)
 
-    def score_discriminator(self, trained: TrainedDiscriminator, method: str = "dcgan") -> Entry:
-        """Score a discriminator, with the statistics, pooling and precision of the settings."""
+    def score_discriminator(self, trained: TrainedDiscriminator, method: str | None = None) -> Entry:
+        """Score a discriminator, with the statistics, pooling and precision of the settings.
+
+        The method's name is that of its family unless another is given.
+        """
         begun = time.perf_counter()
         config = self.config
         extractor = prepare_extractor(
@@ -273,7 +275,7 @@ class Evaluation:
             device=self._workers_device,
         )
         values, test_values = self.values(extractor)
-        entry = self.score(method, self.svm(), values, test_values, begun)
+        entry = self.score(method or trained.model.name, self.svm(), values, test_values, begun)
         return entry | {"step": trained.step, "checkpoint_digest": trained.digest, "statistics": trained.statistics}
 
     def score_generator(self, location: str, step: int) -> Entry:
@@ -288,8 +290,9 @@ class Evaluation:
         if partition.classes != self.model.classes:
             raise DataError(f"{self.data.path!r} has {partition.classes} classes, the run {self.model.classes}")
         rows, labels, digest = generate(location, step, samples, self.config.seed, self.device)
-        entry = self._neighbours(Pixels(rows), labels, np.arange(samples), "cdcgan", begun)
-        return entry | {"step": step, "checkpoint_digest": digest}
+        entry = self._neighbours(Pixels(rows), labels, np.arange(samples), self.model.name, begun)
+        settings = entry["settings"] | {"samples": samples}
+        return entry | {"step": step, "checkpoint_digest": digest, "settings": settings}
 
     def score_real_images(self) -> Entry:
         """Score the same classifier on real training images: the control of `score_generator`."""
@@ -510,7 +513,7 @@ def _scores_of_discriminators(
 ) -> Iterator[Entry]:
     config, device = evaluation.config, evaluation.device
     for trained in discriminators:
-        entry = evaluation.find(finished, "dcgan", trained.step, trained.digest)
+        entry = evaluation.find(finished, trained.model.name, trained.step, trained.digest)
         if entry is None:
             ready = measured(config, trained, run, device) if config.statistics == "measured" else trained
             entry = evaluation.score_discriminator(ready)

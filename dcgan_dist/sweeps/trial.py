@@ -22,7 +22,6 @@ from dcgan_dist.config import Config, EvaluateConfig, ScoreConfig, SweepConfig, 
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World, join_world
 from dcgan_dist.errors import Diverged, InputError, RunDirectoryError, Stopped
-from dcgan_dist.evaluation.features import checkpoint_steps, load_generator, read_run_config
 from dcgan_dist.evaluation.generator_scores import GeneratorEvaluation
 from dcgan_dist.evaluation.scoring import evaluate
 from dcgan_dist.parallel import LocalPool
@@ -34,6 +33,7 @@ from dcgan_dist.results.status import STALE_SECONDS, Status
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
 from dcgan_dist.sweeps.space import run_settings
 from dcgan_dist.training.setup import environment, resolve_config
+from dcgan_dist.training.trained import checkpoint_steps, load_generator, read_run_config
 from dcgan_dist.training.trainer import train
 
 _ORPHAN_PATIENCE_S = STALE_SECONDS + 15

@@ -20,7 +20,6 @@ from dcgan_dist.data.stream import read_records
 from dcgan_dist.errors import ConfigError, DataError, RunDirectoryError
 from dcgan_dist.evaluation.feature_files import FeatureFiles, RawPixels
 from dcgan_dist.evaluation.features import (
-    checkpoint_steps,
     load_discriminator,
     measure_statistics,
     pool_maps,
@@ -28,6 +27,7 @@ from dcgan_dist.evaluation.features import (
     random_discriminator,
 )
 from dcgan_dist.parallel import LocalPool
+from dcgan_dist.training.trained import checkpoint_steps
 
 IMAGENET = ModelConfig(image_size=32, channels=3, classes=0, kernel_size=3, convs_per_scale=2, ndf=128)
 SVHN = ModelConfig(image_size=32, channels=3, classes=0, ndf=64)

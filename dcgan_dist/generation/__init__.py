@@ -1,0 +1,1 @@
+"""Images from trained generators, in any number: drawn by seed or from given z, and written in several forms."""

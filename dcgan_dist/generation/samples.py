@@ -1,0 +1,278 @@
+"""The samples of a trained generator as an endless row: sample i is a function of (seed, i), however many are made.
+
+They are computed in whole blocks, which any process can do by itself: always the same images together, on one core, so
+that rounding, and batch norm where it takes the statistics of its batch, give the same values every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dcgan_dist.config import ModelConfig
+from dcgan_dist.data.images import Pixels
+from dcgan_dist.errors import ConfigError, RunDirectoryError
+from dcgan_dist.models.family import family_of
+from dcgan_dist.models.network import Generator
+from dcgan_dist.training.draws import draw_z, one_hot
+from dcgan_dist.training.sampling import sample_feature_maps, to_uint8
+from dcgan_dist.training.trained import chosen_steps, load_generator, read_run_config
+
+Labels = npt.NDArray[np.int64]
+
+BLOCK = 64  # samples that are computed together
+_ROWS_CHECKED = 1 << 16  # of a file of z at once
+PURPOSE = "sample"  # of the draws of z: other numbers than those that training and scores draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What the samples are; small enough to be sent to a worker process.
+
+    Attributes:
+        location: folder or URL of the run.
+        step: of the checkpoint.
+        digest: of the checkpoint, so that no other one of the same step is taken.
+        model: settings of its networks.
+        class_names: of a conditional run, in the order of its labels; else empty.
+        seed: of z.
+        label: the class of all samples; None for the classes in turn, or those of `z_file`.
+        z_file: a file of z to take in place of drawn ones (see `read_z`).
+        truncation: bound of the values of drawn z (see `truncated`).
+        device: what to compute on.
+        block: samples that are computed together.
+    """
+
+    location: str
+    step: int
+    digest: str
+    model: ModelConfig
+    class_names: tuple[str, ...] = ()
+    seed: int = 0
+    label: int | None = None
+    z_file: str | None = None
+    truncation: float | None = None
+    device: str = "cpu"
+    block: int = BLOCK
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the samples have labels."""
+        return bool(self.model.classes)
+
+    def labels(self, start: int, stop: int) -> Labels:
+        """Return the labels of samples `start` to before `stop`; -1 for those of an unconditional run."""
+        numbers = np.arange(start, stop, dtype=np.int64)
+        if not self.model.classes:
+            return np.full_like(numbers, -1)
+        if self.label is not None:
+            return np.full_like(numbers, self.label)
+        given = None if self.z_file is None else read_z(self.z_file, self.model)[1]
+        return numbers % self.model.classes if given is None else given[start:stop]
+
+    def z(self, start: int, stop: int) -> torch.Tensor:
+        """Return the noise of samples `start` to before `stop`, of one block, float32 (n, z_dim)."""
+        if self.z_file is not None:
+            return torch.from_numpy(np.array(read_z(self.z_file, self.model)[0][start:stop], dtype=np.float32))
+        first, model = start // self.block * self.block, self.model
+        z = draw_z(self.seed, PURPOSE, start // self.block, stop - first, model.z_dim, model.z_distribution)
+        return truncated(z[start - first :], self.truncation, model.z_distribution)
+
+    def images(self, start: int, stop: int) -> Iterator[tuple[Pixels, Labels]]:
+        """Yield samples `start` to before `stop` as uint8 (n, S, S, C) with their labels (n,), block by block.
+
+        Raises:
+            RunDirectoryError: the checkpoint is gone or another one, or its samples are not finite.
+            StorageError: it cannot be read.
+        """
+        for first in range(start // self.block * self.block, stop, self.block):
+            images, labels = self._block(first)
+            wanted = slice(max(start - first, 0), stop - first)
+            yield images[wanted], labels[wanted]
+
+    def _block(self, first: int) -> tuple[Pixels, Labels]:
+        """Return a whole block of samples with their labels; of a file of z, the last one may have fewer."""
+        generator = _loaded(replace(self, seed=0, label=None, z_file=None, truncation=None))
+        z, last = self.z(first, first + self.block).to(self.device), first + self.block
+        labels = self.labels(first, min(last, first + len(z)))
+        y = one_hot(torch.from_numpy(labels), self.model.classes or 0).to(self.device)
+        with _one_thread(self.device):
+            images, _ = sample_feature_maps(generator, z, y, self.model)
+            if not torch.isfinite(images).all():
+                raise RunDirectoryError(
+                    f"the samples of {self.location} at step {self.step} are not finite: the run has diverged, take an "
+                    "earlier step"
+                )
+            return to_uint8(images, generator.image_range), labels
+
+
+def open_samples(
+    location: str,
+    step: str = "latest",
+    *,
+    seed: int = 0,
+    label: str | None = None,
+    z_file: str | None = None,
+    truncation: float | None = None,
+    statistics: Literal["running", "batch"] | None = None,
+    device: str = "cpu",
+) -> Samples:
+    """Return the samples of a run, after checking that it can give them.
+
+    Args:
+        location: folder or URL of the run.
+        step: `latest`, or a step that has a checkpoint.
+        seed: of z.
+        label: number or name of a class, for samples of it alone.
+        z_file: file of z to take (see `read_z`).
+        truncation: see `truncated`.
+        statistics: of batch norm: averages of training or those of each block; left out, as the run has it.
+        device: what to compute on.
+
+    Raises:
+        ConfigError: no such label, z of another shape, a truncation that is out of range.
+        RunDirectoryError: no such run or checkpoint.
+        StorageError: it cannot be read.
+    """
+    if step == "all":
+        raise ConfigError("step is 'all': take one step, or latest")
+    settings = read_run_config(location)
+    (number,) = chosen_steps(location, step)
+    _, model, digest = load_generator(location, number)
+    if statistics is not None:
+        model = replace(model, sample_statistics="paper" if statistics == "running" else "released")
+    names: tuple[str, ...] = ()
+    if family_of(model).is_conditional:
+        recorded = settings.get("environment", {}).get("classes", ())
+        names = tuple(map(str, recorded)) or tuple(map(str, range(model.classes or 0)))
+    if z_file is not None:
+        if truncation is not None:
+            raise ConfigError(f"truncation is {truncation} and z is {z_file!r}: give one of them, z is used as it is")
+        _check_finite(z_file, read_z(z_file, model)[0])
+    truncated(torch.zeros(1), truncation, model.z_distribution)
+    return Samples(
+        location=location,
+        step=number,
+        digest=digest,
+        model=model,
+        class_names=names,
+        seed=seed,
+        label=None if label is None else _class_number(label, names, location, model.name),
+        z_file=z_file,
+        truncation=truncation,
+        device=device,
+    )
+
+
+def _class_number(label: str, names: tuple[str, ...], location: str, family: str) -> int:
+    """Return the number of a class that is named or numbered."""
+    if not names:
+        raise ConfigError(
+            f"label is {label!r}, but {location} is an unconditional run ({family}): leave it out, or give a "
+            "conditional run"
+        )
+    if label in names:
+        return names.index(label)
+    if label.isdecimal() and int(label) < len(names):
+        return int(label)
+    numbers = ", ".join(f"{number}" if name == str(number) else f"{number} {name}" for number, name in enumerate(names))
+    told = numbers if len(names) <= 20 else f"0 to {len(names) - 1}, or a name such as {names[0]!r}"
+    raise ConfigError(f"label is {label!r}, but {location} has {len(names)} classes: take one of {told}")
+
+
+def truncated(z: torch.Tensor, bound: float | None, distribution: Literal["uniform", "normal"]) -> torch.Tensor:
+    """Return noise restricted to [-bound, bound]: less variety, and samples nearer to the middle of what G has learned.
+
+    Every value moves to the same quantile of the restricted distribution: of N(0, 1) without its tails, or of
+    U(-bound, bound). So each sample stays recognisable while the bound shrinks, and a bound of infinity (normal) or 1
+    (uniform) changes nothing.
+
+    Raises:
+        ConfigError: the bound is not positive, or for uniform noise above 1.
+    """
+    if bound is None:
+        return z
+    if not bound > 0 or (distribution == "uniform" and bound > 1):
+        way_out = "a positive number" if distribution == "normal" else "one in (0, 1], since z is uniform in [-1, 1]"
+        raise ConfigError(f"truncation is {bound}: take {way_out}")
+    if distribution == "uniform":
+        return z * bound
+    below = torch.special.ndtr(torch.tensor(-bound, dtype=torch.float64))
+    quantiles = below + torch.special.ndtr(z.double()) * (1 - 2 * below)
+    moved: torch.Tensor = torch.special.ndtri(quantiles).clamp(-bound, bound).to(z.dtype)
+    return moved
+
+
+@lru_cache(maxsize=2)
+def read_z(path: str, model: ModelConfig) -> tuple[npt.NDArray[np.floating], Labels | None]:
+    """Read noise vectors from a file, and their labels where it has any.
+
+    Args:
+        path: a .npy with an array (n, z_dim), which is not held in memory, or a .npz with `z` (and `labels`, (n,)).
+        model: whose z_dim and classes they must fit.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        is_archive = not isinstance(loaded, np.ndarray)
+        z = loaded["z"] if is_archive else loaded
+        labels = loaded["labels"] if is_archive and "labels" in loaded else None
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ConfigError(
+            f"z is {path!r}, which cannot be read ({' '.join(str(error).split())}): give a .npy with an array "
+            f"(n, {model.z_dim}), or a .npz with `z`"
+        ) from error
+    if z.ndim != 2 or z.shape[1] != model.z_dim or not len(z):
+        raise ConfigError(f"z is {path!r}, an array of shape {z.shape}: the run takes (n, {model.z_dim})")
+    if not np.issubdtype(z.dtype, np.floating):
+        raise ConfigError(f"z is {path!r}, an array of {z.dtype}: the run takes floating-point numbers")
+    if labels is not None and model.classes:
+        fits = labels.shape == (len(z),) and np.issubdtype(labels.dtype, np.integer)
+        if not fits or labels.min() < 0 or labels.max() >= model.classes:
+            raise ConfigError(
+                f"the labels of z {path!r} do not fit: they should be {len(z)} whole numbers from 0 to "
+                f"{model.classes - 1}"
+            )
+        return z, labels.astype(np.int64)
+    return z, None
+
+
+def _check_finite(path: str, z: npt.NDArray[np.floating]) -> None:
+    for start in range(0, len(z), _ROWS_CHECKED):
+        if not np.isfinite(z[start : start + _ROWS_CHECKED]).all():
+            raise ConfigError(f"z is {path!r}, which holds values that are not finite: mend or leave out their rows")
+
+
+@lru_cache(maxsize=1)
+def _loaded(samples: Samples) -> Generator:
+    """Return the generator on its device, loaded once in each process."""
+    generator, _, digest = load_generator(samples.location, samples.step)
+    if digest != samples.digest:
+        raise RunDirectoryError(
+            f"the checkpoint of step {samples.step} of {samples.location} was replaced meanwhile: sample again"
+        )
+    return generator.to(samples.device)
+
+
+@contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """Compute on one core: with several, sums may be rounded otherwise."""
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+__all__ = ["BLOCK", "Labels", "Samples", "open_samples", "read_z", "truncated"]

@@ -1,0 +1,110 @@
+"""What a run has trained: its settings, its checkpoints, and the networks in them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import safetensors.torch
+import xxhash
+import yaml
+from safetensors import SafetensorError
+
+from dcgan_dist.config import ModelConfig
+from dcgan_dist.errors import ConfigError, RunDirectoryError
+from dcgan_dist.models import build_networks
+from dcgan_dist.models.network import Discriminator, Generator
+from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
+from dcgan_dist.results.run_directory import CONFIG_NAME
+from dcgan_dist.results.storage import Mirror, parse_location, read_file
+from dcgan_dist.training.checkpoint import copy_tensors
+
+
+def read_run_config(location: str) -> dict[str, Any]:
+    """Return the config.yaml of a run.
+
+    Raises:
+        RunDirectoryError: there is no run, or its settings cannot be read.
+        StorageError: it cannot be read.
+    """
+    content = read_file(location, CONFIG_NAME)
+    if content is None:
+        raise RunDirectoryError(f"{location} is no run directory: it has no {CONFIG_NAME}; give --run DIR of a run")
+    try:
+        settings = yaml.safe_load(content)
+        if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
+            raise ValueError("it holds no settings of a model")
+    except (ValueError, yaml.YAMLError) as error:
+        raise RunDirectoryError(f"{location}/{CONFIG_NAME} cannot be read: {' '.join(str(error).split())}") from error
+    return settings
+
+
+def checkpoint_steps(location: str) -> list[int]:
+    """Return the steps of a run's checkpoints, ascending.
+
+    Raises:
+        RunDirectoryError: it has none, or is no run.
+        StorageError: the storage fails.
+    """
+    read_run_config(location)
+    place = parse_location(location)
+    if isinstance(place, str):
+        found = {step_of(name.split("/")[1]) for name in Mirror(place).names("checkpoints") if name.count("/") > 1}
+        steps = sorted(step for step in found if step is not None)
+    else:
+        steps = steps_in(place / "checkpoints")
+    if not steps:
+        raise RunDirectoryError(f"{location} has no checkpoint yet: train it for longer, or give another run")
+    return steps
+
+
+def chosen_steps(location: str, step: str) -> list[int]:
+    """Return the steps of a run that `step` asks for: `latest`, `all`, or a number (which may have no checkpoint).
+
+    Raises:
+        RunDirectoryError, StorageError: as `checkpoint_steps`.
+    """
+    steps = checkpoint_steps(location)
+    if step.isdecimal():
+        return [int(step)]
+    return steps[-1:] if step == "latest" else steps
+
+
+def load_generator(location: str, step: int) -> tuple[Generator, ModelConfig, str]:
+    """Load the generator of a run's checkpoint; also return its settings and the checkpoint's digest.
+
+    Raises:
+        RunDirectoryError, StorageError: as `load_networks`.
+    """
+    generator, _, model, digest = load_networks(location, step, "generator")
+    return generator.eval(), model, digest
+
+
+def load_networks(
+    location: str, step: int, player: Literal["generator", "discriminator"]
+) -> tuple[Generator, Discriminator, ModelConfig, str]:
+    """Return both networks of a run, the one asked for with its weights, their settings and the checkpoint's digest.
+
+    Raises:
+        RunDirectoryError: no such checkpoint, a damaged one, or one of another architecture.
+        StorageError: it cannot be read.
+    """
+    settings = read_run_config(location)
+    where = f"{location.rstrip('/')}/checkpoints/{name_of(step)}"
+    state_content = read_file(location, f"checkpoints/{name_of(step)}/{STATE_NAME}")
+    if state_content is None:
+        steps = ", ".join(map(str, checkpoint_steps(location)))
+        raise RunDirectoryError(f"{location} has no whole checkpoint of step {step}; it has those of steps {steps}")
+    state = parse_state(state_content, where)
+    name = f"{player}.safetensors"
+    content = read_file(location, f"checkpoints/{name_of(step)}/{name}")
+    expected = state["files"].get(name, {}).get("xxh3_128")
+    if content is None or xxhash.xxh3_128_hexdigest(content) != expected:
+        raise RunDirectoryError(f"{where} is damaged: {name} is not what was written; score another step")
+    try:
+        model = ModelConfig(**settings["model"])
+        generator, discriminator = build_networks(model)
+        network = generator if player == "generator" else discriminator
+        copy_tensors(safetensors.torch.load(content), dict(network.state_dict()), player, where)
+    except (TypeError, ConfigError, SafetensorError) as error:
+        raise RunDirectoryError(f"{location} was made by another version: {' '.join(str(error).split())}") from error
+    return generator, discriminator, model, str(state["digest"])
