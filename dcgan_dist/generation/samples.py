@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.data.images import Pixels
@@ -89,6 +90,7 @@ class Samples:
         """Yield samples `start` to before `stop` as uint8 (n, S, S, C) with their labels (n,), block by block.
 
         Raises:
+            ConfigError: a batch of one row of `z_file` has no statistics.
             RunDirectoryError: the checkpoint is gone or another one, or its samples are not finite.
             StorageError: it cannot be read.
         """
@@ -103,6 +105,12 @@ class Samples:
         z, last = self.z(first, first + self.block).to(self.device), first + self.block
         labels = self.labels(first, min(last, first + len(z)))
         y = one_hot(torch.from_numpy(labels), self.model.classes or 0).to(self.device)
+        takes_batches = self.model.sample_statistics == "released"
+        if len(z) == 1 and takes_batches and any(isinstance(part, nn.BatchNorm1d) for part in generator.modules()):
+            raise ConfigError(
+                f"z {self.z_file!r} leaves one row for the last batch of {self.block}, which has no statistics of its "
+                "own: give --statistics running, or another number of rows"
+            )
         with _one_thread(self.device):
             images, _ = sample_feature_maps(generator, z, y, self.model)
             if not torch.isfinite(images).all():

@@ -131,6 +131,14 @@ def test_labels_of_z_outside_the_classes_are_refused(trained, tmp_path):
         open_samples(str(trained("cgan")), z_file=str(tmp_path / "z.npz"))
 
 
+def test_a_single_z_has_no_batch_statistics_where_units_are_normalised(trained, tmp_path):
+    np.save(tmp_path / "z.npy", np.zeros((1, 8), np.float32))
+    run = str(trained("cdcgan", "released"))
+    with pytest.raises(ConfigError, match="give --statistics running"):
+        images(open_samples(run, z_file=str(tmp_path / "z.npy")), 0, 1)
+    assert len(images(open_samples(run, z_file=str(tmp_path / "z.npy"), statistics="running"), 0, 1)) == 1
+
+
 def test_a_checkpoint_that_was_replaced_meanwhile_is_not_sampled(trained):
     from dataclasses import replace
 
