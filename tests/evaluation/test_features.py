@@ -106,6 +106,25 @@ def test_a_conditional_discriminator_is_given_no_label(tmp_path):
     np.testing.assert_allclose(rows, torch.cat(pool_maps(maps, "paper"), 1).numpy(), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gan", "cgan"])
+def test_the_features_of_dense_layers_are_their_activations_whatever_the_pooling(tmp_path, name):
+    classes = 3 if name == "cgan" else 0
+    model = ModelConfig(
+        name=name, image_size=28, channels=1, classes=classes, discriminator_units="8,5", dropout=0.5, maxout=2
+    )
+    trained, images = random_discriminator(model, 0), images_of(40, 28, 1)
+    extractor = prepare_extractor(trained, tmp_path, dtype="float32")
+    assert extractor.dimension == 13
+    rows = extractor(images)
+    real = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        hidden = trained.network.feature_maps(real, torch.zeros(40, classes))
+    np.testing.assert_allclose(rows, torch.cat(hidden, 1).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(
+        prepare_extractor(trained, tmp_path, dtype="float32", pooling="released")(images), rows
+    )
+
+
 def test_bf16_stays_near_float32(tmp_path):
     trained, images = random_discriminator(SVHN, 0), images_of(8, 32)
     exact, short = (prepare_extractor(trained, tmp_path, precision=name)(images) for name in ("fp32", "bf16"))
