@@ -158,7 +158,7 @@ def test_nan_features_are_told_with_their_layer(tmp_path):
     trained = random_discriminator(SVHN, 0)
     with torch.no_grad():
         trained.network.layers[1].conv.weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(RunDirectoryError, match="NaN from conv layer 2 of 3 on"):
+    with pytest.raises(RunDirectoryError, match="NaN from layer 2 of 3 on"):
         prepare_extractor(trained, tmp_path)(images_of(1, 32))
     trained = random_discriminator(SVHN, 1)
     with torch.no_grad():
