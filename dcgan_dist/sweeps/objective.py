@@ -67,6 +67,11 @@ class Objective:
         return cls(tuple(names), tuple(weights) if weights else None)
 
     @property
+    def label(self) -> str:
+        """Name of what is maximised."""
+        return "score" if self.weights else self.names[0]
+
+    @property
     def is_multiple(self) -> bool:
         """Whether several scores are weighed against each other by a Pareto front."""
         return self.weights is None and len(self.names) > 1
