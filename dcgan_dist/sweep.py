@@ -22,8 +22,9 @@ def sweep_command(arguments: Sequence[str]) -> None:
     location = lasting_output(sweep_location(config))
     yield_idle_cores()
     from dcgan_dist.launch.ray_tune import run_sweep
+    from dcgan_dist.sweeps.table import print_results
 
-    run_sweep(config, location)
+    run_sweep(config, location, print_results)
 
 
 def sweep_location(config: SweepConfig) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import queue
 import signal
@@ -21,29 +20,35 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+from rich.text import Text
 
 from dcgan_dist.config import SweepConfig, override
-from dcgan_dist.errors import ClusterError, ConfigError, DcganDistError, InputError, Stopped
+from dcgan_dist.errors import ClusterError, ConfigError, DcganDistError, InputError, Stopped, TrialsFailed
 from dcgan_dist.launch.capacity import Capacity
-from dcgan_dist.launch.connection import connected_cluster
+from dcgan_dist.launch.connection import connected_cluster, last_line
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import Handle, Line, PostedStream, Progress, Sender, Switchboard, WithoutRay, show
 from dcgan_dist.results.status import mark_run
+from dcgan_dist.sweeps.best import write_best
+from dcgan_dist.sweeps.importance import importance
 from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, trial_location
-from dcgan_dist.sweeps.objective import Objective
+from dcgan_dist.sweeps.objective import Objective, ranked
 from dcgan_dist.sweeps.proposals import Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.space import Space
+from dcgan_dist.sweeps.table import LiveTable, make_console
 
 # A value of the user's own is left as it is.
 TUNE_SETTINGS = {
@@ -123,7 +128,7 @@ class TrialThread:
     """A trial at work in a thread of its own, which waits at each milestone to be told whether it goes on."""
 
     def __init__(self, work: Callable[[Callable[[dict[str, Any]], bool]], dict[str, Any]]) -> None:
-        """Prepare to run `work`, which calls what it is given at milestones, and returns what Tune is told at its end."""
+        """Prepare to run `work`, which calls what it is given at each milestone and returns the last thing to tell."""
         self._work = work
         self._given: queue.Queue[dict[str, Any] | _Raised] = queue.Queue()
         self._answers: queue.Queue[bool] = queue.Queue()
@@ -302,10 +307,10 @@ class TrialSearch(Searcher):
 
 
 class Bookkeeper(tune.Callback):
-    """Enters in the ledger what Tune tells of the trials, and keeps the table."""
+    """Enters in the ledger what Tune tells of the trials."""
 
-    def __init__(self, ledger: Ledger, source: Proposals, launch: Launch, refresh: Callable[[], None]) -> None:
-        self._ledger, self._source, self._launch, self._refresh = ledger, source, launch, refresh
+    def __init__(self, ledger: Ledger, source: Proposals, launch: Launch) -> None:
+        self._ledger, self._source, self._launch = ledger, source, launch
         self._took = time.monotonic()
 
     def on_trial_result(
@@ -325,7 +330,6 @@ class Bookkeeper(tune.Callback):
 
     def _finish(self, name: str, status: Any, reason: str) -> None:
         self._source.tell(self._ledger.finish(name, status, reason))
-        self._refresh()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Enter another attempt of a trial whose process died; it knows what milestones were told of."""
@@ -355,7 +359,6 @@ class Bookkeeper(tune.Callback):
                     show(event)
                 case Progress() if not self._ledger.records[event.trial].has_ended:
                     self._ledger.update(event.trial, step=event.step, steps=event.steps)
-        self._refresh()
 
 
 def _milestone_fields(record: TrialRecord, report: dict[str, Any]) -> dict[str, Any]:
@@ -467,10 +470,7 @@ def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
         ClusterError: for none.
     """
     cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.workers_per_trial
-    room = sum(
-        min(math.floor(has_cpus / cpus + 1e-9), math.floor(has_gpus / gpus + 1e-9) if gpus else 1 << 30)
-        for _, has_cpus, has_gpus in capacity.nodes
-    )
+    room = capacity.room(cpus, gpus)
     if room < workers:
         each = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "")
         raise ClusterError(
@@ -488,23 +488,30 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
     return override(config, changes | {key: absolute_output(value) for key, value in outputs.items() if value})
 
 
-def run_sweep(config: SweepConfig, location: str) -> Ledger:
+def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger], None] | None = None) -> Ledger:
     """Run a sweep, or go on with it, in a folder or URL; return its ledger, closed.
 
     Inside a Ray job, or where RAY_ADDRESS or `ray start` names a cluster, that one is used; elsewhere a cluster of this
     machine is started, and ended with the sweep. SIGTERM and SIGINT make the trials stop after a last checkpoint; a
     second one ends the sweep at once. Either way the same call goes on with it.
 
+    Args:
+        config: the settings.
+        location: of the sweep.
+        show_results: called with the closed ledger at the end, also after a signal.
+
     Raises:
         ConfigError: the space, the objective or the scores cannot be used.
         ClusterError: the cluster has no room for a trial, or its hosts do not share the folder.
         RunDirectoryError: the folder is in use, or that of another sweep.
-        Stopped: ended by a signal; the ledger is closed.
+        TrialsFailed: every single trial failed.
+        Stopped: ended by a signal.
     """
     check_sweep(config)
     config, location = absolute_paths(config), absolute_output(location)
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
+    console = make_console()  # of the real standard output
     with contextlib.redirect_stdout(WithoutRay(sys.stdout)), connected_cluster(), quiet_ray(config.verbose):
         capacity = Capacity.of_cluster()
         most = trials_at_once(config, capacity)
@@ -516,7 +523,15 @@ def run_sweep(config: SweepConfig, location: str) -> Ledger:
         with Ledger.open(config, location) as ledger:
             if capacity.hosts > 1 and not is_url(location):
                 _require_shared(location)
-            _Sweep(config, ledger, most).run()
+            try:
+                _Sweep(config, ledger, most).run(console)
+                ledger.close("finished")
+            except Stopped as stop:
+                ledger.close("stopped", str(stop))
+                raise
+            finally:
+                if show_results is not None and ledger.records:
+                    show_results(ledger)
             return ledger
 
 
@@ -557,6 +572,18 @@ def _require_shared(location: str) -> None:
         )
 
 
+def _score_finalist(launch: Launch, trial: str, step: int) -> dict[str, Any]:
+    """Score a trial in full, in a process of its own."""
+    from dcgan_dist.command_line import yield_idle_cores
+
+    yield_idle_cores()
+    from dcgan_dist.sweeps.trial import score_in_full
+
+    sweep = launch.sweep
+    threads = max(1, int(sweep.cpus_per_trial))
+    return score_in_full(sweep, trial_location(launch.location, trial), step, launch.device, threads)
+
+
 def _name_of(trial: Any) -> str:
     return str(trial.config["trial"])
 
@@ -580,26 +607,85 @@ class _Sweep:
         self._search = TrialSearch(ledger, self._source)
         self._signals: list[int] = []
 
-    def run(self) -> None:
-        """Run the trials, and raise what ended them.
+    def run(self, console: Console) -> None:
+        """Run the trials, score the best of them in full, and raise what ended the sweep before.
 
         Raises:
+            TrialsFailed: every single trial failed.
             Stopped: a signal.
         """
-        with self._obeying_signals(), tempfile.TemporaryDirectory(prefix="dcgan_dist-tune-") as scratch:
-            if self._search.left:
-                self._tune(scratch)
+        config, location, total = self._config, self._ledger.location, self._source.total
+        done = sum(record.has_ended for record in self._ledger.records.values())
+        begins = f"going on after {done} of" if self._ledger.resumed else "starting"
+        console.print(
+            Text(
+                f"{begins} {total} trials: {config.search}, {config.schedule}, {min(self._most, total)} at a time on "
+                f"{self._launch.device}; sweep directory {location}"
+            ),
+            soft_wrap=True,
+        )
+        with self._obeying_signals(), LiveTable(self._ledger, console):
+            with tempfile.TemporaryDirectory(prefix="dcgan_dist-tune-") as scratch:
+                if self._search.left:
+                    self._tune(scratch)
+            if not self._signals:
+                self._conclude()
         if self._signals:
-            records = self._ledger.records.values()
-            over = sum(record.has_ended for record in records)
-            message = f"stopped by a signal with {over} of {self._source.total} trials done"
-            self._ledger.close("stopped", message)
-            raise Stopped(self._signals[0], f"{message}; the same command goes on: {self._ledger.location}")
-        self._ledger.close("finished")
+            over = sum(record.has_ended for record in self._ledger.records.values())
+            raise Stopped(
+                self._signals[0],
+                f"stopped with {over} of {total} trials done; the same command goes on: {location}",
+            )
+
+    def _conclude(self) -> None:
+        """Score the finalists, and say what was found."""
+        records = list(self._ledger.records.values())
+        if all(record.status == "failed" for record in records):
+            raise TrialsFailed(f"all {len(records)} trials failed, {records[0].trial} because: {records[0].reason}")
+        self._score_finalists()
+        if not self._signals:
+            self._ledger.importance = importance(self._ledger.records.values())
+            write_best(self._ledger)
+
+    def _score_finalists(self) -> None:
+        """Score the best trials by the whole protocol, each with the resources of a trial."""
+        if self._config.score.task == "none" and not self._config.score.samples:
+            return  # nothing but stability, which has no fuller protocol
+        best = ranked(
+            replace(record, full_objective=None)
+            for record in self._ledger.records.values()
+            if record.status == "finished" and record.objective is not None
+        )
+        remote: Any = ray.remote(_score_finalist).options(
+            num_cpus=self._config.cpus_per_trial, num_gpus=self._config.gpus_per_trial
+        )
+        left = {
+            remote.remote(self._launch, record.trial, record.step): record.trial
+            for record in best[: self._config.score.finalists]
+            if self._ledger.records[record.trial].full_objective is None
+        }
+        while left and not self._signals:
+            done, _ = ray.wait(list(left), timeout=_TAKE_S)
+            for reference in done:
+                self._take_full_scores(left.pop(reference), reference)
+        for reference in left:
+            ray.cancel(reference, force=True)
+
+    def _take_full_scores(self, trial: str, reference: Any) -> None:
+        try:
+            scores = ray.get(reference)
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else last_line(error)
+            print(f"{trial} could not be scored in full: {cause}", file=sys.stderr, flush=True)
+            return
+        record = self._ledger.records[trial]
+        values = record.values | {name: score["value"] for name, score in scores.items()}
+        objective = self._ledger.objective.value(values, record.verdict)
+        self._ledger.update(trial, full_scores=scores, full_objective=objective)
 
     def _tune(self, scratch: str) -> None:
         count = self._search.left
-        books = Bookkeeper(self._ledger, self._source, self._launch, lambda: None)
+        books = Bookkeeper(self._ledger, self._source, self._launch)
         tune.run(
             tune.with_parameters(TrialActor, launch=self._launch),
             name="sweep",

@@ -134,10 +134,14 @@ def _parse_weight(text: str, objective: str) -> float:
 
 
 def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials, the best first; those without an objective last, the ones that got further first."""
+    """Return the trials, the best first; those without an objective last, the ones that got further first.
 
-    def place(record: TrialRecord) -> tuple[bool, float, int, str]:
-        return (record.objective is None, -(record.objective or 0.0), -record.step, record.trial)
+    Finalists come before the others, in the order of their full scores: those of a cheaper protocol are no match.
+    """
+
+    def place(record: TrialRecord) -> tuple[bool, bool, float, int, str]:
+        value = record.objective if record.full_objective is None else record.full_objective
+        return (value is None, record.full_objective is None, -(value or 0.0), -record.step, record.trial)
 
     return sorted(records, key=place)
 

@@ -262,6 +262,9 @@ def _ranking(ledger: Ledger, records: Sequence[TrialRecord]) -> Table:
         table.add_column(name, justify="right")
     if objective.weights:
         table.add_column("score", justify="right")
+    finalists = any(record.full_objective is not None for record in records)
+    if finalists:
+        table.add_column(f"{objective.label} in full", justify="right")
     for name in ("verdict", "status", "step"):
         table.add_column(name, justify="right" if name == "step" else "left")
     for record in records:
@@ -273,6 +276,12 @@ def _ranking(ledger: Ledger, records: Sequence[TrialRecord]) -> Table:
         steps = f"{record.step:,}/{record.steps:,}"
         table.add_row(record.trial, *values, *scores, *names, steps, style="dim" if record.objective is None else "")
     return table
+
+
+def _in_full(record: TrialRecord, objective: Objective) -> str:
+    if objective.weights:
+        return figure(record.full_objective)
+    return _with_interval(record.full_scores.get(objective.names[0], {}))
 
 
 def _with_interval(score: Mapping[str, Any]) -> str:

@@ -409,7 +409,9 @@ def record_refusal(
     settle(location, "failed", reason, session=session, settings=nested)
 
 
-def score_in_full(sweep: SweepConfig, location: str, step: int, device: torch.device) -> dict[str, Any]:
+def score_in_full(
+    sweep: SweepConfig, location: str, step: int, device: Literal["cpu", "cuda"], threads: int
+) -> dict[str, Any]:
     """Score a finalist's checkpoint by the whole protocol of `evaluate`, into its scores.json; return the scores.
 
     Args:
@@ -417,22 +419,24 @@ def score_in_full(sweep: SweepConfig, location: str, step: int, device: torch.de
         location: folder or URL of the run directory.
         step: of the checkpoint.
         device: where to compute.
+        threads: of the arithmetic on CPUs.
 
     Raises:
         DataError, RunDirectoryError: the data or the run cannot be used.
     """
-    score, cache, pool = sweep.score, sweep.data.cache, LocalPool(1)
+    torch.set_num_threads(threads)
+    score, cache, pool, here = sweep.score, sweep.data.cache, LocalPool(1), join_world(device).device
     scores: dict[str, Any] = {}
     if score.task != "none":
         settings = EvaluateConfig(task=score.task, data=score.data, step=str(step), cache=cache, keep_features=False)
-        entries = evaluate(settings, location, device, pool, _show_nothing, _say_nothing)
+        entries = evaluate(settings, location, here, pool, _show_nothing, _say_nothing)
         scores["representation"] = _share(entries[0]["metrics"]["accuracy"])
     if score.samples:
         generator, model, digest = load_generator(location, step)
         run = read_run_config(location)
         samples = FRECHET_SAMPLES
         fidelity = GeneratorEvaluation(
-            EvaluateConfig(task="fidelity", samples=samples, cache=cache), run, model, device, pool
+            EvaluateConfig(task="fidelity", samples=samples, cache=cache), run, model, here, pool
         )
         if fidelity.data.count < samples:
             fidelity.count = fidelity.data.count
