@@ -374,7 +374,15 @@ class Evaluation:
         begun = time.perf_counter()
         config = self.config
         trials = tuple(float(number) for number in range(config.trials))
-        learner = SupervisedCNN(self.model, config.epochs, config.seed, self.device, trials)
+        learner = SupervisedCNN(
+            self.model,
+            config.epochs,
+            config.seed,
+            self.device,
+            trials,
+            pool=self._pool,
+            workers_device=self._workers_device,
+        )
         fewer = replace(config, choosing_draws=1)  # a trial is a training
         entry = self.score("cnn", learner, *self._pixel_values(), begun, fewer, min(self.draws, _CNN_DRAWS))
         chosen = entry["trial"] if isinstance(entry["trial"], dict) else {"class": entry["trial"]}
