@@ -339,7 +339,9 @@ def run_trial(
     world = join_world(device)
     watcher = Milestones(plan, world.device, deliver, should_stop, note)
     try:
-        return _run(plan, watcher, world, session, known)
+        # Networks are made by way of PyTorch's own generator, though what they start from is drawn from the seed alone.
+        with torch.random.fork_rng(devices=[]):
+            return _run(plan, watcher, world, session, known)
     finally:
         del watcher
         gc.collect()
