@@ -8,6 +8,7 @@ sweep that is started again goes on from there. Tune's own record lies in a temp
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import queue
@@ -20,15 +21,23 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.schedulers.pbt import _PBTTrialState
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
@@ -42,6 +51,7 @@ from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import Handle, Line, PostedStream, Progress, Sender, Switchboard, WithoutRay, show
 from dcgan_dist.results.status import mark_run
 from dcgan_dist.sweeps.best import write_best
+from dcgan_dist.sweeps.exploit import Donor, check_space, donor_of, explore
 from dcgan_dist.sweeps.importance import importance
 from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, trial_location
 from dcgan_dist.sweeps.objective import Objective, ranked
@@ -49,6 +59,9 @@ from dcgan_dist.sweeps.proposals import Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.space import Space
 from dcgan_dist.sweeps.table import LiveTable, make_console
+
+if TYPE_CHECKING:  # they need torch, which only trials do
+    from dcgan_dist.sweeps.trial import Milestones, TrialPlan
 
 # A value of the user's own is left as it is.
 TUNE_SETTINGS = {
@@ -61,6 +74,8 @@ TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's record of the sweep is not used
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+DONOR_NAME = "checkpoint.json"  # in what Tune takes for a checkpoint: location, step and digest of ours
+QUANTILE = 0.25  # share of a population that is given up at a milestone, and share that it goes on from
 METRIC, TIME = "objective", "milestone"  # in what Tune is told of a milestone
 WORST = -1e12  # for a trial without an objective: schedulers compare and average finite numbers
 _POLL_S = 0.2  # between two looks of a waiting process
@@ -94,13 +109,13 @@ class Launch:
 def to_tune(record: TrialRecord) -> dict[str, Any]:
     """Return a trial as Tune's searcher hands it on."""
     known = [milestone["step"] for milestone in record.milestones]
-    return {"trial": record.trial, "known": known, **record.parameters}
+    return {"trial": record.trial, "known": known, "parent": record.parent, **record.parameters}
 
 
-def from_tune(config: dict[str, Any]) -> tuple[str, list[int], Parameters]:
-    """Return the name, the steps of the known milestones, and the values of a trial."""
+def from_tune(config: dict[str, Any]) -> tuple[str, list[int], dict[str, Any] | None, Parameters]:
+    """Return the name, the steps of the known milestones, the checkpoint to go on from, and the values of a trial."""
     rest = dict(config)
-    return rest.pop("trial"), rest.pop("known"), rest
+    return rest.pop("trial"), rest.pop("known"), rest.pop("parent"), rest
 
 
 def told(result: dict[str, Any], ended: str = "", reason: str = "") -> dict[str, Any]:
@@ -197,14 +212,25 @@ class TrialActor(tune.Trainable):
         self._trial.stop()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._name, self._known, self._parameters = from_tune(config)
+        self._name, self._known, self._parent, self._parameters = from_tune(config)
+        self._passed = 0
         self._stopping = threading.Event()
         self._far = (0, 0)
         self._trial = TrialThread(self._work)
 
     def step(self) -> dict[str, Any]:
         """Train to the next milestone or the end."""
-        return self._trial.next(self._meanwhile)
+        result = self._trial.next(self._meanwhile)
+        self._passed = result["report"]["step"]
+        return result
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Name the run's checkpoint of the milestone where the trial waits; it stays where it is."""
+        donor = donor_of(trial_location(self._launch.location, self._name), self._passed)
+        Path(checkpoint_dir, DONOR_NAME).write_text(json.dumps(asdict(donor)), encoding="utf-8")
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a trial goes on from its run directory, or from the `parent` in its configuration."""
 
     def _meanwhile(self) -> None:
         """Pass on the request to stop, and how far the trial is."""
@@ -222,7 +248,14 @@ class TrialActor(tune.Trainable):
         launch = self._launch
         with _output_to(self._sender if launch.sweep.verbose else None, self._name):
             return work_here(
-                launch, self._name, self._parameters, self._known, deliver, self._stopping.is_set, self._note
+                launch,
+                self._name,
+                self._parameters,
+                self._known,
+                deliver,
+                self._stopping.is_set,
+                self._note,
+                parent=self._parent,
             )
 
 
@@ -250,8 +283,9 @@ def work_here(
     deliver: Callable[[dict[str, Any]], bool],
     should_stop: Callable[[], bool],
     note: Callable[[int, int], None],
+    parent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run a trial in this process to its end, and return what Tune is told of that."""
+    """Run a trial to its end, in this process or in workers that it starts; return what Tune is told of that."""
     from dcgan_dist.sweeps.trial import plan_trial, record_refusal, run_trial
 
     sweep, location = launch.sweep, trial_location(launch.location, name)
@@ -266,11 +300,33 @@ def work_here(
         should_stop,
         session=launch.session,
         known=known,
-        device=launch.device,
+        device=launch.device if sweep.workers_per_trial == 1 else "cpu",
         threads=max(1, int(sweep.cpus_per_trial)),
         note=note,
+        donor=None
+        if parent is None
+        else Donor(trial_location(launch.location, parent["trial"]), parent["step"], parent["digest"]),
+        train_by=None if sweep.workers_per_trial == 1 else partial(train_in_workers, launch, plan, should_stop),
     )
     return told(end.result, end.status, end.reason)
+
+
+def train_in_workers(launch: Launch, plan: TrialPlan, should_stop: Callable[[], bool], watcher: Milestones) -> None:
+    """Train a trial in workers of Ray Train, which go on while this process, which has no CPU set aside, scores.
+
+    A trial that does not go on after a milestone loses its workers at once: what they did since then is not wanted.
+    """
+    from dcgan_dist.launch.ray_train import run_on_ray
+
+    run_on_ray(
+        override(plan.config, {"cluster.wait": True}),  # the places of a trial that has just ended are free soon
+        plan.location,
+        watcher.report,
+        should_stop=should_stop,
+        gpus_per_worker=launch.sweep.gpus_per_trial,
+        session=launch.session,
+        quiet=not launch.sweep.verbose,
+    )
 
 
 # The driver's side: what Tune asks for and what it tells
@@ -448,6 +504,70 @@ class _Median(MedianStoppingRule):
         return str(TrialScheduler.CONTINUE)
 
 
+class _Population(PopulationBasedTraining):
+    """Population based training: at every milestone the worst quarter goes on from copies of the best quarter's.
+
+    All trials wait for each other at each milestone; where the cluster has no room for all, they take turns. So a donor
+    is never ahead or behind, and no checkpoint that was copied is replaced later. Values are varied by `explore`, and
+    entered in the ledger together with the parent before the trial goes on: a restart repeats what was cut off.
+    """
+
+    def __init__(self, ledger: Ledger, most: int) -> None:
+        super().__init__(
+            time_attr=TIME,
+            metric=METRIC,
+            mode="max",
+            perturbation_interval=1,
+            quantile_fraction=QUANTILE,
+            hyperparam_mutations={},
+            custom_explore_fn=dict,  # in place of mutations; see `_get_new_config`
+            log_config=False,
+            synch=True,
+        )
+        self._ledger, self._most = ledger, most
+        open_ = [len(record.milestones) for record in ledger.records.values() if not record.has_ended]
+        self._next_perturbation_sync = max([1, *open_])  # those behind catch up first
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take a trial in; the class above refuses those of a searcher, which would be told of values that changed."""
+        self._trial_state[trial] = _PBTTrialState(trial)
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the configuration with which a trial goes on from another's checkpoint."""
+        checkpoint: Any = self._trial_state[trial_to_clone].last_checkpoint
+        with checkpoint.as_directory() as folder:
+            donor = Donor(**json.loads(Path(folder, DONOR_NAME).read_text(encoding="utf-8")))
+        records, name = self._ledger.records, _name_of(trial)
+        number = list(records).index(name) + len(records) * donor.step
+        values = explore(self._ledger.space, records[donor.trial].parameters, self._ledger.config.seed, number)
+        made = self._ledger.start(replace(records[name], parameters=values, parent=donor.as_parent(), step=donor.step))
+        config = to_tune(made)
+        return config | {"known": sorted({*config["known"], donor.step})}, {}
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the trial that is furthest behind, unless as many as may are running."""
+        running = sum(trial.status == "RUNNING" for trial in tune_controller.get_trials())
+        return None if running >= self._most else super().choose_trial_to_run(tune_controller)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Have those go on that waited for a trial that has ended."""
+        self._release(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Have those go on that waited for a trial that has failed."""
+        self._release(tune_controller, trial)
+
+    def _release(self, tune_controller: Any, gone: Any) -> None:
+        state = self._trial_state[gone]
+        state.last_score = None  # neither a donor nor in need of one
+        state.last_train_time = max(state.last_train_time, self._next_perturbation_sync)  # not waited for
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial is not gone]
+        times = [self._trial_state[trial].last_train_time for trial in waiting]
+        if waiting and min(times) >= self._next_perturbation_sync:
+            result: Any = self._trial_state[waiting[0]].last_result
+            self.on_trial_result(tune_controller, waiting[0], result)
+
+
 # The sweep as a whole
 
 
@@ -459,6 +579,10 @@ def check_sweep(config: SweepConfig) -> None:
     """
     Space.parse(config.space)
     Objective.parse(config.objective).check(config.score)
+    if config.schedule == "pbt":
+        check_space(Space.parse(config.space))
+        if config.search == "optuna":
+            raise ConfigError("search is 'optuna', but schedule is 'pbt', which changes values on the way: take random")
     if config.training.device == "cuda" and not config.gpus_per_trial:
         raise ConfigError("training.device is 'cuda', but gpus_per_trial is 0: give a share of a GPU such as 0.5")
 
@@ -686,15 +810,18 @@ class _Sweep:
     def _tune(self, scratch: str) -> None:
         count = self._search.left
         books = Bookkeeper(self._ledger, self._source, self._launch)
+        is_population = self._config.schedule == "pbt"
         tune.run(
             tune.with_parameters(TrialActor, launch=self._launch),
             name="sweep",
             storage_path=scratch,
             resources_per_trial=self._resources(),
             num_samples=count,
-            max_concurrent_trials=min(self._most, count),
+            max_concurrent_trials=count if is_population else min(self._most, count),  # a population takes turns
             search_alg=self._search,
-            scheduler=make_scheduler(self._config, self._ledger.records.values()),
+            scheduler=_Population(self._ledger, self._most)
+            if is_population
+            else make_scheduler(self._config, self._ledger.records.values()),
             reuse_actors=True,
             max_failures=self._config.trial_failures,
             callbacks=[books],
@@ -706,6 +833,8 @@ class _Sweep:
         books.take()
 
     def _resources(self) -> dict[str, float]:
+        if self._config.workers_per_trial > 1:
+            return {"cpu": 0, "gpu": 0, "memory": 1 << 20}  # the workers have theirs; Tune takes no trial of nothing
         return {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
 
     @contextlib.contextmanager

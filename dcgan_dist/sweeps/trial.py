@@ -31,6 +31,7 @@ from dcgan_dist.results.run_directory import is_alive, open_run, read_metrics, r
 from dcgan_dist.results.scores import Entry, add_scores
 from dcgan_dist.results.stability import MIN_LINES, judge
 from dcgan_dist.results.status import STALE_SECONDS, Status
+from dcgan_dist.sweeps.exploit import Donor, take_over
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
 from dcgan_dist.sweeps.space import run_settings
 from dcgan_dist.training.setup import environment, resolve_config
@@ -319,6 +320,8 @@ def run_trial(
     device: Literal["auto", "cpu", "cuda"] = "cpu",
     threads: int = 1,
     note: Note = _note_nothing,
+    donor: Donor | None = None,
+    train_by: Callable[[Milestones], None] | None = None,
 ) -> TrialEnd:
     """Train and measure a trial in this process, from its newest checkpoint where it has one.
 
@@ -331,6 +334,8 @@ def run_trial(
         device: where to compute.
         threads: of the arithmetic on CPUs.
         note: is told of the progress.
+        donor: a checkpoint of another trial to go on from, unless that was done before.
+        train_by: trains in other processes, which tell the reporter it is given. Left out, training is done here.
 
     Returns:
         The end. What no other try would change (divergence, bad input, a stop) is told here, not raised.
@@ -341,7 +346,7 @@ def run_trial(
     try:
         # Networks are made by way of PyTorch's own generator, though what they start from is drawn from the seed alone.
         with torch.random.fork_rng(devices=[]):
-            return _run(plan, watcher, world, session, known)
+            return _run(plan, watcher, world, session, known, donor, train_by)
     finally:
         del watcher
         gc.collect()
@@ -349,15 +354,28 @@ def run_trial(
             torch.cuda.empty_cache()  # others share the GPU
 
 
-def _run(plan: TrialPlan, watcher: Milestones, world: World, session: str, known: Collection[int]) -> TrialEnd:
+def _run(
+    plan: TrialPlan,
+    watcher: Milestones,
+    world: World,
+    session: str,
+    known: Collection[int],
+    donor: Donor | None,
+    train_by: Callable[[Milestones], None] | None,
+) -> TrialEnd:
     try:
         _await_end_of_orphan(plan.location, session, watcher.should_stop)
+        if donor is not None:
+            take_over(plan.location, donor, session=session)
         try:
             watcher.catch_up(known)
         except Stopped as stop:
             settle(plan.location, "stopped", str(stop), session=session)
             raise
-        train(plan.config, world, watcher, run_location=plan.location, session=session)
+        if train_by is None:
+            train(plan.config, world, watcher, run_location=plan.location, session=session)
+        else:
+            train_by(watcher)
         watcher.step = plan.steps
         return TrialEnd("finished", "", watcher.measure(plan.steps))
     except Diverged as error:
