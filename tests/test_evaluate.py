@@ -113,7 +113,8 @@ def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
         return extract(extractor, images)
 
     monkeypatch.setattr(DiscriminatorFeatures, "__call__", counting)
-    words = ("--run", run, *FAST, "--test-data=rooms:150", "--baselines=kmeans", "--centroids=20", "--patches=500")
+    sets = ("--data=rooms:410", "--test-data=rooms:150")  # of no other test: their features are kept
+    words = ("--run", run, *FAST, *sets, "--baselines=kmeans", "--centroids=20", "--patches=500")
     assert status(capsys, *words, "--images=90")[0] == 0
     assert sum(seen) == 90 + 90, "of the data, and of the test set"
     fewer = entries(run)
@@ -125,7 +126,7 @@ def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
     assert sum(seen) == 180, "the same ones again"
     assert [entry["metrics"] for entry in entries(run)] == [entry["metrics"] for entry in fewer]
     assert status(capsys, *words, "--images=100000")[0] == 0
-    assert sum(seen) == 180 + 400 + 150
+    assert sum(seen) == 180 + 410 + 150
     whole = [entry["metrics"] for entry in entries(run) if entry["protocol"] == "full/100000-images"]
     assert status(capsys, *words)[0] == 0
     assert whole == [entry["metrics"] for entry in entries(run) if entry["protocol"] == "full"]
@@ -308,6 +309,9 @@ def break_weights(run, broken):
         (["--run=HERE/run", "--task=folder", "--data=HERE/pictures"], "has no labels"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/cut.tar.gz"], "cut.tar.gz"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/shards"], "is damaged: it has"),
+        (["--run=HERE/run", "--task=svhn", "--data=HERE/val_32x32.mat"], "name it train_32x32.mat, test_32x32.mat"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--images=0"], "images is 0"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--images=1"], "with --images 1 has 1 labelled"),
         (["--run=HERE/nan", "--task=folder", "--data=rooms:400"], "step 24 are NaN from conv layer 2 of 2 on"),
         (["--run=HERE/bare", "--task=folder", "--data=rooms:400"], "HERE/bare has no checkpoint yet"),
         (["--run=HERE/grey", "--task=folder", "--data=rooms:400"], "trained on grey images"),
