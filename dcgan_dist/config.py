@@ -569,7 +569,8 @@ class SweepConfig(Config):
     milestones: int = 4
     """At how many evenly spaced steps of its run a trial is sampled, saved, scored, and may be stopped early."""
     reduction: float = 2.0
-    """asha: of the trials that reach a milestone, one in this many goes on."""
+    """asha: of the trials that reach a milestone whose number is a power of this (1, 2, 4 and so on), one in this many
+    goes on."""
     objective: str = "representation"
     """What is maximised: scores separated by commas, each with an optional weight (`representation:1,coverage:0.5`).
     With weights their weighted sum, without them the first one, the others for the Pareto front (and for optuna).

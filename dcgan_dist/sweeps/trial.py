@@ -37,7 +37,7 @@ from dcgan_dist.sweeps.space import run_settings
 from dcgan_dist.training.setup import environment, resolve_config
 from dcgan_dist.training.trainer import train
 
-_ORPHAN_PATIENCE_S = STALE_SECONDS + 15
+_ORPHAN_PATIENCE_S = STALE_SECONDS + 150  # Ray ends the processes of a dead driver, on a busy machine not at once
 _ONE_IN = {
     "asha": "it was not among the best 1 in {reduction:g} that got this far",
     "median": "the others' median was better",
