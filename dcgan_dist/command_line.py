@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dcgan_dist.config import ALTERNATIVES, declared_types, describe_type, unknown_setting
 from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
+from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.results.storage import read_file
 
 Settings = TypeVar("Settings")
@@ -188,17 +188,6 @@ def _is_accepted(parser: _Parser, word: str) -> bool:
     return True
 
 
-def yield_idle_cores() -> None:
-    """Have OpenMP's threads spin only briefly while they wait; to be called before torch is imported.
-
-    Where other programs share the cores, threads that spin take the time of the very thread they wait for: a training
-    step then becomes many times slower (docs/benchmarks.md). 1000 turns is what libgomp itself takes where a program
-    has more threads than there are cores. A value of the user's own is left as it is.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-
 def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence[str] | None = None) -> int:
     """Run a front door and return its exit status; errors made on purpose become one line on stderr."""
     try:
@@ -212,4 +201,4 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
     return 0
 
 
-__all__ = ["build_settings", "parse_settings", "read_yaml_settings", "run"]
+__all__ = ["build_settings", "parse_settings", "read_yaml_settings", "run", "yield_idle_cores"]

@@ -192,7 +192,7 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any], launch: Launch | None = None) -> None:
         """Prepare the first trial of this process."""
-        from dcgan_dist.command_line import yield_idle_cores
+        from dcgan_dist.parallel import yield_idle_cores
 
         assert launch is not None
         yield_idle_cores()
@@ -560,7 +560,7 @@ class _Population(PopulationBasedTraining):
     def _release(self, tune_controller: Any, gone: Any) -> None:
         state = self._trial_state[gone]
         state.last_score = None  # neither a donor nor in need of one
-        state.last_train_time = max(state.last_train_time, self._next_perturbation_sync)  # not waited for
+        state.last_train_time = max(state.last_train_time, int(self._next_perturbation_sync))  # not waited for
         waiting = [trial for trial in tune_controller.get_live_trials() if trial is not gone]
         times = [self._trial_state[trial].last_train_time for trial in waiting]
         if waiting and min(times) >= self._next_perturbation_sync:
@@ -698,7 +698,7 @@ def _require_shared(location: str) -> None:
 
 def _score_finalist(launch: Launch, trial: str, step: int) -> dict[str, Any]:
     """Score a trial in full, in a process of its own."""
-    from dcgan_dist.command_line import yield_idle_cores
+    from dcgan_dist.parallel import yield_idle_cores
 
     yield_idle_cores()
     from dcgan_dist.sweeps.trial import score_in_full
