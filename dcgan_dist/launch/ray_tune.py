@@ -544,6 +544,12 @@ class _Population(PopulationBasedTraining):
         config = to_tune(made)
         return config | {"known": sorted({*config["known"], donor.step})}, {}
 
+    def _quantiles(self) -> tuple[list[Any], list[Any]]:
+        """Return the worst and the best quarter, of the worst only those that are worse than all of the best."""
+        lower, upper = super()._quantiles()
+        bar = min((self._trial_state[trial].last_score or 0.0 for trial in upper), default=0.0)
+        return [trial for trial in lower if (self._trial_state[trial].last_score or 0.0) < bar], upper
+
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Return the trial that is furthest behind, unless as many as may are running."""
         running = sum(trial.status == "RUNNING" for trial in tune_controller.get_trials())

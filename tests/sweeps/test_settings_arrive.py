@@ -35,7 +35,7 @@ def build(parameters: dict[str, Any]) -> Training:
     return Training(resolve_config(config, dataset), World(0, 1, torch.device("cpu")), dataset, None, Silent())
 
 
-def networks(training: Training) -> tuple[nn.Module, nn.Module]:
+def networks(training: Training) -> tuple[Any, Any]:
     return training.step.generator.network, training.step.discriminator.network
 
 
@@ -75,7 +75,7 @@ def normed_layers(training: Training) -> set[tuple[int, int]]:
 
 
 def head_inputs(training: Training) -> set[int]:
-    return {training.step.discriminator.network.head.in_features}
+    return {networks(training)[1].head.in_features}
 
 
 def drawn_z(training: Training) -> set[tuple[int, bool]]:
