@@ -21,7 +21,7 @@ from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.ray_tune import METRIC, TIME, TrialThread, make_scheduler
 from dcgan_dist.sweeps.record import TrialRecord
 from tests.conftest import TINY, metrics
-from tests.launch.conftest import RayCluster, command_line, descendants
+from tests.launch.conftest import RayCluster
 
 # The third diverges, the fourth is refused.
 POINTS = [[2e-4, 0.5], [1e-3, 0.5], [1e30, 0.5], [2e-4, 1.5], [1e-4, 0.9]]
@@ -100,10 +100,6 @@ def run_status(folder: Path, trial: str) -> dict[str, Any]:
 def drive(ray_cluster: RayCluster, tmp_path: Path) -> Callable[..., Driver]:
     """Start a sweep on the cluster, in a folder of this test."""
     return lambda name="sweep", **settings: Driver(ray_cluster, tmp_path / name, settings)
-
-
-def trial_processes(cluster: RayCluster) -> list[int]:
-    return [pid for pid in descendants(cluster.process) if b"TrialActor" in command_line(pid)]
 
 
 def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(drive: Callable[..., Driver], tmp_path: Path) -> None:
