@@ -107,7 +107,7 @@ def _weigh(lines: Sequence[Row], losses: Values, first: int, real: float) -> Ver
     """Judge finite losses, (lines, 2), and the other signals of the lines, of which those from `first` on count."""
     distances, gaps = _column(lines, "sample_distance"), _column(lines, "d_real") - _column(lines, "d_fake")
     best_distance, best_gap = _highest_level(distances), _highest_level(gaps)
-    distance, settled = _median(distances[first:]), max(first, SETTLED)
+    distance, real, settled = _median(distances[first:]), max(real, 1e-9), max(first, SETTLED)
     measured = {
         "gap": _median(gaps[first:]),
         "lasting_gap": float(np.quantile(gaps[first:], 1 - WIN_SHARE)),
@@ -123,7 +123,7 @@ def _weigh(lines: Sequence[Row], losses: Values, first: int, real: float) -> Ver
     score = min(health.values())
     failure = next((name for name, value in health.items() if value <= AT_THRESHOLD), None)
     if failure is not None:
-        return Verdict(failure, _reason(failure, measured), signals, score)
+        return Verdict(failure, _reason(failure, signals), signals, score)
     start = ""
     if best_distance < UNBORN * real:
         start = f"samples of different z have never differed by more than {best_distance:.3f}"
@@ -131,7 +131,7 @@ def _weigh(lines: Sequence[Row], losses: Values, first: int, real: float) -> Ver
         start = f"D(x) - D(G(z)) has never exceeded {best_gap:.3f}"
     if start:
         return Verdict("undecided", f"not begun: {start}", signals, min(score, AT_THRESHOLD))
-    return Verdict("stable", _reason("stable", measured), signals, score)
+    return Verdict("stable", _reason("stable", signals), signals, score)
 
 
 def _column(lines: Sequence[Row], key: str) -> Values:
@@ -193,12 +193,13 @@ def _health(signals: Mapping[str, float]) -> dict[Name, float]:
     }
 
 
-def _reason(name: str, measured: Mapping[str, float]) -> str:
-    texts = {
-        "collapse": "samples of different z are alike: distance {distance:.3f}, {distance_of_best:.0%} of its best",
-        "discriminator_wins": "D(x) - D(G(z)) exceeds {lasting_gap:.2f} on {share:.0%} of the judged lines",
-        "oscillation": "filters swing by {filter_swing:.0%}, {filter_oscillation:.0%} of them periodically, "
-        "losses by {loss_swing:.0%}",
-        "stable": "D(x) - D(G(z)) {gap:.2f}, distance of samples {distance:.2f}, filters swing by {filter_swing:.1%}",
+def _reason(name: str, signals: Mapping[str, float]) -> str:
+    swings = ["filters swing by {filter_swing:.0%}", "{filter_oscillation:.0%} of them periodically"]
+    parts = {
+        "collapse": ["samples of different z are alike: distance {distance:.3f}", "{distance_of_best:.0%} of its best"],
+        "discriminator_wins": [f"D(x) - D(G(z)) exceeds {{lasting_gap:.2f}} on {WIN_SHARE:.0%} of the judged lines"],
+        "oscillation": [*swings, "losses swing by {loss_swing:.0%}"],
+        "stable": ["D(x) - D(G(z)) {gap:.2f}", "distance of samples {distance:.2f}", *swings],
     }
-    return texts[name].format(share=WIN_SHARE, **measured)
+    known = [part for part in parts[name] if any(f"{{{key}:" in part for key in signals)]
+    return ", ".join(known).format(**signals)

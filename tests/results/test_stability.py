@@ -141,6 +141,7 @@ def test_signals_that_are_null_or_missing_are_left_out():
         assert verdict.name == "stable"
         assert "distance" not in verdict.signals
         assert all(math.isfinite(value) for value in verdict.signals.values())
+        assert "nan" not in verdict.reason
 
 
 def test_lines_without_losses_are_passed_over():
