@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -32,9 +32,11 @@ class _Parser(ArgumentParser):
         raise ConfigError(_one_line(message))
 
 
-def _make_parser(settings_class: type, prog: str | None = None, description: str | None = None) -> _Parser:
+def _make_parser(
+    settings_class: type, prog: str | None = None, description: str | None = None, words: str = ""
+) -> _Parser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    usage = "%(prog)s [--config FILE] [--SETTING VALUE ...]"
+    usage = f"%(prog)s {words}[--config FILE] [--SETTING VALUE ...]"
     parser = _Parser(prog=prog, description=description, usage=usage, exit_on_error=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; later files and options override it.")
     parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
@@ -62,11 +64,16 @@ def _types(settings_class: type, prefix: str = "") -> dict[str, Any]:
 
 
 def _unknown(key: str, value: object, known: Sequence[str]) -> ConfigError:
+    hint = nearest(key, known) or "; --help lists all settings"
+    return ConfigError(f"unknown setting {key} (value {value!r}){hint}")
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """Return `; did you mean NAME?` with the name nearest to `key`, "" where none is near."""
     # The last part decides in case of a forgotten or mistaken group: `lr` is nearest to `optim.lr`.
     same_last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     near = difflib.get_close_matches(key, same_last or known, n=1, cutoff=0 if same_last else 0.5)
-    hint = f"; did you mean {near[0]}?" if near else "; --help lists all settings"
-    return ConfigError(f"unknown setting {key} (value {value!r}){hint}")
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _flatten_mapping(mapping: dict[Any, Any], known: Sequence[str], prefix: str = "") -> dict[str, Any]:
@@ -131,14 +138,54 @@ def _read_arguments(arguments: Sequence[str], types: dict[str, Any]) -> tuple[li
     return files, values
 
 
-def parse_settings(settings_class: type[Settings], arguments: Sequence[str], prog: str, description: str) -> Settings:
+def split_words(arguments: Sequence[str], optional: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the words that belong to no setting, and the settings for `parse_settings`.
+
+    Args:
+        arguments: the command line; after `--` all are words.
+        optional: settings that can be given without a number, and the one that is meant then.
+    """
+    words: list[str] = []
+    settings: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return words + rest, settings
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            continue
+        settings.append(word)
+        name, has_value, _ = word.removeprefix("--").partition("=")
+        if has_value or word in ("-h", "--help"):
+            continue
+        if name in optional and not (rest and _is_number(rest[0])):
+            settings.append(optional[name])
+        elif rest and not rest[0].startswith("--"):
+            settings.append(rest.pop(0))
+    return words, settings
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_settings(
+    settings_class: type[Settings], arguments: Sequence[str], prog: str, description: str, words: str = ""
+) -> Settings:
     """Read settings: defaults, then each ``--config FILE``, then ``--key value``, each over the one before.
+
+    `words` is what the usage shows for arguments that are no settings, such as ``DIR ... ``.
 
     Raises:
         ConfigError: unknown key, wrong type, or value out of range; the message names the key and the value.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        _make_parser(settings_class, prog, description).print_help()
+        _make_parser(settings_class, prog, description, words).print_help()
         raise SystemExit(0)
     files, overrides = _read_arguments(arguments, _types(settings_class))
     values: dict[str, Any] = {}
@@ -231,4 +278,4 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
     return 0
 
 
-__all__ = ["build_settings", "parse_settings", "read_yaml_settings", "run"]
+__all__ = ["build_settings", "nearest", "parse_settings", "read_yaml_settings", "run", "split_words"]

@@ -12,6 +12,8 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache as once
 from pathlib import Path
@@ -21,10 +23,12 @@ import numpy as np
 
 from dcgan_dist.config import Config, flatten
 from dcgan_dist.errors import InputError, StorageError
+from dcgan_dist.parallel import LocalPool, usable_cores
 from dcgan_dist.results.reading import Curve, RunFiles, clean, one_line, parse_object, read_run
+from dcgan_dist.results.remembered import Remembered
 from dcgan_dist.results.status import is_alive, parse_status
 from dcgan_dist.results.storage import to_json
-from dcgan_dist.results.walking import SAMPLES, SWEEP_NAME, Found, find, read_bytes
+from dcgan_dist.results.walking import SAMPLES, SWEEP_NAME, TRIALS, Found, find, read_bytes
 
 SWEPT_TASK = "sweep"
 """Task of the scores that a sweep made at its milestones."""
@@ -80,7 +84,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Parent:
-    """The trial, and its checkpoint, that this one went on from (population based training)."""
+    """The trial (its key), and its checkpoint, that this one went on from (population based training)."""
 
     trial: str
     step: int | None
@@ -217,6 +221,12 @@ class Pile:
     read: int = 0
 
 
+_WORTH_A_PROCESS = 200  # runs that take longer to read than a process takes to start
+_PROCESSES = 16
+_THREADS = 16
+_BATCH = 50
+_TELL_SECONDS = 5.0
+
 Tell = Callable[[str], None]
 """What is given a line about how far the work is."""
 
@@ -238,11 +248,47 @@ def collect(places: Sequence[str], cache: Path | None = None, tell: Tell | None 
             f"nothing found in {', '.join(places)}: no directory there holds config.yaml, status.json or metrics.jsonl"
             " (a run) or sweep.json (a sweep)"
         )
+    remembered = Remembered(cache)
     runs = [one for one in found if not one.is_sweep]
-    files = [read_run(one) for one in runs]
-    read = len(runs)
+    known = {number: files for number, one in enumerate(runs) if (files := remembered.get(one)) is not None}
+    new = [number for number in range(len(runs)) if number not in known]
+    for number, files in zip(new, _read_all([runs[number] for number in new], tell), strict=True):
+        known[number] = files
+    both = [(one, known[number]) for number, one in enumerate(runs)]
     sweeps = [_read_sweep(one) for one in found if one.is_sweep]
-    return _join(list(zip(runs, files, strict=True)), sweeps, unreadable, read)
+    pile = _join(both, sweeps, unreadable, len(new))
+    if new:
+        try:
+            remembered.replace(both)
+        except StorageError as error:
+            (tell or print)(f"{one_line(str(error))}: the next time all is read again")
+    return pile
+
+
+def _read_all(runs: Sequence[Found], tell: Tell | None) -> Iterator[RunFiles]:
+    """Read runs in order: many of them by several processes, those of object storage by several threads."""
+    if any(one.files is not None for one in runs):
+        with ThreadPoolExecutor(_THREADS) as threads:
+            yield from threads.map(read_run, runs)
+        return
+    workers = min(usable_cores(), len(runs) // _WORTH_A_PROCESS, _PROCESSES)
+    if workers < 2:
+        yield from map(read_run, runs)
+        return
+    batches = [runs[start : start + _BATCH] for start in range(0, len(runs), _BATCH)]
+    begun = told = time.monotonic()
+    done = 0
+    with closing(LocalPool(workers).run(_read_batch, batches)) as results:
+        for batch in results:
+            yield from batch
+            done += len(batch)
+            if tell is not None and time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                tell(f"read {done:,} of {len(runs):,} runs in {told - begun:.0f} s")
+
+
+def _read_batch(runs: Sequence[Found]) -> list[RunFiles]:
+    return [read_run(one) for one in runs]
 
 
 def read_image(location: str) -> bytes | None:
@@ -296,18 +342,18 @@ def _join(
     read: int,
 ) -> Pile:
     unreadable = list(unreadable)
-    by_place = {_place(found.directory): number for number, (found, _) in enumerate(runs)}
+    by_place = {found.real: number for number, (found, _) in enumerate(runs)}
     trials: list[Trial] = []
     sweeps: list[Sweep] = []
     taken: set[int] = set()
-    sweep_keys = _unique([ledger.found.directory for ledger in ledgers])
+    sweep_keys = _unique([ledger.found.real for ledger in ledgers])
     for ledger, key in zip(ledgers, sweep_keys, strict=True):
         of_sweep: list[Trial] = []
         keys: dict[str, str] = {}
         for record in ledger.records:
             name = text(record.get("trial")) or f"trial {len(of_sweep)}"
-            directory = f"{ledger.found.directory}/{text(record.get('directory')) or f'trials/{name}'}"
-            number = by_place.get(_place(directory))
+            directory = f"{ledger.found.directory}/{text(record.get('directory')) or f'{TRIALS}/{name}'}"
+            number = by_place.get(_place(directory, ledger.found))
             if number in taken or name in keys:
                 continue
             keys[name] = f"{key}/{name}"
@@ -318,15 +364,17 @@ def _join(
                 run = replace(_trial(*runs[number]), key=keys[name])
             of_sweep.append(_with_record(run, record, key, ledger))
         # A run in the folder of trials that sweep.json does not know: it was cut, or is older than the directory.
-        inside = _place(f"{ledger.found.directory}/trials") + "/"
+        inside = f"{ledger.found.real}/{TRIALS}/"
         for number, (found, files) in enumerate(runs):
-            if number not in taken and _place(found.directory).startswith(inside):
+            if number not in taken and found.real.startswith(inside):
                 taken.add(number)
                 run = _trial(found, files)
                 of_sweep.append(replace(run, key=f"{key}/{run.name}", sweep=key))
+        of_sweep = [_with_parent_key(run, keys) for run in of_sweep]
         trials += of_sweep
         sweeps.append(_sweep(ledger, key, of_sweep, keys))
-    alone = []
+    alone: list[Trial] = []
+    places_alone: list[str] = []
     for number, (found, files) in enumerate(runs):
         if number in taken:
             continue
@@ -335,19 +383,23 @@ def _join(
             unreadable.append((clean(found.directory), reason))
             continue
         alone.append(_trial(found, files))
-    keys_alone = _unique([trial.directory for trial in alone])
+        places_alone.append(found.real)
+    keys_alone = _unique(places_alone)
     trials += [replace(trial, key=key) for trial, key in zip(alone, keys_alone, strict=True)]
     return Pile(_all_unique(trials), tuple(sweeps), tuple((clean(path), why) for path, why in unreadable), read)
 
 
-def _place(directory: str) -> str:
-    """Return what two ways to name a directory have in common."""
-    return directory.rstrip("/") if "://" in directory else os.path.realpath(directory)
+def _place(directory: str, sweep: Found) -> str:
+    """Return what `Found.real` is for the directory of a sweep's trial."""
+    if "://" in directory:
+        return directory.rstrip("/")
+    real = os.path.normpath(os.path.join(sweep.real, os.path.relpath(directory, sweep.directory)))
+    return os.path.realpath(real) if os.path.islink(real) else real
 
 
 def _unique(directories: Sequence[str]) -> list[str]:
-    """Return a name for each directory: its last part, with as much of the path before it as tells it from others."""
-    parts = [[part for part in clean(_place(one)).split("/") if part] or ["/"] for one in directories]
+    """Return a name for each path or URL: its last part, with as much of what is before as tells it from others."""
+    parts = [[part for part in clean(one).split("/") if part] or ["/"] for one in directories]
     lengths = [1] * len(parts)
     while True:
         names = ["/".join(own[-length:]) for own, length in zip(parts, lengths, strict=True)]
@@ -393,7 +445,7 @@ def _trial(found: Found, files: RunFiles) -> Trial:
     scores = _scores(files.scores)
     return Trial(
         key="",
-        name=clean(_place(directory)).rpartition("/")[2] or shown,
+        name=clean(found.real).rpartition("/")[2] or shown,
         directory=shown,
         status=status,
         reason=reason,
@@ -455,6 +507,14 @@ def _with_record(trial: Trial, record: Mapping[str, Any], sweep: str, ledger: _L
     )
 
 
+def _with_parent_key(trial: Trial, keys: Mapping[str, str]) -> Trial:
+    """Return a trial whose parent is named by its key in the pile, not by its name in the sweep."""
+    parent = trial.parent
+    return (
+        replace(trial, parent=replace(parent, trial=keys[parent.trial])) if parent and parent.trial in keys else trial
+    )
+
+
 def _without_files(directory: str) -> Trial:
     """Return a trial whose run directory is not there."""
     return Trial(key="", name="", directory=clean(directory), status="waiting", problems=("it has no run directory",))
@@ -478,7 +538,7 @@ def _sweep(ledger: _Ledger, key: str, trials: Sequence[Trial], keys: Mapping[str
     front = content.get("pareto_front")
     return Sweep(
         key=key,
-        name=text(content.get("name")) or clean(_place(ledger.found.directory)).rpartition("/")[2],
+        name=text(content.get("name")) or clean(ledger.found.real).rpartition("/")[2],
         directory=clean(ledger.found.directory),
         status=status,
         reason=reason,

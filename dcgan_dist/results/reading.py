@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -242,7 +243,7 @@ def parse_metrics(content: bytes | None, problems: list[str]) -> tuple[tuple[str
     if content is None:
         return (), np.empty((0, 0)), {}
     rows = _rows(content, problems)
-    parent = next((row for row in reversed(rows) if row.get("parent") is not None), {})
+    parent: dict[str, Any] = next((row for row in reversed(rows) if row.get("parent") is not None), {})
     names, values = _columns(rows, problems)
     if "step" not in names:
         if rows:
@@ -258,7 +259,7 @@ def _rows(content: bytes, problems: list[str]) -> list[dict[str, Any]]:
     try:
         # All at once is faster; a line that is cut can hide in this only if it changes how many there are.
         rows = orjson.loads(b"[" + b",".join(lines) + b"]")
-        if len(rows) == len(lines) and all(type(row) is dict for row in rows):
+        if len(rows) == len(lines) and set(map(type, rows)) <= {dict}:
             return list(rows)
     except ValueError:
         pass
@@ -286,13 +287,13 @@ def _columns(rows: list[dict[str, Any]], problems: list[str]) -> tuple[list[str]
     """Return the names of all numbers in the rows, and the numbers (names, rows)."""
     if not rows:
         return [], np.empty((0, 0))
-    first = rows[0].keys()
-    if len(first) <= COLUMNS and all(row.keys() == first for row in rows):
-        names = list(first)
+    names = list(rows[0])
+    if 1 < len(names) <= COLUMNS and set(map(len, rows)) == {len(names)}:
         try:
-            return names, np.array([[row[name] for row in rows] for name in names], dtype=np.float64)
-        except (ValueError, TypeError, OverflowError):
-            pass
+            values = np.array(list(map(itemgetter(*names), rows)), dtype=np.float64)
+            return names, np.ascontiguousarray(values.T)
+        except (KeyError, ValueError, TypeError, OverflowError):
+            pass  # rows of different kinds, or values that are no numbers
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if _is_number(value)))
     if len(names) > COLUMNS:
         problems.append(f"metrics.jsonl has {len(names):,} metrics: the first {COLUMNS} are shown")
@@ -314,7 +315,7 @@ def _number(value: object) -> float:
 def _by_rising_step(row: int, values: Curve) -> tuple[Curve, list[str]]:
     """Sort by step; of several rows of one step, the last number of each metric counts."""
     steps = values[row]
-    if steps.size == 0 or (np.isfinite(steps).all() and (np.diff(steps) > 0).all()):
+    if steps.size == 0 or (np.isfinite(steps).all() and (steps[1:] > steps[:-1]).all()):
         return values, []
     told = []
     usable = np.isfinite(steps)

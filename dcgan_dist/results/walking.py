@@ -31,12 +31,14 @@ class Found:
 
     Attributes:
         directory: path or URL, starting with the place as it was given.
+        real: the same with no links in it; of two ways to one directory, the first one found counts.
         is_sweep: whether it is a sweep's.
         stamp: changes when any of the files that are read of it does.
         files: of a URL, the names of its files; of a folder, they are looked up when it is read.
     """
 
     directory: str
+    real: str
     is_sweep: bool
     stamp: str
     files: tuple[str, ...] | None = field(default=None, repr=False)
@@ -64,9 +66,9 @@ def find(places: Sequence[str]) -> tuple[list[Found], list[tuple[str, str]]]:
 
 def _find_folder(top: str, seen: set[tuple[int, int] | str], unreadable: list[tuple[str, str]]) -> Iterator[Found]:
     """Walk down, following links, each folder once; not into run directories."""
-    waiting = [top]
+    waiting = [(top, os.path.realpath(top))]
     while waiting:
-        folder = waiting.pop()
+        folder, real = waiting.pop()
         try:
             details = os.stat(folder)
             if (details.st_dev, details.st_ino) in seen:
@@ -82,10 +84,12 @@ def _find_folder(top: str, seen: set[tuple[int, int] | str], unreadable: list[tu
             continue
         is_sweep = SWEEP_NAME in here or (not here.keys() & {"config.yaml", "metrics.jsonl"} and TRIALS in here)
         if (is_sweep and here.keys() & {SWEEP_NAME, "status.json"}) or here.keys() & _MARKS:
-            yield Found(folder, is_sweep, _stamp(folder, (SWEEP_NAME, "status.json") if is_sweep else RUN_FILES))
+            yield Found(folder, real, is_sweep, _stamp(folder, (SWEEP_NAME, "status.json") if is_sweep else RUN_FILES))
             if not is_sweep:
                 continue
-        waiting += (os.path.join(folder, name) for name in sorted(folders, reverse=True))
+        for name in sorted(folders, reverse=True):
+            path = os.path.join(folder, name)
+            waiting.append((path, os.path.realpath(path) if here[name].is_symlink() else os.path.join(real, name)))
 
 
 def _stamp(folder: str, names: Sequence[str]) -> str:
@@ -124,7 +128,7 @@ def _find_url(url: str, seen: set[tuple[int, int] | str]) -> Iterator[Found]:
         samples = [f"{SAMPLES}/{name}" for name in sorted(folders.get(f"{prefix}{SAMPLES}", []))]
         wanted = [name for name in (SWEEP_NAME, *RUN_FILES) if name in names] + samples
         stamp = " ".join(f"{name}={versions[prefix + name]}" for name in wanted)
-        yield Found(directory, is_sweep, stamp, tuple(wanted))
+        yield Found(directory, directory, is_sweep, stamp, tuple(wanted))
 
 
 def read_bytes(directory: str, name: str) -> bytes | None:
