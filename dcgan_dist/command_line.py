@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from dcgan_dist.config import ALTERNATIVES
+from dcgan_dist.config import ALTERNATIVES, declared_types, describe_type, unknown_setting
 from dcgan_dist.errors import ConfigError, DcganDistError
 
 Settings = TypeVar("Settings")
@@ -40,7 +39,7 @@ def _make_parser(
     parser = _Parser(prog=prog, description=description, usage=usage, exit_on_error=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; later files and options override it.")
     parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
-    known = {"help", "config", *_types(settings_class)}
+    known = {"help", "config", *declared_types(settings_class)}
     for action in parser._actions:
         # jsonargparse also lists a file option for each group (--model FILE); settings come from --config alone.
         if action.dest not in known:
@@ -50,30 +49,6 @@ def _make_parser(
 
 def _one_line(text: str) -> str:
     return " ".join(str(text).split())
-
-
-def _types(settings_class: type, prefix: str = "") -> dict[str, Any]:
-    """Declared type of every setting by its dotted name, as written in the source."""
-    types: dict[str, Any] = {}
-    for entry in dataclasses.fields(settings_class):
-        if isinstance(entry.default_factory, type) and dataclasses.is_dataclass(entry.default_factory):
-            types.update(_types(entry.default_factory, f"{prefix}{entry.name}."))
-        else:
-            types[prefix + entry.name] = entry.type
-    return types
-
-
-def _unknown(key: str, value: object, known: Sequence[str]) -> ConfigError:
-    hint = nearest(key, known) or "; --help lists all settings"
-    return ConfigError(f"unknown setting {key} (value {value!r}){hint}")
-
-
-def nearest(key: str, known: Sequence[str]) -> str:
-    """Return `; did you mean NAME?` with the name nearest to `key`, "" where none is near."""
-    # The last part decides in case of a forgotten or mistaken group: `lr` is nearest to `optim.lr`.
-    same_last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = difflib.get_close_matches(key, same_last or known, n=1, cutoff=0 if same_last else 0.5)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _flatten_mapping(mapping: dict[Any, Any], known: Sequence[str], prefix: str = "") -> dict[str, Any]:
@@ -86,7 +61,7 @@ def _flatten_mapping(mapping: dict[Any, Any], known: Sequence[str], prefix: str 
         elif is_group:
             raise ConfigError(f"{key} is {value!r}: it is a group of settings, such as {key}.NAME: VALUE")
         elif key not in known:
-            raise _unknown(key, value, known)
+            raise unknown_setting(key, value, known)
         else:
             flat[key] = value
     return flat
@@ -107,7 +82,7 @@ def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]
     if not isinstance(content, dict | None):
         raise ConfigError(f"the config file {str(path)!r} holds no settings: write them as `optim: {{lr: 2e-4}}`")
     settings = {key: value for key, value in (content or {}).items() if key not in RECORDED_KEYS}
-    return _flatten_mapping(settings, list(_types(settings_class)))
+    return _flatten_mapping(settings, list(declared_types(settings_class)))
 
 
 def _read_arguments(arguments: Sequence[str], types: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
@@ -132,7 +107,7 @@ def _read_arguments(arguments: Sequence[str], types: dict[str, Any]) -> tuple[li
         if key == "config":
             files.append(value)
         elif key not in types:
-            raise _unknown(key, value, list(types))
+            raise unknown_setting(key, value, list(types))
         else:
             values[key] = value
     return files, values
@@ -187,7 +162,7 @@ def parse_settings(
     if any(word in ("-h", "--help") for word in arguments):
         _make_parser(settings_class, prog, description, words).print_help()
         raise SystemExit(0)
-    files, overrides = _read_arguments(arguments, _types(settings_class))
+    files, overrides = _read_arguments(arguments, declared_types(settings_class))
     values: dict[str, Any] = {}
     for layer in [*(read_yaml_settings(file, settings_class) for file in files), overrides]:
         values = _overlay(values, layer)
@@ -210,12 +185,12 @@ def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Se
     Raises:
         ConfigError: unknown key, wrong type, or value out of range.
     """
-    types = _types(settings_class)
+    types = declared_types(settings_class)
     for key, value in values.items():
         if key not in types:
-            raise _unknown(key, value, list(types))
+            raise unknown_setting(key, value, list(types))
         if value is None and "None" not in str(types[key]):
-            raise ConfigError(f"{key} is null: expected {_describe(types[key])}")
+            raise ConfigError(f"{key} is null: expected {describe_type(types[key])}")
     parser = _make_parser(settings_class)
     words = {key: f"--{key}={_word(value)}" for key, value in values.items()}
     try:
@@ -223,7 +198,7 @@ def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Se
     except ConfigError as error:
         for key, word in words.items():
             if not _is_accepted(parser, word):
-                raise ConfigError(f"{key} is {values[key]!r}: expected {_describe(types[key])}") from error
+                raise ConfigError(f"{key} is {values[key]!r}: expected {describe_type(types[key])}") from error
         raise
     made = parser.instantiate(parsed)
     return settings_class(**{entry.name: made[entry.name] for entry in dataclasses.fields(settings_class)})  # type: ignore[arg-type]
@@ -242,16 +217,6 @@ def _is_accepted(parser: _Parser, word: str) -> bool:
     except ConfigError:
         return False
     return True
-
-
-def _describe(declared: object) -> str:
-    text = str(declared)
-    names = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "None": "null"}
-    names["dict[str, Any]"] = "a mapping such as {optim.lr: {loguniform: [1e-5, 1e-2]}}"
-    if text.startswith("Literal["):
-        head, _, tail = text[len("Literal[") :].partition("]")
-        return "one of " + head.replace('"', "").replace("'", "") + tail.replace(" | None", " or null")
-    return " or ".join(names.get(part, part) for part in text.split(" | "))
 
 
 def yield_idle_cores() -> None:
@@ -278,4 +243,4 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
     return 0
 
 
-__all__ = ["build_settings", "nearest", "parse_settings", "read_yaml_settings", "run", "split_words"]
+__all__ = ["build_settings", "parse_settings", "read_yaml_settings", "run", "split_words"]

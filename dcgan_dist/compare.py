@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dcgan_dist.command_line import nearest, parse_settings, run, split_words
+from dcgan_dist.command_line import parse_settings, run, split_words
 from dcgan_dist.config import CompareConfig, Config, flatten
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.report import need_places, told
@@ -82,7 +83,9 @@ def sort_trials(pile: Pile, column: str | None) -> tuple[list[Trial], str]:
         name = column.removeprefix("-")
         table = trial_table(pile)
         if name not in table:
-            raise ConfigError(f"sort is {column!r}: there is no such column{nearest(name, list(table))}")
+            near = difflib.get_close_matches(name, list(table), n=1)
+            hint = f"did you mean {near[0]}?" if near else "take one of trials.csv, such as final.loss_d"
+            raise ConfigError(f"sort is {column!r}, and no column has that name: {hint}")
         values = dict(zip((trial.key for trial in pile.trials), table[name][1], strict=True))
         return _ordered(pile, lambda trial: values[trial.key], falling=column.startswith("-")), column
     if any(trial.objective is not None for trial in pile.trials):

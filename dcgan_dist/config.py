@@ -7,8 +7,11 @@ values ``paper`` and ``released``, or the field says which value belongs to whic
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -548,14 +551,14 @@ class SweepConfig(Config):
     """Folder or URL of the sweep; run again with the same one, it resumes. Left out: STORAGE/NAME where cluster.storage
     is given, else sweeps/NAME."""
     space: dict[str, Any] = field(default_factory=dict)
-    """What is searched: a setting's dotted name: {uniform: [LOW, HIGH]}, {loguniform: [LOW, HIGH]}, {randint: [LOW,
-    HIGH]} (both included), {choice: [A, B]} or {grid: [A, B]}; with `when: {OTHER: VALUE or list}` beside it, only where
-    that other one has such a value."""
+    """What is searched, by dotted name: {uniform: [LOW, HIGH]}, {loguniform: [LOW, HIGH]}, {randint: [LOW, HIGH]} (both
+    included), {choice: [A, B]} or {grid: [A, B]}; with `when: {OTHER: VALUE or list}` beside it, only where that other
+    setting has such a value."""
     trials: int = 24
     """Trials in all; a grid has as many as it has points (times this many, where other settings are drawn)."""
     search: Literal["random", "grid", "optuna"] = "random"
     """How values are chosen: at random, every combination, or by Optuna's tree-structured Parzen estimator from what
-    earlier trials scored (over several objectives where `objective` names more than one without weights)."""
+    earlier trials scored (over several scores where `objective` names more than one without weights)."""
     schedule: Literal["fifo", "asha", "median", "pbt"] = "asha"
     """Which trials go on: all to their end; asynchronous successive halving; those not below the median of the others;
     or population based training, where the worst go on from copies of the best with changed settings."""
@@ -565,8 +568,9 @@ class SweepConfig(Config):
     """asha: of the trials that reach a milestone, one in this many goes on."""
     objective: str = "representation"
     """What is maximised: scores separated by commas, each with an optional weight (`representation:1,coverage:0.5`).
-    With weights their weighted sum, without them the first one, the others for the Pareto front (and for optuna). Among
-    them: representation, stability, precision, recall, density, coverage, distance_ratio, frechet_distance (minimised)."""
+    With weights their weighted sum, without them the first one, the others for the Pareto front (and for optuna).
+    Scores: representation, stability, precision, recall, density, coverage, distance_ratio, and frechet_distance,
+    which is minimised."""
     workers_per_trial: int = 1
     """Processes that train a trial together (Ray Train); 1 trains in the trial's own process."""
     cpus_per_trial: float = 1.0
@@ -622,6 +626,62 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         _require(self.rows >= 0, "rows", self.rows, "take 0 (for all) or more")
+
+
+def declared_types(settings_class: type, prefix: str = "") -> dict[str, str]:
+    """Return the declared type of every setting by its dotted name, as written in the source."""
+    types: dict[str, str] = {}
+    for entry in dataclasses.fields(settings_class):
+        if isinstance(entry.default_factory, type) and dataclasses.is_dataclass(entry.default_factory):
+            types.update(declared_types(entry.default_factory, f"{prefix}{entry.name}."))
+        else:
+            types[prefix + entry.name] = str(entry.type)
+    return types
+
+
+def describe_type(declared: str) -> str:
+    """Say in words what a declared type admits."""
+    names = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "None": "null"}
+    names["dict[str, Any]"] = "a mapping such as {optim.lr: {loguniform: [1e-5, 1e-2]}}"
+    if declared.startswith("Literal["):
+        head, _, tail = declared[len("Literal[") :].partition("]")
+        return "one of " + head.replace('"', "").replace("'", "") + tail.replace(" | None", " or null")
+    return " or ".join(names.get(part, part) for part in declared.split(" | "))
+
+
+def unknown_setting(key: str, value: object, known: Sequence[str]) -> ConfigError:
+    """Return the error for a setting that does not exist; it names the nearest that does."""
+    # The last part decides in case of a forgotten or mistaken group: `lr` is nearest to `optim.lr`.
+    same_last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = difflib.get_close_matches(key, same_last or known, n=1, cutoff=0 if same_last else 0.5)
+    hint = f"; did you mean {near[0]}?" if near else "; --help lists all settings"
+    return ConfigError(f"unknown setting {key} (value {value!r}){hint}")
+
+
+def coerce(key: str, value: object, declared: str) -> Any:
+    """Return a value as its setting's declared type has it: ``"2e-4"``, as YAML reads that, becomes a float.
+
+    Raises:
+        ConfigError: the type does not admit it.
+    """
+    for part in declared.split(" | "):
+        if part == "None" and value is None:
+            return None
+        if part.startswith("Literal["):
+            for name in ast.literal_eval(f"({part[len('Literal[') : -1]},)"):
+                if str(name) == str(value):
+                    return name
+        if part == "str" and isinstance(value, str):
+            return value
+        if part == "bool" and str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        if part in ("int", "float") and isinstance(value, int | float | str) and not isinstance(value, bool):
+            kind = int if part == "int" else float
+            try:
+                return kind(str(value))
+            except ValueError:
+                continue
+    raise ConfigError(f"{key} is {value!r}: expected {describe_type(declared)}")
 
 
 def flatten(settings: object, prefix: str = "") -> dict[str, Any]:

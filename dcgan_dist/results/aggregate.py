@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_dist.config import Config, flatten
-from dcgan_dist.errors import InputError, StorageError
+from dcgan_dist.config import Config, coerce, flatten
+from dcgan_dist.errors import ConfigError, InputError, StorageError
 from dcgan_dist.parallel import LocalPool, usable_cores
 from dcgan_dist.results.reading import Curve, RunFiles, clean, one_line, parse_object, read_run
 from dcgan_dist.results.remembered import Remembered
@@ -76,10 +76,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How stable a training was, as far as can be told, and why."""
+    """How stable a training was, as far as can be told.
+
+    Attributes:
+        name: see `stability.judge`; `undecided` where it is too early.
+        reason: one sentence.
+        score: from 0 to 1, above 0.5 if it is stable; None where that is not known.
+    """
 
     name: str
     reason: str
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -456,7 +463,7 @@ def _trial(found: Found, files: RunFiles) -> Trial:
         best={name: float(pick(usable)) for name, pick in BEST.items() if (usable := _finite(columns, name)).size},
         scores=_newest(scores),
         all_scores=scores,
-        verdict=Verdict("diverged", reason) if status == "diverged" else Verdict("undecided", ""),
+        verdict=Verdict(text(files.verdict.get("name")), text(files.verdict.get("reason")), files.verdict.get("score")),
         samples=tuple((step, f"{directory}/{SAMPLES}/{name}") for step, name in files.samples),
         real=f"{directory}/{SAMPLES}/real.png" if files.has_real else None,
         command=_command(shown, settings),
@@ -485,7 +492,8 @@ def _with_record(trial: Trial, record: Mapping[str, Any], sweep: str, ledger: _L
     swept = _scores_of(SWEPT_TASK, record.get("scores"), "milestone", _whole(record.get("step")), "dcgan")
     verdict = trial.verdict
     if text(record.get("verdict")):
-        verdict = Verdict(text(record["verdict"]), text(record.get("verdict_reason")))
+        same = verdict.name == text(record["verdict"])
+        verdict = Verdict(text(record["verdict"]), text(record.get("verdict_reason")), verdict.score if same else None)
     elif status == "diverged":
         verdict = Verdict("diverged", reason)
     parent = record.get("parent")
@@ -601,8 +609,8 @@ def _as_declared(key: str, value: Any) -> Any:
     """Return a setting as its type has it: YAML reads `1e-5`, as people write it, as a text."""
     if isinstance(value, str) and isinstance(_defaults().get(key), float):
         try:
-            return float(value)
-        except ValueError:
+            return coerce(key, value, "float")
+        except ConfigError:
             return value
     return value
 

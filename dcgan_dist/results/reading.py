@@ -17,6 +17,7 @@ import orjson
 import yaml
 
 from dcgan_dist.errors import StorageError
+from dcgan_dist.results.stability import judge
 from dcgan_dist.results.walking import Found, read_bytes, sample_names
 
 Curve = npt.NDArray[np.float64]
@@ -44,6 +45,7 @@ class RunFiles:
         scores: scores.json, {} where there is none.
         names: of the metrics.
         values: of the metrics, (names, rows), by rising step; NaN for null.
+        verdict: name, reason and score of `stability.judge`.
         parent: the newest line of metrics.jsonl that names a `parent`, {} where there is none.
         samples: (step, file name) of each grid, by step.
         has_real: whether a grid of real images is there.
@@ -56,6 +58,7 @@ class RunFiles:
     scores: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     values: Curve = field(default_factory=lambda: np.empty((0, 0)))
+    verdict: dict[str, Any] = field(default_factory=dict)
     parent: dict[str, Any] = field(default_factory=dict)
     samples: tuple[tuple[int, str], ...] = ()
     has_real: bool = False
@@ -77,7 +80,8 @@ def read_run(found: Found) -> RunFiles:
 
     settings, environment = parse_config(content("config.yaml"), problems)
     status = parse_object(content("status.json"), "status.json", problems)
-    names, values, parent = parse_metrics(content("metrics.jsonl"), problems)
+    rows = parse_rows(content("metrics.jsonl"), problems)
+    names, values = columns_of(rows, problems)
     scores = parse_object(content("scores.json"), "scores.json", problems)
     grids = sample_names(found)
     steps = sorted((int(match[1]), name) for name in grids if (match := _GRID.fullmatch(name)))
@@ -88,7 +92,8 @@ def read_run(found: Found) -> RunFiles:
         scores=scores,
         names=names,
         values=values,
-        parent=parent,
+        verdict=_verdict(rows, status),
+        parent=next((row for row in reversed(rows) if row.get("parent") is not None), {}),
         samples=tuple(steps),
         has_real="real.png" in grids,
         problems=tuple(problems),
@@ -238,23 +243,42 @@ def _is_text(key: str) -> bool:
 # Metrics
 
 
-def parse_metrics(content: bytes | None, problems: list[str]) -> tuple[tuple[str, ...], Curve, dict[str, Any]]:
-    """Return the names of the metrics, their values (names, rows) by rising step, and the newest row with a parent."""
-    if content is None:
-        return (), np.empty((0, 0)), {}
-    rows = _rows(content, problems)
-    parent: dict[str, Any] = next((row for row in reversed(rows) if row.get("parent") is not None), {})
+def columns_of(rows: list[dict[str, Any]], problems: list[str]) -> tuple[tuple[str, ...], Curve]:
+    """Return the names of all numbers in rows of metrics, and the numbers (names, rows) by rising step."""
     names, values = _columns(rows, problems)
     if "step" not in names:
         if rows:
             problems.append("metrics.jsonl has no steps: its curves are left out")
-        return (), np.empty((0, 0)), parent
+        return (), np.empty((0, 0))
     values, told = _by_rising_step(names.index("step"), values)
     problems.extend(told)
-    return tuple(names), values, parent
+    return tuple(names), values
 
 
-def _rows(content: bytes, problems: list[str]) -> list[dict[str, Any]]:
+def _verdict(rows: list[dict[str, Any]], status: Mapping[str, Any]) -> dict[str, Any]:
+    diverged = status.get("status") == "diverged"
+    with np.errstate(all="ignore"):
+        try:
+            verdict = judge(rows, diverged=diverged)
+        except (ValueError, TypeError, KeyError, OverflowError):  # values that are no numbers
+            verdict = judge([_numbers(row) for row in rows], diverged=diverged)
+    return {"name": verdict.name, "reason": verdict.reason, "score": _none_if_nan(verdict.score)}
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float | None]:
+    kept = {name: None if value is None else _number(value) for name, value in row.items()}
+    usable = {name: value for name, value in kept.items() if value is None or math.isfinite(value)}
+    return {"step": 0.0} | usable
+
+
+def _none_if_nan(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def parse_rows(content: bytes | None, problems: list[str]) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl, without those that are cut or damaged, which are told in `problems`."""
+    if content is None:
+        return []
     lines = [line for line in content.split(b"\n") if line]
     try:
         # All at once is faster; a line that is cut can hide in this only if it changes how many there are.

@@ -6,7 +6,6 @@ The columns, and what they mean, are in docs/report.md.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -18,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcgan_dist.config import Config, flatten
+from dcgan_dist.config import Config, declared_types, flatten
 from dcgan_dist.results.aggregate import Pile, Score, Trial, text
 from dcgan_dist.results.storage import temporary_for, writing
 
@@ -102,19 +101,15 @@ def _names(*sources: Any) -> list[str]:
 @cache
 def _kind_of_setting(key: str) -> pa.DataType:
     """Return the declared type of a setting; text for one that is none of ours."""
-    declared: Any = Config
-    for part in key.split("."):
-        entries = {entry.name: entry for entry in dataclasses.fields(declared)} if declared else {}
-        entry = entries.get(part)
-        if entry is None:
-            return pa.string()
-        made = entry.default_factory if isinstance(entry.default_factory, type) else None
-        declared, kind = made, str(entry.type)
-    words = set(kind.replace("None", "").replace("|", " ").split())
-    for name, arrow in (("bool", pa.bool_()), ("int", pa.int64()), ("float", pa.float64())):
-        if words == {name}:
-            return arrow
-    return pa.string()
+    declared = _declared().get(key, "str")
+    words = set(declared.split(" | ")) - {"None"}
+    kinds = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64()}
+    return kinds.get(words.pop(), pa.string()) if len(words) == 1 else pa.string()
+
+
+@cache
+def _declared() -> dict[str, str]:
+    return declared_types(Config)
 
 
 # Cells

@@ -11,13 +11,17 @@ from typing import Any, Protocol
 
 
 class Reporter(Protocol):
-    """What the loop tells whoever launched it, on every rank at every log line."""
+    """What the loop tells whoever launched it, on every rank."""
 
     def report(self, metrics: dict[str, Any], checkpoint_dir: str | None) -> None:
-        """Take the metrics of a log line, and the newest checkpoint where there is one."""
+        """Take the metrics of a log line, and the newest checkpoint where there is one: that of the same step, if any.
+
+        A run that diverged tells of it in its last line, with the checkpoint of its last finite state.
+        """
 
     def should_stop(self) -> bool:
-        """Whether the run should end at this step with a last checkpoint."""
+        """Whether the run should end at this step with a last checkpoint; asked every step or every few, after `report`
+        of the same step."""
 
 
 class Silent:

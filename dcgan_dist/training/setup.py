@@ -21,7 +21,7 @@ from dcgan_dist.results.run_directory import RunDirectory, open_run
 DEFAULT_EPOCHS = 5.0
 # Settings that decide what a step computes: a run cannot go on with others. data.path is compared by its content.
 FIXED_SETTINGS = ("seed", "training.batch_size", "training.updates")
-FREE_MODEL_SETTINGS = ("model.sample_statistics",)
+FREE_MODEL_SETTINGS = ("model.sample_statistics", "model.slope")
 
 
 def resolve_config(config: Config, dataset: Dataset) -> Config:

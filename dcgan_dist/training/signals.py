@@ -1,8 +1,9 @@
-"""Two signals of a generator's health, measured on the samples of the fixed z at every log line.
+"""Three signals of a generator's health, measured on the samples of the fixed z at every log line.
 
 `sample_distance` falls towards 0 when the generator collapses to one image. `filter_oscillation` is the share of the
 generator's filters that swing periodically from log line to log line: section 6 of the paper names a subset of filters
-collapsing to a single oscillating mode as the remaining failure of long training. docs/metrics.md explains both.
+collapsing to a single oscillating mode as the remaining failure of long training. `filter_swing` is how far the filters
+swing, periodically or not. docs/metrics.md explains them.
 """
 
 from __future__ import annotations
@@ -39,13 +40,9 @@ def filter_oscillation(history: torch.Tensor) -> float | None:
     """
     if len(history) < WINDOW or history.shape[1] == 0:
         return None
-    values = history[-WINDOW:].double()
-    time = torch.arange(WINDOW, dtype=torch.float64) - (WINDOW - 1) / 2
-    trend = (time[:, None] * values).sum(0) / time.square().sum()
-    rest = values - values.mean(0) - time[:, None] * trend
+    rest, amplitude = _detrend(history)
     power = rest.square().sum(0)
-    amplitude = (power / WINDOW).sqrt() / values.abs().mean(0).clamp_min(1e-12)
-    fell = torch.zeros(values.shape[1], dtype=torch.bool)
+    fell = torch.zeros(rest.shape[1], dtype=torch.bool)
     oscillates = torch.zeros_like(fell)
     for lag in range(1, WINDOW // 2 + 1):
         pairs = (rest[:-lag] * rest[lag:]).sum(0) / (WINDOW - lag)
@@ -53,3 +50,26 @@ def filter_oscillation(history: torch.Tensor) -> float | None:
         oscillates |= fell & (correlation > PEAK)
         fell |= correlation < TROUGH
     return float((oscillates & (amplitude > MIN_AMPLITUDE)).double().mean())
+
+
+def filter_swing(history: torch.Tensor) -> float | None:
+    """Median over the filters of how far each swings over the last WINDOW log lines; None while there are fewer.
+
+    A filter's swing is the standard deviation of its mean activations, less their linear trend, as a share of its mean
+    absolute activation.
+
+    Args:
+        history: (log lines, filters), the oldest first.
+    """
+    if len(history) < WINDOW or history.shape[1] == 0:
+        return None
+    return float(_detrend(history)[1].median())
+
+
+def _detrend(history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the last WINDOW values less their linear trend, (WINDOW, filters), and their relative amplitude."""
+    values = history[-WINDOW:].double()
+    time = torch.arange(WINDOW, dtype=torch.float64) - (WINDOW - 1) / 2
+    trend = (time[:, None] * values).sum(0) / time.square().sum()
+    rest = values - values.mean(0) - time[:, None] * trend
+    return rest, rest.square().mean(0).sqrt() / values.abs().mean(0).clamp_min(1e-12)

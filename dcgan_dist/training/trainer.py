@@ -30,7 +30,7 @@ from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
 from dcgan_dist.training.progress import Clock, Reporter, Silent, StopSignal, readable_time
 from dcgan_dist.training.sampling import fixed_inputs, make_grid, sample_feature_maps, to_real, to_uint8
 from dcgan_dist.training.setup import batches_per_step, lr_factor, open_run_directory, resolve_config
-from dcgan_dist.training.signals import WINDOW, filter_oscillation, mean_activations, sample_distance
+from dcgan_dist.training.signals import WINDOW, filter_oscillation, filter_swing, mean_activations, sample_distance
 from dcgan_dist.training.step import AdversarialStep
 
 # Steps between two looks at the stop flags: on a GPU each look waits for the device.
@@ -300,9 +300,11 @@ class Training:
         if saves and bool(self.step.finite):
             self._save()
             saved = True
+        if logs:
+            self._report()
         if last or not looks:
             return
-        stop, overdue = self._agree(logs and self.reporter.should_stop())
+        stop, overdue = self._agree(self.reporter.should_stop())
         if (stop or overdue) and not saved:
             if not bool(self.step.finite):
                 self._log(step, total, clock)
@@ -331,6 +333,7 @@ class Training:
         self.lost_in_epoch.zero_()  # whoever starts the run again knows of them
         if bool(self.step.finite):
             self._save()
+        self._report()
         message = (
             f"{lost:,} of {self.dataset.count:,} images lost in epoch {self.epoch} by step {step:,} (images lost by "
             f"shard: {self.damage.shards()}), more than data.max_damage ({settings.max_damage:g}) allows: restore the "
@@ -397,19 +400,23 @@ class Training:
         )
         for line in damage_lines:
             say(self.world, line)
-        self.reporter.report(row, str(self.last_checkpoint) if self.last_checkpoint else None)
         if not finite:
             self.state.step = self.first_step_here + int(self.step.finite_steps)
             self._save()
+            self._report()
             raise Diverged(
                 f"a loss or gradient became non-finite at step {self.state.step + 1:,}; the state before it is in "
                 f"{self._where()}: try a lower optim.lr"
             )
 
+    def _report(self) -> None:
+        """Tell of the newest log line; where its step asks for a checkpoint too, that has been made before."""
+        self.reporter.report(self.last_metrics, str(self.last_checkpoint) if self.last_checkpoint else None)
+
     def _signals(self) -> dict[str, float | None]:
         """Measure the samples of the fixed z (leader only: the others' rows are never written)."""
         if not self.world.is_leader:
-            return {"sample_distance": None, "filter_oscillation": None}
+            return {"sample_distance": None, "filter_oscillation": None, "filter_swing": None}
         with self.step.autocast():
             images, hidden = sample_feature_maps(
                 self.step.generator.network, self.fixed_z, self.fixed_y, self.config.model
@@ -420,6 +427,7 @@ class Training:
         return {
             "sample_distance": sample_distance(images, self.image_range),
             "filter_oscillation": filter_oscillation(self.activation_history),
+            "filter_swing": filter_swing(self.activation_history),
         }
 
     def _write_samples(self) -> None:

@@ -1,9 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from dcgan_dist.training.signals import WINDOW, filter_oscillation, mean_activations, sample_distance
+from dcgan_dist.training.signals import WINDOW, filter_oscillation, filter_swing, mean_activations, sample_distance
 
 
 def test_sample_distance_is_the_mean_over_pairs_of_the_rms_difference():
@@ -28,6 +29,7 @@ def test_mean_activations_average_images_and_positions():
 
 def test_oscillation_is_unknown_until_the_window_is_full():
     assert filter_oscillation(torch.rand(WINDOW - 1, 4)) is None
+    assert filter_swing(torch.rand(WINDOW - 1, 4)) is None
 
 
 def test_periodic_filters_count_and_steady_or_drifting_ones_do_not():
@@ -48,3 +50,16 @@ def test_white_noise_seldom_counts_as_oscillation():
     share = filter_oscillation(noise)
     assert share is not None
     assert share < 0.1
+
+
+def test_the_swing_of_a_filter_is_its_relative_amplitude_without_its_trend():
+    time = np.arange(WINDOW)
+    wave = 3 + 0.2 * time + np.where(time % 2, 0.6, -0.6)
+    by_hand = (wave - np.polyval(np.polyfit(time, wave, 1), time)).std() / wave.mean()
+    assert filter_swing(torch.from_numpy(wave)[:, None]) == pytest.approx(by_hand)
+    history = torch.from_numpy(np.stack([wave, 3 + 0.2 * time, np.full(WINDOW, 2.0)], 1))
+    assert filter_swing(history) == pytest.approx(0, abs=1e-9)  # the median: most filters do not swing
+
+
+def test_a_filter_that_is_never_active_does_not_swing():
+    assert filter_swing(torch.zeros(WINDOW, 3)) == 0.0

@@ -1,0 +1,103 @@
+"""`bench stability`: train runs that fail on purpose, and print what `judge` says of each.
+
+Small networks on 32x32 images, each with one setting put where training is known to suffer. The images are faces where
+the environment variable DCGAN_DIST_DATA names a folder that has `faces_64.tar.gz`, else procedural rooms. The run
+directories stay, with their grids, in `runs/stability`: what a verdict is worth is seen by looking at them.
+docs/stability.md says what they showed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcgan_dist.config import Config, ModelConfig, OptimConfig, PrepareConfig, TrainingConfig, override
+from dcgan_dist.data.preparation import prepare
+from dcgan_dist.distributed import World
+from dcgan_dist.errors import Diverged
+from dcgan_dist.parallel import LocalPool, usable_cores
+from dcgan_dist.results.run_directory import read_metrics
+from dcgan_dist.results.stability import judge
+from dcgan_dist.training.trainer import train
+
+DATA_VARIABLE = "DCGAN_DIST_DATA"
+ARCHIVE = "faces_64.tar.gz"
+FOLDER = Path("runs", "stability")
+STEPS = 800
+
+# So small a network hardly moves in 800 steps at the paper's learning rate of 2e-4: five times that is its healthy one.
+BASE = Config(
+    model=ModelConfig(image_size=32, ngf=16, ndf=16, kernel_size=4),
+    optim=OptimConfig(lr=1e-3),
+    training=TrainingConfig(
+        steps=STEPS, batch_size=32, log_every=20, sample_every=80, sample_count=64, checkpoint_every=STEPS, keep_last=1
+    ),
+)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "healthy": {},
+    "lr-fifth": {"optim.lr": 2e-4},
+    "lr-hundredth": {"optim.lr": 1e-5},
+    "lr-x10": {"optim.lr": 1e-2},
+    "lr-x100": {"optim.lr": 1e-1},
+    "beta1-0.9": {"optim.beta1": 0.9},
+    "beta1-0.99": {"optim.beta1": 0.99},
+    "slope-0": {"model.slope": 0.0},
+    "slope-1": {"model.slope": 1.0},
+    "no-norm": {"model.batch_norm": "none"},
+    "norm-everywhere": {"model.batch_norm": "all"},
+    "no-norm-lr-x10": {"model.batch_norm": "none", "optim.lr": 1e-2},
+    "large-d-small-g": {"model.ndf": 48, "model.ngf": 4},
+    "small-d-large-g": {"model.ndf": 2, "model.ngf": 32},
+    "z-of-1": {"model.z_dim": 1},
+    "batch-of-4": {"training.batch_size": 4},
+}
+
+
+def bench_stability(rounds: int = 1) -> Iterator[dict[str, Any]]:
+    """Yield a record a run, `rounds` seeds of every setting: its verdict, the signals, and where its grids are."""
+    data = _faces() if os.environ.get(DATA_VARIABLE) else "rooms:8000"
+    for seed in range(rounds):
+        for name in SETTINGS:
+            location = FOLDER / f"{name}-seed{seed}"
+            begun = time.perf_counter()
+            diverged = train_setting(name, data, seed, location)
+            verdict = judge(read_metrics(str(location)), diverged=diverged)
+            yield {
+                "bench": "stability",
+                "run": str(location),
+                "data": data,
+                "verdict": verdict.name,
+                "reason": verdict.reason,
+                "score": verdict.score,
+                **{key: round(value, 4) for key, value in verdict.signals.items()},
+                "seconds": round(time.perf_counter() - begun, 1),
+            }
+
+
+def train_setting(name: str, data: str, seed: int, location: Path) -> bool:
+    """Train one of SETTINGS in a run directory and return whether it diverged; its progress goes to stderr."""
+    config = override(BASE, {"name": name, "seed": seed, "data.path": data, **SETTINGS[name]})
+    try:
+        with redirect_stdout(sys.stderr):
+            train(config, World(0, 1, torch.device("cpu")), run_location=str(location))
+    except Diverged as error:
+        print(error, file=sys.stderr)
+        return True
+    return False
+
+
+def _faces() -> str:
+    """Make shards of the faces, unless they are there, and return their folder."""
+    folder = FOLDER / "faces32"
+    source = Path(os.environ[DATA_VARIABLE], ARCHIVE)
+    prepare(
+        PrepareConfig(source="folder", input=str(source), output=str(folder), image_size=32), LocalPool(usable_cores())
+    )
+    return str(folder)

@@ -1,0 +1,413 @@
+"""The truth about a sweep: sweep.json, which says of every trial what it is and how it stands.
+
+It is replaced whole, and is on the disk before a trial starts and after it has ended, so that a driver killed at any
+moment leaves a sweep that the next one goes on with: no trial is lost, and none is run twice. One driver at a time
+writes it, by the same lease (status.json) as that of a run directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from dcgan_dist.config import SweepConfig, flatten
+from dcgan_dist.errors import ConfigError, DcganDistError, RunDirectoryError, Stopped, StorageError
+from dcgan_dist.results.status import LOCK_NAME, STALE_SECONDS, STATUS_NAME, Lease, place_of
+from dcgan_dist.results.storage import (
+    Mirror,
+    parse_json_object,
+    parse_location,
+    read_file,
+    temporary_for,
+    to_json,
+    write_atomically,
+)
+from dcgan_dist.sweeps.objective import Objective, best_of, pareto_front
+from dcgan_dist.sweeps.record import TrialRecord, TrialStatus
+from dcgan_dist.sweeps.space import Space
+
+SWEEP_NAME = "sweep.json"
+FORMAT = "dcgan_dist sweep 1"
+WRITE_SECONDS = 1.0
+"""After how long at most an update is in sweep.json; where writing is slow, ten times what it takes."""
+
+SweepStatus = Literal["running", "finished", "stopped", "failed"]
+
+# Settings that may differ when a sweep goes on: they change where and how fast it runs and how much of it there is,
+# not what a trial is.
+FREE_SETTINGS = frozenset(
+    (
+        *("trials", "sweep_dir", "run_dir", "cluster.storage", "cluster.wait", "concurrent", "verbose"),
+        *("trial_failures", "cpus_per_trial", "gpus_per_trial", "score.finalists"),
+        *("data.cache", "data.cache_gib", "data.workers", "data.prefetch"),
+    )
+)
+
+
+def trial_location(location: str, name: str) -> str:
+    """Return the folder or URL of a trial's run directory."""
+    return f"{location.rstrip('/')}/trials/{name}"
+
+
+def read_sweep(location: str) -> dict[str, Any] | None:
+    """Return sweep.json, None where there is none; takes no lock.
+
+    Raises:
+        RunDirectoryError: it is damaged, or of another format.
+        StorageError: it cannot be read.
+    """
+    return _parse(location, read_file(location, SWEEP_NAME))
+
+
+def _parse(location: str, content: bytes | None) -> dict[str, Any] | None:
+    if content is None:
+        return None
+    found = parse_json_object(content)
+    if found is None or found.get("format") != FORMAT:
+        problem = "damaged" if found is None else f"of the format {found.get('format')!r}, not {FORMAT!r}"
+        raise RunDirectoryError(f"{location}/{SWEEP_NAME} is {problem}: move it away, or take another sweep_dir")
+    return found
+
+
+class Ledger:
+    """A sweep directory that this process writes, from `open` to `close`; usable in a `with` statement.
+
+    Every method can be called by any thread. Those that write can raise StorageError when a disk or object storage
+    fails, and RunDirectoryError when another process took the directory over.
+
+    Attributes:
+        config: settings of the sweep.
+        location: the folder or URL.
+        space: what is searched.
+        objective: what is maximised.
+        trials_wanted: trials in all; of a grid, its points.
+        resumed: whether the sweep had been started before.
+    """
+
+    def __init__(
+        self, config: SweepConfig, location: str, lease: Lease, write: Callable[[bytes], None], found: dict[str, Any]
+    ) -> None:
+        self.config, self.location = config, location
+        self.space, self.objective = Space.parse(config.space), Objective.parse(config.objective)
+        self.trials_wanted = wanted_trials(config)
+        self.resumed = bool(found)
+        self._lease = lease
+        self._write_file = write
+        self._records = {record.trial: record for record in map(TrialRecord.from_json, found.get("trials", []))}
+        self._status: SweepStatus = "running"
+        self._reason = ""
+        self._started = float(found.get("started") or time.time())
+        self._importance: dict[str, Any] | None = found.get("importance")
+        self._mutex = threading.RLock()
+        self._since: dict[str, float] = {}
+        self._is_dirty = False
+        self._failure: DcganDistError | None = None
+        self._closed = False
+        self._done = threading.Event()
+        self._write()
+        self._threads = [
+            threading.Thread(target=target, name=f"sweep-{target.__name__}", daemon=True)
+            for target in (self._keep_alive, self._keep_written)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @classmethod
+    def open(cls, config: SweepConfig, location: str) -> Ledger:
+        """Open the directory of a sweep, making it where there is none, and become its only driver.
+
+        Args:
+            config: settings of the sweep.
+            location: folder, or any fsspec URL.
+
+        Raises:
+            ConfigError: the space or the objective is none.
+            RunDirectoryError: a living driver has it (the message names host and pid), it is the directory of another
+                sweep (the message names the setting that differs) or of something else, or cannot be written.
+        """
+        Space.parse(config.space)
+        Objective.parse(config.objective)
+        where = parse_location(location)
+        try:
+            if isinstance(where, Path):
+                where.mkdir(parents=True, exist_ok=True)
+                _refuse_other_content(location, {path.name for path in where.iterdir()})
+                path = where / SWEEP_NAME
+                return cls._open(
+                    config, location, Lease(place_of(location), ""), lambda data: write_atomically(path, data)
+                )
+            # The first look is not tried again: a wrong bucket or missing credentials are to be known at once.
+            _refuse_other_content(location, {name.partition("/")[0] for name in Mirror(where, delays=()).names()})
+            mirror = Mirror(where)
+            lease = Lease(place_of(location, mirror), "")
+            return cls._open(config, location, lease, lambda data: mirror.write(SWEEP_NAME, data))
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot write the sweep directory {location}: {error.strerror or error}"
+            ) from error
+        except StorageError as error:
+            raise RunDirectoryError(f"cannot use the sweep directory {location}: {error}") from error
+
+    @classmethod
+    def _open(cls, config: SweepConfig, location: str, lease: Lease, write: Callable[[bytes], None]) -> Ledger:
+        lease.take()
+        with ExitStack() as undo:
+            undo.callback(lease.release)
+            found = _parse(location, read_file(location, SWEEP_NAME))
+            if found is not None:
+                _refuse_other_sweep(location, found, config)
+            ledger = cls(config, location, lease, write, found or {})
+            undo.pop_all()
+        return ledger
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close("finished")
+        else:
+            is_stop = isinstance(error, Stopped) or not isinstance(error, Exception)
+            self.close("stopped" if is_stop else "failed", " ".join(str(error).split()) or kind.__name__)
+
+    # In the background
+
+    def _keep_alive(self) -> None:
+        last = time.monotonic()
+        while not self._done.wait(self._lease.heartbeat_seconds):
+            try:
+                self._lease.renew()
+                last = time.monotonic()
+            except StorageError as error:
+                # A hiccup is no reason to stop; after this long another may have taken over.
+                if time.monotonic() - last > STALE_SECONDS:
+                    self._failure = error
+                    return
+            except DcganDistError as error:
+                self._failure = error
+                return
+
+    def _keep_written(self) -> None:
+        pause = WRITE_SECONDS
+        while not self._done.wait(pause):
+            begin = time.monotonic()
+            try:
+                with self._mutex:
+                    if self._is_dirty:
+                        self._write()
+            except DcganDistError as error:
+                self._failure = error
+                return
+            pause = max(WRITE_SECONDS, 10 * (time.monotonic() - begin))
+
+    def _check(self) -> None:
+        if self._closed:
+            raise RunDirectoryError(f"{self.location} was closed already")
+        if self._failure is not None:
+            raise self._failure
+
+    # What it holds
+
+    @property
+    def records(self) -> dict[str, TrialRecord]:
+        """The trials by name, in order of creation."""
+        with self._mutex:
+            return {name: self._timed(record) for name, record in self._records.items()}
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial with the highest objective, None before one has any."""
+        return best_of(self.records.values())
+
+    @property
+    def importance(self) -> dict[str, Any] | None:
+        """Importance of each setting, None before it was set."""
+        return self._importance
+
+    @importance.setter
+    def importance(self, values: dict[str, Any] | None) -> None:
+        with self._mutex:
+            self._check()
+            self._importance = values
+            self._write()
+
+    def next_name(self) -> str:
+        """Return the name of the next new trial."""
+        return f"t{len(self._records):04d}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what sweep.json holds."""
+        with self._mutex:
+            records = list(self.records.values())
+            best = best_of(records)
+            return {
+                "format": FORMAT,
+                "name": self.config.name,
+                "status": self._status,
+                "reason": self._reason,
+                "seed": self.config.seed,
+                "trials_wanted": self.trials_wanted,
+                **{
+                    key: getattr(self.config, key) for key in ("space", "search", "schedule", "objective", "milestones")
+                },
+                "settings": flatten(self.config),
+                "started": self._started,
+                "updated": time.time(),
+                "best": None if best is None else best.trial,
+                "pareto_front": pareto_front(records, self.objective.names),
+                "importance": self._importance,
+                "trials": [record.as_json() for record in records],
+            }
+
+    def _write(self) -> None:
+        """Replace sweep.json: a line for each trial, and one for each of the rest."""
+        content = self.as_json()
+        trials = ",\n".join(f"  {to_json(trial)}" for trial in content.pop("trials"))
+        lines = [f" {json.dumps(key)}: {to_json(value)}" for key, value in content.items()]
+        text = "{\n" + ",\n".join([*lines, f' "trials": [\n{trials}\n ]']) + "\n}\n"
+        self._write_file(text.encode())
+        self._is_dirty = False
+
+    def _timed(self, record: TrialRecord) -> TrialRecord:
+        since = self._since.get(record.trial)
+        return record if since is None else dataclasses.replace(record, seconds=time.monotonic() - since)
+
+    # What happens
+
+    def start(self, record: TrialRecord) -> TrialRecord:
+        """Enter a trial that begins, or goes on, now; it is in sweep.json when this returns.
+
+        Args:
+            record: of the trial. Of one that is known, its attempts and time are kept.
+
+        Returns:
+            It, as it stands now.
+        """
+        with self._mutex:
+            self._check()
+            self._lease.confirm()
+            known = self._records.get(record.trial, record)
+            seconds = self._timed(known).seconds
+            started = known.started or time.time()
+            changes: dict[str, Any] = {"status": "running", "reason": "", "ended": None, "started": started}
+            made = dataclasses.replace(record, attempts=known.attempts + 1, seconds=seconds, **changes)
+            self._since[record.trial] = time.monotonic() - seconds
+            self._records[record.trial] = made
+            self._write()
+            return made
+
+    def update(self, name: str, **fields: Any) -> TrialRecord:
+        """Change fields of a trial; they are in sweep.json about a second later.
+
+        Raises:
+            KeyError: no trial has that name.
+        """
+        with self._mutex:
+            self._check()
+            self._records[name] = dataclasses.replace(self._records[name], **fields)
+            self._is_dirty = True
+            return self._timed(self._records[name])
+
+    def finish(self, name: str, status: TrialStatus, reason: str = "", **fields: Any) -> TrialRecord:
+        """Enter how a trial ended, with any further fields; it is in sweep.json when this returns.
+
+        One that diverged has no objective from then on.
+
+        Raises:
+            KeyError: no trial has that name.
+        """
+        with self._mutex:
+            self._check()
+            self._lease.confirm()
+            if status == "diverged":
+                fields["objective"] = None
+            record = self._timed(self._records[name])
+            self._since.pop(name, None)
+            self._records[name] = dataclasses.replace(
+                record, **{"status": status, "reason": reason, "ended": time.time(), **fields}
+            )
+            self._write()
+            return self._records[name]
+
+    def close(self, status: SweepStatus = "finished", reason: str = "") -> None:
+        """Write how the sweep ended and give the directory free; a second call does nothing."""
+        with self._mutex:
+            if self._closed:
+                return
+            self._closed = True
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+        if self._failure is not None:
+            # What is there now is another driver's, or cannot be written; an earlier call may have told.
+            if status == "finished":
+                raise self._failure
+            return
+        with self._mutex:
+            self._records = self.records
+            self._since.clear()
+            self._status, self._reason = status, reason
+            self._lease.confirm()
+            self._write()
+        self._lease.change(status, reason, {})
+        self._lease.release()
+
+
+def wanted_trials(config: SweepConfig) -> int:
+    """Return how many trials a sweep has in all."""
+    if config.search != "grid":
+        return config.trials
+    return len(Space.parse(config.space).grid(config.seed, config.trials))
+
+
+def _refuse_other_content(location: str, names: set[str]) -> None:
+    # A driver that was killed as it started has made no more than these.
+    own = {STATUS_NAME, LOCK_NAME, *(temporary_for(Path(name)).name for name in (STATUS_NAME, SWEEP_NAME))}
+    if SWEEP_NAME not in names and names - own:
+        raise RunDirectoryError(
+            f"{location} is no sweep directory, but has other things in it such as {min(names - own)!r}: take an empty"
+            " or new one"
+        )
+
+
+def _refuse_other_sweep(location: str, found: Mapping[str, Any], config: SweepConfig) -> None:
+    recorded = dict(found.get("settings") or {})
+    ours = json.loads(to_json(flatten(config)))
+    different = [
+        key
+        for key, value in recorded.items()
+        if key in ours
+        and key not in FREE_SETTINGS
+        and value != ours[key]
+        and not (key == "space" and _same(value, ours[key]))
+    ]
+    if different:
+        key = different[0]
+        more = f" ({', '.join(different[1:4])} differ too)" if different[1:] else ""
+        raise RunDirectoryError(
+            f"{location} is the directory of another sweep, with {key} {recorded[key]!r}, not {ours[key]!r}{more}: take"
+            " another sweep_dir, or the settings that it was started with"
+        )
+    wanted, there = wanted_trials(config), len(found.get("trials", []))
+    if wanted < there:
+        raise RunDirectoryError(f"{location} has {there} trials already: trials is {config.trials}, take more")
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two spaces are the same however they are written (`1e-5` is text to YAML)."""
+    try:
+        return Space.parse(one) == Space.parse(other)
+    except (ConfigError, AttributeError):
+        return False
+
+
+__all__ = ["Ledger", "TrialRecord", "read_sweep", "trial_location", "wanted_trials"]

@@ -1,0 +1,89 @@
+"""What is known of one trial of a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TrialStatus = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]
+ENDED = ("finished", "stopped", "diverged", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A trial as sweep.json has it.
+
+    Attributes:
+        trial: its name, `t0000` and so on in order of creation.
+        parameters: what the space gave it, by dotted name.
+        status: `stopped` is what the scheduler ended early. A trial that stands at `running` in a sweep that is not
+            running was interrupted, and goes on when the sweep does.
+        reason: of a status that is not `running` or `finished`.
+        step: steps of training done.
+        steps: steps of its whole run, 0 while unknown.
+        verdict: of its stability; None before there is one.
+        verdict_reason: why.
+        scores: the newest, by name: ``{"value", "ci95", "n"}``.
+        objective: what is maximised, of the newest scores; None where it has none (see `objective`).
+        milestones: of each one that was reached, ``{"step", "objective", "verdict", "scores": {name: value}}``.
+        parent: of a trial that went on from a copy of another's checkpoint, ``{"trial", "step", "digest"}`` of the
+            newest such copy.
+        attempts: how often it was started.
+        started: when it was first, in seconds since the epoch.
+        ended: when it ended.
+        seconds: for how long it ran, over all attempts.
+    """
+
+    trial: str
+    parameters: Mapping[str, Any]
+    status: TrialStatus = "waiting"
+    reason: str = ""
+    step: int = 0
+    steps: int = 0
+    verdict: str | None = None
+    verdict_reason: str = ""
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    objective: float | None = None
+    milestones: tuple[Mapping[str, Any], ...] = ()
+    parent: Mapping[str, Any] | None = None
+    attempts: int = 0
+    started: float | None = None
+    ended: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def directory(self) -> str:
+        """Its run directory, below that of the sweep."""
+        return f"trials/{self.trial}"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to do for it."""
+        return self.status in ENDED
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The newest scores without their intervals; those that are no numbers left out."""
+        pairs = ((name, score.get("value")) for name, score in self.scores.items())
+        return {name: float(value) for name, value in pairs if isinstance(value, int | float)}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as sweep.json has it."""
+        fields = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        return {"trial": fields.pop("trial"), "directory": self.directory, **fields}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> TrialRecord:
+        """Read a record of sweep.json; what it does not know it leaves out.
+
+        Raises:
+            KeyError, TypeError: it is no record.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        fields = {key: value for key, value in entry.items() if key in known}
+        return cls(**fields | {"milestones": tuple(fields.get("milestones", ()))})
+
+
+__all__ = ["ENDED", "TrialRecord", "TrialStatus"]
