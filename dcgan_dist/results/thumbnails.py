@@ -1,4 +1,4 @@
-"""Grids of samples made small enough to be sent in a page: read with care, cut to fewer images, packed as WebP.
+"""Grids of samples made small enough to be sent in a page: read with care, cut to fewer images, packed as JPEG.
 
 A grid is cut, not shrunk: fewer of the same images at their own size say more than all of them blurred. Nothing is
 decoded whose header claims more pixels than a grid can have.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import xxhash
 from PIL import Image
+
+from dcgan_dist.results.storage import write_atomically
 
 GAP = 2  # pixels between the images of a grid
 MAX_SIDE = 10_000
@@ -33,7 +36,7 @@ class Style:
         steps: most grids of one trial.
         cells: most images along a side of the grid.
         pixels: longest side of the result; what is larger is shrunk.
-        quality: of WebP, 0 to 100.
+        quality: of JPEG, 0 to 100.
     """
 
     steps: int
@@ -44,11 +47,11 @@ class Style:
 
 # From lavish to frugal: a page takes the first with which its images fit.
 STYLES = (
-    Style(steps=12, cells=8, pixels=560, quality=76),
-    Style(steps=12, cells=6, pixels=420, quality=72),
-    Style(steps=10, cells=5, pixels=340, quality=66),
-    Style(steps=8, cells=4, pixels=272, quality=60),
-    Style(steps=6, cells=4, pixels=200, quality=50),
+    Style(steps=12, cells=8, pixels=560, quality=72),
+    Style(steps=12, cells=6, pixels=420, quality=68),
+    Style(steps=10, cells=5, pixels=340, quality=62),
+    Style(steps=8, cells=4, pixels=272, quality=56),
+    Style(steps=6, cells=4, pixels=200, quality=48),
     Style(steps=4, cells=3, pixels=136, quality=40),
     Style(steps=2, cells=2, pixels=96, quality=30),
 )
@@ -60,8 +63,8 @@ class Thumbnail:
     """A packed image.
 
     Attributes:
-        name: digest of the file it was made from and of its style, 16 hexadecimal digits and more.
-        data: WebP.
+        name: says what it was made of: digest of the file, and style.
+        data: JPEG.
         width: in pixels.
         height: in pixels.
         images: how many images of the grid it shows, 0 where that is unknown.
@@ -106,13 +109,14 @@ def cut(width: int, height: int, cell: int | None, cells: int) -> tuple[int, int
     return columns * pitch - GAP, rows * pitch - GAP, columns * rows
 
 
-def make_thumbnail(content: bytes, cell: int | None, style: Style) -> Thumbnail:
+def make_thumbnail(content: bytes, cell: int | None, style: Style, name: str = "") -> Thumbnail:
     """Return a grid of samples, cut and packed.
 
     Args:
         content: of a PNG.
         cell: side of one of its images in pixels, where it is known.
         style: how.
+        name: of the result.
 
     Raises:
         Unreadable: it is no PNG, too large, or damaged.
@@ -128,50 +132,62 @@ def make_thumbnail(content: bytes, cell: int | None, style: Style) -> Thumbnail:
         raise Unreadable(f"it is damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
     image.thumbnail((style.pixels, style.pixels), Image.Resampling.LANCZOS)
     packed = io.BytesIO()
-    image.save(packed, "WEBP", quality=style.quality, method=3)
-    return Thumbnail(name_of(content, cell, style), packed.getvalue(), *image.size, images)
-
-
-def name_of(content: bytes, cell: int | None, style: Style) -> str:
-    """Return the name of what `make_thumbnail` makes of the same, without making it."""
-    return f"{xxhash.xxh3_64_hexdigest(content)}-{cell or 0}-{style.cells}x{style.pixels}q{style.quality}"
+    image.save(packed, "JPEG", quality=style.quality, optimize=True)
+    return Thumbnail(name, packed.getvalue(), *image.size, images)
 
 
 @dataclass
 class Thumbnails:
-    """Makes thumbnails, each once: also for grids with the same content under several names, and from page to page."""
+    """Makes thumbnails, each once: also for grids with the same content under several names, and from page to page.
 
-    made: dict[str, Thumbnail] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    names: dict[tuple[object, ...], str] = field(default_factory=dict)
+    Attributes:
+        folder: where they are kept, as files `NAME.jpg`; None keeps them in memory.
+    """
 
-    def get(self, key: object, read: Callable[[], bytes | None], cell: int | None, style: Style) -> Thumbnail:
+    folder: Path | None = None
+    _made: dict[str, Thumbnail] = field(default_factory=dict)
+    _refused: dict[str, str] = field(default_factory=dict)
+    _digests: dict[Hashable, str] = field(default_factory=dict)
+
+    def get(self, key: Hashable, read: Callable[[], bytes | None], cell: int | None, style: Style) -> Thumbnail:
         """Return the thumbnail of a file.
 
         Args:
             key: identifies the file as it is now: the same key stands for the same content.
-            read: returns its content, None where it is gone; called only if the key is new.
+            read: returns its content, None where it is gone; called only if the key is new, or the style.
             cell: side of one of its images in pixels, where it is known.
             style: how.
 
         Raises:
             Unreadable: it is missing, no PNG, too large, or damaged.
+            StorageError: the folder cannot be written to.
         """
-        place = (key, cell, style)
-        if place not in self.names:
-            content = read()
-            if content is None:
-                raise Unreadable("it is missing")
-            name = self.names[place] = name_of(content, cell, style)
-            if name not in self.made and name not in self.refused:
-                try:
-                    self.made[name] = make_thumbnail(content, cell, style)
-                except Unreadable as error:
-                    self.refused[name] = str(error)
-        name = self.names[place]
-        if name in self.refused:
-            raise Unreadable(self.refused[name])
-        return self.made[name]
+        content = None
+        if key not in self._digests:
+            content = _existing(read())
+            self._digests[key] = xxhash.xxh3_64_hexdigest(content)
+        name = f"{self._digests[key]}-{cell or 0}-{style.cells}x{style.pixels}q{style.quality}"
+        if name in self._refused:
+            raise Unreadable(self._refused[name])
+        if name not in self._made or (self.folder is not None and self._made[name].data):
+            try:
+                self._made[name] = self._keep(make_thumbnail(_existing(content or read()), cell, style, name))
+            except Unreadable as error:
+                self._refused[name] = str(error)
+                raise
+        return self._made[name]
+
+    def _keep(self, thumbnail: Thumbnail) -> Thumbnail:
+        if self.folder is None:
+            return thumbnail
+        write_atomically(self.folder / f"{thumbnail.name}.jpg", thumbnail.data, durable=False)
+        return replace(thumbnail, data=b"")
+
+
+def _existing(content: bytes | None) -> bytes:
+    if content is None:
+        raise Unreadable("it is missing")
+    return content
 
 
 def choose_steps(steps: list[int], most: int) -> list[int]:
