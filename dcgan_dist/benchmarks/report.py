@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,36 @@ def _curve(number: int, rows: int) -> Iterator[dict[str, float | int | None]]:
             "world_size": 1,
             "time_s": 16.4 * row + draw.random(),
         }
+
+
+def make_tune_pile(pile: Path, folder: Path) -> None:
+    """Write what `make_pile` wrote as Ray Tune lays it out: result.json of each trial, and the experiment's state.
+
+    Tune also repeats the whole config, the host and the like in every line, which is left out here in its favour.
+    """
+    from ray.train._internal.storage import StorageContext
+    from ray.tune import PlacementGroupFactory
+    from ray.tune.experiment import Trial
+
+    storage = StorageContext(storage_path=str(folder.parent), experiment_dir_name=folder.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    trials = []
+    for run in sorted(pile.glob("t*")):
+        settings = yaml.load((run / "config.yaml").read_text(), yaml.CSafeLoader)
+        settings.pop("environment")
+        trial = Trial(
+            "trainable",
+            config=settings,
+            trial_id=run.name,
+            storage=copy(storage),
+            stub=True,
+        )
+        trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])
+        trial.storage.trial_dir_name = run.name
+        (folder / run.name).mkdir()
+        os.link(run / "metrics.jsonl", folder / run.name / "result.json")
+        with (run / "metrics.jsonl").open() as file:
+            *_, last = file
+        trial.run_metadata.last_result = {"trial_id": run.name, "config": settings, **json.loads(last)}
+        trials.append(trial.get_json_state())
+    (folder / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps({"trial_data": trials}))

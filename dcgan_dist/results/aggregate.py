@@ -132,6 +132,7 @@ class Trial:
         images_seen: real images consumed.
         throughput: images a second over the whole run.
         parent: where it was copied from.
+        milestones: of those of its sweep that it reached: {step, objective, verdict, scores: {name: value}}.
         environment: versions and the like that config.yaml records.
         problems: what could not be read, one line each.
     """
@@ -164,6 +165,7 @@ class Trial:
     images_seen: int | None = None
     throughput: float | None = None
     parent: Parent | None = None
+    milestones: Sequence[Mapping[str, Any]] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     problems: Sequence[str] = ()
 
@@ -487,7 +489,9 @@ def _with_record(trial: Trial, record: Mapping[str, Any], sweep: str, ledger: _L
     if status in ("", "running", "waiting") and trial.status not in ("unknown", "waiting"):
         status, reason = trial.status, trial.reason
     elif status == "running" and not ledger.alive:
-        status, reason = "died", "the sweep's own process is gone"
+        status, reason = "died", "the process of the sweep is gone; the same command goes on"
+        if text(ledger.content.get("status")) != "running":
+            status, reason = "stopped", "interrupted; it goes on when the sweep does"
     parameters = record.get("parameters")
     swept = _scores_of(SWEPT_TASK, record.get("scores"), "milestone", _whole(record.get("step")), "dcgan")
     verdict = trial.verdict
@@ -498,6 +502,7 @@ def _with_record(trial: Trial, record: Mapping[str, Any], sweep: str, ledger: _L
         verdict = Verdict("diverged", reason)
     parent = record.get("parent")
     parent = parent if isinstance(parent, dict) else {}
+    milestones = record.get("milestones")
     return replace(
         trial,
         sweep=sweep,
@@ -512,6 +517,7 @@ def _with_record(trial: Trial, record: Mapping[str, Any], sweep: str, ledger: _L
         steps=trial.steps or _whole(record.get("steps")),
         seconds=trial.seconds if trial.seconds is not None else _real(record.get("seconds")),
         parent=_parent(parent.get("trial"), parent.get("step"), parent.get("digest")) or trial.parent,
+        milestones=tuple(one for one in milestones if isinstance(one, dict)) if isinstance(milestones, list) else (),
     )
 
 

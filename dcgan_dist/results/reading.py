@@ -151,6 +151,15 @@ def parse_object(content: bytes | None, name: str, problems: list[str]) -> dict[
 # Settings
 
 
+class _WithoutAliases(yaml.SafeLoader):
+    """Refuses aliases: no run writes them, and a few lines of them can stand for billions of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError("it has aliases, which no run writes")
+        return super().compose_node(parent, index)
+
+
 def parse_config(content: bytes | None, problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of config.yaml by dotted name, and its `environment`."""
     if content is None:
@@ -159,11 +168,11 @@ def parse_config(content: bytes | None, problems: list[str]) -> tuple[dict[str, 
     try:
         tree = parse_plain_yaml(text)
         if tree is None:
-            tree = clean(yaml.load(text, yaml.SafeLoader))
+            tree = clean(yaml.load(text, _WithoutAliases))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problems.append(f"config.yaml is cut or damaged: {one_line(str(error))[:200]}")
         return {}, {}
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or not tree:
         problems.append("config.yaml holds no settings" if text.strip() else "config.yaml is empty")
         return {}, {}
     environment = tree.pop("environment", None)
@@ -279,11 +288,11 @@ def parse_rows(content: bytes | None, problems: list[str]) -> list[dict[str, Any
     """Return the lines of metrics.jsonl, without those that are cut or damaged, which are told in `problems`."""
     if content is None:
         return []
-    lines = [line for line in content.split(b"\n") if line]
+    whole = content.removesuffix(b"\n")
     try:
-        # All at once is faster; a line that is cut can hide in this only if it changes how many there are.
-        rows = orjson.loads(b"[" + b",".join(lines) + b"]")
-        if len(rows) == len(lines) and set(map(type, rows)) <= {dict}:
+        # All at once is faster; two cut lines that make a whole one together change how many there are.
+        rows = orjson.loads(b"[" + whole.replace(b"\n", b",") + b"]")
+        if len(rows) == whole.count(b"\n") + 1 and set(map(type, rows)) == {dict}:
             return list(rows)
     except ValueError:
         pass

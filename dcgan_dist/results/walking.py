@@ -152,10 +152,11 @@ def read_bytes(directory: str, name: str) -> bytes | None:
         return None
     except OSError as error:
         raise StorageError(f"{name} cannot be read: {error.strerror or error}") from error
+    details = os.fstat(descriptor)
+    if not stat.S_ISREG(details.st_mode):
+        os.close(descriptor)
+        raise StorageError(f"{name} is no plain file")
     with open(descriptor, "rb") as file:
-        details = os.fstat(descriptor)
-        if not stat.S_ISREG(details.st_mode):
-            raise StorageError(f"{name} is no plain file")
         if details.st_size > most:
             raise StorageError(f"{name} has {details.st_size:,} bytes, more than the {most:,} that are read of it")
         try:
