@@ -387,7 +387,7 @@ def _budget(name: str, trials: Sequence[Trial]) -> Budget:
     images = sum(trial.images_seen or 0 for trial in trials)
 
     def told(value: float) -> str:
-        return number(value) if value else DASH
+        return number(value, 2) if value else DASH
 
     wall = sum(trial.seconds or 0.0 for trial in trials) / 3600
     unknown = f"{number(hours['unknown'])} (device unknown)" if hours["unknown"] else ""

@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,6 +139,17 @@ class Browser:
         return [url for url in urls if not url.startswith("data:")]
 
 
+# Chromium reads from descriptor 3 and writes to 4. Both are copied first: either may be 3 or 4 already.
+_LAUNCH = """
+import os, sys
+ends = [os.dup(int(end)) for end in sys.argv[1:3]]
+ends = [os.dup(end) if end in (3, 4) else end for end in ends]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
 @contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
     """Start Chromium with a page, and end it."""
@@ -146,12 +158,12 @@ def chromium(profile: Path) -> Iterator[Browser]:
     read_end, to = os.pipe()
     back, write_end = os.pipe()
 
-    def places() -> None:  # Chromium reads from descriptor 3 and writes to 4
-        inputs, outputs = os.dup(read_end), os.dup(write_end)
-        os.dup2(inputs, 3)
-        os.dup2(outputs, 4)
-
     command = [
+        sys.executable,
+        "-c",
+        _LAUNCH,
+        str(read_end),
+        str(write_end),
         program,
         "--headless=new",
         "--no-sandbox",
@@ -173,8 +185,7 @@ def chromium(profile: Path) -> Iterator[Browser]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=places,
-            close_fds=False,
+            pass_fds=(read_end, write_end),
             process_group=0,
         )
     os.close(read_end)

@@ -135,6 +135,7 @@ function setUpTheme() {
   const apply = () => {
     root.dataset.theme = chosen || (system.matches ? "dark" : "light");
     button.textContent = root.dataset.theme === "dark" ? "Light" : "Dark";
+    dispatchEvent(new Event("theme"));
     button.setAttribute("aria-label", `Show in ${button.textContent.toLowerCase()} colours`);
   };
   system.addEventListener("change", apply);

@@ -8,7 +8,10 @@ function shade(share) {
   const low = Math.min(CIVIDIS.length - 2, Math.floor(place));
   const parts = (text) => [1, 3, 5].map((start) => parseInt(text.slice(start, start + 2), 16));
   const [a, b] = [parts(CIVIDIS[low]), parts(CIVIDIS[low + 1])];
-  return `rgb(${a.map((value, at) => Math.round(value + (b[at] - value) * (place - low))).join(",")})`;
+  // On a dark ground the dark end is lightened, or it could not be seen.
+  const light = document.documentElement.dataset.theme === "dark" ? 0.42 * (1 - place / (CIVIDIS.length - 1)) : 0;
+  const mixed = a.map((value, at) => value + (b[at] - value) * (place - low));
+  return `rgb(${mixed.map((value) => Math.round(value + (255 - value) * light)).join(",")})`;
 }
 
 function scale(low, high, from, to, log = false) {

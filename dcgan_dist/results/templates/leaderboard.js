@@ -65,7 +65,7 @@ function boardRow(trial, columns) {
       const name = make("button", { class: "name", type: "button", "data-key": trial.key, title: short(trial.label, 200), onclick: () => openTrial(trial.key) }, make("span", { class: "clip" }, trialName(trial, 80)));
       return make("td", { class: "left what" }, name, best, where);
     }
-    if (column.id === "verdict") return make("td", { class: "left", "data-label": column.label }, verdictMark(trial.verdict, core.stability && scoreOf(trial, core.stability)));
+    if (column.id === "verdict") return make("td", { class: "left judged" }, verdictMark(trial.verdict, core.stability && scoreOf(trial, core.stability)));
     if (column.id === "status") return make("td", { class: "left", "data-label": column.label, title: short(trial.reason, 300) || null }, trial.status, trial.problems ? make("small", {}, `${trial.problems} file problem${trial.problems > 1 ? "s" : ""}`) : null);
     if (column.score) return make("td", { "data-label": column.label }, make("span", {}, scoreCell(trial, column.score)));
     const value = column.value(trial);

@@ -211,6 +211,7 @@ function setUpSpace() {
   };
   sweepSelect.addEventListener("change", paint);
   scoreSelect.addEventListener("change", paint);
+  addEventListener("theme", paint);
   sweepSelect.closest("label").hidden = core.sweeps.length < 2;
   paint();
 }
