@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import math
 import sys
 from collections import Counter
@@ -50,15 +51,30 @@ def compare_command(arguments: Sequence[str]) -> None:
     order, sorted_by = sort_trials(pile, config.sort)
     shown = order if config.rows == 0 else order[: config.rows]
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    _print(console, pile, shown)
+    counts = Counter(trial.status for trial in pile.trials)
+    told_counts = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
+    left = f"; the first {len(shown):,} are shown, --rows 0 shows all" if len(shown) < len(order) else ""
+    console.print(_safe(f"{len(order):,} trial{'' if len(order) == 1 else 's'} by {sorted_by}: {told_counts}{left}"))
+
+
+def render(pile: Pile, shown: Sequence[Trial], width: int) -> str:
+    """Return what the command prints of some trials of a pile, in lines of at most `width` characters."""
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    with console.capture() as capture:
+        _print(console, pile, shown)
+    return capture.get()
+
+
+def _print(console: Console, pile: Pile, shown: Sequence[Trial]) -> None:
     for sweep in pile.sweeps:
         best = f", best {sweep.best}" if sweep.best else ""
         objective = f", objective {sweep.objective}" if sweep.objective else ""
         console.print(_safe(f"sweep {sweep.key}: {sweep.status}, {len(sweep.trials)} trials{objective}{best}"))
-    console.print(make_table(shown, pile, console.width))
-    counts = Counter(trial.status for trial in pile.trials)
-    told_counts = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
-    left = f"; the first {len(shown):,} are shown, --rows 0 shows all" if len(shown) < len(order) else ""
-    console.print(_safe(f"{len(order):,} trials by {sorted_by}: {told_counts}{left}"))
+        for problem in sweep.problems:
+            console.print(_safe(f"{sweep.key}: {problem}"))
+    if shown:
+        console.print(make_table(shown, pile, console.width))
     for trial in shown:
         for problem in trial.problems:
             console.print(_safe(f"{trial.key}: {problem}"))
