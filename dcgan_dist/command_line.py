@@ -16,7 +16,8 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dcgan_dist.config import ALTERNATIVES, declared_types, describe_type, unknown_setting
-from dcgan_dist.errors import ConfigError, DcganDistError
+from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
+from dcgan_dist.results.storage import read_file
 
 Settings = TypeVar("Settings")
 
@@ -67,15 +68,25 @@ def _flatten_mapping(mapping: dict[Any, Any], known: Sequence[str], prefix: str 
     return flat
 
 
+def _read_text(path: str) -> str:
+    if "://" not in path:
+        return Path(path).read_text(encoding="utf-8")
+    folder, _, name = path.rpartition("/")
+    content = read_file(folder, name)
+    if content is None:
+        raise FileNotFoundError(f"there is no {path}")
+    return content.decode()
+
+
 def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]:
-    """Return the settings of a YAML file as ``{"optim.lr": 2e-4, ...}``; values are as YAML reads them.
+    """Return the settings of a YAML file, a path or URL, as ``{"optim.lr": 2e-4, ...}``; values are as YAML reads them.
 
     Raises:
         ConfigError: no such file, not YAML, or an unknown key.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(_read_text(str(path)))
+    except (OSError, UnicodeDecodeError, StorageError) as error:
         raise ConfigError(f"cannot read the config file {str(path)!r}: {_one_line(str(error))}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the config file {str(path)!r} is not YAML: {_one_line(str(error))}") from error

@@ -412,6 +412,9 @@ class EvaluateConfig:
     out, the test images are split off `data`. For fidelity, real images to compare with `data` as samples are (left
     out, others of `data`); for memorisation, images like those trained on that were not among them (left out for
     rooms, other rooms)."""
+    images: int | None = None
+    """Most labelled images of `data`, and of `test_data`, that are looked at, drawn evenly by the seed: a cheaper and
+    less certain score. Left out, all. Not for fidelity and memorisation, which have `samples`."""
     step: str = "latest"
     """Which checkpoints to score: `latest`, `all`, or a step."""
     labels_per_class: int | None = None
@@ -475,6 +478,7 @@ class EvaluateConfig:
         is_step = self.step in ("latest", "all") or self.step.isdecimal()
         _require(is_step, "step", self.step, "take a step, latest or all")
         for key in (
+            "images",
             "draws",
             "validation",
             "test",

@@ -37,6 +37,13 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A group of workers has its CPUs and GPUs: Ray's placement group, whose removal frees them at once."""
+
+    group: Handle
+
+
+@dataclass(frozen=True)
 class Joined:
     """A worker has begun."""
 
@@ -58,6 +65,15 @@ class Metrics:
 
     values: dict[str, float]
     checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a trial of a sweep is."""
+
+    trial: str
+    step: int
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ class Lost:
     reasons: dict[int, str] = field(default_factory=dict)
 
 
-Event = Line | Started | Joined | Left | Metrics | Settled | Broke | Lost
+Event = Line | Started | Placed | Joined | Left | Metrics | Progress | Settled | Broke | Lost
 
 
 class Switchboard:

@@ -1,0 +1,730 @@
+"""A sweep by Ray Tune: trials side by side over the cluster this process is in, or one started for the sweep.
+
+Tune schedules: it gives trials their CPUs and GPUs, hands milestones to the scheduler, and stops what that gives up.
+The ledger (`sweeps/ledger.py`) is the truth: each trial is entered there before it starts and when it has ended, and a
+sweep that is started again goes on from there. Tune's own record lies in a temporary folder and is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from ray.exceptions import RayError, RayTaskError
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+from rich.text import Text
+
+from dcgan_dist.config import SweepConfig, override
+from dcgan_dist.errors import ClusterError, ConfigError, DcganDistError, InputError, Stopped, TrialsFailed
+from dcgan_dist.launch.capacity import Capacity
+from dcgan_dist.launch.connection import connected_cluster, last_line
+from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
+from dcgan_dist.launch.switchboard import Handle, Line, PostedStream, Progress, Sender, Switchboard, WithoutRay, show
+from dcgan_dist.results.status import mark_run
+from dcgan_dist.sweeps.best import write_best
+from dcgan_dist.sweeps.importance import importance
+from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, trial_location
+from dcgan_dist.sweeps.objective import Objective, ranked
+from dcgan_dist.sweeps.proposals import Proposals, proposals
+from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.space import Space
+from dcgan_dist.sweeps.table import LiveTable, make_console
+
+# A value of the user's own is left as it is.
+TUNE_SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the user's keep their meaning
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, ray.init prints a warning about its own future
+    "RAY_AIR_NEW_OUTPUT": "0",  # else Tune prints tables of its own
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # and writes files of its own for each trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # a signal is for the trials, which save a checkpoint
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's record of the sweep is not used
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+METRIC, TIME = "objective", "milestone"  # in what Tune is told of a milestone
+WORST = -1e12  # for a trial without an objective: schedulers compare and average finite numbers
+_POLL_S = 0.2  # between two looks of a waiting process
+_TAKE_S = 0.5  # between two looks of the driver at what the trials posted
+
+Parameters = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What every trial's process is told.
+
+    Attributes:
+        sweep: the settings, with absolute paths.
+        location: folder or URL of the sweep.
+        session: names this launch.
+        device: what trials compute on.
+        board: where they post progress, and hear that the sweep is being stopped.
+    """
+
+    sweep: SweepConfig
+    location: str
+    session: str
+    device: Literal["cpu", "cuda"]
+    board: Handle
+
+
+# What Tune is told. A trial's configuration is its name, the steps of the milestones told of before, and its values.
+
+
+def to_tune(record: TrialRecord) -> dict[str, Any]:
+    """Return a trial as Tune's searcher hands it on."""
+    known = [milestone["step"] for milestone in record.milestones]
+    return {"trial": record.trial, "known": known, **record.parameters}
+
+
+def from_tune(config: dict[str, Any]) -> tuple[str, list[int], Parameters]:
+    """Return the name, the steps of the known milestones, and the values of a trial."""
+    rest = dict(config)
+    return rest.pop("trial"), rest.pop("known"), rest
+
+
+def told(result: dict[str, Any], ended: str = "", reason: str = "") -> dict[str, Any]:
+    """Return what Tune is told of a milestone, or of the end."""
+    objective = result.get("objective")
+    return {
+        TIME: result["milestone"],
+        METRIC: WORST if objective is None else objective,
+        "report": result,
+        "ended": ended,
+        "reason": reason,
+        "done": bool(ended),
+    }
+
+
+# In the process of a trial
+
+
+@dataclass(frozen=True)
+class _Raised:
+    error: BaseException
+
+
+class TrialThread:
+    """A trial at work in a thread of its own, which waits at each milestone to be told whether it goes on."""
+
+    def __init__(self, work: Callable[[Callable[[dict[str, Any]], bool]], dict[str, Any]]) -> None:
+        """Prepare to run `work`, which calls what it is given at each milestone and returns the last thing to tell."""
+        self._work = work
+        self._given: queue.Queue[dict[str, Any] | _Raised] = queue.Queue()
+        self._answers: queue.Queue[bool] = queue.Queue()
+        self._thread: threading.Thread | None = None
+
+    def _deliver(self, result: dict[str, Any]) -> bool:
+        self._given.put(result)
+        return self._answers.get()
+
+    def _run(self) -> None:
+        try:
+            self._given.put(self._work(self._deliver))
+        except BaseException as error:  # noqa: BLE001  # raised again by `next`
+            self._given.put(_Raised(error))
+
+    def next(self, meanwhile: Callable[[], None]) -> dict[str, Any]:
+        """Go on to the next milestone or the end; `meanwhile` is called every now and then.
+
+        Raises:
+            Exception: what the trial raised.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="trial", daemon=True)
+            self._thread.start()
+        else:
+            self._answers.put(True)
+        while True:
+            try:
+                given = self._given.get(timeout=_POLL_S)
+            except queue.Empty:
+                meanwhile()
+                continue
+            if isinstance(given, _Raised):
+                raise given.error
+            return given
+
+    def stop(self) -> None:
+        """Have the trial end at the milestone where it waits, and wait for it; where it has ended, do nothing."""
+        if self._thread is not None:
+            self._answers.put(False)
+            self._thread.join()
+
+
+class TrialActor(tune.Trainable):
+    """One trial after another, in a process kept for the next; what is a step to Tune is a milestone of the trial."""
+
+    def setup(self, config: dict[str, Any], launch: Launch | None = None) -> None:
+        """Prepare the first trial of this process."""
+        from dcgan_dist.command_line import yield_idle_cores
+
+        assert launch is not None
+        yield_idle_cores()
+        self._launch = launch
+        self._sender = Sender(launch.board)
+        self._stop_asked = launch.board.stopped.remote()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """End the trial before, and prepare the next."""
+        self._trial.stop()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """End the trial; this process is not needed any more."""
+        self._trial.stop()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._name, self._known, self._parameters = from_tune(config)
+        self._stopping = threading.Event()
+        self._far = (0, 0)
+        self._trial = TrialThread(self._work)
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next milestone or the end."""
+        return self._trial.next(self._meanwhile)
+
+    def _meanwhile(self) -> None:
+        """Pass on the request to stop, and how far the trial is."""
+        asked, _ = ray.wait([self._stop_asked], timeout=0)
+        if asked:
+            self._stopping.set()
+        if self._far[0]:
+            self._sender.post(Progress(self._name, *self._far))
+            self._far = (0, 0)
+
+    def _note(self, step: int, steps: int) -> None:
+        self._far = (step, steps)
+
+    def _work(self, deliver: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        launch = self._launch
+        with _output_to(self._sender if launch.sweep.verbose else None, self._name):
+            return work_here(
+                launch, self._name, self._parameters, self._known, deliver, self._stopping.is_set, self._note
+            )
+
+
+@contextlib.contextmanager
+def _output_to(sender: Sender | None, name: str) -> Iterator[None]:
+    """Have what a trial prints shown by the driver; without a sender, leave it to the logs of Ray's workers."""
+    if sender is None:
+        yield
+        return
+    out = PostedStream(sender, prefix=f"{name}: ")
+    err = PostedStream(sender, to_stderr=True, prefix=f"{name}: ")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            yield
+        finally:
+            out.finish()
+            err.finish()
+
+
+def work_here(
+    launch: Launch,
+    name: str,
+    parameters: Parameters,
+    known: list[int],
+    deliver: Callable[[dict[str, Any]], bool],
+    should_stop: Callable[[], bool],
+    note: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Run a trial in this process to its end, and return what Tune is told of that."""
+    from dcgan_dist.sweeps.trial import plan_trial, record_refusal, run_trial
+
+    sweep, location = launch.sweep, trial_location(launch.location, name)
+    try:
+        plan = plan_trial(sweep, name, location, parameters)
+    except InputError as error:
+        record_refusal(sweep, location, name, parameters, str(error), launch.session)
+        return told({"milestone": 0, "step": 0}, "failed", str(error))
+    end = run_trial(
+        plan,
+        lambda result: deliver(told(result)),
+        should_stop,
+        session=launch.session,
+        known=known,
+        device=launch.device,
+        threads=max(1, int(sweep.cpus_per_trial)),
+        note=note,
+    )
+    return told(end.result, end.status, end.reason)
+
+
+# The driver's side: what Tune asks for and what it tells
+
+
+class TrialSearch(Searcher):
+    """Gives Tune the trials: those that an earlier start left unfinished, then new ones."""
+
+    def __init__(self, ledger: Ledger, source: Proposals) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self._ledger, self._source = ledger, source
+        self._open = deque(record for record in ledger.records.values() if not record.has_ended)
+        self.left = len(self._open) + max(0, source.total - len(ledger.records))
+        self.is_stopped = False
+
+    def suggest(self, trial_id: str) -> Any:
+        """Enter the next trial in the ledger, and return it."""
+        if self.is_stopped or not self.left:
+            return Searcher.FINISHED
+        self.left -= 1
+        if self._open:
+            return to_tune(self._ledger.start(self._open.popleft()))
+        name, number = self._ledger.next_name(), len(self._ledger.records)
+        return to_tune(self._ledger.start(TrialRecord(trial=name, parameters=self._source.propose(name, number))))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the ledger's records tell more."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is what is kept."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class Bookkeeper(tune.Callback):
+    """Enters in the ledger what Tune tells of the trials."""
+
+    def __init__(self, ledger: Ledger, source: Proposals, launch: Launch) -> None:
+        self._ledger, self._source, self._launch = ledger, source, launch
+        self._took = time.monotonic()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Enter a milestone; `done` in it without our own end means that the scheduler stops the trial."""
+        name, report = trial.config["trial"], result["report"]
+        if "objective" in report:
+            self._ledger.update(name, **_milestone_fields(self._ledger.records[name], report))
+        ended, reason = result["ended"], result["reason"]
+        if result["done"] and not ended:
+            ended, reason = "stopped", report["if_stopped"]
+        elif ended == "stopped":
+            return  # with the whole sweep: it goes on with that
+        if ended:
+            self._finish(name, ended, reason)
+
+    def _finish(self, name: str, status: Any, reason: str) -> None:
+        self._source.tell(self._ledger.finish(name, status, reason))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Enter another attempt of a trial whose process died; it knows what milestones were told of."""
+        record = self._ledger.start(self._ledger.records[trial.config["trial"]])
+        trial.config["known"] = to_tune(record)["known"]
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Enter that a trial has failed for good."""
+        name = trial.config["trial"]
+        reason = f"{_describe_failure(trial)}, on each of {self._ledger.records[name].attempts} attempts"
+        with contextlib.suppress(DcganDistError):
+            mark_run(trial_location(self._launch.location, name), "failed", reason, session=self._launch.session)
+        self._finish(name, "failed", reason)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Take what the trials posted, now and then."""
+        if time.monotonic() - self._took < _TAKE_S:
+            return
+        self.take()
+        self._took = time.monotonic()
+
+    def take(self) -> None:
+        """Take what the trials posted."""
+        for event in ray.get(self._launch.board.take.remote(0.001)):
+            match event:
+                case Line():
+                    show(event)
+                case Progress() if not self._ledger.records[event.trial].has_ended:
+                    self._ledger.update(event.trial, step=event.step, steps=event.steps)
+
+
+def _milestone_fields(record: TrialRecord, report: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record that a milestone changes."""
+    milestone = {
+        "step": report["step"],
+        "objective": report["objective"],
+        "verdict": report["verdict"],
+        "scores": {name: score["value"] for name, score in report["scores"].items()},
+    }
+    before = tuple(each for each in record.milestones if each["step"] < report["step"])
+    fields = {key: report[key] for key in ("step", "steps", "scores", "objective", "verdict", "verdict_reason")}
+    return {**fields, "milestones": (*before, milestone)}
+
+
+def _describe_failure(trial: Any) -> str:
+    """Say in a line why Tune gave a trial up."""
+    text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+    if not text or "actor died" in text or "worker process has died" in text:
+        return "its process died (killed, crashed or out of memory)"
+    return text.strip().splitlines()[-1][:300]
+
+
+def make_scheduler(config: SweepConfig, records: Iterable[TrialRecord]) -> TrialScheduler:
+    """Return Tune's scheduler for a sweep, told of the milestones that trials passed before a restart."""
+    scheduler: TrialScheduler
+    if config.schedule == "asha":
+        scheduler = _Halving(
+            time_attr=TIME,
+            metric=METRIC,
+            mode="max",
+            max_t=config.milestones + 1,  # the last milestone is an end of ours, not a stop of the scheduler's
+            grace_period=1,
+            reduction_factor=config.reduction,
+        )
+    elif config.schedule == "median":
+        scheduler = _Median(time_attr=TIME, metric=METRIC, mode="max", grace_period=1, min_samples_required=3)
+    else:
+        return FIFOScheduler()
+    _replay(scheduler, records)
+    return scheduler
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A trial of an earlier start, as far as a scheduler looks at it."""
+
+    trial_id: str
+
+
+def _replay(scheduler: Any, records: Iterable[TrialRecord]) -> None:
+    passed = [
+        (number, record.trial, milestone["objective"])
+        for record in records
+        for number, milestone in enumerate(record.milestones, start=1)
+    ]
+    for trial in sorted({trial for _, trial, _ in passed}):
+        scheduler.on_trial_add(None, _Past(trial))
+    for number, trial, objective in sorted(passed, key=lambda each: each[:2]):
+        value = WORST if objective is None else objective
+        scheduler.on_trial_result(None, _Past(trial), {TIME: number, METRIC: value})
+
+
+class _Halving(AsyncHyperBandScheduler):
+    """Asynchronous successive halving, with which a trial of an earlier start goes on."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        if isinstance(trial, _Past):
+            return
+        for bracket in self._brackets:
+            for _, recorded in bracket._rungs:
+                if trial.config["trial"] in recorded:
+                    recorded[trial.trial_id] = recorded.pop(trial.config["trial"])
+
+
+class _Median(MedianStoppingRule):
+    """The median stopping rule, with which a trial of an earlier start goes on, and none is put off."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        past = None if isinstance(trial, _Past) else _Past(trial.config["trial"])
+        if past in self._results:
+            self._results[trial] = self._results.pop(past)
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        return str(TrialScheduler.CONTINUE)
+
+
+# The sweep as a whole
+
+
+def check_sweep(config: SweepConfig) -> None:
+    """Refuse settings that no sweep can be made of, before anything is made.
+
+    Raises:
+        ConfigError: the message names the setting.
+    """
+    Space.parse(config.space)
+    Objective.parse(config.objective).check(config.score)
+    if config.training.device == "cuda" and not config.gpus_per_trial:
+        raise ConfigError("training.device is 'cuda', but gpus_per_trial is 0: give a share of a GPU such as 0.5")
+
+
+def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
+    """Return how many trials the cluster has room for, at most `concurrent`.
+
+    Raises:
+        ClusterError: for none.
+    """
+    cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.workers_per_trial
+    room = capacity.room(cpus, gpus)
+    if room < workers:
+        each = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "")
+        raise ClusterError(
+            f"workers_per_trial is {workers}, {each} each, but {capacity}, room for {room}: take fewer workers, or "
+            "less --cpus_per_trial or --gpus_per_trial"
+        )
+    return min(room // workers, config.concurrent or room)
+
+
+def absolute_paths(config: SweepConfig) -> SweepConfig:
+    """Return the settings with paths that mean the same in every process."""
+    inputs = {"data.path": config.data.path, "score.data": config.score.data}
+    outputs = {"data.cache": config.data.cache, "cluster.storage": config.cluster.storage}
+    changes = {key: absolute_input(value) for key, value in inputs.items() if value is not None}
+    return override(config, changes | {key: absolute_output(value) for key, value in outputs.items() if value})
+
+
+def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger], None] | None = None) -> Ledger:
+    """Run a sweep, or go on with it, in a folder or URL; return its ledger, closed.
+
+    Inside a Ray job, or where RAY_ADDRESS or `ray start` names a cluster, that one is used; elsewhere a cluster of this
+    machine is started, and ended with the sweep. SIGTERM and SIGINT make the trials stop after a last checkpoint; a
+    second one ends the sweep at once. Either way the same call goes on with it.
+
+    Args:
+        config: the settings.
+        location: of the sweep.
+        show_results: called with the closed ledger at the end, also after a signal.
+
+    Raises:
+        ConfigError: the space, the objective or the scores cannot be used.
+        ClusterError: the cluster has no room for a trial, or its hosts do not share the folder.
+        RunDirectoryError: the folder is in use, or that of another sweep.
+        TrialsFailed: every single trial failed.
+        Stopped: ended by a signal.
+    """
+    check_sweep(config)
+    config, location = absolute_paths(config), absolute_output(location)
+    for name, value in TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    console = make_console()  # of the real standard output
+    with contextlib.redirect_stdout(WithoutRay(sys.stdout)), connected_cluster(), quiet_ray(config.verbose):
+        capacity = Capacity.of_cluster()
+        most = trials_at_once(config, capacity)
+        if capacity.hosts > 1 and not is_url(location) and not config.cluster.storage:
+            raise ClusterError(
+                "cluster.storage is left out, but the cluster has several hosts: give a folder or URL that all of them "
+                "share, such as --cluster.storage s3://BUCKET/sweeps"
+            )
+        with Ledger.open(config, location) as ledger:
+            if capacity.hosts > 1 and not is_url(location):
+                _require_shared(location)
+            try:
+                _Sweep(config, ledger, most).run(console)
+                ledger.close("finished")
+            except Stopped as stop:
+                ledger.close("stopped", str(stop))
+                raise
+            finally:
+                if show_results is not None and ledger.records:
+                    show_results(ledger)
+            return ledger
+
+
+@contextlib.contextmanager
+def quiet_ray(verbose: bool) -> Iterator[None]:
+    """Hold back what Ray logs, unless it is wanted."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.INFO if verbose else logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _sees(path: str) -> str | None:
+    """Return the name of this host where it does not see a file."""
+    return None if Path(path).exists() else socket.gethostname()
+
+
+def _require_shared(location: str) -> None:
+    look: Any = ray.remote(_sees)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    blind = ray.get(
+        [
+            look.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                f"{location}/{SWEEP_NAME}"
+            )
+            for node in nodes
+        ]
+    )
+    for host in filter(None, blind):
+        raise ClusterError(
+            f"host {host} does not see the driver's files in {location!r}; give a --cluster.storage that all hosts "
+            "share, or a URL such as s3://BUCKET/sweeps"
+        )
+
+
+def _score_finalist(launch: Launch, trial: str, step: int) -> dict[str, Any]:
+    """Score a trial in full, in a process of its own."""
+    from dcgan_dist.command_line import yield_idle_cores
+
+    yield_idle_cores()
+    from dcgan_dist.sweeps.trial import score_in_full
+
+    sweep = launch.sweep
+    threads = max(1, int(sweep.cpus_per_trial))
+    return score_in_full(sweep, trial_location(launch.location, trial), step, launch.device, threads)
+
+
+def _name_of(trial: Any) -> str:
+    return str(trial.config["trial"])
+
+
+class _Sweep:
+    """The driver's side of one sweep."""
+
+    def __init__(self, config: SweepConfig, ledger: Ledger, most: int) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(Switchboard).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._config, self._ledger, self._most = config, ledger, most
+        self._launch = Launch(
+            sweep=config,
+            location=ledger.location,
+            session=uuid.uuid4().hex,
+            device="cuda" if config.gpus_per_trial else "cpu",
+            board=board,
+        )
+        ended = [record for record in ledger.records.values() if record.has_ended]
+        self._source = proposals(config, ledger.space, ledger.objective, ended)
+        self._search = TrialSearch(ledger, self._source)
+        self._signals: list[int] = []
+
+    def run(self, console: Console) -> None:
+        """Run the trials, score the best of them in full, and raise what ended the sweep before.
+
+        Raises:
+            TrialsFailed: every single trial failed.
+            Stopped: a signal.
+        """
+        config, location, total = self._config, self._ledger.location, self._source.total
+        done = sum(record.has_ended for record in self._ledger.records.values())
+        begins = f"going on after {done} of" if self._ledger.resumed else "starting"
+        console.print(
+            Text(
+                f"{begins} {total} trials: {config.search}, {config.schedule}, {min(self._most, total)} at a time on "
+                f"{self._launch.device}; sweep directory {location}"
+            ),
+            soft_wrap=True,
+        )
+        with self._obeying_signals(), LiveTable(self._ledger, console):
+            with tempfile.TemporaryDirectory(prefix="dcgan_dist-tune-") as scratch:
+                if self._search.left:
+                    self._tune(scratch)
+            if not self._signals:
+                self._conclude()
+        if self._signals:
+            over = sum(record.has_ended for record in self._ledger.records.values())
+            raise Stopped(
+                self._signals[0],
+                f"stopped with {over} of {total} trials done; the same command goes on: {location}",
+            )
+
+    def _conclude(self) -> None:
+        """Score the finalists, and say what was found."""
+        records = list(self._ledger.records.values())
+        if all(record.status == "failed" for record in records):
+            raise TrialsFailed(f"all {len(records)} trials failed, {records[0].trial} because: {records[0].reason}")
+        self._score_finalists()
+        if not self._signals:
+            self._ledger.importance = importance(self._ledger.records.values())
+            write_best(self._ledger)
+
+    def _score_finalists(self) -> None:
+        """Score the best trials by the whole protocol, each with the resources of a trial."""
+        if self._config.score.task == "none" and not self._config.score.samples:
+            return  # nothing but stability, which has no fuller protocol
+        best = ranked(
+            replace(record, full_objective=None)
+            for record in self._ledger.records.values()
+            if record.status == "finished" and record.objective is not None
+        )
+        remote: Any = ray.remote(_score_finalist).options(
+            num_cpus=self._config.cpus_per_trial, num_gpus=self._config.gpus_per_trial
+        )
+        left = {
+            remote.remote(self._launch, record.trial, record.step): record.trial
+            for record in best[: self._config.score.finalists]
+            if self._ledger.records[record.trial].full_objective is None
+        }
+        while left and not self._signals:
+            done, _ = ray.wait(list(left), timeout=_TAKE_S)
+            for reference in done:
+                self._take_full_scores(left.pop(reference), reference)
+        for reference in left:
+            ray.cancel(reference, force=True)
+
+    def _take_full_scores(self, trial: str, reference: Any) -> None:
+        try:
+            scores = ray.get(reference)
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else last_line(error)
+            print(f"{trial} could not be scored in full: {cause}", file=sys.stderr, flush=True)
+            return
+        record = self._ledger.records[trial]
+        values = record.values | {name: score["value"] for name, score in scores.items()}
+        objective = self._ledger.objective.value(values, record.verdict)
+        self._ledger.update(trial, full_scores=scores, full_objective=objective)
+
+    def _tune(self, scratch: str) -> None:
+        count = self._search.left
+        books = Bookkeeper(self._ledger, self._source, self._launch)
+        tune.run(
+            tune.with_parameters(TrialActor, launch=self._launch),
+            name="sweep",
+            storage_path=scratch,
+            resources_per_trial=self._resources(),
+            num_samples=count,
+            max_concurrent_trials=min(self._most, count),
+            search_alg=self._search,
+            scheduler=make_scheduler(self._config, self._ledger.records.values()),
+            reuse_actors=True,
+            max_failures=self._config.trial_failures,
+            callbacks=[books],
+            verbose=0,
+            raise_on_failed_trial=False,
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+        )
+        books.take()
+
+    def _resources(self) -> dict[str, float]:
+        return {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
+
+    @contextlib.contextmanager
+    def _obeying_signals(self) -> Iterator[None]:
+        """Have the first SIGTERM or SIGINT stop the trials, and the second one end the sweep at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handler(number: int, _frame: FrameType | None) -> None:
+            self._signals.append(number)
+            if len(self._signals) > 1:
+                raise Stopped(number, "ended at once by a signal; the same command goes on from the newest checkpoints")
+            self._search.is_stopped = True
+            self._launch.board.stop.remote()
+
+        before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, previous in before.items():
+                signal.signal(number, previous)

@@ -1,0 +1,45 @@
+"""Search hyperparameters by many trials (Ray Tune); run again with the same sweep directory, the sweep goes on.
+
+``python -m dcgan_dist.sweep --config configs/sweeps/stability.yaml``, on one machine or as a Ray job.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
+from dcgan_dist.config import SweepConfig
+from dcgan_dist.launch.locations import lasting_output
+
+PROG = "dcgan-dist sweep"
+
+
+def sweep_command(arguments: Sequence[str]) -> None:
+    """Read the settings, run the sweep, and show what it found."""
+    config = parse_settings(SweepConfig, arguments, PROG, __doc__ or "")
+    location = lasting_output(sweep_location(config))
+    yield_idle_cores()
+    from dcgan_dist.launch.ray_tune import run_sweep
+    from dcgan_dist.sweeps.table import print_results
+
+    run_sweep(config, location, print_results)
+
+
+def sweep_location(config: SweepConfig) -> str:
+    """Return the folder or URL of the sweep: sweep_dir as given, else STORAGE/NAME or sweeps/NAME."""
+    if config.sweep_dir:
+        return config.sweep_dir
+    if config.cluster.storage:
+        return f"{config.cluster.storage.rstrip('/')}/{config.name}"
+    return str(Path("sweeps") / config.name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run(sweep_command, PROG, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

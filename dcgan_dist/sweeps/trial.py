@@ -1,0 +1,462 @@
+"""What one trial of a sweep does: train, and at each milestone score its checkpoint and judge its stability.
+
+Nothing here knows of Ray. Whoever runs the trial hands in `deliver`, which is told of every milestone and decides
+whether the trial goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any, Literal
+
+import torch
+
+from dcgan_dist.config import Config, EvaluateConfig, ScoreConfig, SweepConfig, override
+from dcgan_dist.data.dataset import open_dataset
+from dcgan_dist.distributed import World, join_world
+from dcgan_dist.errors import Diverged, InputError, RunDirectoryError, Stopped
+from dcgan_dist.evaluation.features import checkpoint_steps, load_generator, read_run_config
+from dcgan_dist.evaluation.generator_scores import GeneratorEvaluation
+from dcgan_dist.evaluation.scoring import evaluate
+from dcgan_dist.parallel import LocalPool
+from dcgan_dist.results.checkpoints import step_of
+from dcgan_dist.results.run_directory import is_alive, open_run, read_metrics, read_status
+from dcgan_dist.results.scores import Entry, add_scores
+from dcgan_dist.results.stability import MIN_LINES, judge
+from dcgan_dist.results.status import STALE_SECONDS, Status
+from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
+from dcgan_dist.sweeps.space import run_settings
+from dcgan_dist.training.setup import environment, resolve_config
+from dcgan_dist.training.trainer import train
+
+_ORPHAN_PATIENCE_S = STALE_SECONDS + 15
+_ONE_IN = {
+    "asha": "it was not among the best 1 in {reduction:g} that got this far",
+    "median": "the others' median was better",
+}
+
+Result = dict[str, Any]
+"""What a milestone gave: `milestone` (from 1), `step`, `steps`, `scores`, `objective`, `verdict`, `verdict_reason`, the
+`train_seconds` of the run so far and the `score_seconds` of this milestone, and `if_stopped`, the reason to record
+where the trial ends here."""
+Deliver = Callable[[Result], bool]
+"""Is told of a milestone; says whether the trial goes on."""
+Note = Callable[[int, int], None]
+"""Is told of the step of a log line, and of all steps."""
+
+
+def _note_nothing(step: int, steps: int) -> None:
+    """Nobody follows."""
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """A trial whose settings passed the checks.
+
+    Attributes:
+        name: such as `t0007`.
+        location: folder or URL of its run directory.
+        config: settings of its run; a milestone is a multiple of `training.checkpoint_every`, or the last step.
+        milestones: the steps at which it is scored, ascending; the last one is the end.
+        score: how.
+        objective: of the sweep.
+        early: why the schedule stops a trial, for people.
+    """
+
+    name: str
+    location: str
+    config: Config
+    milestones: tuple[int, ...]
+    score: ScoreConfig
+    objective: Objective
+    early: str
+
+    @property
+    def steps(self) -> int:
+        """Length of the run."""
+        return self.milestones[-1]
+
+
+def milestone_steps(total: int, count: int) -> tuple[int, ...]:
+    """Return `count` steps of a run of `total`, evenly spaced but for the last, which is the end; fewer in short runs.
+
+    All but the last are multiples of the first.
+    """
+    interval = max(1, total // count)
+    return (*(interval * number for number in range(1, min(count, total))), total)
+
+
+def _log_every(interval: int, most: int) -> int:
+    """Return the longest pause between log lines, at most `most`, that divides `interval` and gives a verdict in it."""
+    longest = min(most, max(1, interval // MIN_LINES))
+    return next(pause for pause in range(longest, 0, -1) if interval % pause == 0)
+
+
+def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping[str, Any]) -> TrialPlan:
+    """Put the parameters of a trial over the sweep's settings, and lay out its milestones.
+
+    Args:
+        sweep: the settings.
+        name: of the trial.
+        location: folder or URL of its run directory.
+        parameters: what was searched, by dotted name.
+
+    Raises:
+        ConfigError: a value is outside its setting's checks.
+        DataError: the data, which tell the length of a run given in epochs, cannot be used.
+    """
+    config = override(Config(), _settings(sweep, name, parameters))
+    if config.training.steps is None:
+        config = _with_steps(config)
+    assert config.training.steps is not None
+    milestones = milestone_steps(config.training.steps, sweep.milestones)
+    interval = milestones[0]
+    config = override(
+        config,
+        {
+            "training.checkpoint_every": interval,
+            "training.sample_every": interval,
+            "training.log_every": _log_every(interval, config.training.log_every),
+            "training.keep_every": 1,
+        },
+    )
+    return TrialPlan(
+        name=name,
+        location=location,
+        config=config,
+        milestones=milestones,
+        score=sweep.score,
+        objective=Objective.parse(sweep.objective),
+        early=f"stopped early by {sweep.schedule} at step {{step:,}} of {milestones[-1]:,}: "
+        + _ONE_IN.get(sweep.schedule, "others did better").format(reduction=sweep.reduction),
+    )
+
+
+def _settings(sweep: SweepConfig, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked of a trial, by dotted name; nothing is checked."""
+    cluster = {"cluster.workers": sweep.workers_per_trial, "cluster.cpus_per_worker": sweep.cpus_per_trial}
+    return {**run_settings(sweep, parameters), "name": name, "run_dir": None, **cluster}
+
+
+def _with_steps(config: Config) -> Config:
+    """Return the settings with the length of the run in steps."""
+    data = config.data
+    dataset = open_dataset(
+        data.path,
+        image_size=config.model.image_size,
+        channels=config.model.channels,
+        cache=Path(data.cache) if data.cache else None,
+        cache_gib=data.cache_gib,
+        on_damage=data.on_damage,
+    )
+    steps = resolve_config(config, dataset).training.steps
+    return override(config, {"training.epochs": None, "training.steps": steps})
+
+
+class Milestones:
+    """The loop's reporter: measures the trial where it passes a milestone, and stops it where it is told to.
+
+    Attributes:
+        step: of the newest log line.
+        last: the newest result.
+    """
+
+    def __init__(
+        self, plan: TrialPlan, device: torch.device, deliver: Deliver, should_stop: Callable[[], bool], note: Note
+    ) -> None:
+        self.plan = plan
+        self.step = 0
+        self.last: Result = {"milestone": 0, "step": 0, "steps": plan.steps, "scores": {}}
+        self._device = device
+        self._deliver = deliver
+        self._should_stop = should_stop
+        self._note = note
+        self._fidelity: GeneratorEvaluation | None = None
+
+    def report(self, metrics: dict[str, Any], checkpoint_dir: str | None) -> None:
+        """Take a log line; at a milestone before the last, measure the trial and wait for what becomes of it.
+
+        Raises:
+            Stopped: it does not go on.
+        """
+        self.step = int(metrics["step"])
+        self._note(self.step, self.plan.steps)
+        saved = step_of(Path(checkpoint_dir).name) if checkpoint_dir else None
+        # The last log line of a run that diverges comes with an older checkpoint.
+        if self.step in self.plan.milestones[:-1] and saved == self.step:
+            self._pass(self.step)
+
+    def should_stop(self) -> bool:
+        """Whether the whole sweep is being stopped."""
+        return self._should_stop()
+
+    def catch_up(self, known: Collection[int]) -> None:
+        """Measure the milestones whose checkpoints were saved by a process that was killed before it had told of them.
+
+        Args:
+            known: steps of the milestones that were told of.
+
+        Raises:
+            Stopped: the trial does not go on.
+        """
+        if read_status(self.plan.location) is None:
+            return
+        try:
+            saved = set(checkpoint_steps(self.plan.location))
+        except RunDirectoryError:  # none yet
+            return
+        for step in self.plan.milestones[:-1]:
+            if step in saved and step not in known:
+                self.step = step
+                self._pass(step)
+
+    def _pass(self, step: int) -> None:
+        if not self._deliver(self.measure(step)):
+            raise Stopped(SIGTERM, self.plan.early.format(step=step))
+
+    def measure(self, step: int) -> Result:
+        """Score the checkpoint of a milestone, judge the run so far, and return both."""
+        begun = time.monotonic()
+        scores = {**self._representation(step), **self._fidelity_scores(step)}
+        return self._result(step, scores, diverged=False, begun=begun)
+
+    def conclude(self, diverged: bool) -> Result:
+        """Return the last milestone's result, judged anew by all that the run wrote until it ended."""
+        return self._result(self.step, self.last["scores"], diverged=diverged, begun=time.monotonic())
+
+    def _result(self, step: int, scores: dict[str, Any], *, diverged: bool, begun: float) -> Result:
+        rows = [row for row in read_metrics(self.plan.location) if row["step"] <= step]
+        verdict = judge(rows, diverged=diverged)
+        scores = {**scores, "stability": {"value": verdict.score, "ci95": None, "n": len(rows)}}
+        self.last = {
+            "milestone": sum(step >= milestone for milestone in self.plan.milestones),
+            "step": step,
+            "steps": self.plan.steps,
+            "scores": scores,
+            "objective": self.plan.objective.value(
+                {name: score["value"] for name, score in scores.items()}, verdict.name
+            ),
+            "verdict": verdict.name,
+            "verdict_reason": verdict.reason,
+            "train_seconds": rows[-1]["time_s"] if rows else 0.0,
+            "score_seconds": time.monotonic() - begun,
+            "if_stopped": self.plan.early.format(step=step),
+        }
+        return self.last
+
+    def _representation(self, step: int) -> dict[str, Any]:
+        score = self.plan.score
+        if score.task == "none":
+            return {}
+        settings = EvaluateConfig(
+            task=score.task,
+            data=score.data,
+            step=str(step),
+            images=score.images,
+            labels_per_class=score.labels_per_class,
+            draws=score.draws,
+            choosing_draws=1,
+            cache=self.plan.config.data.cache,
+            keep_features=False,
+        )
+        entries = evaluate(settings, self.plan.location, self._device, LocalPool(1), _show_nothing, _say_nothing)
+        return {"representation": _share(entries[0]["metrics"]["accuracy"])}
+
+    def _fidelity_scores(self, step: int) -> dict[str, Any]:
+        samples, location = self.plan.score.samples, self.plan.location
+        if not samples:
+            return {}
+        generator, model, digest = load_generator(location, step)
+        if self._fidelity is None:
+            settings = EvaluateConfig(task="fidelity", samples=samples, cache=self.plan.config.data.cache)
+            self._fidelity = GeneratorEvaluation(settings, read_run_config(location), model, self._device, LocalPool(1))
+            self._fidelity.prepare()
+        entry = self._fidelity.score(generator) | {"step": step, "checkpoint_digest": digest}
+        add_scores(location, "fidelity", [entry])
+        return {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
+
+
+def _show_nothing(protocol: str, entries: list[Entry]) -> None:
+    """A trial shows no table of its own."""
+
+
+def _say_nothing(message: str) -> None:
+    """Nor lines."""
+
+
+def _plain(metric: Mapping[str, Any]) -> dict[str, Any]:
+    return {"value": metric["value"], "ci95": list(metric["ci95"]), "n": metric["n"]}
+
+
+def _share(metric: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an accuracy in percent as a share."""
+    return {"value": metric["value"] / 100, "ci95": [end / 100 for end in metric["ci95"]], "n": metric["n"]}
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended in this process, and its last result."""
+
+    status: Literal["finished", "stopped", "diverged", "failed"]
+    reason: str
+    result: Result
+
+
+def run_trial(
+    plan: TrialPlan,
+    deliver: Deliver,
+    should_stop: Callable[[], bool],
+    *,
+    session: str,
+    known: Collection[int] = (),
+    device: Literal["auto", "cpu", "cuda"] = "cpu",
+    threads: int = 1,
+    note: Note = _note_nothing,
+) -> TrialEnd:
+    """Train and measure a trial in this process, from its newest checkpoint where it has one.
+
+    Args:
+        plan: the trial.
+        deliver: is told of every milestone but the last, whose result is that of the end.
+        should_stop: whether the whole sweep is being stopped; the trial then ends with a checkpoint.
+        session: names this launch of the sweep; a writer of another one is waited for until it has ended.
+        known: steps of the milestones told of in an earlier process.
+        device: where to compute.
+        threads: of the arithmetic on CPUs.
+        note: is told of the progress.
+
+    Returns:
+        The end. What no other try would change (divergence, bad input, a stop) is told here, not raised.
+    """
+    torch.set_num_threads(threads)
+    world = join_world(device)
+    watcher = Milestones(plan, world.device, deliver, should_stop, note)
+    try:
+        # Networks are made by way of PyTorch's own generator, though what they start from is drawn from the seed alone.
+        with torch.random.fork_rng(devices=[]):
+            return _run(plan, watcher, world, session, known)
+    finally:
+        del watcher
+        gc.collect()
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()  # others share the GPU
+
+
+def _run(plan: TrialPlan, watcher: Milestones, world: World, session: str, known: Collection[int]) -> TrialEnd:
+    try:
+        _await_end_of_orphan(plan.location, session, watcher.should_stop)
+        try:
+            watcher.catch_up(known)
+        except Stopped as stop:
+            settle(plan.location, "stopped", str(stop), session=session)
+            raise
+        train(plan.config, world, watcher, run_location=plan.location, session=session)
+        watcher.step = plan.steps
+        return TrialEnd("finished", "", watcher.measure(plan.steps))
+    except Diverged as error:
+        return TrialEnd("diverged", str(error), watcher.conclude(diverged=True))
+    except Stopped as stop:
+        return TrialEnd("stopped", str(stop), watcher.last | {"step": watcher.step})
+    except InputError as error:
+        settle(plan.location, "failed", str(error), session=session, settings=dataclasses.asdict(plan.config))
+        return TrialEnd("failed", str(error), watcher.last | {"step": watcher.step})
+
+
+def _await_end_of_orphan(location: str, session: str, should_stop: Callable[[], bool]) -> None:
+    """Wait while a process of a driver that was killed still writes the run directory, as long as it may live on."""
+    give_up = time.monotonic() + _ORPHAN_PATIENCE_S
+    while time.monotonic() < give_up and not should_stop():
+        status = read_status(location)
+        if status is None or status.get("session") == session or not is_alive(status):
+            return
+        time.sleep(0.2)
+
+
+def settle(
+    location: str, status: Status, reason: str, *, session: str, settings: Mapping[str, Any] | None = None
+) -> None:
+    """Record in a trial's run directory how it ended, where the loop could not.
+
+    Args:
+        location: folder or URL of the run directory, made where there is none.
+        status: how it ended.
+        reason: why.
+        session: names this launch of the sweep.
+        settings: nested, for config.yaml where there is none yet.
+    """
+    with contextlib.suppress(RunDirectoryError), open_run(location, session=session) as run:
+        if settings is not None and run.read_config() is None:
+            run.write_config(settings, environment())
+        run.set_status(status, reason)
+
+
+def record_refusal(
+    sweep: SweepConfig, location: str, name: str, parameters: Mapping[str, Any], reason: str, session: str
+) -> None:
+    """Leave the run directory of a trial whose settings were refused: what was asked for, and why it failed."""
+    nested: dict[str, Any] = {}
+    for key, value in _settings(sweep, name, parameters).items():
+        *groups, last = key.split(".")
+        group = nested
+        for part in groups:
+            group = group.setdefault(part, {})
+        group[last] = value
+    settle(location, "failed", reason, session=session, settings=nested)
+
+
+def score_in_full(
+    sweep: SweepConfig, location: str, step: int, device: Literal["cpu", "cuda"], threads: int
+) -> dict[str, Any]:
+    """Score a finalist's checkpoint by the whole protocol of `evaluate`, into its scores.json; return the scores.
+
+    Args:
+        sweep: says on which task.
+        location: folder or URL of the run directory.
+        step: of the checkpoint.
+        device: where to compute.
+        threads: of the arithmetic on CPUs.
+
+    Raises:
+        DataError, RunDirectoryError: the data or the run cannot be used.
+    """
+    torch.set_num_threads(threads)
+    score, cache, pool, here = sweep.score, sweep.data.cache, LocalPool(1), join_world(device).device
+    scores: dict[str, Any] = {}
+    if score.task != "none":
+        settings = EvaluateConfig(task=score.task, data=score.data, step=str(step), cache=cache, keep_features=False)
+        entries = evaluate(settings, location, here, pool, _show_nothing, _say_nothing)
+        scores["representation"] = _share(entries[0]["metrics"]["accuracy"])
+    if score.samples:
+        generator, model, digest = load_generator(location, step)
+        run = read_run_config(location)
+        samples = FRECHET_SAMPLES
+        fidelity = GeneratorEvaluation(
+            EvaluateConfig(task="fidelity", samples=samples, cache=cache), run, model, here, pool
+        )
+        if fidelity.data.count < samples:
+            fidelity.count = fidelity.data.count
+        fidelity.prepare()
+        entry = fidelity.score(generator) | {"step": step, "checkpoint_digest": digest}
+        add_scores(location, "fidelity", [entry])
+        scores |= {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
+    return scores
+
+
+__all__ = [
+    "Milestones",
+    "TrialEnd",
+    "TrialPlan",
+    "milestone_steps",
+    "plan_trial",
+    "record_refusal",
+    "run_trial",
+    "score_in_full",
+    "settle",
+]
