@@ -155,7 +155,7 @@ class _WithoutAliases(yaml.SafeLoader):
     """Refuses aliases: no run writes them, and a few lines of them can stand for billions of values."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has aliases, which no run writes")
         return super().compose_node(parent, index)
 
@@ -275,9 +275,8 @@ def _verdict(rows: list[dict[str, Any]], status: Mapping[str, Any]) -> dict[str,
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float | None]:
-    kept = {name: None if value is None else _number(value) for name, value in row.items()}
-    usable = {name: value for name, value in kept.items() if value is None or math.isfinite(value)}
-    return {"step": 0.0} | usable
+    kept = {name: _number(value) for name, value in row.items() if _is_number(value)}
+    return {"step": 0.0, **kept, **{name: None for name, value in row.items() if value is None}}
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -269,6 +269,16 @@ def test_nan_infinity_and_what_is_no_number_do_no_harm(tmp_path):
     )
 
 
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "null"])
+def test_a_loss_that_is_not_finite_is_a_divergence_whatever_else_the_line_has(tmp_path, word):
+    run = make_run(tmp_path / "run", steps=10)
+    (run / "metrics.jsonl").write_text(f'{{"step": 1, "loss_d": {word}, "loss_g": 1.0, "d_real": "a", "note": []}}\n')
+    assert read(run).verdict.name == "diverged"
+    # The line of a copied checkpoint's parent has no losses, and is none of training.
+    (run / "metrics.jsonl").write_text('{"step": 1, "parent": "t0001", "parent_step": 1, "parent_digest": "ab"}\n')
+    assert read(run).verdict.name == "undecided"
+
+
 def test_steps_that_go_back_are_put_in_order_and_the_last_line_of_each_counts(tmp_path):
     run = make_run(tmp_path / "run", steps=10)
     rows = [{"step": 1, "loss_d": 1.0}, {"step": 3, "loss_d": 3.0}, {"step": 2, "loss_d": 2.0}]
