@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
+from dcgan_dist.benchmarks.measuring import on_cores
 from dcgan_dist.config import Config, override
+from dcgan_dist.parallel import usable_cores
+from dcgan_dist.results.aggregate import collect
+from dcgan_dist.results.page import write_page
+from dcgan_dist.results.tables import TRIALS_CSV, write_tables, write_trials_csv
 
 TRIALS = 10_000
 ROWS = 200
@@ -88,34 +100,156 @@ def _curve(number: int, rows: int) -> Iterator[dict[str, float | int | None]]:
         }
 
 
-def make_tune_pile(pile: Path, folder: Path) -> None:
-    """Write what `make_pile` wrote as Ray Tune lays it out: result.json of each trial, and the experiment's state.
+def make_tune_pile(pile: Path, folder: Path, trials: int) -> None:
+    """Write the first trials of what `make_pile` wrote as Ray Tune lays it out: result.json and the experiment's state.
 
-    Tune also repeats the whole config, the host and the like in every line, which is left out here in its favour.
+    A line of result.json has, beside the metrics, what Tune adds to each, and the trial's config: what was searched.
     """
     from ray.train._internal.storage import StorageContext
     from ray.tune import PlacementGroupFactory
     from ray.tune.experiment import Trial
 
+    folder.mkdir(parents=True)
     storage = StorageContext(storage_path=str(folder.parent), experiment_dir_name=folder.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    trials = []
-    for run in sorted(pile.glob("t*")):
+    states = []
+    for number, run in enumerate(sorted(pile.glob("t*"))[:trials]):
         settings = yaml.load((run / "config.yaml").read_text(), yaml.CSafeLoader)
-        settings.pop("environment")
-        trial = Trial(
-            "trainable",
-            config=settings,
-            trial_id=run.name,
-            storage=copy(storage),
-            stub=True,
-        )
+        config = {"optim.lr": settings["optim"]["lr"], "optim.beta1": settings["optim"]["beta1"]}
+        trial = Trial("trainable", config=config, trial_id=run.name, storage=copy(storage), stub=True)
         trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])
         trial.storage.trial_dir_name = run.name
         (folder / run.name).mkdir()
-        os.link(run / "metrics.jsonl", folder / run.name / "result.json")
-        with (run / "metrics.jsonl").open() as file:
-            *_, last = file
-        trial.run_metadata.last_result = {"trial_id": run.name, "config": settings, **json.loads(last)}
-        trials.append(trial.get_json_state())
-    (folder / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps({"trial_data": trials}))
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) | _added(row, run.name) | {"config": config} for row, line in enumerate(lines, 1)]
+        result = folder / run.name / "result.json"
+        if number < _CURVES:
+            result.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        else:
+            os.link(folder / f"t{number % _CURVES:05d}" / "result.json", result)
+        trial.run_metadata.last_result = rows[-1]
+        states.append(trial.get_json_state())
+    (folder / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps({"trial_data": states}))
+
+
+def _added(iteration: int, trial: str) -> dict[str, Any]:
+    return {
+        "timestamp": 1_767_225_600 + iteration,
+        "checkpoint_dir_name": None,
+        "done": False,
+        "training_iteration": iteration,
+        "trial_id": trial,
+        "date": "2026-01-01_00-00-00",
+        "time_this_iter_s": 16.4,
+        "time_total_s": 16.4 * iteration,
+        "pid": 1,
+        "hostname": "a",
+        "node_ip": "127.0.0.1",
+        "time_since_restore": 16.4 * iteration,
+        "iterations_since_restore": iteration,
+    }
+
+
+# Each way in a process of its own, so that its memory can be told
+
+
+def measure_ours(pile: str, output: str) -> None:
+    """Read a pile with no cache, write its tables, and read it again, unchanged and with 100 changed runs."""
+    folder, cache = Path(output), Path(output, "pile.arrow")
+    cache.unlink(missing_ok=True)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "table"):
+        read = collect([pile], cache)
+        write_trials_csv(read, folder / TRIALS_CSV)
+    peak, used = _peak(), _cpu_seconds()
+    with _timed(seconds, "all_tables"):
+        write_tables(read, folder)
+    with _timed(seconds, "unchanged"):
+        again = collect([pile], cache)
+    for run in sorted(Path(pile).glob("t*"))[:100]:
+        status = run / "status.json"
+        status.write_text(status.read_text() + "\n")
+    with _timed(seconds, "changed"):
+        changed = collect([pile], cache)
+    with _timed(seconds, "page"):
+        write_page(read, folder / "report.html", now=time.time())
+    runs = [read.read, again.read, changed.read]
+    record = {"trials": len(read.trials), "read": runs, "peak_mib": peak, "cpu_seconds": used}
+    page = (folder / "report.html").stat().st_size / 2**20
+    print(json.dumps(record | {"seconds": seconds, "page_mib": page}))
+
+
+def measure_tune(experiment: str, output: str) -> None:
+    """Read an experiment through ResultGrid and write its table."""
+    from ray.tune import ExperimentAnalysis, ResultGrid
+
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "table"):
+        grid = ResultGrid(ExperimentAnalysis(experiment))
+        frames = [result.metrics_dataframe for result in grid]
+        grid.get_dataframe().to_csv(Path(output, "tune.csv"))
+    if any(frame is None or len(frame) != ROWS for frame in frames):
+        raise AssertionError("Tune has not read all rows")
+    print(json.dumps({"trials": len(grid), "seconds": seconds, "peak_mib": _peak(), "cpu_seconds": _cpu_seconds()}))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - begun
+
+
+def _peak() -> float:
+    """Return the highest memory of this process, and as often as there are cores that of its largest child, in MiB."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (own + usable_cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
+
+
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and those it started, imports included."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _run(function: str, *arguments: object) -> dict[str, Any]:
+    code = f"import sys; from dcgan_dist.benchmarks.report import {function}; {function}(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def bench_report(rounds: int = 3, trials: int = TRIALS) -> Iterator[dict[str, Any]]:
+    """Yield what it takes to read `trials` runs, and beside it Ray Tune's reader on a tenth of them, on two cores."""
+    with tempfile.TemporaryDirectory(prefix="dcgan_dist-report-") as name, on_cores(2):
+        folder = Path(name)
+        pile, experiment = folder / "pile", folder / "tune"
+        make_pile(pile, trials)
+        make_tune_pile(pile, experiment, max(1, trials // 10))
+        ours, theirs = [], []
+        for _ in range(rounds):
+            ours.append(_run("measure_ours", pile, folder))
+            theirs.append(_run("measure_tune", experiment, folder))
+    rates = [[one["trials"] / one["seconds"]["table"] for one in both] for both in (ours, theirs)]
+    ratios = [one / other for one, other in zip(*rates, strict=True)]
+    seconds = {key: round(median(one["seconds"][key] for one in ours), 2) for key in ours[0]["seconds"]}
+    yield {
+        "bench": "report",
+        "trials": trials,
+        "rows": ROWS,
+        "seconds": seconds,
+        "runs_read": ours[0]["read"],
+        "cpu_seconds": round(median(one["cpu_seconds"] for one in ours), 1),
+        "peak_mib": round(max(one["peak_mib"] for one in ours)),
+        "page_mib": round(ours[0]["page_mib"], 1),
+        "trials_per_s": round(median(rates[0])),
+        "baseline": f"ray.tune.ResultGrid, {theirs[0]['trials']} trials",
+        "baseline_trials_per_s": round(median(rates[1])),
+        "baseline_cpu_seconds": round(median(one["cpu_seconds"] for one in theirs), 1),
+        "baseline_peak_mib": round(max(one["peak_mib"] for one in theirs)),
+        "times_the_baseline": round(median(ratios), 2),
+        "goal": 5,
+        "rounds": rounds,
+        "ratios": [round(ratio, 2) for ratio in ratios],
+    }

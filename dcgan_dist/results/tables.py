@@ -157,18 +157,28 @@ def write_tables(pile: Pile, folder: Path) -> list[Path]:
         TRIALS_PARQUET: lambda path: _write_trials(table, path),
         METRICS_PARQUET: lambda path: _write_metrics(pile.trials, path),
     }
-    paths = []
     for name, write in writers.items():
-        path = folder / name
-        temporary = temporary_for(path)
-        with writing(path):
-            try:
-                write(temporary)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        paths.append(path)
-    return paths
+        _replace(folder / name, write)
+    return [folder / name for name in writers]
+
+
+def write_trials_csv(pile: Pile, path: Path) -> None:
+    """Write trials.csv alone.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    _replace(path, lambda temporary: _write_csv(trial_table(pile), temporary))
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    temporary = temporary_for(path)
+    with writing(path):
+        try:
+            write(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _write_csv(table: Table, path: Path) -> None:
