@@ -40,7 +40,7 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._next(60)
+            answer = self._next(120)
             if answer.get("id") == self._number:
                 if "error" in answer:
                     raise AssertionError(f"{method}: {answer['error']}")
@@ -88,7 +88,7 @@ class Browser:
             raise AssertionError(answer["exceptionDetails"]["exception"].get("description", answer))
         return answer["result"].get("value")
 
-    def wait_for(self, condition: str, timeout: float = 20) -> None:
+    def wait_for(self, condition: str, timeout: float = 90) -> None:
         ends = time.monotonic() + timeout
         while not self.run(condition):
             if time.monotonic() > ends:
@@ -106,7 +106,8 @@ class Browser:
             press = {"key": key, "windowsVirtualKeyCode": codes[key], "code": "Space" if key == " " else key}
             self.call("Input.dispatchKeyEvent", type="keyDown", **press, **({"text": text} if text else {}))
             self.call("Input.dispatchKeyEvent", type="keyUp", **press)
-        self.settle()
+        if key != "Tab":
+            self.settle()
 
     def picture(self, path: Path, whole: bool = False, clip: dict[str, float] | None = None) -> None:
         options: dict[str, Any] = {"captureBeyondViewport": whole}

@@ -18,13 +18,13 @@ function fill(element, attributes, children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
 function show(id, ...children) {
   const place = document.getElementById(id);
-  place.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+  place.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return place;
 }
 
@@ -78,7 +78,7 @@ function verdictMark(verdict, score = null) {
   const shape = symbol(name, 5);
   fill(shape, shape.getAttribute("fill") === "none" ? { stroke: "currentColor" } : { fill: "currentColor" }, []);
   const icon = draw("svg", { width: 14, height: 14, viewBox: "-7 -7 14 14", "aria-hidden": "true", class: `mark-${name}` }, shape);
-  return make("span", { class: "verdict" }, icon, plain(verdict || "not judged"), finite(score) ? make("small", { title: "stability, 0 to 1" }, number(score, 2)) : null);
+  return make("span", { class: "verdict" }, icon, short(plain(verdict || "not judged"), 24), finite(score) ? make("small", { title: "stability, 0 to 1" }, number(score, 2)) : null);
 }
 
 // Images lie in the page itself, each once, or in files beside it.

@@ -66,7 +66,7 @@ function boardRow(trial, columns) {
       return make("td", { class: "left what" }, name, best, where);
     }
     if (column.id === "verdict") return make("td", { class: "left judged" }, verdictMark(trial.verdict, core.stability && scoreOf(trial, core.stability)));
-    if (column.id === "status") return make("td", { class: "left", "data-label": column.label, title: short(trial.reason, 300) || null }, trial.status, trial.problems ? make("small", {}, `${trial.problems} file problem${trial.problems > 1 ? "s" : ""}`) : null);
+    if (column.id === "status") return make("td", { class: "left", "data-label": column.label, title: short(trial.reason, 300) || null }, short(trial.status, 24), trial.problems ? make("small", {}, `${trial.problems} file problem${trial.problems > 1 ? "s" : ""}`) : null);
     if (column.score) return make("td", { "data-label": column.label }, make("span", {}, scoreCell(trial, column.score)));
     const value = column.value(trial);
     if (column.id === "step") return make("td", { "data-label": column.label }, make("span", {}, number(value), trial.steps && trial.steps !== value ? make("small", {}, `of ${number(trial.steps)}`) : null));
@@ -89,7 +89,7 @@ function drawBoard() {
       document.querySelector(`#board th[data-id="${CSS.escape(column.id)}"] button`).focus();
     };
     return make("th", { scope: "col", class: column.left ? "left" : null, "data-id": column.id, "aria-sort": sorted ? (board.down ? "descending" : "ascending") : "none" },
-      make("button", { type: "button", onclick: sort, title: column.score || null }, column.label));
+      make("button", { type: "button", onclick: sort, title: column.score || null }, short(column.label, 30)));
   });
   const body = make("tbody", {}, trials.slice(0, board.rows).map((trial) => boardRow(trial, columns)));
   body.addEventListener("keydown", (event) => {
@@ -143,12 +143,12 @@ function setUpBoard() {
     chips.append(make("button", { type: "button", "aria-pressed": "false", "data-verdict": name, onclick: press }, verdictMark(name), make("span", { class: "count" }, number(counts.get(name)))));
   }
   const status = document.getElementById("status");
-  for (const name of [...new Set(core.trials.map((trial) => trial.status))].sort()) status.append(make("option", { value: name }, name));
+  for (const name of [...new Set(core.trials.map((trial) => trial.status))].sort()) status.append(make("option", { value: name }, short(name, 24)));
   status.addEventListener("change", () => { board.status = status.value; again(); });
   const text = document.getElementById("text");
   text.addEventListener("input", () => { board.text = text.value; again(); });
   const order = document.getElementById("order");
-  for (const column of boardColumns()) order.append(make("option", { value: column.id }, column.label));
+  for (const column of boardColumns()) order.append(make("option", { value: column.id }, short(column.label, 30)));
   order.addEventListener("change", () => {
     const column = boardColumns().find((one) => one.id === order.value);
     board.sort = column.id;

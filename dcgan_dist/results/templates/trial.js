@@ -136,7 +136,7 @@ function drawTrial(trial, detail) {
     fact("steps", trial.steps && trial.steps !== trial.step ? `${number(trial.step)} of ${number(trial.steps)}` : number(trial.step)),
     fact("real images seen", number(trial.images)), fact("time", hours(trial.seconds)),
     fact("images/s", number(trial.throughput)), fact("workers", trial.workers), fact("device", trial.device || null), fact("sweep", trial.sweep ? short(trial.sweep) : null),
-    Object.entries(trial.parameters).slice(0, 12).map(([name, value]) => fact(core.parameterLabels[name] || name, number(value))));
+    Object.entries(trial.parameters).slice(0, 12).map(([name, value]) => fact(short(core.parameterLabels[name] || name, 40), number(value))));
   const notes = [
     detail.reason ? make("p", { class: `note${["diverged", "failed", "died"].includes(trial.status) ? " warn" : ""}` }, `${trial.status}: ${detail.reason}`) : null,
     detail.verdictReason ? make("p", { class: "note" }, `${plain(trial.verdict)}: ${detail.verdictReason}`) : null,
@@ -144,7 +144,7 @@ function drawTrial(trial, detail) {
     detail.problems.map((problem) => make("p", { class: "note warn" }, problem)),
   ];
   const charts = curveCharts(detail, marks);
-  show("trial-view", make("div", { class: "head" }, make("h3", {}, make("span", { class: "clip" }, short(trial.label, 300))), verdictMark(trial.verdict), make("span", { class: "tag" }, trial.status)),
+  show("trial-view", make("div", { class: "head" }, make("h3", {}, make("span", { class: "clip" }, short(trial.label, 300))), verdictMark(trial.verdict), make("span", { class: "tag" }, short(trial.status, 24))),
     facts, notes, samplesOf(trial, detail, marks), charts, scoreTable(detail), settingsTable(detail), commandBox(detail.command),
     make("p", { class: "quiet" }, make("small", {}, short(detail.directory, 300))));
 }
