@@ -129,7 +129,7 @@ def score_labels(names: Sequence[str]) -> dict[str, str]:
 
 
 def best_trial(pile: Pile, main: str | None) -> Trial | None:
-    """Return the best trial: a single sweep's own choice, else the one with the best main score."""
+    """Return the best trial: a single sweep's own choice, else by the main score, those that broke down last."""
     by_key = {trial.key: trial for trial in pile.trials}
     if len(pile.sweeps) == 1 and pile.sweeps[0].best in by_key:
         return by_key[pile.sweeps[0].best]
@@ -137,7 +137,11 @@ def best_trial(pile: Pile, main: str | None) -> Trial | None:
         return None
     scored = [trial for trial in pile.trials if main in trial.scores and math.isfinite(trial.scores[main].value)]
     sign = -1 if is_lower_better(main) else 1
-    return max(scored, key=lambda trial: sign * trial.scores[main].value, default=None)
+
+    def rank(trial: Trial) -> tuple[bool, float]:
+        return verdict_of(trial) not in ("diverged", "collapse"), sign * trial.scores[main].value
+
+    return max(scored, key=rank, default=None)
 
 
 # The summary
@@ -451,6 +455,7 @@ def core(pile: Pile, files: str | None, thumbnails: Sequence[tuple[str, int] | N
     parameters = swept_parameters(pile)
     main = names[0] if names else None
     best = best_trial(pile, main)
+    shown = best if best and best.samples else next((trial for trial in pile.trials if trial.samples), None)
     sweep_labels = {sweep.key: sweep.key for sweep in pile.sweeps}
     trials = [
         {
@@ -492,13 +497,13 @@ def core(pile: Pile, files: str | None, thumbnails: Sequence[tuple[str, int] | N
         "lower": [name for name in names if is_lower_better(name)],
         "diversity": [name for metric in DIVERSITY for name in names if name.rpartition(".")[2] == metric],
         "mainScore": main,
-        "boardScores": [name for name in _common(names, pile) if name != STABILITY][:4],
-        "stability": STABILITY if STABILITY in names else None,
+        "boardScores": [name for name in _common(names, pile) if name != STABILITY or name == main][:4],
+        "stability": STABILITY if STABILITY in names and main != STABILITY else None,
         "boardParameters": parameters[:5],
         "parameterLabels": labels,
         "logarithmic": [key for key in parameters if _is_logarithmic(key, pile)],
         "best": best.key if best else None,
-        "hero": (best or _with_samples(pile) or pile.trials[0]).key if pile.trials else None,
+        "hero": shown.key if shown else None,
         "picked": _to_compare(pile, best, main),
         "scaling": scaling(pile),
         "empty": detail(Trial("", "", ""), [], None),
@@ -521,10 +526,6 @@ def _is_logarithmic(key: str, pile: Pile) -> bool:
         return False
     values = [value for trial in pile.trials if _is_number(value := _parameter(trial, key))]
     return bool(values) and min(values) > 0 and max(values) >= 10 * min(values)
-
-
-def _with_samples(pile: Pile) -> Trial | None:
-    return next((trial for trial in pile.trials if trial.samples), None)
 
 
 def _to_compare(pile: Pile, best: Trial | None, main: str | None) -> list[str]:

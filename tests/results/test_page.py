@@ -224,6 +224,24 @@ def test_summary_says_what_was_found(pile: Pile) -> None:
     assert "nearest to the paper's setting (lr 2e-4, beta1 0.5, slope 0.2)" in told
 
 
+def test_a_trial_that_broke_down_is_not_the_best(tmp_path: Path) -> None:
+    values = {"diverged": 0.9, "collapse": 0.8, "stable": 0.4, "oscillation": 0.3}
+    trials = [
+        make_trial(
+            tmp_path, place, grids=0, key=name, sweep=None, verdict=Verdict(name, ""), scores={"a.accuracy": got}
+        )
+        for place, (name, value) in enumerate(values.items())
+        if (got := score("a", "accuracy", value))
+    ]
+    best = page_content.best_trial(Pile(trials=tuple(trials)), "a.accuracy")
+    assert best is not None
+    assert best.key == "stable"
+    fid = [dataclasses.replace(one, scores={"a.fid": one.scores["a.accuracy"]}) for one in trials]
+    best = page_content.best_trial(Pile(trials=tuple(fid)), "a.fid")
+    assert best is not None
+    assert best.key == "oscillation"  # less is better
+
+
 @pytest.mark.parametrize(
     ("low", "high", "told"),
     [

@@ -145,10 +145,11 @@ function importanceChart(sweep) {
   return make("figure", { class: "chart" }, make("figcaption", {}, `What mattered in ${short(sweep.label, 40)} `, make("small", {}, "importance for the objective, 95% intervals")), holder);
 }
 
-// Of two trials neither is worse in both: the front are those that no other one beats in both.
+// The front: those that no other one beats in both; what diverged or collapsed is not on it.
 function frontOf(items, nameX, nameY) {
   const [signX, signY] = [nameX, nameY].map((name) => (core.lower.includes(name) ? -1 : 1));
-  const order = items.slice().sort((a, b) => signX * (b.vx - a.vx) || signY * (b.vy - a.vy));
+  const sound = items.filter((item) => !["diverged", "collapse"].includes(item.trial.verdict));
+  const order = sound.sort((a, b) => signX * (b.vx - a.vx) || signY * (b.vy - a.vy));
   let best = -Infinity;
   return order.filter((item) => {
     const better = signY * item.vy > best;
@@ -170,7 +171,7 @@ function pareto(trials, nameX, nameY, colours, score, tell) {
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", tabindex: 0,
       "aria-label": `${core.scoreLabels[nameY]} against ${core.scoreLabels[nameX]}. On the front: ${front.slice(0, 12).map((item) => trialName(item.trial, 30)).join(", ")}. Arrow keys walk through the trials, enter opens one.` });
     axes(svg, { x, y, xLabel: core.scoreLabels[nameX], yLabel: core.scoreLabels[nameY], width, height, left, bottom, xTicks: ticks(x.low, x.high, 4), yTicks: ticks(y.low, y.high, 5) });
-    svg.append(draw("path", { d: `M${front.map((item) => `${item.x.toFixed(1)} ${item.y.toFixed(1)}`).join("L")}`, class: "line front", stroke: "var(--accent)", "stroke-width": 2 }));
+    if (front.length) svg.append(draw("path", { d: `M${front.map((item) => `${item.x.toFixed(1)} ${item.y.toFixed(1)}`).join("L")}`, class: "line front", stroke: "var(--accent)", "stroke-width": 2 }));
     for (const item of items) svg.append(placeSymbol(item.trial, item.x, item.y, front.includes(item) ? 7 : 4.5, colours.of(scoreOf(item.trial, score))));
     walkable(svg, items, (trial) => tell(describe(trial, core.boardParameters, nameX)));
     holder.replaceChildren(svg);
