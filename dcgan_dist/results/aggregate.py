@@ -6,6 +6,7 @@ Files alone are read. Whatever is missing, cut or damaged is told in one line wh
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import shlex
@@ -13,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache as once
 from pathlib import Path
@@ -257,6 +258,25 @@ def collect(places: Sequence[str], cache: Path | None = None, tell: Tell | None 
             f"nothing found in {', '.join(places)}: no directory there holds config.yaml, status.json or metrics.jsonl"
             " (a run) or sweep.json (a sweep)"
         )
+    with _without_garbage_collection():
+        return _collect(found, unreadable, cache, tell)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Keep Python from looking for circles, of which there are none, among millions of values again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _collect(
+    found: Sequence[Found], unreadable: Sequence[tuple[str, str]], cache: Path | None, tell: Tell | None
+) -> Pile:
     remembered = Remembered(cache)
     runs = [one for one in found if not one.is_sweep]
     known = {number: files for number, one in enumerate(runs) if (files := remembered.get(one)) is not None}
