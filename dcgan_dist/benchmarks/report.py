@@ -115,7 +115,7 @@ def make_tune_pile(pile: Path, folder: Path, trials: int) -> None:
     for number, run in enumerate(sorted(pile.glob("t*"))[:trials]):
         settings = yaml.load((run / "config.yaml").read_text(), yaml.CSafeLoader)
         config = {"optim.lr": settings["optim"]["lr"], "optim.beta1": settings["optim"]["beta1"]}
-        trial = Trial("trainable", config=config, trial_id=run.name, storage=copy(storage), stub=True)
+        trial: Any = Trial("trainable", config=config, trial_id=run.name, storage=copy(storage), stub=True)
         trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])
         trial.storage.trial_dir_name = run.name
         (folder / run.name).mkdir()
@@ -185,7 +185,7 @@ def measure_tune(experiment: str, output: str) -> None:
     seconds: dict[str, float] = {}
     with _timed(seconds, "table"):
         grid = ResultGrid(ExperimentAnalysis(experiment))
-        frames = [result.metrics_dataframe for result in grid]
+        frames = [grid[number].metrics_dataframe for number in range(len(grid))]
         grid.get_dataframe().to_csv(Path(output, "tune.csv"))
     if any(frame is None or len(frame) != ROWS for frame in frames):
         raise AssertionError("Tune has not read all rows")
