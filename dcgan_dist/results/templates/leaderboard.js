@@ -15,7 +15,6 @@ function boardColumns() {
     columns.push({ id: `s:${name}`, label: core.scoreLabels[name], score: name, value: (trial) => scoreOf(trial, name), up: core.lower.includes(name) });
   }
   columns.push({ id: "step", label: "steps", value: (trial) => trial.step });
-  columns.push({ id: "status", label: "status", left: true, value: (trial) => trial.status });
   return columns;
 }
 
@@ -50,6 +49,12 @@ function scoreCell(trial, name) {
   return [number(score.value), interval];
 }
 
+function stepCell(trial) {
+  const of = trial.steps && trial.steps !== trial.step ? ` of ${number(trial.steps)}` : "";
+  const wrong = trial.problems ? `, ${trial.problems} file problem${trial.problems > 1 ? "s" : ""}` : "";
+  return make("td", { "data-label": "steps", title: short(trial.reason, 300) || null }, make("span", {}, `${number(trial.step)}${of}`), make("small", {}, `${short(trial.status, 24)}${wrong}`));
+}
+
 function boardRow(trial, columns) {
   const pick = make("input", {
     type: "checkbox", "aria-label": `Compare ${trialName(trial)}`, "data-key": trial.key, checked: board.picked.includes(trial.key),
@@ -66,10 +71,9 @@ function boardRow(trial, columns) {
       return make("td", { class: "left what" }, name, best, where);
     }
     if (column.id === "verdict") return make("td", { class: "left judged" }, verdictMark(trial.verdict, core.stability && scoreOf(trial, core.stability)));
-    if (column.id === "status") return make("td", { class: "left", "data-label": column.label, title: short(trial.reason, 300) || null }, short(trial.status, 24), trial.problems ? make("small", {}, `${trial.problems} file problem${trial.problems > 1 ? "s" : ""}`) : null);
     if (column.score) return make("td", { "data-label": column.label }, make("span", {}, scoreCell(trial, column.score)));
     const value = column.value(trial);
-    if (column.id === "step") return make("td", { "data-label": column.label }, make("span", {}, number(value), trial.steps && trial.steps !== value ? make("small", {}, `of ${number(trial.steps)}`) : null));
+    if (column.id === "step") return stepCell(trial);
     return make("td", { "data-label": column.label }, make("span", { class: "value", title: typeof value === "string" ? short(value, 300) : null }, number(value)));
   });
   return make("tr", { "data-key": trial.key, class: trial.key === shownTrial ? "shown" : null },
