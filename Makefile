@@ -16,6 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: setup
 	$(BIN)/python -m dcgan_dist.train --config configs/rooms.yaml
 	$(BIN)/python -m dcgan_dist.evaluate --run runs/rooms --task rooms --cs 1e-4,1e-3 --baselines random
+	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
 
 test: setup
 	$(BIN)/python -m pytest

@@ -20,6 +20,7 @@ WHAT = {
     "svm": "seconds to fit the linear SVM of the scores beside scikit-learn's LinearSVC, and its peak memory",
     "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
     "streaming": "images/s from a slow and flaky server on this host, beside a good one and the local disk",
+    "report": "seconds and memory to read 10,000 runs and write their table, beside Ray Tune's ResultGrid",
     "dedup": "near-duplicates found among planted ones, and false ones, in $DCGAN_DIST_DATA (without it, in rooms)",
     "stability": "verdicts on runs made to fail on purpose, on faces of $DCGAN_DIST_DATA (without it, on rooms)",
 }

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -32,9 +32,11 @@ class _Parser(ArgumentParser):
         raise ConfigError(_one_line(message))
 
 
-def _make_parser(settings_class: type, prog: str | None = None, description: str | None = None) -> _Parser:
+def _make_parser(
+    settings_class: type, prog: str | None = None, description: str | None = None, words: str = ""
+) -> _Parser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    usage = "%(prog)s [--config FILE] [--SETTING VALUE ...]"
+    usage = f"%(prog)s {words}[--config FILE] [--SETTING VALUE ...]"
     parser = _Parser(prog=prog, description=description, usage=usage, exit_on_error=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; later files and options override it.")
     parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
@@ -122,14 +124,54 @@ def _read_arguments(arguments: Sequence[str], types: dict[str, Any]) -> tuple[li
     return files, values
 
 
-def parse_settings(settings_class: type[Settings], arguments: Sequence[str], prog: str, description: str) -> Settings:
+def split_words(arguments: Sequence[str], optional: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the words that belong to no setting, and the settings for `parse_settings`.
+
+    Args:
+        arguments: the command line; after `--` all are words.
+        optional: settings that can be given without a number, and the one that is meant then.
+    """
+    words: list[str] = []
+    settings: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return words + rest, settings
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            continue
+        settings.append(word)
+        name, has_value, _ = word.removeprefix("--").partition("=")
+        if has_value or word in ("-h", "--help"):
+            continue
+        if name in optional and not (rest and _is_number(rest[0])):
+            settings.append(optional[name])
+        elif rest and not rest[0].startswith("--"):
+            settings.append(rest.pop(0))
+    return words, settings
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_settings(
+    settings_class: type[Settings], arguments: Sequence[str], prog: str, description: str, words: str = ""
+) -> Settings:
     """Read settings: defaults, then each ``--config FILE``, then ``--key value``, each over the one before.
+
+    `words` is what the usage shows for arguments that are no settings, such as ``DIR ... ``.
 
     Raises:
         ConfigError: unknown key, wrong type, or value out of range; the message names the key and the value.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        _make_parser(settings_class, prog, description).print_help()
+        _make_parser(settings_class, prog, description, words).print_help()
         raise SystemExit(0)
     files, overrides = _read_arguments(arguments, declared_types(settings_class))
     values: dict[str, Any] = {}
@@ -201,4 +243,4 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
     return 0
 
 
-__all__ = ["build_settings", "parse_settings", "read_yaml_settings", "run", "yield_idle_cores"]
+__all__ = ["build_settings", "parse_settings", "read_yaml_settings", "run", "split_words", "yield_idle_cores"]

@@ -601,6 +601,38 @@ class SweepConfig(Config):
         _require(0 <= self.gpus_per_trial < math.inf, "gpus_per_trial", self.gpus_per_trial, "take 0 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Settings of `report`."""
+
+    output: str = "report.html"
+    """The page; trials.csv, trials.parquet, metrics.parquet and, for many trials, report_files/ go beside it."""
+    watch: float | None = None
+    """Look again every so many seconds (`--watch` alone: 10) until all that was found has ended."""
+    cache: str | None = None
+    """Folder in which what was read is kept for next time. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.output), "output", self.output, "name a file, such as report.html")
+        _require(self.watch is None or 1 <= self.watch < math.inf, "watch", self.watch, "take 1 second or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Settings of `compare`."""
+
+    sort: str | None = None
+    """Column of trials.csv to sort by, such as final.loss_d; with a - before it, falling. Left out, the objective, best
+    first, or a score."""
+    rows: int = 50
+    """Most trials that are shown; 0 for all."""
+    cache: str | None = None
+    """Folder in which what was read is kept for next time. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
+
+    def __post_init__(self) -> None:
+        _require(self.rows >= 0, "rows", self.rows, "take 0 (for all) or more")
+
+
 def declared_types(settings_class: type, prefix: str = "") -> dict[str, str]:
     """Return the declared type of every setting by its dotted name, as written in the source."""
     types: dict[str, str] = {}
