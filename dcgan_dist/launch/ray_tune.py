@@ -8,10 +8,12 @@ sweep that is started again goes on from there. Tune's own record lies in a temp
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
@@ -78,6 +80,8 @@ DONOR_NAME = "checkpoint.json"  # in what Tune takes for a checkpoint: location,
 QUANTILE = 0.25  # share of a population that is given up at a milestone, and share that it goes on from
 METRIC, TIME = "objective", "milestone"  # in what Tune is told of a milestone
 WORST = -1e12  # for a trial without an objective: schedulers compare and average finite numbers
+_SCRATCH = "dcgan_dist-tune-"  # begins the names of folders for what Tune writes
+_NEW_S = 60.0  # younger folders are left alone
 _POLL_S = 0.2  # between two looks of a waiting process
 _TAKE_S = 0.5  # between two looks of the driver at what the trials posted
 
@@ -478,7 +482,19 @@ def _replay(scheduler: Any, records: Iterable[TrialRecord]) -> None:
         scheduler.on_trial_result(None, _Past(trial), {TIME: number, METRIC: value})
 
 
-class _Halving(AsyncHyperBandScheduler):
+class _WithoutTies(TrialScheduler):
+    """Ranks a trial without an objective below all that came before it, lest it goes on as their equal."""
+
+    _lacking = 0
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result[METRIC] == WORST:
+            self._lacking += 1
+            result = {**result, METRIC: WORST - self._lacking}
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+
+class _Halving(_WithoutTies, AsyncHyperBandScheduler):
     """Asynchronous successive halving, with which a trial of an earlier start goes on."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -491,7 +507,7 @@ class _Halving(AsyncHyperBandScheduler):
                     recorded[trial.trial_id] = recorded.pop(trial.config["trial"])
 
 
-class _Median(MedianStoppingRule):
+class _Median(_WithoutTies, MedianStoppingRule):
     """The median stopping rule, with which a trial of an earlier start goes on, and none is put off."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -499,6 +515,11 @@ class _Median(MedianStoppingRule):
         past = None if isinstance(trial, _Past) else _Past(trial.config["trial"])
         if past in self._results:
             self._results[trial] = self._results.pop(past)
+
+    def _best_result(self, trial: Any) -> float:
+        """Return a trial's best result, but of one that has no objective any more the newest."""
+        newest = float(self._results[trial][-1][METRIC])
+        return newest if newest <= WORST else float(super()._best_result(trial))
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         return str(TrialScheduler.CONTINUE)
@@ -679,6 +700,33 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A folder for what Tune writes, locked while it is used; those that killed drivers left behind are removed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _NEW_S:  # a newer one may be about to be locked
+                with _locked(old):
+                    shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder, _locked(Path(folder)):
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which ends with this process at the latest.
+
+    Raises:
+        OSError: it is held, or the folder cannot be read.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _sees(path: str) -> str | None:
     """Return the name of this host where it does not see a file."""
     return None if Path(path).exists() else socket.gethostname()
@@ -755,8 +803,8 @@ class _Sweep:
             soft_wrap=True,
         )
         with self._obeying_signals(), LiveTable(self._ledger, console):
-            with tempfile.TemporaryDirectory(prefix="dcgan_dist-tune-") as scratch:
-                if self._search.left:
+            if self._search.left:
+                with scratch_folder() as scratch:
                     self._tune(scratch)
             if not self._signals:
                 self._conclude()

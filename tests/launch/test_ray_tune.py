@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import yaml
 
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
-from dcgan_dist.launch.ray_tune import METRIC, TIME, TrialThread, make_scheduler
+from dcgan_dist.launch.ray_tune import METRIC, TIME, WORST, TrialThread, make_scheduler, scratch_folder
 from dcgan_dist.sweeps.record import TrialRecord
 from tests.conftest import TINY, metrics
 from tests.launch.conftest import RayCluster
@@ -265,6 +266,43 @@ def test_a_restarted_schedule_knows_the_milestones_of_before(schedule: str, valu
     controller: Any = None
     scheduler.on_trial_add(controller, new)
     assert scheduler.on_trial_result(controller, new, {TIME: 1, METRIC: value}) == decision
+
+
+@pytest.mark.parametrize("schedule", ["asha", "median"])
+def test_of_trials_without_an_objective_none_goes_on_beside_better_ones_or_its_likes(schedule: str) -> None:
+    scheduler = make_scheduler(make_config(schedule=schedule), [])
+    controller: Any = None
+
+    def pass_milestone(number: int, name: str, value: float | None) -> str:
+        trial: Any = trials[name] if name in trials else trials.setdefault(name, Trial(name))
+        if number == 1:
+            scheduler.on_trial_add(controller, trial)
+        result = {TIME: number, METRIC: WORST if value is None else value}
+        return str(scheduler.on_trial_result(controller, trial, result))
+
+    trials: dict[str, Trial] = {}
+    for name in ("t0000", "t0001", "t0002", "t0003"):
+        first = pass_milestone(1, name, None)
+    assert first == "STOP"
+    assert [pass_milestone(1, f"t{number:04d}", number / 10) for number in range(4, 8)] == ["CONTINUE"] * 4
+    assert pass_milestone(1, "t0008", None) == "STOP"
+    # One that had the best objective and lost it is no better.
+    assert [pass_milestone(2, f"t{number:04d}", 0.5) for number in (4, 5, 6)] == ["CONTINUE"] * 3
+    assert pass_milestone(2, "t0007", None) == "STOP"
+
+
+def test_folders_of_killed_drivers_are_removed_and_those_of_living_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = tmp_path / "dcgan_dist-tune-killed"
+    (killed / "sweep").mkdir(parents=True)
+    with scratch_folder() as living:
+        for folder in (killed, Path(living)):
+            os.utime(folder, (0, 0))
+        with scratch_folder() as mine:
+            assert {path.name for path in tmp_path.iterdir()} == {Path(living).name, Path(mine).name}
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_trial_that_goes_on_is_not_compared_with_itself() -> None:
