@@ -19,7 +19,7 @@ train: setup
 	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
