@@ -473,7 +473,8 @@ def _replay(scheduler: Any, records: Iterable[TrialRecord]) -> None:
     passed = [
         (number, record.trial, milestone["objective"])
         for record in records
-        for number, milestone in enumerate(record.milestones, start=1)
+        # The last entry of a trial that diverged is where it did so.
+        for number, milestone in enumerate(record.milestones[: -1 if record.status == "diverged" else None], start=1)
     ]
     for trial in sorted({trial for _, trial, _ in passed}):
         scheduler.on_trial_add(None, _Past(trial))
@@ -518,8 +519,8 @@ class _Median(_WithoutTies, MedianStoppingRule):
 
     def _best_result(self, trial: Any) -> float:
         """Return a trial's best result, but of one that has no objective any more the newest."""
-        newest = float(self._results[trial][-1][METRIC])
-        return newest if newest <= WORST else float(super()._best_result(trial))
+        told = [float(result[METRIC]) for result in self._results[trial]]
+        return told[-1] if told[-1] <= WORST else max(told)
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         return str(TrialScheduler.CONTINUE)
