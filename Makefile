@@ -16,9 +16,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: setup
 	$(BIN)/python -m dcgan_dist.train --config configs/rooms.yaml
 	$(BIN)/python -m dcgan_dist.evaluate --run runs/rooms --task rooms --cs 1e-4,1e-3 --baselines random
+	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

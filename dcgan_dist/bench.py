@@ -15,10 +15,12 @@ PROG = "dcgan-dist bench"
 WHAT = {
     "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
     "launch": "images/s of two workers under Ray Train beside torchrun",
+    "sweep": "total time of 100 short trials of a sweep beside that of their training alone, two at a time",
     "features": "features a second of the ImageNet net beside a plain evaluation loop in float32",
     "svm": "seconds to fit the linear SVM of the scores beside scikit-learn's LinearSVC, and its peak memory",
     "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
     "streaming": "images/s from a slow and flaky server on this host, beside a good one and the local disk",
+    "report": "seconds and memory to read 10,000 runs and write their table, beside Ray Tune's ResultGrid",
     "dedup": "near-duplicates found among planted ones, and false ones, in $DCGAN_DIST_DATA (without it, in rooms)",
     "stability": "verdicts on runs made to fail on purpose, on faces of $DCGAN_DIST_DATA (without it, on rooms)",
 }

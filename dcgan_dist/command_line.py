@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,7 +17,9 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dcgan_dist.config import ALTERNATIVES, declared_types, describe_type, unknown_setting
-from dcgan_dist.errors import ConfigError, DcganDistError, Stopped
+from dcgan_dist.errors import ConfigError, DcganDistError, Stopped, StorageError
+from dcgan_dist.parallel import yield_idle_cores
+from dcgan_dist.results.storage import read_file
 
 Settings = TypeVar("Settings")
 
@@ -33,9 +34,11 @@ class _Parser(ArgumentParser):
         raise ConfigError(_one_line(message))
 
 
-def _make_parser(settings_class: type, prog: str | None = None, description: str | None = None) -> _Parser:
+def _make_parser(
+    settings_class: type, prog: str | None = None, description: str | None = None, words: str = ""
+) -> _Parser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    usage = "%(prog)s [--config FILE] [--SETTING VALUE ...]"
+    usage = f"%(prog)s {words}[--config FILE] [--SETTING VALUE ...]"
     parser = _Parser(prog=prog, description=description, usage=usage, exit_on_error=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; later files and options override it.")
     parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
@@ -67,15 +70,25 @@ def _flatten_mapping(mapping: dict[Any, Any], known: Sequence[str], prefix: str 
     return flat
 
 
+def _read_text(path: str) -> str:
+    if "://" not in path:
+        return Path(path).read_text(encoding="utf-8")
+    folder, _, name = path.rpartition("/")
+    content = read_file(folder, name)
+    if content is None:
+        raise FileNotFoundError(f"there is no {path}")
+    return content.decode()
+
+
 def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]:
-    """Return the settings of a YAML file as ``{"optim.lr": 2e-4, ...}``; values are as YAML reads them.
+    """Return the settings of a YAML file, a path or URL, as ``{"optim.lr": 2e-4, ...}``; values are as YAML reads them.
 
     Raises:
         ConfigError: no such file, not YAML, or an unknown key.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(_read_text(str(path)))
+    except (OSError, UnicodeDecodeError, StorageError) as error:
         raise ConfigError(f"cannot read the config file {str(path)!r}: {_one_line(str(error))}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the config file {str(path)!r} is not YAML: {_one_line(str(error))}") from error
@@ -113,14 +126,54 @@ def _read_arguments(arguments: Sequence[str], types: dict[str, Any]) -> tuple[li
     return files, values
 
 
-def parse_settings(settings_class: type[Settings], arguments: Sequence[str], prog: str, description: str) -> Settings:
+def split_words(arguments: Sequence[str], optional: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the words that belong to no setting, and the settings for `parse_settings`.
+
+    Args:
+        arguments: the command line; after `--` all are words.
+        optional: settings that can be given without a number, and the one that is meant then.
+    """
+    words: list[str] = []
+    settings: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return words + rest, settings
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            continue
+        settings.append(word)
+        name, has_value, _ = word.removeprefix("--").partition("=")
+        if has_value or word in ("-h", "--help"):
+            continue
+        if name in optional and not (rest and _is_number(rest[0])):
+            settings.append(optional[name])
+        elif rest and not rest[0].startswith("--"):
+            settings.append(rest.pop(0))
+    return words, settings
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_settings(
+    settings_class: type[Settings], arguments: Sequence[str], prog: str, description: str, words: str = ""
+) -> Settings:
     """Read settings: defaults, then each ``--config FILE``, then ``--key value``, each over the one before.
+
+    `words` is what the usage shows for arguments that are no settings, such as ``DIR ... ``.
 
     Raises:
         ConfigError: unknown key, wrong type, or value out of range; the message names the key and the value.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        _make_parser(settings_class, prog, description).print_help()
+        _make_parser(settings_class, prog, description, words).print_help()
         raise SystemExit(0)
     files, overrides = _read_arguments(arguments, declared_types(settings_class))
     values: dict[str, Any] = {}
@@ -179,17 +232,6 @@ def _is_accepted(parser: _Parser, word: str) -> bool:
     return True
 
 
-def yield_idle_cores() -> None:
-    """Have OpenMP's threads spin only briefly while they wait; to be called before torch is imported.
-
-    Where other programs share the cores, threads that spin take the time of the very thread they wait for: a training
-    step then becomes many times slower (docs/benchmarks.md). 1000 turns is what libgomp itself takes where a program
-    has more threads than there are cores. A value of the user's own is left as it is.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-
 @contextmanager
 def ended_by_sigterm(way_out: str) -> Iterator[None]:
     """Have SIGTERM end the block as an error does, so that all that was started ends in good order.
@@ -221,4 +263,12 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
     return 0
 
 
-__all__ = ["build_settings", "ended_by_sigterm", "parse_settings", "read_yaml_settings", "run"]
+__all__ = [
+    "build_settings",
+    "ended_by_sigterm",
+    "parse_settings",
+    "read_yaml_settings",
+    "run",
+    "split_words",
+    "yield_idle_cores",
+]

@@ -434,6 +434,9 @@ class EvaluateConfig:
     out, the test images are split off `data`. For fidelity, real images to compare with `data` as samples are (left
     out, others of `data`); for memorisation, images like those trained on that were not among them (left out for
     rooms, other rooms)."""
+    images: int | None = None
+    """Most labelled images of `data`, and of `test_data`, that are looked at, drawn evenly by the seed: a cheaper and
+    less certain score. Left out, all. Not for fidelity and memorisation, which have `samples`."""
     step: str = "latest"
     """Which checkpoints to score: `latest`, `all`, or a step."""
     labels_per_class: int | None = None
@@ -497,6 +500,7 @@ class EvaluateConfig:
         is_step = self.step in ("latest", "all") or self.step.isdecimal()
         _require(is_step, "step", self.step, "take a step, latest or all")
         for key in (
+            "images",
             "draws",
             "validation",
             "test",
@@ -655,7 +659,8 @@ class SweepConfig(Config):
     milestones: int = 4
     """At how many evenly spaced steps of its run a trial is sampled, saved, scored, and may be stopped early."""
     reduction: float = 2.0
-    """asha: of the trials that reach a milestone, one in this many goes on."""
+    """asha: of the trials that reach a milestone whose number is a power of this (1, 2, 4 and so on), one in this many
+    goes on."""
     objective: str = "representation"
     """What is maximised: scores separated by commas, each with an optional weight (`representation:1,coverage:0.5`).
     With weights their weighted sum, without them the first one, the others for the Pareto front (and for optuna).
@@ -684,6 +689,38 @@ class SweepConfig(Config):
         _require(1 < self.reduction < math.inf, "reduction", self.reduction, "take a number above 1")
         _require(self.cpus_per_trial > 0, "cpus_per_trial", self.cpus_per_trial, "take a positive number")
         _require(0 <= self.gpus_per_trial < math.inf, "gpus_per_trial", self.gpus_per_trial, "take 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Settings of `report`."""
+
+    output: str = "report.html"
+    """The page; trials.csv, trials.parquet, metrics.parquet and, for many trials, report_files/ go beside it."""
+    watch: float | None = None
+    """Look again every so many seconds (`--watch` alone: 10) until all that was found has ended."""
+    cache: str | None = None
+    """Folder in which what was read is kept for next time. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.output), "output", self.output, "name a file, such as report.html")
+        _require(self.watch is None or 1 <= self.watch < math.inf, "watch", self.watch, "take 1 second or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Settings of `compare`."""
+
+    sort: str | None = None
+    """Column of trials.csv to sort by, such as final.loss_d; with a - before it, falling. Left out, the objective, best
+    first, or a score."""
+    rows: int = 50
+    """Most trials that are shown; 0 for all."""
+    cache: str | None = None
+    """Folder in which what was read is kept for next time. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
+
+    def __post_init__(self) -> None:
+        _require(self.rows >= 0, "rows", self.rows, "take 0 (for all) or more")
 
 
 def declared_types(settings_class: type, prefix: str = "") -> dict[str, str]:

@@ -11,6 +11,7 @@
     │   └── ClusterError             more workers than the cluster has
     ├── StorageError             1   results could not be written or read back: full disk, object storage out of reach
     ├── WorkerFailed             1   a worker process died and was not replaced
+    ├── TrialsFailed             1   every single trial of a sweep failed
     ├── Diverged                 3   a loss or gradient became non-finite; never retried
     └── Stopped              128+n   ended by signal n after a last checkpoint
 
@@ -58,6 +59,10 @@ class StorageError(DcganDistError):
 
 class WorkerFailed(DcganDistError):
     """A worker process died and ``cluster.max_failures`` does not allow another try."""
+
+
+class TrialsFailed(DcganDistError):
+    """Every single trial of a sweep failed."""
 
 
 class Diverged(DcganDistError):

@@ -18,42 +18,9 @@ from dcgan_dist.config import EvaluateConfig, override
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool
+from dcgan_dist.results.published import PUBLISHED
 
 PROG = "dcgan-dist evaluate"
-
-# Accuracies in percent, as the paper's Tables 1 to 3 have them (2 and 3 give errors; 3 is for 50,000 samples).
-PUBLISHED: dict[tuple[str, str], tuple[tuple[str, str, str], ...]] = {
-    ("cifar10", "full"): (
-        ("1-layer k-means", "80.6", "4800"),
-        ("3-layer k-means, learned RF", "82.0", "3200"),
-        ("view-invariant k-means", "81.9", "6400"),
-        ("Exemplar CNN", "84.3", "1024"),
-        ("DCGAN + L2-SVM", "82.8", "512"),
-    ),
-    ("cifar10", "400-per-class"): (
-        ("1-layer k-means", "63.7 ± 0.7", "4800"),
-        ("3-layer k-means, learned RF", "70.7 ± 0.7", "3200"),
-        ("view-invariant k-means", "72.6 ± 0.7", "6400"),
-        ("Exemplar CNN", "77.4 ± 0.2", "1024"),
-        ("DCGAN + L2-SVM", "73.8 ± 0.4", "512"),
-    ),
-    ("mnist", "1-nn"): (
-        ("real data", "96.9", ""),
-        ("GAN", "93.72", ""),
-        ("DCGAN", "97.02", ""),
-    ),
-    ("svhn", "100-per-class"): (
-        ("KNN", "22.07", ""),
-        ("TSVM", "33.45", ""),
-        ("M1+KNN", "34.37", ""),
-        ("M1+TSVM", "45.67", ""),
-        ("M1+M2", "63.98", ""),
-        ("SWWAE without dropout", "72.17", ""),
-        ("SWWAE with dropout", "76.44", ""),
-        ("DCGAN + L2-SVM", "77.52", ""),
-        ("supervised CNN, same architecture (validation)", "71.13", ""),
-    ),
-}
 
 
 def _command(arguments: Sequence[str]) -> None:

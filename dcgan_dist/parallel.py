@@ -85,6 +85,17 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def yield_idle_cores() -> None:
+    """Have OpenMP's threads spin only briefly while they wait; to be called before torch is imported.
+
+    Where other programs share the cores, threads that spin take the time of the very thread they wait for: a training
+    step then becomes many times slower (docs/benchmarks.md). 1000 turns is what libgomp itself takes where a program
+    has more threads than there are cores. A value of the user's own is left as it is.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 class _Duty:
     """What a worker is at, and whether its pool has ended."""
 

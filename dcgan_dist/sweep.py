@@ -12,6 +12,7 @@ from pathlib import Path
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.locations import lasting_output
+from dcgan_dist.report import write_report
 
 PROG = "dcgan-dist sweep"
 
@@ -22,8 +23,12 @@ def sweep_command(arguments: Sequence[str]) -> None:
     location = lasting_output(sweep_location(config))
     yield_idle_cores()
     from dcgan_dist.launch.ray_tune import run_sweep
+    from dcgan_dist.sweeps.table import print_results
 
-    run_sweep(config, location)
+    run_sweep(config, location, print_results)
+    # Of a sweep on object storage the page is kept here.
+    folder = Path("sweeps") / config.name if "://" in location else Path(location)
+    write_report([location], folder / "report.html")
 
 
 def sweep_location(config: SweepConfig) -> str:

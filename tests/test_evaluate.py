@@ -5,16 +5,23 @@ import os
 import pickle
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from safetensors.torch import load_file, save_file
 
+from dcgan_dist.config import EvaluateConfig
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.images import encode
 from dcgan_dist.data.sources import CIFAR10_CLASSES
 from dcgan_dist.evaluate import main
+from dcgan_dist.evaluation.feature_files import RawPixels
+from dcgan_dist.evaluation.features import DiscriminatorFeatures, load_discriminator
+from dcgan_dist.evaluation.scoring import Evaluation
+from dcgan_dist.parallel import LocalPool
 from dcgan_dist.prepare import main as prepare
 from dcgan_dist.results.checkpoints import read_checkpoint, write_checkpoint
 from tests.conftest import train
@@ -95,6 +102,49 @@ def test_all_steps_are_gone_on_with_where_a_former_command_ended(run, capsys):
     assert [before["seconds"] == after["seconds"] for before, after in zip(first, again, strict=True)].count(False) <= 1
     for change in ("--cs=1e-2", "--data=rooms:300", "--test=100"):
         assert "scored before" not in status(capsys, *words, change)[1]
+
+
+def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
+    seen = []
+    extract = DiscriminatorFeatures.__call__
+
+    def counting(extractor, images):
+        seen.append(len(images))
+        return extract(extractor, images)
+
+    monkeypatch.setattr(DiscriminatorFeatures, "__call__", counting)
+    sets = ("--data=rooms:410", "--test-data=rooms:150")  # of no other test: their features are kept
+    words = ("--run", run, *FAST, *sets, "--baselines=kmeans", "--centroids=20", "--patches=500")
+    assert status(capsys, *words, "--images=90")[0] == 0
+    assert sum(seen) == 90 + 90, "of the data, and of the test set"
+    fewer = entries(run)
+    assert {entry["protocol"] for entry in fewer} == {"full/90-images"}
+    assert {entry["features"] for entry in fewer if entry["method"] == "kmeans-20"} == {80}
+    split = fewer[0]["split"]
+    assert (split["train"] + split["validation"], split["test"]) == (90, 90)
+    assert status(capsys, *words, "--images=90", "--keep-features=false")[0] == 0
+    assert sum(seen) == 180, "the same ones again"
+    assert [entry["metrics"] for entry in entries(run)] == [entry["metrics"] for entry in fewer]
+    assert status(capsys, *words, "--images=100000")[0] == 0
+    assert sum(seen) == 180 + 410 + 150
+    whole = [entry["metrics"] for entry in entries(run) if entry["protocol"] == "full/100000-images"]
+    assert status(capsys, *words)[0] == 0
+    assert whole == [entry["metrics"] for entry in entries(run) if entry["protocol"] == "full"]
+
+
+def test_images_looked_at_are_spread_over_the_whole_set(run):
+    config = EvaluateConfig(task="folder", data="rooms:400", images=200, device="cpu")
+    model = load_discriminator(str(run), 24).model
+    evaluation = Evaluation(config, model, torch.device("cpu"), LocalPool(1))
+    values, _ = evaluation.values(RawPixels(model.image_size, model.channels))
+    everything = Evaluation(replace(config, images=None), model, torch.device("cpu"), LocalPool(1))
+    rows, _ = everything.values(RawPixels(model.image_size, model.channels))
+    number_of = {row.tobytes(): number for number, row in enumerate(rows)}
+    numbers = np.array([number_of[row.tobytes()] for row in values])
+    assert (np.diff(numbers) > 0).all()
+    assert all(30 < count < 70 for count in np.histogram(numbers, 4, (0, 400))[0])
+    labels = everything.questions[0].partition.labels
+    np.testing.assert_array_equal(evaluation.questions[0].partition.labels, labels[numbers])
 
 
 def test_few_labels_are_drawn_many_times(run, capsys):
@@ -259,6 +309,9 @@ def break_weights(run, broken):
         (["--run=HERE/run", "--task=folder", "--data=HERE/pictures"], "has no labels"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/cut.tar.gz"], "cut.tar.gz"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/shards"], "is damaged: it has"),
+        (["--run=HERE/run", "--task=svhn", "--data=HERE/val_32x32.mat"], "name it train_32x32.mat, test_32x32.mat"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--images=0"], "images is 0"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--images=1"], "with --images 1 has 1 labelled"),
         (["--run=HERE/nan", "--task=folder", "--data=rooms:400"], "step 24 are NaN from layer 2 of 2 on"),
         (["--run=HERE/bare", "--task=folder", "--data=rooms:400"], "HERE/bare has no checkpoint yet"),
         (["--run=HERE/grey", "--task=folder", "--data=rooms:400"], "trained on grey images"),

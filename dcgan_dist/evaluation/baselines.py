@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import mmap
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,10 @@ _TRAINING_BLOCK = 8192  # rows that distances are computed to at once
 
 @dataclass(frozen=True)
 class Pixels:
-    """Rows of uint8 pixels seen as float32 in [-1, 1]."""
+    """Rows of uint8 pixels seen as float32 in [-1, 1].
+
+    To another process, those of a memory map go as the name of its file, which it has to see.
+    """
 
     values: Array
 
@@ -31,6 +36,17 @@ class Pixels:
     def __getitem__(self, rows: Rows) -> Array:
         """See `Values`."""
         return self.values[rows].astype(np.float32) / 127.5 - 1
+
+    def __reduce__(self) -> tuple[Callable[..., Pixels], tuple[Any, ...]]:
+        """Return how to make it again, for pickling."""
+        values = self.values
+        if isinstance(values, np.memmap) and isinstance(values.base, mmap.mmap):  # the whole of the map, no part of it
+            return _mapped, (str(values.filename), values.dtype.str, values.offset, values.shape)
+        return Pixels, (values,)
+
+
+def _mapped(path: str, dtype: str, offset: int, shape: tuple[int, ...]) -> Pixels:
+    return Pixels(np.memmap(path, dtype, "r", offset, shape))
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,8 @@ class DiscriminatorFeatures:
     weights: str
     key: str
     model: ModelConfig
+    image_size: int
+    channels: int
     image_range: tuple[float, float]
     step: int | None
     pooling: Pooling
@@ -216,18 +218,6 @@ class DiscriminatorFeatures:
     dtype: str
     device: str
     dimension: int
-
-    @property
-    def image_size(self) -> int:
-        """See `Extractor`."""
-        assert self.model.image_size is not None
-        return self.model.image_size
-
-    @property
-    def channels(self) -> int:
-        """See `Extractor`."""
-        assert self.model.channels is not None
-        return self.model.channels
 
     def __call__(self, images: Pixels) -> Array:
         """See `Extractor`.
@@ -332,6 +322,8 @@ def prepare_extractor(
         weights=str(path),
         key=f"discriminator-{name}-{pooling}-{precision}",
         model=trained.model,
+        image_size=trained.image_size,
+        channels=trained.channels,
         image_range=trained.image_range,
         step=trained.step,
         pooling=pooling,

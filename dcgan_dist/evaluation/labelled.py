@@ -112,10 +112,23 @@ def _has_mat(place: Path) -> bool:
     return place.suffix == ".mat" or (place.is_dir() and any(place.glob("*.mat")))
 
 
+_SVHN_FILES: dict[str, Split] = {
+    "train_32x32.mat": "train",
+    "test_32x32.mat": "test",
+    "extra_32x32.mat": "extra",
+}
+
+
 def _split_of(path: str) -> Split | None:
-    """Return the part of SVHN that a file is, None for what is no such file."""
-    splits: dict[str, Split] = {f"{split}_32x32.mat": split for split in ("train", "test", "extra")}
-    return splits.get(Path(path).name)
+    """Return the part of SVHN that a file is, None for what is no such file.
+
+    Raises:
+        DataError: it is named like one, and is none.
+    """
+    name = Path(path).name
+    if name.endswith("_32x32.mat") and name not in _SVHN_FILES:
+        raise DataError(f"{path!r} is none of SVHN's files: name it {', '.join(_SVHN_FILES)}, as what it is")
+    return _SVHN_FILES.get(name)
 
 
 def _made(source: Source, kind: str, image_size: int, channels: int, cache: Path) -> Dataset:

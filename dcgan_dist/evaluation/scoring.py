@@ -38,6 +38,7 @@ from dcgan_dist.evaluation.tasks import (
     Score,
     Values,
     divide,
+    permutation,
     score_draws,
     score_full,
 )
@@ -53,7 +54,7 @@ _CNN_DRAWS = 5
 # Settings that decide the score of every method, and those of some alone.
 _DECIDING = (
     *("labels_per_class", "draws", "choosing_draws", "validation", "test", "cs", "pooling", "statistics", "unlabelled"),
-    *("precision", "store", "seed"),
+    *("precision", "store", "images", "seed"),
 )
 _DECIDING_FOR = {"kmeans": ("centroids", "patches"), "cnn": ("trials", "epochs")}
 _MNIST_SAMPLES = 50_000
@@ -102,6 +103,7 @@ class Evaluation:
         self.test_data = None
         if config.test_data is not None:
             self.test_data = self._open(config.test_data, "test")
+        self._looked_at: list[Rows | None] = []  # numbers of images of the data and of the test set, ascending
         self.questions = self._questions()
         svhn = config.task == "svhn"
         given, draws = config.labels_per_class, config.draws
@@ -116,12 +118,10 @@ class Evaluation:
         config, data, test = self.config, self.data, self.test_data
         if test is not None and test.classes != data.classes:
             raise DataError(f"test_data {test.path!r} has other classes than data {data.path!r}")
-        labels: dict[str, Labels] = {"class": class_labels(data)} if config.task != "rooms" else room_labels(data)
-        tests: dict[str, Labels] = {}
-        if test is not None:
-            tests = {"class": class_labels(test)} if config.task != "rooms" else room_labels(test)
+        labels = self._labels(data)
+        tests: dict[str, Labels] = {} if test is None else self._labels(test)
         validation = config.validation
-        if validation is None and config.task == "svhn" and data.count >= 2 * _SVHN_VALIDATION:
+        if validation is None and config.task == "svhn" and len(labels["class"]) >= 2 * _SVHN_VALIDATION:
             validation = _SVHN_VALIDATION
         return [
             _Question(
@@ -132,12 +132,23 @@ class Evaluation:
                     test=config.test,
                     validation=validation,
                     test_labels=tests.get(name),
-                    where=repr(data.path),
+                    where=repr(data.path) if config.images is None else f"{data.path!r} with --images {config.images}",
                 ),
                 data.classes if name == "class" else (),
             )
             for name, of_all in labels.items()
         ]
+
+    def _labels(self, data: Dataset) -> dict[str, Labels]:
+        """Return the labels of the images of a set that are looked at, and remember which those are."""
+        labels = room_labels(data) if self.config.task == "rooms" else {"class": class_labels(data)}
+        usable, most = np.flatnonzero(next(iter(labels.values())) >= 0), self.config.images
+        if most is None or most >= len(usable):
+            self._looked_at.append(None)
+            return labels
+        rows = np.sort(usable[permutation(len(usable), self.config.seed, "images")[:most]])
+        self._looked_at.append(rows)
+        return {name: of_all[rows] for name, of_all in labels.items()}
 
     @property
     def protocol(self) -> str:
@@ -147,22 +158,22 @@ class Evaluation:
         parts += [config.pooling] * (config.pooling != "paper")
         parts += [config.statistics] * (config.statistics != "running")
         parts += [config.precision] * (config.precision != "fp32")
+        parts += [f"{config.images}-images"] * (config.images is not None)
         parts += [f"seed-{config.seed}"] * (config.seed != 0)
         return "/".join(parts)
 
     def values(self, extractor: Extractor) -> tuple[Any, Any]:
         """Return the rows of the data and of the test set (the same where there is none) by an extractor."""
         rows = []
-        for data in (self.data, self.test_data):
-            if data is None:
-                continue
+        sets = [self.data] if self.test_data is None else [self.data, self.test_data]
+        for data, chosen in zip(sets, self._looked_at, strict=True):
             line = ProgressLine(f"features of {data.path}")
 
             def report(done: int, count: int, line: ProgressLine = line) -> None:
                 line(done, done / count, 0)
 
             try:
-                rows.append(self.files.get(extractor, data, self._pool, report))
+                rows.append(self.files.get(extractor, data, self._pool, report, chosen))
             finally:
                 line.close()
         return rows[0], rows[-1]
@@ -350,7 +361,7 @@ class Evaluation:
         extractor = fit_kmeans(
             pixels,
             train,
-            self.data.digest,
+            self.data.digest if self._looked_at[0] is None else f"{self.data.digest}-{config.images}-{config.seed}",
             self.cache,
             image_size=self.image_size,
             channels=self.channels,
@@ -366,7 +377,15 @@ class Evaluation:
         begun = time.perf_counter()
         config = self.config
         trials = tuple(float(number) for number in range(config.trials))
-        learner = SupervisedCNN(self.model, config.epochs, config.seed, self.device, trials)
+        learner = SupervisedCNN(
+            self.model,
+            config.epochs,
+            config.seed,
+            self.device,
+            trials,
+            pool=self._pool,
+            workers_device=self._workers_device,
+        )
         fewer = replace(config, choosing_draws=1)  # a trial is a training
         entry = self.score("cnn", learner, *self._pixel_values(), begun, fewer, min(self.draws, _CNN_DRAWS))
         chosen = entry["trial"] if isinstance(entry["trial"], dict) else {"class": entry["trial"]}

@@ -1,14 +1,17 @@
 """The supervised control of section 5.2: a classifier of the discriminator's architecture, trained on the labels.
 
 Its learning rate, L2 penalty, momentum and dropout come from a random search, whose trials are judged on validation
-images: as a `Learner`, a trial is the number that is chosen.
+images: as a `Learner`, a trial is the number that is chosen. Trials are independent tasks, several at a time where the
+pool has several processes, as that of a cluster has.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from dcgan_dist.config import ModelConfig
 from dcgan_dist.evaluation.labelled import Labels
 from dcgan_dist.evaluation.tasks import Classifier, Rows, Values, permutation
 from dcgan_dist.models import build_networks, initialise
+from dcgan_dist.parallel import LocalPool, TaskPool
 
 BATCH = 128
 _PREDICTED = 256
@@ -81,7 +85,17 @@ class _Network(nn.Module):
 
 @dataclass(frozen=True)
 class SupervisedCNN:
-    """Trains such classifiers; `grid` has the numbers of the trials."""
+    """Trains such classifiers; `grid` has the numbers of the trials.
+
+    Attributes:
+        model: of the discriminator.
+        epochs: passes over the labels.
+        seed: of trials, weights and order.
+        device: where to predict.
+        grid: numbers of the trials.
+        pool: the processes that train.
+        workers_device: what those compute on; `device` if None.
+    """
 
     model: ModelConfig
     epochs: int
@@ -89,40 +103,68 @@ class SupervisedCNN:
     device: torch.device
     grid: tuple[float, ...]
     parameter: str = "trial"
+    pool: TaskPool = field(default_factory=lambda: LocalPool(1))
+    workers_device: str | None = None
 
     def fit(
         self, values: Values, labels: Labels, draws: Sequence[Rows], grid: Sequence[float], classes: int
     ) -> Iterator[Sequence[Classifier]]:
         """See `Learner`."""
-        for rows in draws:
-            yield [self._train(values, labels, rows, draw_trial(self.seed, int(number)), classes) for number in grid]
+        where = self.workers_device or str(self.device)
+        trainings = (
+            _Training(self.model, self.epochs, self.seed, where, int(number), values, rows, labels[rows], classes)
+            for rows in draws
+            for number in grid
+        )
+        with closing(self.pool.run(_train, trainings)) as networks:
+            for _ in draws:
+                yield [network.to(self.device) for network in islice(networks, len(grid))]
 
-    def _train(self, values: Values, labels: Labels, rows: Rows, trial: Trial, classes: int) -> _Network:
-        # First weights and dropout are drawn from the global generator, which is left as it was.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
-            network = _Network(self.model, classes, trial.dropout, self.seed).to(self.device)
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            adam = torch.optim.Adam(
-                network.parameters(), lr=trial.lr, betas=(trial.beta1, 0.999), weight_decay=trial.l2, fused=True
-            )
-            size = min(BATCH, len(rows))
-            steps = self.epochs * (len(rows) // size)
-            loss_of = nn.CrossEntropyLoss()
-            network.train()
-            done = 0
-            for epoch in range(self.epochs):
-                order = rows[permutation(len(rows), self.seed, "cnn", epoch)]
-                for start in range(0, len(order) - size + 1, size):
-                    batch = order[start : start + size]
-                    for group in adam.param_groups:
-                        group["lr"] = trial.lr * 0.5 * (1 + math.cos(math.pi * done / steps))
-                    loss = loss_of(
-                        network(torch.from_numpy(values[batch]).to(self.device)),
-                        torch.from_numpy(labels[batch]).to(self.device),
-                    )
-                    adam.zero_grad()
-                    loss.backward()
-                    adam.step()
-                    done += 1
-        return network.eval()
+
+@dataclass(frozen=True)
+class _Training:
+    """One trial on one draw of labels."""
+
+    model: ModelConfig
+    epochs: int
+    seed: int
+    device: str
+    number: int
+    values: Values
+    rows: Rows
+    labels: Labels  # of those rows
+    classes: int
+
+
+def _train(training: _Training) -> _Network:
+    """Return the network that a trial gives, on the CPU."""
+    seed, rows, device = training.seed, training.rows, torch.device(training.device)
+    trial = draw_trial(seed, training.number)
+    # First weights and dropout are drawn from the global generator, which is left as it was.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        network = _Network(training.model, training.classes, trial.dropout, seed).to(device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        adam = torch.optim.Adam(
+            network.parameters(), lr=trial.lr, betas=(trial.beta1, 0.999), weight_decay=trial.l2, fused=True
+        )
+        size = min(BATCH, len(rows))
+        steps = training.epochs * (len(rows) // size)
+        loss_of = nn.CrossEntropyLoss()
+        network.train()
+        done = 0
+        for epoch in range(training.epochs):
+            order = permutation(len(rows), seed, "cnn", epoch)
+            for start in range(0, len(order) - size + 1, size):
+                batch = order[start : start + size]
+                for group in adam.param_groups:
+                    group["lr"] = trial.lr * 0.5 * (1 + math.cos(math.pi * done / steps))
+                loss = loss_of(
+                    network(torch.from_numpy(training.values[rows[batch]]).to(device)),
+                    torch.from_numpy(training.labels[batch]).to(device),
+                )
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+                done += 1
+    return network.eval().cpu()

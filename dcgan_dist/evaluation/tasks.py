@@ -297,10 +297,7 @@ def score_full(
     chosen, accuracies = choose(learner, values, partition, [partition.train], device)
     both = np.concatenate((partition.train, partition.validation))
     (models,) = learner.fit(values, partition.labels, [both], [chosen], partition.classes)
-    correct = _correct(models, test_values, partition, device)
-    share = float(correct.mean())
-    interval = wilson(int(correct.sum()), correct.shape[1])
-    return Score(100 * share, interval, correct.shape[1], chosen, accuracies, correct)
+    return _score(_correct(models, test_values, partition, device), chosen, accuracies)
 
 
 def score_draws(
@@ -340,11 +337,17 @@ def score_draws(
     chosen, accuracies = choose(learner, values, partition, draw("choice", choosing_draws), device)
     fits = learner.fit(values, partition.labels, draw("score", draws), [chosen], partition.classes)
     correct = _correct([models[0] for models in fits], test_values, partition, device)
+    return _score(correct, chosen, accuracies, draws)
+
+
+def _score(correct: npt.NDArray[np.bool_], chosen: float, accuracies: dict[float, float], draws: int = 0) -> Score:
+    """Return the score and its interval, from what was classified rightly, (1, n) or (draws, n)."""
     shares = 100 * correct.mean(axis=1)
-    mean, sigma = float(shares.mean()), float(shares.std(ddof=1)) if draws > 1 else 0.0
-    interval = (mean - Z95 * sigma, mean + Z95 * sigma)
-    if draws == 1:
-        interval = wilson(int(correct.sum()), correct.shape[1])
+    mean, sigma = float(shares.mean()), 0.0
+    interval = wilson(int(correct.sum()), correct.size)
+    if len(shares) > 1:
+        sigma = float(shares.std(ddof=1))
+        interval = (mean - Z95 * sigma, mean + Z95 * sigma)
     return Score(mean, interval, correct.shape[1], chosen, accuracies, correct, draws, sigma)
 
 

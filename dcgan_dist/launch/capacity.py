@@ -50,39 +50,45 @@ class Capacity:
         cpus = sum(cpus for _, cpus, _ in self.nodes)
         return f"the cluster has {_count(cpus, 'CPU')} and {_count(self.gpus, 'GPU')} on {_count(self.hosts, 'host')}"
 
-    def room(self, cpus_per_worker: float, uses_gpus: bool) -> int:
-        """How many workers fit; one cannot straddle two hosts."""
+    def room(self, cpus_per_worker: float, gpus_per_worker: float) -> int:
+        """How many workers fit; one cannot straddle two hosts, and a fraction of a GPU not two GPUs."""
         per_host = [
-            min(math.floor(cpus / cpus_per_worker + 1e-9), math.floor(gpus) if uses_gpus else 1 << 30)
+            min(math.floor(cpus / cpus_per_worker + 1e-9), _shares(gpus, gpus_per_worker))
             for _, cpus, gpus in self.nodes
         ]
         return sum(per_host)
 
-    def check(self, config: Config) -> bool:
-        """Return whether the workers take a GPU each; where there is no room for them, say so and wait, or refuse.
+    def check(self, config: Config, gpus_per_worker: float | None = None, *, quiet: bool = False) -> float:
+        """Return how many GPUs each worker takes; where there is no room for them, say so and wait, or refuse.
+
+        Args:
+            config: `cluster` of it says how many workers there are and what each takes.
+            gpus_per_worker: what each takes of GPUs. Left out, one where the cluster has any and they may be used.
+            quiet: whether to wait without saying so.
 
         Raises:
             ClusterError: too few CPUs or GPUs, in all or free ones, and `cluster.wait` is off.
         """
         wanted, device = config.cluster, config.training.device
-        uses_gpus = self.gpus >= 1 and device != "cpu"
-        if device == "cuda" and not uses_gpus and not wanted.wait:
-            raise ClusterError(f"training.device is 'cuda', but {self}: take cpu, or --cluster.wait true")
-        uses_gpus = uses_gpus or device == "cuda"
-        room = self.room(wanted.cpus_per_worker, uses_gpus)
+        if gpus_per_worker is None:
+            gpus_per_worker = float(device == "cuda" or (self.gpus >= 1 and device != "cpu"))
+            if device == "cuda" and self.gpus < 1 and not wanted.wait:
+                raise ClusterError(f"training.device is 'cuda', but {self}: take cpu, or --cluster.wait true")
+        room = self.room(wanted.cpus_per_worker, gpus_per_worker)
         if room < wanted.workers:
             shortage = f"{self}, room for {room}"
-        elif not _are_free(resources_per_worker(wanted, uses_gpus), wanted.workers):
+        elif not _are_free(resources_per_worker(wanted, gpus_per_worker), wanted.workers):
             shortage = f"{self}, and others are using them"
         else:
-            return uses_gpus
+            return gpus_per_worker
         if not wanted.wait:
             raise ClusterError(
-                f"cluster.workers is {wanted.workers}, {_each(wanted, uses_gpus)} each, but {shortage}: take fewer "
-                "workers, change --cluster.cpus_per_worker or --training.device, or wait with --cluster.wait true"
+                f"cluster.workers is {wanted.workers}, {_each(wanted, gpus_per_worker)} each, but {shortage}: take "
+                "fewer workers, change --cluster.cpus_per_worker or --training.device, or wait with --cluster.wait true"
             )
-        print(f"waiting for {self.wanted(wanted)}: {shortage}", flush=True)
-        return uses_gpus
+        if not quiet:
+            print(f"waiting for {self.wanted(wanted)}: {shortage}", flush=True)
+        return gpus_per_worker
 
     @staticmethod
     def wanted(cluster: ClusterConfig) -> str:
@@ -90,9 +96,16 @@ class Capacity:
         return f"{cluster.workers} workers"
 
 
-def resources_per_worker(cluster: ClusterConfig, uses_gpus: bool) -> dict[str, float]:
+def resources_per_worker(cluster: ClusterConfig, gpus: float) -> dict[str, float]:
     """Return what Ray sets aside for each worker, by Ray's names."""
-    return {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if uses_gpus else {})
+    return {"CPU": cluster.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+
+
+def _shares(gpus: float, each: float) -> int:
+    """How many workers a host's GPUs are enough for."""
+    if not each:
+        return 1 << 30
+    return math.floor(gpus) * math.floor(1 / each + 1e-9) if each < 1 else math.floor(gpus / each + 1e-9)
 
 
 def _are_free(each: dict[str, float], workers: int) -> bool:
@@ -106,8 +119,8 @@ def _are_free(each: dict[str, float], workers: int) -> bool:
         time.sleep(0.5)
 
 
-def _each(cluster: ClusterConfig, uses_gpus: bool) -> str:
-    return _count(cluster.cpus_per_worker, "CPU") + (" and a GPU" if uses_gpus else "")
+def _each(cluster: ClusterConfig, gpus: float) -> str:
+    return _count(cluster.cpus_per_worker, "CPU") + (f" and {_count(gpus, 'GPU')}" if gpus else "")
 
 
 def _count(number: float, name: str) -> str:

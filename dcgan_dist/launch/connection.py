@@ -14,6 +14,8 @@ from ray.exceptions import RayError
 
 from dcgan_dist.errors import ClusterError
 
+STARTS = 3  # attempts to start a cluster of this machine
+
 
 @contextlib.contextmanager
 def connected_cluster() -> Iterator[None]:
@@ -28,20 +30,42 @@ def connected_cluster() -> Iterator[None]:
         yield
         return
     _check_address(os.environ.get("RAY_ADDRESS", ""))
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except (RayError, ConnectionError, RuntimeError) as error:
-        address = os.environ.get("RAY_ADDRESS", "of this machine")
-        raise ClusterError(
-            f"cannot use the Ray cluster {address}: {last_line(error)}; one with token authentication takes "
-            "RAY_AUTH_MODE=token and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
-        ) from error
+    _connect()
     try:
         yield
     finally:
-        # Ray prints here what it has held back of its news of lost processes.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            ray.shutdown()
+        _disconnect()
+
+
+def _connect() -> None:
+    """Call ray.init, again where the processes of a new cluster did not start in time."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except (RayError, ConnectionError, RuntimeError) as error:
+            address = os.environ.get("RAY_ADDRESS", "of this machine")
+            raise ClusterError(
+                f"cannot use the Ray cluster {address}: {last_line(error)}; one with token authentication takes "
+                "RAY_AUTH_MODE=token and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+            ) from error
+        except Exception as error:
+            # A bare Exception is what Ray raises where its processes took longer than the 30 s that it gives them.
+            if "timed out during startup" not in str(error):
+                raise
+            _disconnect()
+            if not left:
+                raise ClusterError(
+                    f"a Ray cluster of this machine did not start in {STARTS} attempts of 30 s: the machine is too "
+                    "busy, so try again when it is less so"
+                ) from error
+        else:
+            return
+
+
+def _disconnect() -> None:
+    # Ray prints here what it has held back of its news of lost processes.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ray.shutdown()
 
 
 def _check_address(address: str) -> None:

@@ -17,17 +17,22 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 import ray.train
 import ray.util
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.callback import ControllerCallback  # the public callback hears of no start
+from ray.train.v2._internal.execution.callback import (  # the public callback hears of no start
+    ControllerCallback,
+    WorkerGroupCallback,
+)
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dcgan_dist.config import Config, override
@@ -45,6 +50,7 @@ from dcgan_dist.launch.switchboard import (
     Line,
     Lost,
     Metrics,
+    Placed,
     PostedStream,
     Sender,
     Settled,
@@ -83,6 +89,7 @@ class _Assignment:
     run_location: str
     session: str
     device: Literal["cpu", "cuda"]
+    gpus: float  # of each worker
     board: Handle
     marker: str | None  # a file that every host must see, for storage that is a folder
 
@@ -93,7 +100,7 @@ class _BoardReporter:
     def __init__(self, board: Handle, sender: Sender, is_leader: bool) -> None:
         self._sender = sender
         self._is_leader = is_leader
-        self._stopped = board.stopped.remote()
+        self._stopped: Future[bool] = board.stopped.remote().future()
 
     def report(self, metrics: dict[str, float], checkpoint_dir: str | None) -> None:
         """Pass a log line on, without waiting."""
@@ -102,12 +109,11 @@ class _BoardReporter:
 
     def should_stop(self) -> bool:
         """Whether the driver asked to stop; a look at local memory, no message."""
-        done, _ = ray.wait([self._stopped], timeout=0)
-        return bool(done)
+        return self._stopped.done()
 
 
-class _StartNotice(ControllerCallback):
-    """In Ray Train's controller: gives the driver the means to end it."""
+class _StartNotice(ControllerCallback, WorkerGroupCallback):
+    """In Ray Train's controller: gives the driver the means to end it, and to free what its workers hold."""
 
     def __init__(self, board: Handle) -> None:
         self._board = board
@@ -115,6 +121,11 @@ class _StartNotice(ControllerCallback):
     def after_controller_start(self, *_context: object) -> None:
         """Post the controller's handle."""
         Sender(self._board).post(Started(ray.get_runtime_context().current_actor))
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Post the group's placement, before its workers do anything."""
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        ray.get(Sender(self._board).post(Placed(group)))
 
 
 class _FailureNotice(ray.train.UserCallback):
@@ -177,23 +188,39 @@ def _require_shared(assignment: _Assignment, host: str) -> None:
         )
 
 
-def run_on_ray(config: Config, run_location: str, on_report: ReportHook | None = None) -> None:
+def run_on_ray(
+    config: Config,
+    run_location: str,
+    on_report: ReportHook | None = None,
+    *,
+    should_stop: Callable[[], bool] | None = None,
+    gpus_per_worker: float | None = None,
+    session: str = "",
+    quiet: bool = False,
+) -> None:
     """Train in `cluster.workers` processes of Ray Train, on a GPU each where the cluster has GPUs.
 
     Inside a Ray job, or where RAY_ADDRESS or `ray start` names a cluster, that one is used; elsewhere a cluster of this
     machine is started, and ended with the run. SIGTERM and SIGINT make the workers stop after a last checkpoint; a
-    second one ends the run at once.
+    second one ends the run at once. However it ends, its CPUs and GPUs are free again within about two seconds.
+
+    It may be called from any thread, also within a Ray actor; signals are then those of the thread's owner to handle.
 
     Args:
         config: the settings; `cluster` of them are for here.
         run_location: path or URL of the run directory.
-        on_report: called with the metrics of every log line, and the checkpoint made since the last one.
+        on_report: called with the metrics of every log line, and the newest checkpoint: that of the same step, if any.
+        should_stop: asked every half second at least; True stops the run as a signal does.
+        gpus_per_worker: GPUs, or a fraction of one, for each worker; 0 to train on CPUs. Left out, one each where the
+            cluster has GPUs and `training.device` is not `cpu`.
+        session: names the launch, whose writers of the run directory take over from each other; left out, a new one.
+        quiet: whether to print nothing, and to leave stdout as it is.
 
     Raises:
         ClusterError: the cluster has too few CPUs or GPUs, or its hosts share no storage.
         InputError: what a worker found wrong with the settings, the data or the run directory.
         Diverged: a loss or gradient became non-finite.
-        Stopped: ended by a signal.
+        Stopped: ended by a signal or `should_stop`.
         WorkerFailed: a worker died or failed more often than `cluster.max_failures` allows.
     """
     config = _with_absolute_paths(config)
@@ -201,29 +228,27 @@ def run_on_ray(config: Config, run_location: str, on_report: ReportHook | None =
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     with (
-        contextlib.redirect_stdout(WithoutRay(sys.stdout)),
+        contextlib.nullcontext() if quiet else contextlib.redirect_stdout(WithoutRay(sys.stdout)),
         connected_cluster(),
         tempfile.TemporaryDirectory(prefix="dcgan_dist-ray-") as scratch,
     ):
         capacity = Capacity.of_cluster()
-        uses_gpus = capacity.check(config)
+        gpus = capacity.check(config, gpus_per_worker, quiet=quiet)
         # Where there is no room yet, other hosts will join.
-        several = (
-            capacity.hosts > 1 or capacity.room(config.cluster.cpus_per_worker, uses_gpus) < config.cluster.workers
-        )
+        several = capacity.hosts > 1 or capacity.room(config.cluster.cpus_per_worker, gpus) < config.cluster.workers
         with _marker(config, several) as marker:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             board = ray.remote(Switchboard).options(num_cpus=0, scheduling_strategy=here).remote()
             assignment = _Assignment(
                 config=config,
                 run_location=run_location,
-                session=uuid.uuid4().hex,
-                device="cuda" if uses_gpus else "cpu",
+                session=session or uuid.uuid4().hex,
+                device="cuda" if gpus else "cpu",
+                gpus=gpus,
                 board=board,
                 marker=marker,
             )
-            trainer = _trainer(assignment, uses_gpus, scratch)
-            run = _Run(config, board, trainer, on_report)
+            run = _Run(config, board, _trainer(assignment, scratch), on_report, should_stop, quiet)
             try:
                 run.follow()
             except (WorkerFailed, Stopped) as error:
@@ -251,7 +276,7 @@ def _with_absolute_paths(config: Config) -> Config:
     )
 
 
-def _trainer(assignment: _Assignment, uses_gpus: bool, scratch: str) -> TorchTrainer:
+def _trainer(assignment: _Assignment, scratch: str) -> TorchTrainer:
     cluster = assignment.config.cluster
 
     def work() -> None:
@@ -259,14 +284,15 @@ def _trainer(assignment: _Assignment, uses_gpus: bool, scratch: str) -> TorchTra
 
     return TorchTrainer(
         work,
-        torch_config=NamedInterfaceConfig(),
+        # NCCL refuses two processes on one GPU.
+        torch_config=NamedInterfaceConfig(backend="gloo" if 0 < assignment.gpus < 1 else None),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers,
-            use_gpu=uses_gpus,
-            resources_per_worker=resources_per_worker(cluster, uses_gpus),
+            use_gpu=assignment.gpus > 0,
+            resources_per_worker=resources_per_worker(cluster, assignment.gpus),
         ),
         run_config=ray.train.RunConfig(
-            name="run",
+            name=uuid.uuid4().hex,  # Ray Train goes on with an earlier run of the same name
             storage_path=scratch,
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]  # mypy sees the older class of this name
                 max_failures=cluster.max_failures,
@@ -326,14 +352,26 @@ def _on_signals(handle: Callable[[int], None]) -> Iterator[None]:
 class _Run:
     """The driver's side of one run."""
 
-    def __init__(self, config: Config, board: Handle, trainer: TorchTrainer, on_report: ReportHook | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        board: Handle,
+        trainer: TorchTrainer,
+        on_report: ReportHook | None,
+        should_stop: Callable[[], bool] | None,
+        quiet: bool,
+    ) -> None:
         self._cluster = config.cluster
         self._board = board
         self._trainer = trainer
         self._on_report = on_report
+        self._should_stop = should_stop
+        self._quiet = quiet
         self._signals: list[int] = []
         self._controller: Handle = None
+        self._placement: Handle = None
         self._running: dict[int, Joined] = {}  # workers of the present group by rank
+        self._left: set[int] = set()  # ranks of it that are done
         self._broke: dict[int, str] = {}  # what those that failed said last
         self.settled: Settled | None = None
         self._settled_at = 0.0
@@ -357,22 +395,32 @@ class _Run:
         idle_since = time.monotonic()
         while fit.is_alive():
             self._take(wait_s=0.5)
+            if not self._signals and self._should_stop is not None and self._should_stop():
+                self._signals.append(signal.SIGTERM)
             if len(self._signals) > obeyed:
                 self._obey()
                 obeyed += 1
+            if self._all_left:
+                return  # Ray Train would take seconds more to notice, and hold the CPUs and GPUs meanwhile
             if self.settled and time.monotonic() - self._settled_at > SETTLE_PATIENCE_S[self._is_input_error()]:
                 return  # the others wait for the one that settled
-            if self._running or self.settled:
+            if self._running or self._left or self.settled:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > WAIT_MESSAGE_S:
                 idle_since = time.monotonic()
-                print(f"still waiting for {Capacity.wanted(self._cluster)}; {Capacity.of_cluster()}", flush=True)
+                self._say(f"still waiting for {Capacity.wanted(self._cluster)}; {Capacity.of_cluster()}")
         self._take(wait_s=0.1)
+
+    @property
+    def _all_left(self) -> bool:
+        return len(self._left) == self._cluster.workers
 
     def _end(self, fit: threading.Thread) -> None:
         """End Ray Train where it has not ended itself; disconnecting under its thread would end this process."""
         deadline = time.monotonic() + CLUSTER_PATIENCE_S
         with contextlib.suppress(RayError, WorkerFailed):  # a cluster that was lost needs no end
+            if fit.is_alive() and self._placement is not None:
+                remove_placement_group(self._placement)  # Ray keeps it when a controller is killed
             while fit.is_alive() and time.monotonic() < deadline:
                 if self._controller is not None:
                     ray.kill(self._controller)
@@ -388,8 +436,8 @@ class _Run:
 
     def _obey(self) -> None:
         if len(self._signals) > 1 or not self._running:
-            raise Stopped(self._signals[-1], "ended at once by a signal, with no last checkpoint")
-        print("stopping after a last checkpoint; a second signal ends the run at once", flush=True)
+            raise Stopped(self._signals[-1], "ended at once when asked to, with no last checkpoint")
+        self._say("stopping after a last checkpoint; a second signal ends the run at once")
         self._board.stop.remote()
 
     def _is_input_error(self) -> bool:
@@ -403,32 +451,43 @@ class _Run:
         for event in events:
             match event:
                 case Line():
-                    show(event)
+                    if not self._quiet:
+                        show(event)
                 case Metrics() if self._on_report is not None:
                     self._on_report(event.values, event.checkpoint)
                 case Joined():
                     self._running[event.rank] = event
-                case Left():
-                    self._running.pop(event.rank, None)
+                case Left() | Settled():
+                    self._leave(event)
                 case Started():
                     self._controller = event.controller
-                case Settled() if self.settled is None or event.rank == 0:  # the leader knows where the files are
-                    self.settled, self._settled_at = event, time.monotonic()
+                case Placed():
+                    self._placement = event.group
                 case Broke():
                     self._broke[event.rank] = event.message
                 case Lost():
                     self._lose(event)
 
+    def _leave(self, event: Left | Settled) -> None:
+        self._running.pop(event.rank, None)
+        self._left.add(event.rank)
+        if isinstance(event, Settled) and (self.settled is None or event.rank == 0):  # the leader knows where files are
+            self.settled, self._settled_at = event, time.monotonic()
+
     def _lose(self, event: Lost) -> None:
-        if self.settled:
+        if self.settled or self._all_left:
             return
         self._failures += 1
         self._summary = self._describe(event)
-        self._running, self._broke = {}, {}
+        self._running, self._left, self._broke = {}, set(), {}
         allowed = self._cluster.max_failures
         if allowed < 0 or self._failures <= allowed:
             count = f"{self._failures} of at most {allowed}" if allowed >= 0 else str(self._failures)
-            print(f"{self._summary}: restarting from the newest checkpoint (restart {count})", flush=True)
+            self._say(f"{self._summary}: restarting from the newest checkpoint (restart {count})")
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            print(text, flush=True)
 
     def _describe(self, event: Lost) -> str:
         """Say who failed; a worker that died explains its peers' errors, so those are not mentioned."""
@@ -450,6 +509,8 @@ class _Run:
             raise Stopped(self._signals[0] if self._signals else signal.SIGTERM, self.settled.message)
         if self.settled:
             raise self.settled.error(self.settled.message)
+        if self._all_left:
+            return
         if self._error and self._summary:
             raise WorkerFailed(
                 f"{self._summary}; the same command resumes from the newest checkpoint, and --cluster.max_failures "

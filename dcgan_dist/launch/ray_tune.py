@@ -8,10 +8,12 @@ sweep that is started again goes on from there. Tune's own record lies in a temp
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import logging
-import math
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
@@ -21,29 +23,47 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.exceptions import RayError, RayTaskError
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.schedulers.pbt import _PBTTrialState
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+from rich.text import Text
 
 from dcgan_dist.config import SweepConfig, override
-from dcgan_dist.errors import ClusterError, ConfigError, DcganDistError, InputError, Stopped
+from dcgan_dist.errors import ClusterError, ConfigError, DcganDistError, InputError, Stopped, TrialsFailed
 from dcgan_dist.launch.capacity import Capacity
-from dcgan_dist.launch.connection import connected_cluster
+from dcgan_dist.launch.connection import connected_cluster, last_line
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import Handle, Line, PostedStream, Progress, Sender, Switchboard, WithoutRay, show
 from dcgan_dist.results.status import mark_run
+from dcgan_dist.sweeps.best import write_best
+from dcgan_dist.sweeps.exploit import Donor, check_space, donor_of, explore
+from dcgan_dist.sweeps.importance import importance
 from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, trial_location
-from dcgan_dist.sweeps.objective import Objective
+from dcgan_dist.sweeps.objective import Objective, ranked
 from dcgan_dist.sweeps.proposals import Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.space import Space
+from dcgan_dist.sweeps.table import LiveTable, make_console
+
+if TYPE_CHECKING:  # they need torch, which only trials do
+    from dcgan_dist.sweeps.trial import Milestones, TrialPlan
 
 # A value of the user's own is left as it is.
 TUNE_SETTINGS = {
@@ -56,8 +76,12 @@ TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's record of the sweep is not used
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+DONOR_NAME = "checkpoint.json"  # in what Tune takes for a checkpoint: location, step and digest of ours
+QUANTILE = 0.25  # share of a population that is given up at a milestone, and share that it goes on from
 METRIC, TIME = "objective", "milestone"  # in what Tune is told of a milestone
 WORST = -1e12  # for a trial without an objective: schedulers compare and average finite numbers
+_SCRATCH = "dcgan_dist-tune-"  # begins the names of folders for what Tune writes
+_NEW_S = 60.0  # younger folders are left alone
 _POLL_S = 0.2  # between two looks of a waiting process
 _TAKE_S = 0.5  # between two looks of the driver at what the trials posted
 
@@ -89,13 +113,13 @@ class Launch:
 def to_tune(record: TrialRecord) -> dict[str, Any]:
     """Return a trial as Tune's searcher hands it on."""
     known = [milestone["step"] for milestone in record.milestones]
-    return {"trial": record.trial, "known": known, **record.parameters}
+    return {"trial": record.trial, "known": known, "parent": record.parent, **record.parameters}
 
 
-def from_tune(config: dict[str, Any]) -> tuple[str, list[int], Parameters]:
-    """Return the name, the steps of the known milestones, and the values of a trial."""
+def from_tune(config: dict[str, Any]) -> tuple[str, list[int], dict[str, Any] | None, Parameters]:
+    """Return the name, the steps of the known milestones, the checkpoint to go on from, and the values of a trial."""
     rest = dict(config)
-    return rest.pop("trial"), rest.pop("known"), rest
+    return rest.pop("trial"), rest.pop("known"), rest.pop("parent"), rest
 
 
 def told(result: dict[str, Any], ended: str = "", reason: str = "") -> dict[str, Any]:
@@ -123,7 +147,7 @@ class TrialThread:
     """A trial at work in a thread of its own, which waits at each milestone to be told whether it goes on."""
 
     def __init__(self, work: Callable[[Callable[[dict[str, Any]], bool]], dict[str, Any]]) -> None:
-        """Prepare to run `work`, which calls what it is given at milestones, and returns what Tune is told at its end."""
+        """Prepare to run `work`, which calls what it is given at each milestone and returns the last thing to tell."""
         self._work = work
         self._given: queue.Queue[dict[str, Any] | _Raised] = queue.Queue()
         self._answers: queue.Queue[bool] = queue.Queue()
@@ -172,7 +196,7 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any], launch: Launch | None = None) -> None:
         """Prepare the first trial of this process."""
-        from dcgan_dist.command_line import yield_idle_cores
+        from dcgan_dist.parallel import yield_idle_cores
 
         assert launch is not None
         yield_idle_cores()
@@ -192,14 +216,25 @@ class TrialActor(tune.Trainable):
         self._trial.stop()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._name, self._known, self._parameters = from_tune(config)
+        self._name, self._known, self._parent, self._parameters = from_tune(config)
+        self._passed = 0
         self._stopping = threading.Event()
         self._far = (0, 0)
         self._trial = TrialThread(self._work)
 
     def step(self) -> dict[str, Any]:
         """Train to the next milestone or the end."""
-        return self._trial.next(self._meanwhile)
+        result = self._trial.next(self._meanwhile)
+        self._passed = result["report"]["step"]
+        return result
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Name the run's checkpoint of the milestone where the trial waits; it stays where it is."""
+        donor = donor_of(trial_location(self._launch.location, self._name), self._passed)
+        Path(checkpoint_dir, DONOR_NAME).write_text(json.dumps(asdict(donor)), encoding="utf-8")
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a trial goes on from its run directory, or from the `parent` in its configuration."""
 
     def _meanwhile(self) -> None:
         """Pass on the request to stop, and how far the trial is."""
@@ -217,7 +252,14 @@ class TrialActor(tune.Trainable):
         launch = self._launch
         with _output_to(self._sender if launch.sweep.verbose else None, self._name):
             return work_here(
-                launch, self._name, self._parameters, self._known, deliver, self._stopping.is_set, self._note
+                launch,
+                self._name,
+                self._parameters,
+                self._known,
+                deliver,
+                self._stopping.is_set,
+                self._note,
+                parent=self._parent,
             )
 
 
@@ -245,8 +287,9 @@ def work_here(
     deliver: Callable[[dict[str, Any]], bool],
     should_stop: Callable[[], bool],
     note: Callable[[int, int], None],
+    parent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run a trial in this process to its end, and return what Tune is told of that."""
+    """Run a trial to its end, in this process or in workers that it starts; return what Tune is told of that."""
     from dcgan_dist.sweeps.trial import plan_trial, record_refusal, run_trial
 
     sweep, location = launch.sweep, trial_location(launch.location, name)
@@ -261,11 +304,33 @@ def work_here(
         should_stop,
         session=launch.session,
         known=known,
-        device=launch.device,
+        device=launch.device if sweep.workers_per_trial == 1 else "cpu",
         threads=max(1, int(sweep.cpus_per_trial)),
         note=note,
+        donor=None
+        if parent is None
+        else Donor(trial_location(launch.location, parent["trial"]), parent["step"], parent["digest"]),
+        train_by=None if sweep.workers_per_trial == 1 else partial(train_in_workers, launch, plan, should_stop),
     )
     return told(end.result, end.status, end.reason)
+
+
+def train_in_workers(launch: Launch, plan: TrialPlan, should_stop: Callable[[], bool], watcher: Milestones) -> None:
+    """Train a trial in workers of Ray Train, which go on while this process, which has no CPU set aside, scores.
+
+    A trial that does not go on after a milestone loses its workers at once: what they did since then is not wanted.
+    """
+    from dcgan_dist.launch.ray_train import run_on_ray
+
+    run_on_ray(
+        override(plan.config, {"cluster.wait": True}),  # the places of a trial that has just ended are free soon
+        plan.location,
+        watcher.report,
+        should_stop=should_stop,
+        gpus_per_worker=launch.sweep.gpus_per_trial,
+        session=launch.session,
+        quiet=not launch.sweep.verbose,
+    )
 
 
 # The driver's side: what Tune asks for and what it tells
@@ -302,10 +367,10 @@ class TrialSearch(Searcher):
 
 
 class Bookkeeper(tune.Callback):
-    """Enters in the ledger what Tune tells of the trials, and keeps the table."""
+    """Enters in the ledger what Tune tells of the trials."""
 
-    def __init__(self, ledger: Ledger, source: Proposals, launch: Launch, refresh: Callable[[], None]) -> None:
-        self._ledger, self._source, self._launch, self._refresh = ledger, source, launch, refresh
+    def __init__(self, ledger: Ledger, source: Proposals, launch: Launch) -> None:
+        self._ledger, self._source, self._launch = ledger, source, launch
         self._took = time.monotonic()
 
     def on_trial_result(
@@ -325,7 +390,6 @@ class Bookkeeper(tune.Callback):
 
     def _finish(self, name: str, status: Any, reason: str) -> None:
         self._source.tell(self._ledger.finish(name, status, reason))
-        self._refresh()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Enter another attempt of a trial whose process died; it knows what milestones were told of."""
@@ -355,7 +419,6 @@ class Bookkeeper(tune.Callback):
                     show(event)
                 case Progress() if not self._ledger.records[event.trial].has_ended:
                     self._ledger.update(event.trial, step=event.step, steps=event.steps)
-        self._refresh()
 
 
 def _milestone_fields(record: TrialRecord, report: dict[str, Any]) -> dict[str, Any]:
@@ -410,7 +473,8 @@ def _replay(scheduler: Any, records: Iterable[TrialRecord]) -> None:
     passed = [
         (number, record.trial, milestone["objective"])
         for record in records
-        for number, milestone in enumerate(record.milestones, start=1)
+        # The last entry of a trial that diverged is where it did so.
+        for number, milestone in enumerate(record.milestones[: -1 if record.status == "diverged" else None], start=1)
     ]
     for trial in sorted({trial for _, trial, _ in passed}):
         scheduler.on_trial_add(None, _Past(trial))
@@ -419,7 +483,19 @@ def _replay(scheduler: Any, records: Iterable[TrialRecord]) -> None:
         scheduler.on_trial_result(None, _Past(trial), {TIME: number, METRIC: value})
 
 
-class _Halving(AsyncHyperBandScheduler):
+class _WithoutTies(TrialScheduler):
+    """Ranks a trial without an objective below all that came before it, lest it goes on as their equal."""
+
+    _lacking = 0
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result[METRIC] == WORST:
+            self._lacking += 1
+            result = {**result, METRIC: WORST - self._lacking}
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+
+class _Halving(_WithoutTies, AsyncHyperBandScheduler):
     """Asynchronous successive halving, with which a trial of an earlier start goes on."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -432,7 +508,7 @@ class _Halving(AsyncHyperBandScheduler):
                     recorded[trial.trial_id] = recorded.pop(trial.config["trial"])
 
 
-class _Median(MedianStoppingRule):
+class _Median(_WithoutTies, MedianStoppingRule):
     """The median stopping rule, with which a trial of an earlier start goes on, and none is put off."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -441,8 +517,83 @@ class _Median(MedianStoppingRule):
         if past in self._results:
             self._results[trial] = self._results.pop(past)
 
+    def _best_result(self, trial: Any) -> float:
+        """Return a trial's best result, but of one that has no objective any more the newest."""
+        told = [float(result[METRIC]) for result in self._results[trial]]
+        return told[-1] if told[-1] <= WORST else max(told)
+
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         return str(TrialScheduler.CONTINUE)
+
+
+class _Population(PopulationBasedTraining):
+    """Population based training: at every milestone the worst quarter goes on from copies of the best quarter's.
+
+    All trials wait for each other at each milestone; where the cluster has no room for all, they take turns. So a donor
+    is never ahead or behind, and no checkpoint that was copied is replaced later. Values are varied by `explore`, and
+    entered in the ledger together with the parent before the trial goes on: a restart repeats what was cut off.
+    """
+
+    def __init__(self, ledger: Ledger, most: int) -> None:
+        super().__init__(
+            time_attr=TIME,
+            metric=METRIC,
+            mode="max",
+            perturbation_interval=1,
+            quantile_fraction=QUANTILE,
+            hyperparam_mutations={},
+            custom_explore_fn=dict,  # in place of mutations; see `_get_new_config`
+            log_config=False,
+            synch=True,
+        )
+        self._ledger, self._most = ledger, most
+        open_ = [len(record.milestones) for record in ledger.records.values() if not record.has_ended]
+        self._next_perturbation_sync = max([1, *open_])  # those behind catch up first
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take a trial in; the class above refuses those of a searcher, which would be told of values that changed."""
+        self._trial_state[trial] = _PBTTrialState(trial)
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the configuration with which a trial goes on from another's checkpoint."""
+        checkpoint: Any = self._trial_state[trial_to_clone].last_checkpoint
+        with checkpoint.as_directory() as folder:
+            donor = Donor(**json.loads(Path(folder, DONOR_NAME).read_text(encoding="utf-8")))
+        records, name = self._ledger.records, _name_of(trial)
+        number = list(records).index(name) + len(records) * donor.step
+        values = explore(self._ledger.space, records[donor.trial].parameters, self._ledger.config.seed, number)
+        made = self._ledger.start(replace(records[name], parameters=values, parent=donor.as_parent(), step=donor.step))
+        config = to_tune(made)
+        return config | {"known": sorted({*config["known"], donor.step})}, {}
+
+    def _quantiles(self) -> tuple[list[Any], list[Any]]:
+        """Return the worst and the best quarter, of the worst only those that are worse than all of the best."""
+        lower, upper = super()._quantiles()
+        bar = min((self._trial_state[trial].last_score or 0.0 for trial in upper), default=0.0)
+        return [trial for trial in lower if (self._trial_state[trial].last_score or 0.0) < bar], upper
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the trial that is furthest behind, unless as many as may are running."""
+        running = sum(trial.status == "RUNNING" for trial in tune_controller.get_trials())
+        return None if running >= self._most else super().choose_trial_to_run(tune_controller)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Have those go on that waited for a trial that has ended."""
+        self._release(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Have those go on that waited for a trial that has failed."""
+        self._release(tune_controller, trial)
+
+    def _release(self, tune_controller: Any, gone: Any) -> None:
+        state = self._trial_state[gone]
+        state.last_score = None  # neither a donor nor in need of one
+        state.last_train_time = max(state.last_train_time, int(self._next_perturbation_sync))  # not waited for
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial is not gone]
+        times = [self._trial_state[trial].last_train_time for trial in waiting]
+        if waiting and min(times) >= self._next_perturbation_sync:
+            result: Any = self._trial_state[waiting[0]].last_result
+            self.on_trial_result(tune_controller, waiting[0], result)
 
 
 # The sweep as a whole
@@ -456,6 +607,10 @@ def check_sweep(config: SweepConfig) -> None:
     """
     Space.parse(config.space)
     Objective.parse(config.objective).check(config.score)
+    if config.schedule == "pbt":
+        check_space(Space.parse(config.space))
+        if config.search == "optuna":
+            raise ConfigError("search is 'optuna', but schedule is 'pbt', which changes values on the way: take random")
     if config.training.device == "cuda" and not config.gpus_per_trial:
         raise ConfigError("training.device is 'cuda', but gpus_per_trial is 0: give a share of a GPU such as 0.5")
 
@@ -467,10 +622,7 @@ def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
         ClusterError: for none.
     """
     cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.workers_per_trial
-    room = sum(
-        min(math.floor(has_cpus / cpus + 1e-9), math.floor(has_gpus / gpus + 1e-9) if gpus else 1 << 30)
-        for _, has_cpus, has_gpus in capacity.nodes
-    )
+    room = capacity.room(cpus, gpus)
     if room < workers:
         each = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "")
         raise ClusterError(
@@ -488,23 +640,30 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
     return override(config, changes | {key: absolute_output(value) for key, value in outputs.items() if value})
 
 
-def run_sweep(config: SweepConfig, location: str) -> Ledger:
+def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger], None] | None = None) -> Ledger:
     """Run a sweep, or go on with it, in a folder or URL; return its ledger, closed.
 
     Inside a Ray job, or where RAY_ADDRESS or `ray start` names a cluster, that one is used; elsewhere a cluster of this
     machine is started, and ended with the sweep. SIGTERM and SIGINT make the trials stop after a last checkpoint; a
     second one ends the sweep at once. Either way the same call goes on with it.
 
+    Args:
+        config: the settings.
+        location: of the sweep.
+        show_results: called with the closed ledger at the end, also after a signal.
+
     Raises:
         ConfigError: the space, the objective or the scores cannot be used.
         ClusterError: the cluster has no room for a trial, or its hosts do not share the folder.
         RunDirectoryError: the folder is in use, or that of another sweep.
-        Stopped: ended by a signal; the ledger is closed.
+        TrialsFailed: every single trial failed.
+        Stopped: ended by a signal.
     """
     check_sweep(config)
     config, location = absolute_paths(config), absolute_output(location)
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
+    console = make_console()  # of the real standard output
     with contextlib.redirect_stdout(WithoutRay(sys.stdout)), connected_cluster(), quiet_ray(config.verbose):
         capacity = Capacity.of_cluster()
         most = trials_at_once(config, capacity)
@@ -516,7 +675,15 @@ def run_sweep(config: SweepConfig, location: str) -> Ledger:
         with Ledger.open(config, location) as ledger:
             if capacity.hosts > 1 and not is_url(location):
                 _require_shared(location)
-            _Sweep(config, ledger, most).run()
+            try:
+                _Sweep(config, ledger, most).run(console)
+                ledger.close("finished")
+            except Stopped as stop:
+                ledger.close("stopped", str(stop))
+                raise
+            finally:
+                if show_results is not None and ledger.records:
+                    show_results(ledger)
             return ledger
 
 
@@ -532,6 +699,33 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A folder for what Tune writes, locked while it is used; those that killed drivers left behind are removed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _NEW_S:  # a newer one may be about to be locked
+                with _locked(old):
+                    shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder, _locked(Path(folder)):
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which ends with this process at the latest.
+
+    Raises:
+        OSError: it is held, or the folder cannot be read.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sees(path: str) -> str | None:
@@ -557,6 +751,18 @@ def _require_shared(location: str) -> None:
         )
 
 
+def _score_finalist(launch: Launch, trial: str, step: int) -> dict[str, Any]:
+    """Score a trial in full, in a process of its own."""
+    from dcgan_dist.parallel import yield_idle_cores
+
+    yield_idle_cores()
+    from dcgan_dist.sweeps.trial import score_in_full
+
+    sweep = launch.sweep
+    threads = max(1, int(sweep.cpus_per_trial))
+    return score_in_full(sweep, trial_location(launch.location, trial), step, launch.device, threads)
+
+
 def _name_of(trial: Any) -> str:
     return str(trial.config["trial"])
 
@@ -580,35 +786,97 @@ class _Sweep:
         self._search = TrialSearch(ledger, self._source)
         self._signals: list[int] = []
 
-    def run(self) -> None:
-        """Run the trials, and raise what ended them.
+    def run(self, console: Console) -> None:
+        """Run the trials, score the best of them in full, and raise what ended the sweep before.
 
         Raises:
+            TrialsFailed: every single trial failed.
             Stopped: a signal.
         """
-        with self._obeying_signals(), tempfile.TemporaryDirectory(prefix="dcgan_dist-tune-") as scratch:
+        config, location, total = self._config, self._ledger.location, self._source.total
+        done = sum(record.has_ended for record in self._ledger.records.values())
+        begins = f"going on after {done} of" if self._ledger.resumed else "starting"
+        console.print(
+            Text(
+                f"{begins} {total} trials: {config.search}, {config.schedule}, {min(self._most, total)} at a time on "
+                f"{self._launch.device}; sweep directory {location}"
+            ),
+            soft_wrap=True,
+        )
+        with self._obeying_signals(), LiveTable(self._ledger, console):
             if self._search.left:
-                self._tune(scratch)
+                with scratch_folder() as scratch:
+                    self._tune(scratch)
+            if not self._signals:
+                self._conclude()
         if self._signals:
-            records = self._ledger.records.values()
-            over = sum(record.has_ended for record in records)
-            message = f"stopped by a signal with {over} of {self._source.total} trials done"
-            self._ledger.close("stopped", message)
-            raise Stopped(self._signals[0], f"{message}; the same command goes on: {self._ledger.location}")
-        self._ledger.close("finished")
+            over = sum(record.has_ended for record in self._ledger.records.values())
+            raise Stopped(
+                self._signals[0],
+                f"stopped with {over} of {total} trials done; the same command goes on: {location}",
+            )
+
+    def _conclude(self) -> None:
+        """Score the finalists, and say what was found."""
+        records = list(self._ledger.records.values())
+        if all(record.status == "failed" for record in records):
+            raise TrialsFailed(f"all {len(records)} trials failed, {records[0].trial} because: {records[0].reason}")
+        self._score_finalists()
+        if not self._signals:
+            self._ledger.importance = importance(self._ledger.records.values())
+            write_best(self._ledger)
+
+    def _score_finalists(self) -> None:
+        """Score the best trials by the whole protocol, each with the resources of a trial."""
+        if self._config.score.task == "none" and not self._config.score.samples:
+            return  # nothing but stability, which has no fuller protocol
+        best = ranked(
+            replace(record, full_objective=None)
+            for record in self._ledger.records.values()
+            if record.status == "finished" and record.objective is not None
+        )
+        remote: Any = ray.remote(_score_finalist).options(
+            num_cpus=self._config.cpus_per_trial, num_gpus=self._config.gpus_per_trial
+        )
+        left = {
+            remote.remote(self._launch, record.trial, record.step): record.trial
+            for record in best[: self._config.score.finalists]
+            if self._ledger.records[record.trial].full_objective is None
+        }
+        while left and not self._signals:
+            done, _ = ray.wait(list(left), timeout=_TAKE_S)
+            for reference in done:
+                self._take_full_scores(left.pop(reference), reference)
+        for reference in left:
+            ray.cancel(reference, force=True)
+
+    def _take_full_scores(self, trial: str, reference: Any) -> None:
+        try:
+            scores = ray.get(reference)
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else last_line(error)
+            print(f"{trial} could not be scored in full: {cause}", file=sys.stderr, flush=True)
+            return
+        record = self._ledger.records[trial]
+        values = record.values | {name: score["value"] for name, score in scores.items()}
+        objective = self._ledger.objective.value(values, record.verdict)
+        self._ledger.update(trial, full_scores=scores, full_objective=objective)
 
     def _tune(self, scratch: str) -> None:
         count = self._search.left
-        books = Bookkeeper(self._ledger, self._source, self._launch, lambda: None)
+        books = Bookkeeper(self._ledger, self._source, self._launch)
+        is_population = self._config.schedule == "pbt"
         tune.run(
             tune.with_parameters(TrialActor, launch=self._launch),
             name="sweep",
             storage_path=scratch,
             resources_per_trial=self._resources(),
             num_samples=count,
-            max_concurrent_trials=min(self._most, count),
+            max_concurrent_trials=count if is_population else min(self._most, count),  # a population takes turns
             search_alg=self._search,
-            scheduler=make_scheduler(self._config, self._ledger.records.values()),
+            scheduler=_Population(self._ledger, self._most)
+            if is_population
+            else make_scheduler(self._config, self._ledger.records.values()),
             reuse_actors=True,
             max_failures=self._config.trial_failures,
             callbacks=[books],
@@ -620,6 +888,8 @@ class _Sweep:
         books.take()
 
     def _resources(self) -> dict[str, float]:
+        if self._config.workers_per_trial > 1:
+            return {"cpu": 0, "gpu": 0, "memory": 1 << 20}  # the workers have theirs; Tune takes no trial of nothing
         return {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Whether a run trains stably, and what has gone wrong where it does not: a verdict from the lines of metrics.jsonl.
 
-Every failure has one number, its severity, that crosses its threshold when the run fails that way. docs/stability.md
-explains each, says on which runs the thresholds were set, and how often the verdict was right on others.
+docs/stability.md explains the signals, says on which runs the thresholds below were set, and how often the verdict was
+right on others.
 """
 
 from __future__ import annotations
@@ -15,29 +15,46 @@ import numpy as np
 import numpy.typing as npt
 
 Name = Literal["stable", "discriminator_wins", "collapse", "oscillation", "diverged", "undecided"]
+Row = Mapping[str, Any]
+Values = npt.NDArray[np.float64]
 
 MIN_LINES = 12  # log lines without which there is no verdict, but that a run diverged
 RECENT = 0.5  # share of the lines, the newest, that are judged: what has passed is forgiven
+LEVEL = 3  # the level of a signal is its median over so many lines in a row
 
-# Exploding: -log of a probability that a sound discriminator never gives. 0.69 is ignorance, 5 a certain win.
-LOSS_LIMIT = 50.0  # loss_d or loss_g, median of the judged lines
+# Diverged: a loss or gradient is not finite, or loss_d or loss_g exceeds this on a judged line, or on an earlier one of
+# a run that fails now in another way. Ignorance costs 0.69; a discriminator that wins outright has been seen to cost
+# the generator 190.
+LOSS_LIMIT = 500.0
 
-# The discriminator wins where D(x) - D(G(z)), from 0 (ignorant) to 1 (certain), exceeds WIN_GAP for long.
-WIN_GAP = 0.9
-WIN_SHARE = 0.75  # of the judged lines
+# Collapse: sample_distance, median of the judged lines, is below COLLAPSED of the real images', or below FALLEN of its
+# own highest level (counted at most as high as the real images'). Where the real images' is not known it is taken as
+# REAL_DISTANCE: photographs of things, faces, bedrooms, and drawn rooms have 0.70, 0.59, 0.61, 0.54.
+REAL_DISTANCE = 0.6
+COLLAPSED = 0.15
+FALLEN = 0.4
 
-# The generator collapses where sample_distance falls below this share of its own highest level (the highest median of
-# LEVEL lines in a row), or of the real images' where known; or below this level: such samples look alike to the eye.
-COLLAPSE_SHARE = 0.4
-COLLAPSE_LEVEL = 0.1
-LEVEL = 3
+# The discriminator wins: D(x) - D(G(z)), from 0 (ignorant) to 1 (certain), exceeds WIN_GAP on WIN_SHARE of the judged
+# lines.
+WIN_GAP = 0.8
+WIN_SHARE = 0.75
 
-# The game oscillates where a loss swings away and comes back: in the judged lines, less their linear trend, its
-# autocorrelation falls below TROUGH at some lag and exceeds PEAK at a longer one, and its standard deviation exceeds
-# SWING of its mean. Filters of the generator do so by filter_oscillation (docs/metrics.md), median of the judged lines.
-TROUGH, PEAK = -0.5, 0.5
-SWING = 0.25
+# Oscillation, of the generator's filters: filter_swing or filter_oscillation (docs/metrics.md), median of the judged
+# lines, exceeds its threshold. Lines before SETTLED do not count: their windows of 16 lines show the start itself.
+FILTER_SWING = 0.15
 FILTER_SHARE = 0.3
+SETTLED = 20
+# Oscillation, of a loss: over the judged lines, less their linear trend, its autocorrelation falls below TROUGH at some
+# lag and exceeds PEAK at a longer one, up to half of them, and its standard deviation exceeds LOSS_SWING of its mean.
+TROUGH, PEAK = -0.5, 0.5
+LOSS_SWING = 0.25
+
+# Undecided, with lines enough: the run fails in no way, but has not begun either. The samples' distance has never
+# reached UNBORN of the real images', or D(x) - D(G(z)) has never reached the level IGNORANT.
+UNBORN = 0.25
+IGNORANT = 0.1
+
+AT_THRESHOLD = 0.5  # the score of a signal at its threshold
 
 
 @dataclass(frozen=True)
@@ -45,11 +62,12 @@ class Verdict:
     """What became of a run.
 
     Attributes:
-        name: the verdict. Where a run fails in several ways, the first of `diverged`, `collapse`, `discriminator_wins`,
-            `oscillation`.
-        reason: one sentence with the figures that decided.
-        signals: those figures by name; docs/stability.md lists them.
-        score: an objective to be maximised, from 0 to 1: above 0.5 if and only if the run is stable.
+        name: the verdict. Of a run that fails in several ways, the first of `diverged`, `collapse`,
+            `discriminator_wins`, `oscillation`.
+        reason: the figures that decided, for people.
+        signals: all figures, by name.
+        score: an objective to be maximised, in [0, 1]: above 0.5 if and only if the run is stable, 0 if it diverged,
+            otherwise that of the signal that is worst.
     """
 
     name: Name
@@ -58,105 +76,130 @@ class Verdict:
     score: float
 
 
-def judge(rows: Sequence[Mapping[str, Any]], *, diverged: bool = False, real_distance: float | None = None) -> Verdict:
+def judge(rows: Sequence[Row], *, diverged: bool = False, real_distance: float | None = None) -> Verdict:
     """Judge a run, finished or not, by its lines so far.
 
     Args:
-        rows: lines of metrics.jsonl, the oldest first; lines without losses and unknown keys are passed over.
+        rows: lines of metrics.jsonl, the oldest first. Lines without losses are passed over; null is not finite.
         diverged: whether the run ended because a loss or gradient was not finite.
-        real_distance: `sample_distance` of real images, where it is known.
+        real_distance: `sample_distance` of the real images, where it is known.
     """
     lines = [row for row in rows if "loss_d" in row]
-    losses = np.array([[_number(row, "loss_d"), _number(row, "loss_g")] for row in lines]).reshape(-1, 2)
-    if diverged or not np.isfinite(losses).all():
-        where = next(
-            (int(row["step"]) for row, pair in zip(lines, losses, strict=True) if not np.isfinite(pair).all()), None
-        )
-        reason = "a loss or gradient is not finite" + (f" at step {where:,}" if where is not None else "")
-        return Verdict("diverged", reason, {}, 0.0)
-    if len(lines) < MIN_LINES:
-        return Verdict("undecided", f"{len(lines)} log lines: a verdict needs {MIN_LINES}", {}, 0.5)
-    recent = slice(len(lines) - math.ceil(len(lines) * RECENT), None)
-    signals = {
-        "loss": float(np.median(losses[recent].max(1))),
-        **_winning(lines, recent),
-        **_diversity(lines, recent, real_distance),
-        **_swinging(lines, losses, recent),
+    losses = np.stack([_column(lines, "loss_d"), _column(lines, "loss_g")], 1)
+    highest = losses.max(1)
+    broken = np.flatnonzero(~np.isfinite(highest))
+    if diverged or len(broken):
+        place = f" by step {lines[broken[0]]['step']:,}" if len(broken) else ""
+        return Verdict("diverged", f"a loss or gradient is not finite{place}", {}, 0.0)
+    first = len(lines) - math.ceil(len(lines) * RECENT)
+    verdict = Verdict("undecided", f"only {len(lines)} log lines: it takes {MIN_LINES}", {}, AT_THRESHOLD)
+    if len(lines) >= MIN_LINES:
+        verdict = _weigh(lines, losses, first, REAL_DISTANCE if real_distance is None else real_distance)
+    exploded = np.flatnonzero(highest > LOSS_LIMIT)
+    if len(exploded) and (exploded[-1] >= first or verdict.name not in ("stable", "undecided")):
+        worst = int(highest.argmax())
+        reason = f"losses exploded: {highest[worst]:,.0f} by step {lines[worst]['step']:,}"
+        return Verdict("diverged", reason, verdict.signals, 0.0)
+    return verdict
+
+
+def _weigh(lines: Sequence[Row], losses: Values, first: int, real: float) -> Verdict:
+    """Judge finite losses, (lines, 2), and the other signals of the lines, of which those from `first` on count."""
+    distances, gaps = _column(lines, "sample_distance"), _column(lines, "d_real") - _column(lines, "d_fake")
+    best_distance, best_gap = _highest_level(distances), _highest_level(gaps)
+    distance, real, settled = _median(distances[first:]), max(real, 1e-9), max(first, SETTLED)
+    measured = {
+        "gap": _median(gaps[first:]),
+        "lasting_gap": float(np.quantile(gaps[first:], 1 - WIN_SHARE)),
+        "distance": distance,
+        "distance_of_real": distance / real,
+        "distance_of_best": distance / max(min(best_distance, real), 1e-9),
+        "filter_swing": _median(_column(lines, "filter_swing")[settled:]),
+        "filter_oscillation": _median(_column(lines, "filter_oscillation")[settled:]),
+        "loss_swing": max(_swing(values) for values in losses[first:].T),
     }
-    health: dict[Name, float] = {
-        "diverged": _health(signals["loss"], best=5.0, threshold=LOSS_LIMIT, worst=2 * LOSS_LIMIT),
-        "collapse": min(
-            _health(signals["distance_share"], best=1.0, threshold=COLLAPSE_SHARE, worst=0.0),
-            _health(signals["distance"], best=2 * COLLAPSE_LEVEL, threshold=COLLAPSE_LEVEL, worst=0.0),
-        ),
-        "discriminator_wins": _health(signals["win_share"], best=0.0, threshold=WIN_SHARE, worst=1.0),
-        "oscillation": min(
-            _health(signals["loss_swing"], best=0.0, threshold=SWING, worst=2 * SWING),
-            _health(signals["filter_oscillation"], best=0.0, threshold=FILTER_SHARE, worst=1.0),
-        ),
-    }
+    signals = {name: value for name, value in measured.items() if math.isfinite(value)}
+    health = _health(signals)
     score = min(health.values())
-    for name, value in health.items():
-        if value <= 0.5:
-            return Verdict(name, _reason(name, signals), signals, score)
+    failure = next((name for name, value in health.items() if value <= AT_THRESHOLD), None)
+    if failure is not None:
+        return Verdict(failure, _reason(failure, signals), signals, score)
+    start = ""
+    if best_distance < UNBORN * real:
+        start = f"samples of different z have never differed by more than {best_distance:.3f}"
+    elif best_gap < IGNORANT:
+        start = f"D(x) - D(G(z)) has never exceeded {best_gap:.3f}"
+    if start:
+        return Verdict("undecided", f"not begun: {start}", signals, min(score, AT_THRESHOLD))
     return Verdict("stable", _reason("stable", signals), signals, score)
 
 
-def _number(row: Mapping[str, Any], key: str) -> float:
-    value = row.get(key)
-    return math.nan if value is None else float(value)
+def _column(lines: Sequence[Row], key: str) -> Values:
+    """Return the values of a key, NaN where it is null or missing."""
+    values = [row.get(key) for row in lines]
+    return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
-def _health(value: float, *, best: float, threshold: float, worst: float) -> float:
-    """Return 1 at `best` and beyond, 0.5 at `threshold`, 0 at `worst` and beyond; between them in proportion."""
-    order = np.sign(best - worst)
-    return float(np.interp(order * value, order * np.array([worst, threshold, best]), [0.0, 0.5, 1.0]))
+def _median(values: Values) -> float:
+    """Return the median of the values that are known, NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else math.nan
 
 
-def _winning(lines: Sequence[Mapping[str, Any]], recent: slice) -> dict[str, float]:
-    gaps = np.array([_number(row, "d_real") - _number(row, "d_fake") for row in lines])[recent]
-    return {"gap": float(np.median(gaps)), "win_share": float((gaps > WIN_GAP).mean())}
+def _highest_level(values: Values) -> float:
+    """Return the highest median of LEVEL known values in a row, NaN where there are fewer."""
+    known = values[np.isfinite(values)]
+    if len(known) < LEVEL:
+        return math.nan
+    return float(np.median(np.lib.stride_tricks.sliding_window_view(known, LEVEL), axis=1).max())
 
 
-def _diversity(lines: Sequence[Mapping[str, Any]], recent: slice, real: float | None) -> dict[str, float]:
-    distances = np.array([_number(row, "sample_distance") for row in lines])
-    levels = np.median(np.lib.stride_tricks.sliding_window_view(distances, LEVEL), axis=1)
-    now = float(np.median(distances[recent]))
-    return {"distance": now, "distance_share": now / max(float(levels.max()) if real is None else real, 1e-9)}
-
-
-def _swinging(lines: Sequence[Mapping[str, Any]], losses: npt.NDArray[np.float64], recent: slice) -> dict[str, float]:
-    filters = np.array([_number(row, "filter_oscillation") for row in lines])[recent]
-    filters = filters[np.isfinite(filters)]
-    return {
-        "loss_swing": max(_swing(values) for values in losses[recent].T),
-        "filter_oscillation": float(np.median(filters)) if len(filters) else 0.0,
-    }
-
-
-def _swing(values: npt.NDArray[np.float64]) -> float:
-    """Return the relative amplitude of values that swing away and come back, else 0."""
+def _swing(values: Values) -> float:
+    """Return the standard deviation, as a share of the mean, of values that swing away and come back, else 0."""
     count = len(values)
     time = np.arange(count) - (count - 1) / 2
     rest = values - values.mean() - time * (time @ values) / (time @ time)
-    power = float(rest @ rest)
+    power = float(rest @ rest) / count
     if power <= 0:
         return 0.0
     fell = False
     for lag in range(1, count // 2 + 1):
-        correlation = float(rest[:-lag] @ rest[lag:]) / (count - lag) / (power / count)
+        correlation = float(rest[:-lag] @ rest[lag:]) / (count - lag) / power
         if fell and correlation > PEAK:
-            return math.sqrt(power / count) / max(float(np.abs(values).mean()), 1e-12)
+            return math.sqrt(power) / max(float(np.abs(values).mean()), 1e-12)
         fell = fell or correlation < TROUGH
     return 0.0
 
 
-def _reason(name: str, signals: Mapping[str, float]) -> str:
-    texts = {
-        "diverged": "losses explode: {loss:.3g} in the middle of the judged lines",
-        "collapse": "samples of different z are alike: distance {distance:.3f}, {distance_share:.0%} of its best level",
-        "discriminator_wins": "D(x) - D(G(z)) above {limit:g} on {win_share:.0%} of the judged lines",
-        "oscillation": "losses swing by {loss_swing:.0%} of their mean, {filter_oscillation:.0%} of filters oscillate",
-        "stable": "D(x) - D(G(z)) {gap:.2f}, distance {distance:.2f}, {filter_oscillation:.0%} of filters oscillate",
+def _health(signals: Mapping[str, float]) -> dict[Name, float]:
+    """Return for each way to fail, the first cause first, a number that is 1 at best, 0.5 at the threshold, 0 at worst.
+
+    Signals that are not known count as well.
+    """
+
+    def of(name: str, best: float, threshold: float, worst: float) -> float:
+        order = 1 if worst < best else -1
+        value = order * signals.get(name, best)
+        return float(np.interp(value, [order * worst, order * threshold, order * best], [0.0, AT_THRESHOLD, 1.0]))
+
+    return {
+        "collapse": min(of("distance_of_best", 1, FALLEN, 0), of("distance_of_real", 2 * UNBORN, COLLAPSED, 0)),
+        "discriminator_wins": of("lasting_gap", 0.5, WIN_GAP, 1),
+        "oscillation": min(
+            of("filter_swing", 0, FILTER_SWING, 3 * FILTER_SWING),
+            of("filter_oscillation", 0, FILTER_SHARE, 1),
+            of("loss_swing", 0, LOSS_SWING, 3 * LOSS_SWING),
+        ),
     }
-    return texts[name].format(limit=WIN_GAP, **signals)
+
+
+def _reason(name: str, signals: Mapping[str, float]) -> str:
+    swings = ["filters swing by {filter_swing:.0%}", "{filter_oscillation:.0%} of them periodically"]
+    parts = {
+        "collapse": ["samples of different z are alike: distance {distance:.3f}", "{distance_of_best:.0%} of its best"],
+        "discriminator_wins": [f"D(x) - D(G(z)) exceeds {{lasting_gap:.2f}} on {WIN_SHARE:.0%} of the judged lines"],
+        "oscillation": [*swings, "losses swing by {loss_swing:.0%}"],
+        "stable": ["D(x) - D(G(z)) {gap:.2f}", "distance of samples {distance:.2f}", *swings],
+    }
+    known = [part for part in parts[name] if any(f"{{{key}:" in part for key in signals)]
+    return ", ".join(known).format(**signals)

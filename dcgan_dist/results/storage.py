@@ -165,6 +165,29 @@ class Mirror:
         start = len(self._root) + 1
         return sorted(path[start:] for path in found if path.startswith(f"{self._root}/"))
 
+    def versions(self, folder: str = "") -> dict[str, str]:
+        """Return the names of all files below `folder`, sorted, each with a text that changes when the file does.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+
+        def find() -> dict[str, dict[str, Any]]:
+            self._system.invalidate_cache()
+            return dict(self._system.find(self._path(folder), detail=True))
+
+        try:
+            found = self._try(folder, "list", find)
+        except FileNotFoundError:
+            return {}
+        start = len(self._root) + 1
+        times = ("ETag", "etag", "LastModified", "mtime", "updated", "created")
+        return {
+            path[start:]: " ".join(str(details.get(name)) for name in ("size", *times) if name in details)
+            for path, details in sorted(found.items())
+            if path.startswith(f"{self._root}/")
+        }
+
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None where there is none.
 

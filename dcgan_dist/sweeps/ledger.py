@@ -229,6 +229,11 @@ class Ledger:
         return best_of(self.records.values())
 
     @property
+    def pareto_front(self) -> list[str]:
+        """Names of the trials that no other beats in every score of the objective."""
+        return pareto_front(self.records.values(), self.objective.names)
+
+    @property
     def importance(self) -> dict[str, Any] | None:
         """Importance of each setting, None before it was set."""
         return self._importance
@@ -263,7 +268,7 @@ class Ledger:
                 "started": self._started,
                 "updated": time.time(),
                 "best": None if best is None else best.trial,
-                "pareto_front": pareto_front(records, self.objective.names),
+                "pareto_front": self.pareto_front,
                 "importance": self._importance,
                 "trials": [record.as_json() for record in records],
             }

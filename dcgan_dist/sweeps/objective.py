@@ -67,6 +67,11 @@ class Objective:
         return cls(tuple(names), tuple(weights) if weights else None)
 
     @property
+    def label(self) -> str:
+        """Name of what is maximised."""
+        return "score" if self.weights else self.names[0]
+
+    @property
     def is_multiple(self) -> bool:
         """Whether several scores are weighed against each other by a Pareto front."""
         return self.weights is None and len(self.names) > 1
@@ -129,10 +134,14 @@ def _parse_weight(text: str, objective: str) -> float:
 
 
 def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials, the best first; those without an objective last, the ones that got further first."""
+    """Return the trials, the best first; those without an objective last, the ones that got further first.
 
-    def place(record: TrialRecord) -> tuple[bool, float, int, str]:
-        return (record.objective is None, -(record.objective or 0.0), -record.step, record.trial)
+    Finalists come before the others, in the order of their full scores: those of a cheaper protocol are no match.
+    """
+
+    def place(record: TrialRecord) -> tuple[bool, bool, float, int, str]:
+        value = record.objective if record.full_objective is None else record.full_objective
+        return (value is None, record.full_objective is None, -(value or 0.0), -record.step, record.trial)
 
     return sorted(records, key=place)
 

@@ -27,6 +27,8 @@ class TrialRecord:
         verdict_reason: why.
         scores: the newest, by name: ``{"value", "ci95", "n"}``.
         objective: what is maximised, of the newest scores; None where it has none (see `objective`).
+        full_scores: of a finalist, by the whole protocol of `evaluate`; like `scores`.
+        full_objective: of those; finalists rank by it, before all others.
         milestones: of each one that was reached, ``{"step", "objective", "verdict", "scores": {name: value}}``.
         parent: of a trial that went on from a copy of another's checkpoint, ``{"trial", "step", "digest"}`` of the
             newest such copy.
@@ -46,6 +48,8 @@ class TrialRecord:
     verdict_reason: str = ""
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     objective: float | None = None
+    full_scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    full_objective: float | None = None
     milestones: tuple[Mapping[str, Any], ...] = ()
     parent: Mapping[str, Any] | None = None
     attempts: int = 0

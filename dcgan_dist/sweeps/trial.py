@@ -30,13 +30,14 @@ from dcgan_dist.results.run_directory import is_alive, open_run, read_metrics, r
 from dcgan_dist.results.scores import Entry, add_scores
 from dcgan_dist.results.stability import MIN_LINES, judge
 from dcgan_dist.results.status import STALE_SECONDS, Status
+from dcgan_dist.sweeps.exploit import Donor, take_over
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
 from dcgan_dist.sweeps.space import run_settings
 from dcgan_dist.training.setup import environment, resolve_config
 from dcgan_dist.training.trained import checkpoint_steps, load_generator, read_run_config
 from dcgan_dist.training.trainer import train
 
-_ORPHAN_PATIENCE_S = STALE_SECONDS + 15
+_ORPHAN_PATIENCE_S = STALE_SECONDS + 150  # Ray ends the processes of a dead driver, on a busy machine not at once
 _ONE_IN = {
     "asha": "it was not among the best 1 in {reduction:g} that got this far",
     "median": "the others' median was better",
@@ -319,6 +320,8 @@ def run_trial(
     device: Literal["auto", "cpu", "cuda"] = "cpu",
     threads: int = 1,
     note: Note = _note_nothing,
+    donor: Donor | None = None,
+    train_by: Callable[[Milestones], None] | None = None,
 ) -> TrialEnd:
     """Train and measure a trial in this process, from its newest checkpoint where it has one.
 
@@ -331,6 +334,8 @@ def run_trial(
         device: where to compute.
         threads: of the arithmetic on CPUs.
         note: is told of the progress.
+        donor: a checkpoint of another trial to go on from, unless that was done before.
+        train_by: trains in other processes, which tell the reporter it is given. Left out, training is done here.
 
     Returns:
         The end. What no other try would change (divergence, bad input, a stop) is told here, not raised.
@@ -339,7 +344,9 @@ def run_trial(
     world = join_world(device)
     watcher = Milestones(plan, world.device, deliver, should_stop, note)
     try:
-        return _run(plan, watcher, world, session, known)
+        # Networks are made by way of PyTorch's own generator, though what they start from is drawn from the seed alone.
+        with torch.random.fork_rng(devices=[]):
+            return _run(plan, watcher, world, session, known, donor, train_by)
     finally:
         del watcher
         gc.collect()
@@ -347,15 +354,28 @@ def run_trial(
             torch.cuda.empty_cache()  # others share the GPU
 
 
-def _run(plan: TrialPlan, watcher: Milestones, world: World, session: str, known: Collection[int]) -> TrialEnd:
+def _run(
+    plan: TrialPlan,
+    watcher: Milestones,
+    world: World,
+    session: str,
+    known: Collection[int],
+    donor: Donor | None,
+    train_by: Callable[[Milestones], None] | None,
+) -> TrialEnd:
     try:
         _await_end_of_orphan(plan.location, session, watcher.should_stop)
+        if donor is not None:
+            take_over(plan.location, donor, session=session)
         try:
             watcher.catch_up(known)
         except Stopped as stop:
             settle(plan.location, "stopped", str(stop), session=session)
             raise
-        train(plan.config, world, watcher, run_location=plan.location, session=session)
+        if train_by is None:
+            train(plan.config, world, watcher, run_location=plan.location, session=session)
+        else:
+            train_by(watcher)
         watcher.step = plan.steps
         return TrialEnd("finished", "", watcher.measure(plan.steps))
     except Diverged as error:
@@ -409,7 +429,9 @@ def record_refusal(
     settle(location, "failed", reason, session=session, settings=nested)
 
 
-def score_in_full(sweep: SweepConfig, location: str, step: int, device: torch.device) -> dict[str, Any]:
+def score_in_full(
+    sweep: SweepConfig, location: str, step: int, device: Literal["cpu", "cuda"], threads: int
+) -> dict[str, Any]:
     """Score a finalist's checkpoint by the whole protocol of `evaluate`, into its scores.json; return the scores.
 
     Args:
@@ -417,22 +439,24 @@ def score_in_full(sweep: SweepConfig, location: str, step: int, device: torch.de
         location: folder or URL of the run directory.
         step: of the checkpoint.
         device: where to compute.
+        threads: of the arithmetic on CPUs.
 
     Raises:
         DataError, RunDirectoryError: the data or the run cannot be used.
     """
-    score, cache, pool = sweep.score, sweep.data.cache, LocalPool(1)
+    torch.set_num_threads(threads)
+    score, cache, pool, here = sweep.score, sweep.data.cache, LocalPool(1), join_world(device).device
     scores: dict[str, Any] = {}
     if score.task != "none":
         settings = EvaluateConfig(task=score.task, data=score.data, step=str(step), cache=cache, keep_features=False)
-        entries = evaluate(settings, location, device, pool, _show_nothing, _say_nothing)
+        entries = evaluate(settings, location, here, pool, _show_nothing, _say_nothing)
         scores["representation"] = _share(entries[0]["metrics"]["accuracy"])
     if score.samples:
         generator, model, digest = load_generator(location, step)
         run = read_run_config(location)
         samples = FRECHET_SAMPLES
         fidelity = GeneratorEvaluation(
-            EvaluateConfig(task="fidelity", samples=samples, cache=cache), run, model, device, pool
+            EvaluateConfig(task="fidelity", samples=samples, cache=cache), run, model, here, pool
         )
         if fidelity.data.count < samples:
             fidelity.count = fidelity.data.count

@@ -20,8 +20,10 @@ class Reporter(Protocol):
         """
 
     def should_stop(self) -> bool:
-        """Whether the run should end at this step with a last checkpoint; asked every step or every few, after `report`
-        of the same step."""
+        """Whether the run should end at this step with a last checkpoint.
+
+        Asked every step or every few of them, after `report` of the same step.
+        """
 
 
 class Silent:

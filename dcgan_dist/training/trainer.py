@@ -172,6 +172,7 @@ class Training:
         self.saved_at = time.monotonic()
         self.first_step_here = 0  # step from which this process goes on
         self.last_logged = 0  # step of the newest log line
+        self.parent: dict[str, Any] | None = None  # the checkpoint of another run that this one goes on from
 
     # ------------------------------------------------------------------ the loop
 
@@ -391,6 +392,9 @@ class Training:
             "world_size": self.world.size,
             "time_s": self.state.seconds,
         }
+        if self.parent is not None:
+            row |= {"parent": self.parent["trial"]}
+            row |= {f"parent_{key}": self.parent[key] for key in ("step", "digest")}
         self.step.tally.sums.zero_()
         self.last_metrics, self.last_logged = row, step
         if self.config.training.check_replicas:
@@ -500,6 +504,7 @@ class Training:
             "tallies": tallies,
             "finite": bool(self.step.finite),
             "last_logged": self.last_logged,
+            **({} if self.parent is None else {"parent": self.parent}),
         }
 
         def write(folder: Path) -> None:
@@ -547,6 +552,7 @@ class Training:
             seconds=state["seconds"],
         )
         self.first_step_here, self.last_logged = self.state.step, state["last_logged"]
+        self.parent = state.get("parent")
         self.epoch = max(0, self.state.step - 1) * batches_per_step(self.config) // self.stream.batches_per_epoch
         self.lost_in_epoch.fill_(state.get("lost_in_epoch", 0))
         if self.world.is_leader:

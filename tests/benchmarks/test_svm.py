@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from dcgan_dist.benchmarks.svm import (
@@ -31,6 +32,12 @@ def test_both_sides_reach_the_same_objective_and_accuracy():
     assert max(abs(row["relative_difference_of_objectives"]) for row in [single, *path["path"]]) <= 1e-3
     assert draws["largest_relative_difference_of_objectives"] <= 1e-3
     assert single["c"] in {row["c"] for row in path["path"]}
+    for record in (single, path, draws):
+        assert record["cpu_times"] > 0
+        assert record["linear_svc_cpu_seconds"] > 0, "of the processor"
+    assert sum(row["linear_svc_cpu_seconds"] for row in path["path"]) == pytest.approx(
+        path["linear_svc_cpu_seconds"], abs=0.05
+    )
     json.dumps([single, path, draws])
 
 

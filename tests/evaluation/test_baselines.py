@@ -1,5 +1,7 @@
 """Controls: nearest neighbours, k-means features, a supervised network."""
 
+import pickle
+
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
@@ -102,6 +104,17 @@ def test_features_are_standardised_by_the_training_images_alone():
     expected = (values - values[:1000].mean(0)) / np.sqrt(values[:1000].var(0) + 0.01)
     np.testing.assert_allclose(ours[everything], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(tests[np.arange(10)], (test_values - values[:1000].mean(0)) / ours.spread, rtol=1e-4)
+
+
+def test_mapped_pixels_go_to_other_processes_as_the_name_of_their_file(tmp_path):
+    rows, _ = striped(200)
+    rows.tofile(tmp_path / "values")
+    mapped = np.memmap(tmp_path / "values", np.uint8, "r", shape=rows.shape)
+    some = np.array([3, 150])
+    for values, is_small in ((mapped, True), (mapped[50:], False), (rows, False)):
+        packed = pickle.dumps(Pixels(values))
+        assert (len(packed) < 1000) == is_small
+        np.testing.assert_array_equal(pickle.loads(packed)[some - 3], Pixels(values)[some - 3])
 
 
 def test_the_supervised_network_learns_and_its_search_is_judged_on_validation_images():

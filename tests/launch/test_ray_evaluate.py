@@ -40,3 +40,17 @@ def test_features_made_over_a_cluster_give_the_same_score(
         for cache in ("alone", "spread")
     ]
     assert entries[0]["values"] == entries[1]["values"]
+
+
+def test_trials_of_the_supervised_control_over_a_cluster_are_those_of_one_process(
+    ray_cluster: RayCluster, tmp_path: Path, finished_run: Callable[..., Path]
+) -> None:
+    shutil.copytree(finished_run(1), tmp_path / "run")
+    words = ["--images=200", "--baselines=cnn", "--trials=3", "--epochs=2", "--cs=1e-2", "--cache=cache"]
+    _, alone = evaluate(tmp_path, words)
+    cluster = {**ray_cluster.environment, "RAY_ADDRESS": ray_cluster.address}
+    _, spread = evaluate(tmp_path, [*words, "--cluster.workers=2"], **cluster)
+    ours, same = (next(entry for entry in entries if entry["method"] == "cnn") for entries in (alone, spread))
+    assert same["metrics"] == ours["metrics"]
+    assert (same["trial"], same["validation"]) == (ours["trial"], ours["validation"])
+    assert len(ours["validation"]["class"]) == 3

@@ -31,6 +31,46 @@ config = parse_settings(Config, sys.argv[1:], "test", "")
 run_on_ray(config, config.run_dir, on_report=lambda values, checkpoint: print("reported", values["step"]))
 """
 
+# In a thread of an actor without CPUs; asked to stop, or killed, it leaves the cluster's CPUs free.
+IN_AN_ACTOR = """
+import sys, time, ray
+from dcgan_dist.command_line import parse_settings
+from dcgan_dist.config import Config
+from dcgan_dist.errors import Stopped
+from dcgan_dist.launch.ray_train import RAY_SETTINGS, run_on_ray
+
+@ray.remote(num_cpus=0, max_concurrency=2)
+class Host:
+    reports, stop = 0, False
+    def report(self, values, checkpoint):
+        self.reports += 1
+    def run(self, config):
+        try:
+            run_on_ray(config, config.run_dir, self.report, should_stop=lambda: self.stop, quiet=True)
+        except Stopped as stop:
+            return str(stop)
+    def count(self):
+        return self.reports
+    def ask(self):
+        self.stop = True
+
+ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": RAY_SETTINGS})
+config = parse_settings(Config, sys.argv[2:], "test", "")
+host = Host.remote()
+ended = host.run.remote(config)
+while not ray.get(host.count.remote()):
+    time.sleep(0.1)
+assert ray.available_resources().get("CPU", 0) == 0
+host.ask.remote() if sys.argv[1] == "ask" else ray.kill(host)
+begun = time.monotonic()
+while ray.available_resources().get("CPU", 0) < 2:
+    assert time.monotonic() - begun < 30
+    time.sleep(0.05)
+print("free after", time.monotonic() - begun)
+if sys.argv[1] == "ask":
+    print(ray.get(ended))
+"""
+
 
 class Driver:
     """A run on the cluster: what its driver printed, and how it ended."""
@@ -158,3 +198,17 @@ def test_useless_ray_address_is_named_at_once(
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ClusterError, match=says):
         run_on_ray(build_settings(Config, {**TINY, "cluster.workers": 2}), str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("how", ["ask", "kill"])
+def test_workers_make_room_at_once_when_their_run_is_stopped_or_its_process_killed(
+    drive: Callable[..., Driver], how: str
+) -> None:
+    driver = drive("-c", IN_AN_ACTOR, how, **{"training.steps": LONG})
+    assert driver.finish() == (0, "")
+    (free,) = [float(line.split()[2]) for line in driver.lines if line.startswith("free after")]
+    assert free < 4  # about 1 on a quiet machine
+    if how == "ask":
+        assert driver.printed("stopped at step") == 1
+        assert driver.status["status"] == "stopped"
+    assert len(driver.lines) == (2 if how == "ask" else 1)  # quiet

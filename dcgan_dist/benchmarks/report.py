@@ -1,0 +1,255 @@
+"""The report's reading of ten thousand runs, beside Ray Tune's own reader of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from dcgan_dist.benchmarks.measuring import on_cores
+from dcgan_dist.config import Config, override
+from dcgan_dist.parallel import usable_cores
+from dcgan_dist.results.aggregate import collect
+from dcgan_dist.results.page import write_page
+from dcgan_dist.results.tables import TRIALS_CSV, write_tables, write_trials_csv
+
+TRIALS = 10_000
+ROWS = 200
+GRIDS = 5
+_CURVES = 100  # different metrics files; each is that of many trials, as one file with many names
+
+
+def make_pile(folder: Path, trials: int = TRIALS, rows: int = ROWS) -> None:
+    """Write run directories: settings of their own, metrics, five grids and scores; equal files are hard links."""
+    shared = folder / ".shared"
+    shared.mkdir(parents=True)
+    for number in range(_CURVES):
+        (shared / f"{number}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in _curve(number, rows)))
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((512, 512)).save(shared / "grid.png")
+    draw = random.Random(0)
+    for number in range(trials):
+        run = folder / f"t{number:05d}"
+        (run / "samples").mkdir(parents=True)
+        changes = {
+            "name": run.name,
+            "optim.lr": round(10 ** draw.uniform(-5, -2), 8),
+            "optim.beta1": round(draw.uniform(0, 0.95), 4),
+            "model.slope": round(draw.uniform(0, 0.5), 4),
+            "training.steps": 50 * rows,
+        }
+        settings = asdict(override(Config(), changes)) | {"environment": {"torch": "2.13.0+cpu", "host": "a"}}
+        (run / "config.yaml").write_text(_yaml(settings))
+        status = {"status": "finished", "reason": "", "host": "a", "pid": 1, "heartbeat": 1e9, "step": 50 * rows}
+        (run / "status.json").write_text(json.dumps(status))
+        interval = {"value": draw.uniform(0, 1), "ci95": [0.4, 0.6], "n": 500}
+        entry = {"step": 50 * rows, "method": "dcgan", "protocol": "full", "metrics": {"accuracy": interval}}
+        (run / "scores.json").write_text(json.dumps({"rooms": [entry]}))
+        os.link(shared / f"{number % _CURVES}.jsonl", run / "metrics.jsonl")
+        for grid in range(GRIDS):
+            os.link(shared / "grid.png", run / "samples" / f"step-{grid * 10 * rows:08d}.png")
+        os.link(shared / "grid.png", run / "samples" / "real.png")
+
+
+def _yaml(tree: dict[str, Any], indentation: str = "") -> str:
+    """Write settings as a run does, only faster."""
+    lines = ""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            lines += f"{indentation}{key}:\n{_yaml(value, indentation + '  ')}"
+        else:
+            lines += f"{indentation}{key}: {yaml.safe_dump(value).splitlines()[0]}\n"
+    return lines
+
+
+def _curve(number: int, rows: int) -> Iterator[dict[str, float | int | None]]:
+    draw = random.Random(number)
+    for row in range(1, rows + 1):
+        yield {
+            "step": 50 * row,
+            "epoch": 50 * row / 157,
+            "images_seen": 6400 * row,
+            "loss_d": draw.uniform(0.1, 1.5),
+            "loss_g": draw.uniform(0.5, 6),
+            "d_real": draw.uniform(0.5, 1),
+            "d_fake": draw.uniform(0, 0.5),
+            "images_per_s": draw.uniform(300, 500),
+            "data_wait": draw.uniform(0, 0.01),
+            "sample_distance": draw.uniform(0.3, 0.9),
+            "filter_oscillation": draw.uniform(0, 0.1) if row > 20 else None,
+            "lr": 0.0002,
+            "images_lost": 0,
+            "world_size": 1,
+            "time_s": 16.4 * row + draw.random(),
+        }
+
+
+def make_tune_pile(pile: Path, folder: Path, trials: int) -> None:
+    """Write the first trials of what `make_pile` wrote as Ray Tune lays it out: result.json and the experiment's state.
+
+    A line of result.json has, beside the metrics, what Tune adds to each, and the trial's config: what was searched.
+    """
+    from ray.train._internal.storage import StorageContext
+    from ray.tune import PlacementGroupFactory
+    from ray.tune.experiment import Trial
+
+    folder.mkdir(parents=True)
+    storage = StorageContext(storage_path=str(folder.parent), experiment_dir_name=folder.name)
+    states = []
+    for number, run in enumerate(sorted(pile.glob("t*"))[:trials]):
+        settings = yaml.load((run / "config.yaml").read_text(), yaml.CSafeLoader)
+        config = {"optim.lr": settings["optim"]["lr"], "optim.beta1": settings["optim"]["beta1"]}
+        trial: Any = Trial("trainable", config=config, trial_id=run.name, storage=copy(storage), stub=True)
+        trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])
+        trial.storage.trial_dir_name = run.name
+        (folder / run.name).mkdir()
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) | _added(row, run.name) | {"config": config} for row, line in enumerate(lines, 1)]
+        result = folder / run.name / "result.json"
+        if number < _CURVES:
+            result.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        else:
+            os.link(folder / f"t{number % _CURVES:05d}" / "result.json", result)
+        trial.run_metadata.last_result = rows[-1]
+        states.append(trial.get_json_state())
+    (folder / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps({"trial_data": states}))
+
+
+def _added(iteration: int, trial: str) -> dict[str, Any]:
+    return {
+        "timestamp": 1_767_225_600 + iteration,
+        "checkpoint_dir_name": None,
+        "done": False,
+        "training_iteration": iteration,
+        "trial_id": trial,
+        "date": "2026-01-01_00-00-00",
+        "time_this_iter_s": 16.4,
+        "time_total_s": 16.4 * iteration,
+        "pid": 1,
+        "hostname": "a",
+        "node_ip": "127.0.0.1",
+        "time_since_restore": 16.4 * iteration,
+        "iterations_since_restore": iteration,
+    }
+
+
+# Each way in a process of its own, so that its memory can be told
+
+
+def measure_ours(pile: str, output: str) -> None:
+    """Read a pile with no cache, write its tables, and read it again, unchanged and with 100 changed runs."""
+    folder, cache = Path(output), Path(output, "pile.arrow")
+    cache.unlink(missing_ok=True)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "table"):
+        read = collect([pile], cache)
+        write_trials_csv(read, folder / TRIALS_CSV)
+    peak, used = _peak(), _cpu_seconds()
+    with _timed(seconds, "all_tables"):
+        write_tables(read, folder)
+    with _timed(seconds, "unchanged"):
+        again = collect([pile], cache)
+    for run in sorted(Path(pile).glob("t*"))[:100]:
+        status = run / "status.json"
+        status.write_text(status.read_text() + "\n")
+    with _timed(seconds, "changed"):
+        changed = collect([pile], cache)
+    with _timed(seconds, "page"):
+        write_page(read, folder / "report.html", now=time.time())
+    runs = [read.read, again.read, changed.read]
+    record = {"trials": len(read.trials), "read": runs, "peak_mib": peak, "cpu_seconds": used}
+    page = (folder / "report.html").stat().st_size / 2**20
+    print(json.dumps(record | {"seconds": seconds, "page_mib": page}))
+
+
+def measure_tune(experiment: str, output: str) -> None:
+    """Read an experiment through ResultGrid and write its table."""
+    from ray.tune import ExperimentAnalysis, ResultGrid
+
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "table"):
+        grid = ResultGrid(ExperimentAnalysis(experiment))
+        frames = [grid[number].metrics_dataframe for number in range(len(grid))]
+        grid.get_dataframe().to_csv(Path(output, "tune.csv"))
+    if any(frame is None or len(frame) != ROWS for frame in frames):
+        raise AssertionError("Tune has not read all rows")
+    print(json.dumps({"trials": len(grid), "seconds": seconds, "peak_mib": _peak(), "cpu_seconds": _cpu_seconds()}))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - begun
+
+
+def _peak() -> float:
+    """Return the highest memory of this process, and as often as there are cores that of its largest child, in MiB."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (own + usable_cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
+
+
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and those it started, imports included."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _run(function: str, *arguments: object) -> dict[str, Any]:
+    code = f"import sys; from dcgan_dist.benchmarks.report import {function}; {function}(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def bench_report(rounds: int = 3, trials: int = TRIALS) -> Iterator[dict[str, Any]]:
+    """Yield what it takes to read `trials` runs, and beside it Ray Tune's reader on a tenth of them, on two cores."""
+    with tempfile.TemporaryDirectory(prefix="dcgan_dist-report-") as name, on_cores(2):
+        folder = Path(name)
+        pile, experiment = folder / "pile", folder / "tune"
+        make_pile(pile, trials)
+        make_tune_pile(pile, experiment, max(1, trials // 10))
+        ours, theirs = [], []
+        for _ in range(rounds):
+            ours.append(_run("measure_ours", pile, folder))
+            theirs.append(_run("measure_tune", experiment, folder))
+    rates = [[one["trials"] / one["seconds"]["table"] for one in both] for both in (ours, theirs)]
+    ratios = [one / other for one, other in zip(*rates, strict=True)]
+    seconds = {key: round(median(one["seconds"][key] for one in ours), 2) for key in ours[0]["seconds"]}
+    yield {
+        "bench": "report",
+        "trials": trials,
+        "rows": ROWS,
+        "seconds": seconds,
+        "runs_read": ours[0]["read"],
+        "cpu_seconds": round(median(one["cpu_seconds"] for one in ours), 1),
+        "peak_mib": round(max(one["peak_mib"] for one in ours)),
+        "page_mib": round(ours[0]["page_mib"], 1),
+        "trials_per_s": round(median(rates[0])),
+        "baseline": f"ray.tune.ResultGrid, {theirs[0]['trials']} trials",
+        "baseline_trials_per_s": round(median(rates[1])),
+        "baseline_cpu_seconds": round(median(one["cpu_seconds"] for one in theirs), 1),
+        "baseline_peak_mib": round(max(one["peak_mib"] for one in theirs)),
+        "times_the_baseline": round(median(ratios), 2),
+        "goal": 5,
+        "rounds": rounds,
+        "ratios": [round(ratio, 2) for ratio in ratios],
+    }

@@ -1,0 +1,245 @@
+"""`bench sweep`: how long a sweep of many short trials takes beside their training alone, and what halving saves.
+
+Halving is not run beside a sweep in which every trial goes to its end, but replayed on that one: the same trials, with
+the same scores at each milestone, are told to Tune's own scheduler in the order in which they would have come, and it
+says which would have been stopped.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import logging
+import os
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import ray
+from ray.tune.schedulers import TrialScheduler
+
+from dcgan_dist.command_line import build_settings
+from dcgan_dist.config import SweepConfig
+from dcgan_dist.launch.ray_tune import METRIC, TIME, TUNE_SETTINGS, WORST, make_scheduler, run_sweep
+from dcgan_dist.sweeps.record import TrialRecord
+
+TRIALS = 100
+AT_ONCE = 2
+GOAL = 1.2
+SETTINGS = {
+    "trials": TRIALS,
+    "concurrent": AT_ONCE,
+    "schedule": "fifo",
+    "milestones": 2,
+    "objective": "stability",
+    "score.task": "none",
+    "score.samples": 0,
+    "space": {"optim.lr": {"loguniform": [1e-5, 1e-3]}, "model.slope": {"uniform": [0.0, 0.5]}},
+    "data.path": "rooms:512",
+    "model.image_size": 32,
+    "model.ngf": 16,
+    "model.ndf": 16,
+    "training.batch_size": 32,
+    "training.steps": 80,
+    "training.sample_count": 16,
+    "training.device": "cpu",
+}
+WHOLE = {
+    **SETTINGS,
+    "trials": 32,
+    "milestones": 4,
+    "objective": "representation,stability",
+    "score.task": "rooms",
+    "score.images": 1000,
+    "score.finalists": 0,
+    "space": {
+        "optim.lr": {"loguniform": [1e-5, 1e-1]},
+        "optim.beta1": {"uniform": [0.0, 0.99]},
+        "model.slope": {"uniform": [0.0, 1.0]},
+    },
+    "training.steps": 320,
+}
+"""Trials whose scores halving is replayed on: the space of configs/sweeps/stability.yaml."""
+ORDERS = 200
+
+
+def bench_sweep(rounds: int = 1) -> Iterator[dict[str, Any]]:
+    """Measure both in a cluster of this machine.
+
+    The first ideal is that trials do nothing but train, two at a time; the time to start Ray, and the time until the
+    first trial trains, are no part of the total.
+    """
+    for _ in range(rounds):
+        yield _measure_overhead()
+    yield _measure_halving()
+
+
+def _measure_overhead() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        location = Path(folder) / "sweep"
+        records, ray_init = _run(build_settings(SweepConfig, SETTINGS), location)
+        return _describe(location, records, ray_init)
+
+
+def _measure_halving() -> dict[str, Any]:
+    config = build_settings(SweepConfig, WHOLE)
+    with tempfile.TemporaryDirectory() as folder:
+        records, _ = _run(config, Path(folder) / "sweep")
+    return compare_with_halving(records, build_settings(SweepConfig, {**WHOLE, "schedule": "asha"}))
+
+
+def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]:
+    """Run a sweep in a cluster of its own; return its trials, and how long the cluster took to start."""
+    for name, value in TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    begun = time.perf_counter()
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, num_cpus=AT_ONCE)
+    ray_init = time.perf_counter() - begun
+    try:
+        return list(run_sweep(config, str(location)).records.values()), ray_init
+    finally:
+        ray.shutdown()
+
+
+def _describe(location: Path, records: list[TrialRecord], ray_init: float) -> dict[str, Any]:
+    steps = SETTINGS["training.steps"]
+    training = [_training_seconds(location / record.directory) for record in records]
+    opened = [(location / record.directory / "config.yaml").stat().st_mtime for record in records]
+    started = [record.started or 0.0 for record in records]
+    ended = [record.ended or 0.0 for record in records]
+    whole = [end - start for start, end in zip(started, ended, strict=True)]
+    total, ideal = max(ended) - min(opened), sum(training) / AT_ONCE
+    later = slice(AT_ONCE, None)  # the first ones wait for their processes
+    starts = [there - start for start, there in zip(started, opened, strict=True)]
+    rest = [all_of_it - start - own for all_of_it, start, own in zip(whole, starts, training, strict=True)]
+    return {
+        "bench": "sweep",
+        "what": f"{TRIALS} trials, {AT_ONCE} at a time, rooms 32x32, ngf 16, batch 32, {steps} steps",
+        "total_s": round(total, 2),
+        "ideal_s": round(ideal, 2),
+        "times_the_ideal": round(total / ideal, 3),
+        "goal": GOAL,
+        "ray_init_s": round(ray_init, 2),
+        "first_trial_starts_after_s": round(min(opened) - min(started), 2),
+        "of_a_later_trial_s": {
+            "training": round(mean(training[later]), 3),
+            "before_its_run_directory": round(mean(starts[later]), 3),
+            "networks_milestones_and_end": round(mean(rest[later]), 3),
+            "until_the_next": round((AT_ONCE * total - sum(whole) + sum(starts[:AT_ONCE])) / len(records), 3),
+        },
+        "finished": sum(record.status == "finished" for record in records),
+    }
+
+
+@dataclass(frozen=True)
+class Halved:
+    """What a schedule made of some trials.
+
+    Attributes:
+        steps: of training, in all.
+        seconds: of all trials together.
+        stopped: trials that it stopped.
+        best: the highest objective of a trial that went to its end, None without one.
+    """
+
+    steps: int
+    seconds: float
+    stopped: int
+    best: float | None
+
+
+@dataclass(frozen=True)
+class _Replayed:
+    """A trial as far as a scheduler looks at it."""
+
+    trial_id: str
+    config: dict[str, str]
+
+
+def replay(records: Sequence[TrialRecord], config: SweepConfig, at_once: int) -> Halved:
+    """Tell the scheduler of `config` of trials that went to their end; return what it would have made of them.
+
+    Args:
+        records: of the trials, in the order in which they begin.
+        config: says which schedule.
+        at_once: trials that run side by side. One takes as long as it did, its time spread evenly over its steps.
+    """
+    scheduler: Any = make_scheduler(config, [])
+    trials = [_Replayed(record.trial, {"trial": record.trial}) for record in records]
+    # Of one that diverged the last entry is where it did so, and no milestone.
+    ends = [len(record.milestones) - 1 if record.milestones else 0 for record in records]
+    arrivals: list[tuple[float, int, int]] = []  # when a trial is at one of its entries: its place, that of the entry
+    steps, seconds, stopped, begun = 0, 0.0, 0, 0
+    starts = [0.0] * len(records)
+    objectives: list[float] = []
+
+    def reached(place: int, entry: int) -> tuple[int, float]:
+        record = records[place]
+        step = record.milestones[entry]["step"] if entry < ends[place] else record.step
+        return step, record.seconds * step / max(1, record.step)
+
+    now = 0.0
+    while arrivals or begun < len(records):
+        while begun < len(records) and len(arrivals) < at_once:
+            scheduler.on_trial_add(None, trials[begun])
+            starts[begun] = now
+            heapq.heappush(arrivals, (now + reached(begun, 0)[1], begun, 0))
+            begun += 1
+        now, place, entry = heapq.heappop(arrivals)
+        if entry < ends[place]:
+            objective = records[place].milestones[entry]["objective"]
+            result = {TIME: entry + 1, METRIC: WORST if objective is None else objective}
+            if scheduler.on_trial_result(None, trials[place], result) == TrialScheduler.CONTINUE:
+                heapq.heappush(arrivals, (starts[place] + reached(place, entry + 1)[1], place, entry + 1))
+                continue
+            stopped += 1
+        else:
+            objective = records[place].objective
+            objectives += [] if objective is None else [objective]
+        steps += reached(place, entry)[0]
+        seconds += reached(place, entry)[1]
+    return Halved(steps, seconds, stopped, max(objectives, default=None))
+
+
+def compare_with_halving(records: Sequence[TrialRecord], config: SweepConfig) -> dict[str, Any]:
+    """Return what asha saves on trials that all went to their end, in their order and in random ones."""
+    whole = replay(records, build_settings(SweepConfig, WHOLE), AT_ONCE)
+    halved = replay(records, config, AT_ONCE)
+    draw = random.Random(0)
+    others = [replay(draw.sample(records, len(records)), config, AT_ONCE) for _ in range(ORDERS)]
+    interval = next(record.scores["representation"]["ci95"] for record in records if record.objective == whole.best)
+    return {
+        "bench": "sweep, asha beside fifo",
+        "what": f"{len(records)} trials of optim.lr x optim.beta1 x model.slope, rooms 32x32, ngf 16, batch 32, "
+        f"{WHOLE['training.steps']} steps, {config.milestones} milestones, reduction {config.reduction:g}",
+        "verdicts": dict(Counter(record.verdict for record in records)),
+        **{
+            name: {
+                "steps": each.steps,
+                "trial_seconds": round(each.seconds, 1),
+                "stopped": each.stopped,
+                "best": each.best and round(each.best, 4),
+            }
+            for name, each in (("fifo", whole), ("asha", halved))
+        },
+        "ci95_of_best": interval,
+        "steps_saved": round(1 - halved.steps / whole.steps, 3),
+        f"in_{ORDERS}_random_orders": {
+            "steps_saved": round(mean(1 - each.steps / whole.steps for each in others), 3),
+            "same_best": round(mean(each.best == whole.best for each in others), 3),
+            "best_is_lower_by": round(mean((whole.best or 0) - (each.best or 0) for each in others), 4),
+        },
+    }
+
+
+def _training_seconds(run: Path) -> float:
+    """Return the time from the first step of a run to its last log line."""
+    last = (run / "metrics.jsonl").read_text().splitlines()[-1]
+    return float(json.loads(last)["time_s"])

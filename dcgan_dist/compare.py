@@ -1,0 +1,243 @@
+"""Show every run and sweep below some directories as a table in the terminal; `report` makes a page of the same.
+
+``python -m dcgan_dist.compare runs sweeps``; ``--sort final.loss_d`` sorts by any column of trials.csv.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dcgan_dist.command_line import parse_settings, run, split_words
+from dcgan_dist.config import CompareConfig, Config, flatten
+from dcgan_dist.errors import ConfigError
+from dcgan_dist.report import need_places, told
+from dcgan_dist.results.aggregate import Pile, Score, Trial, collect
+from dcgan_dist.results.remembered import cache_file
+from dcgan_dist.results.tables import trial_table
+
+PROG = "dcgan-dist compare"
+
+_WIDE = 160  # columns where the output is no terminal
+_SCORES = 3  # most scores that have a column
+_NEVER_SHOWN = ("data.cache", "data.cache_gib")
+
+_STYLES = {
+    "finished": "green",
+    "running": "cyan",
+    "waiting": "dim",
+    "stopped": "yellow",
+    "failed": "red",
+    "diverged": "red",
+    "died": "red",
+}
+
+
+def compare_command(arguments: Sequence[str]) -> None:
+    """Read the places given and print the table."""
+    words, options = split_words(arguments, {})
+    config = parse_settings(CompareConfig, options, PROG, __doc__ or "", "DIR ... ")
+    places = need_places(words)
+    pile = collect(places, cache_file(config.cache, "\n".join(places)), told)
+    order, sorted_by = sort_trials(pile, config.sort)
+    shown = order if config.rows == 0 else order[: config.rows]
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    _print(console, pile, shown)
+    counts = Counter(trial.status for trial in pile.trials)
+    told_counts = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
+    left = f"; the first {len(shown):,} are shown, --rows 0 shows all" if len(shown) < len(order) else ""
+    console.print(_safe(f"{len(order):,} trial{'' if len(order) == 1 else 's'} by {sorted_by}: {told_counts}{left}"))
+
+
+def render(pile: Pile, shown: Sequence[Trial], width: int) -> str:
+    """Return what the command prints of some trials of a pile, in lines of at most `width` characters."""
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    with console.capture() as capture:
+        _print(console, pile, shown)
+    return capture.get()
+
+
+def _print(console: Console, pile: Pile, shown: Sequence[Trial]) -> None:
+    for sweep in pile.sweeps:
+        best = f", best {sweep.best}" if sweep.best else ""
+        objective = f", objective {sweep.objective}" if sweep.objective else ""
+        console.print(_safe(f"sweep {sweep.key}: {sweep.status}, {len(sweep.trials)} trials{objective}{best}"))
+        for problem in sweep.problems:
+            console.print(_safe(f"{sweep.key}: {problem}"))
+    if shown:
+        console.print(make_table(shown, pile, console.width))
+    for trial in shown:
+        for problem in trial.problems:
+            console.print(_safe(f"{trial.key}: {problem}"))
+    for path, reason in pile.unreadable:
+        console.print(_safe(f"unreadable: {path}: {reason}"))
+
+
+# Order
+
+
+def sort_trials(pile: Pile, column: str | None) -> tuple[list[Trial], str]:
+    """Return the trials in order, those without a value last, and the name of what they are sorted by.
+
+    Args:
+        pile: what was read.
+        column: of trials.csv, with a - before it falling; None for the objective, else the first score, best first.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    if column is not None:
+        name = column.removeprefix("-")
+        table = trial_table(pile)
+        if name not in table:
+            near = difflib.get_close_matches(name, list(table), n=1)
+            hint = f"did you mean {near[0]}?" if near else "take one of trials.csv, such as final.loss_d"
+            raise ConfigError(f"sort is {column!r}, and no column has that name: {hint}")
+        values = dict(zip((trial.key for trial in pile.trials), table[name][1], strict=True))
+        return _ordered(pile, lambda trial: values[trial.key], falling=column.startswith("-")), column
+    if any(trial.objective is not None for trial in pile.trials):
+        return _ordered(pile, lambda trial: trial.objective, falling=True), "the objective"
+    best = next((name for name in score_names(pile.trials) if not name.endswith(_LESS_IS_BETTER)), None)
+    if best is None:
+        return list(pile.trials), "directory"
+    return _ordered(pile, lambda trial: _value(trial.scores.get(best)), falling=True), best
+
+
+_LESS_IS_BETTER = ("frechet_distance", "fid", "kid", "near_copies", "auc", "distance_ratio")
+
+
+def _ordered(pile: Pile, value: Callable[[Trial], Any], *, falling: bool) -> list[Trial]:
+    usable = {trial.key: value(trial) for trial in pile.trials}
+    given = [trial for trial in pile.trials if not _is_missing(usable[trial.key])]
+    # Numbers and texts do not compare: texts come after all numbers.
+    given.sort(
+        key=lambda trial: (
+            (isinstance(usable[trial.key], str), usable[trial.key])
+            if isinstance(usable[trial.key], int | float | str)
+            else (True, str(usable[trial.key]))
+        ),
+        reverse=falling,
+    )
+    return given + [trial for trial in pile.trials if _is_missing(usable[trial.key])]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _value(score: Score | None) -> float | None:
+    return None if score is None else score.value
+
+
+def score_names(trials: Sequence[Trial]) -> list[str]:
+    """Return the scores that most trials have, first; of equally frequent ones those that were met first."""
+    counts = Counter(name for trial in trials for name in trial.scores)
+    return [name for name, _ in counts.most_common()]
+
+
+# The table
+
+
+def make_table(trials: Sequence[Trial], pile: Pile, width: int) -> Table:
+    """Return the table of `trials`: what differs between them, and how they ended; below 120 columns a narrower one."""
+    narrow = width < 120
+    scores = score_names(trials)[: 1 if narrow else _SCORES]
+    table = Table(show_lines=narrow)
+    table.add_column("trial", overflow="fold", ratio=2 if narrow else None)
+    table.add_column("settings", overflow="fold", ratio=3)
+    table.add_column("status\nverdict", overflow="fold", ratio=2 if narrow else None)
+    for name in ["step", *scores, "loss D\nloss G", "images/s"]:
+        table.add_column(name.replace(".", "\n", 1), justify="right", overflow="fold")
+    shared = _shared(pile.trials)
+    for trial in trials:
+        status = Text(_plain(trial.status), style=_STYLES.get(trial.status, ""))
+        status.append(f"\n{_plain(trial.verdict.name)}", style="dim" if trial.verdict.name == "undecided" else "")
+        if trial.status in ("failed", "diverged", "died") and trial.reason:
+            status.append(f"\n{_plain(trial.reason)[: 60 if narrow else 120]}", style="dim")
+        table.add_row(
+            _safe(trial.key),
+            _settings(trial, shared, 6 if narrow else 12),
+            status,
+            "" if trial.step is None else f"{trial.step:,}",
+            *(_score(trial.scores.get(name)) for name in scores),
+            "\n".join(f"{trial.final[name]:.3g}" if name in trial.final else "-" for name in ("loss_d", "loss_g")),
+            "" if trial.throughput is None else f"{trial.throughput:,.0f}",
+        )
+    return table
+
+
+def _shared(trials: Sequence[Trial]) -> set[str]:
+    """Return the changed settings that all trials have the same value of: they tell nothing here."""
+    if len(trials) < 2:
+        return set()
+    first = trials[0].changed
+    return {key for key in first if all(trial.changed.get(key) == first[key] for trial in trials)}
+
+
+def _settings(trial: Trial, shared: set[str], most: int) -> Text:
+    """Return the parameters of a sweep, else the changed settings, those first that decide how stable it is."""
+    values = dict(trial.parameters)
+    if not values:
+        values = {key: value for key, (value, _) in trial.changed.items() if key not in shared}
+    keys = sorted((key for key in values if key not in _NEVER_SHOWN), key=_rank)
+    shown = Text()
+    for key in keys[:most]:
+        name = _short(key)
+        shown.append(f"{_plain(name)} ", style="dim")
+        shown.append(f"{_number(values[key])}  ")
+    if len(keys) > most:
+        shown.append(f"and {len(keys) - most} more", style="dim")
+    shown.rstrip()
+    return shown
+
+
+def _rank(key: str) -> int:
+    """Return the place of a setting: those that the sweeps of the paper are about, other ones, then how it is run."""
+    groups = ("optim.lr", "optim.beta1", "model.slope", "optim.", "model.", "data.path", "")
+    late = key.startswith(("cluster.", "data.", "training.")) and key not in ("data.path", "training.batch_size")
+    return len(groups) + 1 if late else next(place for place, group in enumerate(groups) if key.startswith(group))
+
+
+def _short(key: str) -> str:
+    """Return a setting's name without its group, where no other setting has it."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in flatten(Config())) == 1 else key
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else _plain(str(value))[:40]
+
+
+def _score(score: Score | None) -> str:
+    if score is None or math.isnan(score.value):
+        return ""
+    interval = "" if math.isnan(score.low) else f"\n{score.low:.4g} to {score.high:.4g}"
+    return f"{score.value:.4g}{interval}"
+
+
+def _plain(text: str) -> str:
+    """Return a text of one line without characters that steer a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _safe(text: str) -> Text:
+    """Return a text in which nothing is markup."""
+    return Text(_plain(text))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run(compare_command, PROG, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,363 @@
+"""What the files of one run directory say, with all that is wrong with them told and nothing raised."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import yaml
+
+from dcgan_dist.errors import StorageError
+from dcgan_dist.results.stability import judge
+from dcgan_dist.results.walking import Found, read_bytes, sample_names
+
+Curve = npt.NDArray[np.float64]
+
+COLUMNS = 200
+"""Most metrics that are kept of a run."""
+SETTINGS = 2000
+"""Most settings that are kept of a run."""
+
+_GRID = re.compile(r"step-(\d{1,18})\.png")
+# A value of letters, digits and such alone means the same by itself as after its key; with more, YAML is to judge.
+_SETTING = re.compile(
+    r"( *)([A-Za-z_][A-Za-z0-9_]*):(?: ([A-Za-z0-9_./+~][A-Za-z0-9_./+~:=@-]*|-[0-9.]+(?:e[+-]?[0-9]+)?))?"
+)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run directory.
+
+    Attributes:
+        settings: of config.yaml by dotted name.
+        environment: what config.yaml records beside them.
+        status: status.json, {} where there is none.
+        scores: scores.json, {} where there is none.
+        names: of the metrics.
+        values: of the metrics, (names, rows), by rising step; NaN for null.
+        verdict: name, reason and score of `stability.judge`.
+        parent: the newest line of metrics.jsonl that names a `parent`, {} where there is none.
+        samples: (step, file name) of each grid, by step.
+        has_real: whether a grid of real images is there.
+        problems: what could not be read, one line each.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    values: Curve = field(default_factory=lambda: np.empty((0, 0)))
+    verdict: dict[str, Any] = field(default_factory=dict)
+    parent: dict[str, Any] = field(default_factory=dict)
+    samples: tuple[tuple[int, str], ...] = ()
+    has_real: bool = False
+    problems: tuple[str, ...] = ()
+
+
+def read_run(found: Found) -> RunFiles:
+    """Read a run directory; nothing is raised for what is in it."""
+    problems: list[str] = []
+
+    def content(name: str) -> bytes | None:
+        if found.files is not None and name not in found.files:
+            return None
+        try:
+            return read_bytes(found.directory, name)
+        except StorageError as error:
+            problems.append(one_line(str(error)))
+            return None
+
+    settings, environment = parse_config(content("config.yaml"), problems)
+    status = parse_object(content("status.json"), "status.json", problems)
+    rows = parse_rows(content("metrics.jsonl"), problems)
+    names, values = columns_of(rows, problems)
+    scores = parse_object(content("scores.json"), "scores.json", problems)
+    grids = sample_names(found)
+    steps = sorted((int(match[1]), name) for name in grids if (match := _GRID.fullmatch(name)))
+    return RunFiles(
+        settings=settings,
+        environment=environment,
+        status=status,
+        scores=scores,
+        names=names,
+        values=values,
+        verdict=_verdict(rows, status),
+        parent=next((row for row in reversed(rows) if row.get("parent") is not None), {}),
+        samples=tuple(steps),
+        has_real="real.png" in grids,
+        problems=tuple(problems),
+    )
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line of UTF-8; half a character (a lone surrogate) becomes a question mark."""
+    return " ".join(clean(text).split())
+
+
+def clean(value: Any) -> Any:
+    """Return a value read from JSON or YAML with every text fit for UTF-8, and keys being texts."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {clean(str(key)): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [clean(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)  # YAML has dates
+
+
+def load_json(content: bytes) -> Any:
+    """Return what JSON says; NaN and infinities, which it has not, are read as well.
+
+    Raises:
+        ValueError: it is no JSON, or too deep.
+    """
+    try:
+        return orjson.loads(content)
+    except ValueError:
+        try:
+            return clean(json.loads(content))
+        except RecursionError as error:
+            raise ValueError("it is nested too deep") from error
+
+
+def parse_object(content: bytes | None, name: str, problems: list[str]) -> dict[str, Any]:
+    """Return a JSON object, {} where it is missing or none; the latter is told in `problems`."""
+    if content is None:
+        return {}
+    try:
+        value = load_json(content)
+    except ValueError:
+        problems.append(f"{name} is cut or damaged: it is no JSON" if content.strip() else f"{name} is empty")
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"{name} holds no JSON object")
+        return {}
+    return value
+
+
+# Settings
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """Refuses aliases: no run writes them, and a few lines of them can stand for billions of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases, which no run writes")
+        return super().compose_node(parent, index)
+
+
+def parse_config(content: bytes | None, problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of config.yaml by dotted name, and its `environment`."""
+    if content is None:
+        return {}, {}
+    text = content.decode("utf-8", "replace")
+    try:
+        tree = parse_plain_yaml(text)
+        if tree is None:
+            tree = clean(yaml.load(text, _WithoutAliases))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problems.append(f"config.yaml is cut or damaged: {one_line(str(error))[:200]}")
+        return {}, {}
+    if not isinstance(tree, dict) or not tree:
+        problems.append("config.yaml holds no settings" if text.strip() else "config.yaml is empty")
+        return {}, {}
+    environment = tree.pop("environment", None)
+    flat: dict[str, Any] = {}
+    _flatten(tree, "", flat)
+    if len(flat) >= SETTINGS:
+        problems.append(f"config.yaml has more than {SETTINGS:,} settings: the first of them are shown")
+    return flat, environment if isinstance(environment, dict) else {}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str, flat: dict[str, Any]) -> None:
+    # `space` of a sweep is a mapping, but one setting; elsewhere a mapping is a group.
+    for key, value in tree.items():
+        if len(flat) >= SETTINGS:
+            return
+        if isinstance(value, dict) and value and prefix + key != "space":
+            _flatten(value, f"{prefix}{key}.", flat)
+        else:
+            flat[prefix + key] = value
+
+
+def parse_plain_yaml(text: str) -> dict[str, Any] | None:
+    """Read YAML of the kind that runs write: nested mappings with one plain value a line; None where it is another.
+
+    A YAML parser takes milliseconds for a config.yaml, and of ten thousand runs most lines are the same.
+    """
+    tree: dict[str, Any] = {}
+    groups: list[tuple[int, dict[str, Any]]] = [(0, tree)]
+    waiting: tuple[dict[str, Any], str] | None = None  # the group and the key whose value may follow, further in
+    for line in text.split("\n"):
+        if not line:
+            continue
+        match = _SETTING.fullmatch(line)
+        if match is None:
+            return None
+        spaces, key, word = match.groups()
+        indentation = len(spaces)
+        if waiting is not None and indentation > groups[-1][0]:
+            parent, name = waiting
+            parent[name] = {}
+            groups.append((indentation, parent[name]))
+        while groups and groups[-1][0] > indentation:
+            groups.pop()
+        if not groups or groups[-1][0] != indentation or not _is_text(key):
+            return None
+        group = groups[-1][1]
+        if word is None:
+            group[key] = None
+            waiting = (group, key)
+            continue
+        waiting = None
+        value = _plain_value(word)
+        if value is _NOT_PLAIN:
+            return None
+        group[key] = value
+    return tree
+
+
+_NOT_PLAIN = object()
+
+
+@lru_cache(maxsize=65536)
+def _plain_value(word: str) -> Any:
+    """Return a value that stands for itself on its line, `_NOT_PLAIN` where YAML's rules may make it more than that."""
+    try:
+        value = yaml.load(word, yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError):
+        return _NOT_PLAIN
+    return clean(value) if not isinstance(value, dict | list | set) else _NOT_PLAIN
+
+
+@lru_cache(maxsize=4096)
+def _is_text(key: str) -> bool:
+    return isinstance(yaml.load(key, yaml.SafeLoader), str)
+
+
+# Metrics
+
+
+def columns_of(rows: list[dict[str, Any]], problems: list[str]) -> tuple[tuple[str, ...], Curve]:
+    """Return the names of all numbers in rows of metrics, and the numbers (names, rows) by rising step."""
+    names, values = _columns(rows, problems)
+    if "step" not in names:
+        if rows:
+            problems.append("metrics.jsonl has no steps: its curves are left out")
+        return (), np.empty((0, 0))
+    values, told = _by_rising_step(names.index("step"), values)
+    problems.extend(told)
+    return tuple(names), values
+
+
+def _verdict(rows: list[dict[str, Any]], status: Mapping[str, Any]) -> dict[str, Any]:
+    diverged = status.get("status") == "diverged"
+    with np.errstate(all="ignore"):
+        try:
+            verdict = judge(rows, diverged=diverged)
+        except (ValueError, TypeError, KeyError, OverflowError):  # values that are no numbers
+            verdict = judge([_numbers(row) for row in rows], diverged=diverged)
+    return {"name": verdict.name, "reason": verdict.reason, "score": _none_if_nan(verdict.score)}
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float | None]:
+    kept = {name: _number(value) for name, value in row.items() if _is_number(value)}
+    return {"step": 0.0, **kept, **{name: None for name, value in row.items() if value is None}}
+
+
+def _none_if_nan(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def parse_rows(content: bytes | None, problems: list[str]) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl, without those that are cut or damaged, which are told in `problems`."""
+    if content is None:
+        return []
+    whole = content.removesuffix(b"\n")
+    try:
+        # All at once is faster; two cut lines that make a whole one together change how many there are.
+        rows = orjson.loads(b"[" + whole.replace(b"\n", b",") + b"]")
+        if len(rows) == whole.count(b"\n") + 1 and set(map(type, rows)) == {dict}:
+            return list(rows)
+    except ValueError:
+        pass
+    rows = []
+    damaged = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = load_json(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            damaged.append(number)
+    if damaged:
+        last = content.count(b"\n") + 1
+        told = f"line {damaged[0]:,} is {'cut' if damaged[0] == last else 'damaged'}"
+        problems.append(f"metrics.jsonl {told}" + (f", and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""))
+    return rows
+
+
+def _columns(rows: list[dict[str, Any]], problems: list[str]) -> tuple[list[str], Curve]:
+    """Return the names of all numbers in the rows, and the numbers (names, rows)."""
+    if not rows:
+        return [], np.empty((0, 0))
+    names = list(rows[0])
+    if 1 < len(names) <= COLUMNS and set(map(len, rows)) == {len(names)}:
+        try:
+            values = np.array(list(map(itemgetter(*names), rows)), dtype=np.float64)
+            return names, np.ascontiguousarray(values.T)
+        except (KeyError, ValueError, TypeError, OverflowError):
+            pass  # rows of different kinds, or values that are no numbers
+    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if _is_number(value)))
+    if len(names) > COLUMNS:
+        problems.append(f"metrics.jsonl has {len(names):,} metrics: the first {COLUMNS} are shown")
+        names = names[:COLUMNS]
+    return names, np.array([[_number(row.get(name)) for row in rows] for name in names]).reshape(len(names), len(rows))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
+
+
+def _by_rising_step(row: int, values: Curve) -> tuple[Curve, list[str]]:
+    """Sort by step; of several rows of one step, the last number of each metric counts."""
+    steps = values[row]
+    if steps.size == 0 or (np.isfinite(steps).all() and (steps[1:] > steps[:-1]).all()):
+        return values, []
+    told = []
+    usable = np.isfinite(steps)
+    if not usable.all():
+        told.append(f"metrics.jsonl has {int((~usable).sum()):,} lines without a step: they are left out")
+    values = values[:, usable]
+    kept, place = np.unique(values[row], return_inverse=True)
+    merged = np.full((len(values), len(kept)), np.nan)
+    for number, target in enumerate(place):
+        column = values[:, number]
+        given = ~np.isnan(column)
+        merged[given, target] = column[given]
+    return merged, told

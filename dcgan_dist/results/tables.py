@@ -1,0 +1,224 @@
+"""The tables of a pile: trials.csv and trials.parquet with a row a trial, metrics.parquet with a row a line of metrics.
+
+The columns, and what they mean, are in docs/report.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dcgan_dist.config import Config, declared_types, flatten
+from dcgan_dist.results.aggregate import Pile, Score, Trial, text
+from dcgan_dist.results.storage import temporary_for, writing
+
+TRIALS_CSV = "trials.csv"
+TRIALS_PARQUET = "trials.parquet"
+METRICS_PARQUET = "metrics.parquet"
+
+WHOLE_METRICS = ("step", "images_seen", "images_lost", "world_size")
+"""Metrics that are whole numbers."""
+
+_ROWS = 2000  # trials in one group of rows of a parquet file
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms of the first
+
+Table = dict[str, tuple[pa.DataType, list[Any]]]
+"""Type and values of each column, by name."""
+
+_ABOUT: dict[str, tuple[pa.DataType, Callable[[Trial], Any]]] = {
+    "trial": (pa.string(), lambda trial: trial.key),
+    "sweep": (pa.string(), lambda trial: trial.sweep),
+    "directory": (pa.string(), lambda trial: trial.directory),
+    "status": (pa.string(), lambda trial: trial.status),
+    "reason": (pa.string(), lambda trial: trial.reason),
+    "verdict": (pa.string(), lambda trial: trial.verdict.name),
+    "verdict_reason": (pa.string(), lambda trial: trial.verdict.reason),
+    "objective": (pa.float64(), lambda trial: trial.objective),
+    "parameters": (pa.string(), lambda trial: " ".join(trial.parameters)),
+    "step": (pa.int64(), lambda trial: trial.step),
+    "steps": (pa.int64(), lambda trial: trial.steps),
+    "images_seen": (pa.int64(), lambda trial: trial.images_seen),
+    "seconds": (pa.float64(), lambda trial: trial.seconds),
+    "images_per_s": (pa.float64(), lambda trial: trial.throughput),
+    "world_size": (pa.int64(), lambda trial: trial.world_size),
+    "device": (pa.string(), lambda trial: trial.device),
+    "host": (pa.string(), lambda trial: trial.host),
+    "parent": (pa.string(), lambda trial: trial.parent.trial if trial.parent else None),
+    "parent_step": (pa.int64(), lambda trial: trial.parent.step if trial.parent else None),
+    "grids": (pa.int64(), lambda trial: len(trial.samples)),
+    "command": (pa.string(), lambda trial: trial.command),
+    "problems": (pa.string(), lambda trial: "; ".join(trial.problems)),
+}
+
+_OF_SCORE: dict[str, tuple[pa.DataType, Callable[[Score], Any]]] = {
+    "": (pa.float64(), lambda score: score.value),
+    "_low": (pa.float64(), lambda score: score.low),
+    "_high": (pa.float64(), lambda score: score.high),
+    "_n": (pa.int64(), lambda score: score.n),
+    "_step": (pa.int64(), lambda score: score.step),
+    "_protocol": (pa.string(), lambda score: score.protocol),
+}
+
+
+def trial_table(pile: Pile) -> Table:
+    """Return all that is known of each trial, a row a trial, as columns in a stable order."""
+    trials = pile.trials
+    table: Table = {name: (kind, [value(trial) for trial in trials]) for name, (kind, value) in _ABOUT.items()}
+    for key in _names(flatten(Config()), (trial.settings for trial in trials), (trial.parameters for trial in trials)):
+        name = key if key not in _ABOUT and not key.startswith(("final.", "best.", "score.")) else f"setting.{key}"
+        table[name] = (_kind_of_setting(key), [trial.settings.get(key, trial.parameters.get(key)) for trial in trials])
+    for name in _names(trial.final for trial in trials):
+        kind = pa.int64() if name in WHOLE_METRICS else pa.float64()
+        table[f"final.{name}"] = (kind, [_fit(kind, trial.final.get(name)) for trial in trials])
+    for name in _names(trial.best for trial in trials):
+        table[f"best.{name}"] = (pa.float64(), [trial.best.get(name) for trial in trials])
+    for name in sorted(_names(trial.scores for trial in trials)):
+        scores = [trial.scores.get(name) for trial in trials]
+        for end, (kind, value) in _OF_SCORE.items():
+            table[f"score.{name}{end}"] = (kind, [None if score is None else value(score) for score in scores])
+    return table
+
+
+def _names(*sources: Any) -> list[str]:
+    """Return the keys of all mappings, in the order in which they are met first."""
+    names: dict[str, None] = {}
+    for source in sources:
+        for mapping in [source] if isinstance(source, Mapping) else source:
+            names.update(dict.fromkeys(mapping))
+    return list(names)
+
+
+@cache
+def _kind_of_setting(key: str) -> pa.DataType:
+    """Return the declared type of a setting; text for one that is none of ours."""
+    declared = _declared().get(key, "str")
+    words = set(declared.split(" | ")) - {"None"}
+    kinds = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64()}
+    return kinds.get(words.pop(), pa.string()) if len(words) == 1 else pa.string()
+
+
+@cache
+def _declared() -> dict[str, str]:
+    return declared_types(Config)
+
+
+# Cells
+
+
+def csv_cell(value: Any) -> str:
+    """Return a value as text: "" for null and NaN, and a text that a spreadsheet would compute with a ' before it."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(value)
+    word = text(value)
+    return f"'{word}" if word.startswith(_FORMULA) else word
+
+
+def _fit(kind: pa.DataType, value: Any) -> Any:
+    """Return a value as a column's type has it, None for one that has no place there."""
+    if value is None or pa.types.is_string(kind):
+        return None if value is None else text(value)
+    if pa.types.is_boolean(kind):
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        return None
+    if pa.types.is_floating(kind):
+        return float(value) if abs(value) <= 1e308 or math.isinf(value) else None
+    return int(value) if abs(value) < 2**63 and value == int(value) else None
+
+
+# Files
+
+
+def write_tables(pile: Pile, folder: Path) -> list[Path]:
+    """Write trials.csv, trials.parquet and metrics.parquet, each whole or not at all, and return their paths.
+
+    Raises:
+        StorageError: one cannot be written.
+    """
+    table = trial_table(pile)
+    writers: dict[str, Callable[[Path], None]] = {
+        TRIALS_CSV: lambda path: _write_csv(table, path),
+        TRIALS_PARQUET: lambda path: _write_trials(table, path),
+        METRICS_PARQUET: lambda path: _write_metrics(pile.trials, path),
+    }
+    for name, write in writers.items():
+        _replace(folder / name, write)
+    return [folder / name for name in writers]
+
+
+def write_trials_csv(pile: Pile, path: Path) -> None:
+    """Write trials.csv alone.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    _replace(path, lambda temporary: _write_csv(trial_table(pile), temporary))
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    temporary = temporary_for(path)
+    with writing(path):
+        try:
+            write(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _write_csv(table: Table, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([csv_cell(name) for name in table])
+        columns = [[csv_cell(value) for value in values] for _, values in table.values()]
+        writer.writerows(zip(*columns, strict=True))
+
+
+def _write_trials(table: Table, path: Path) -> None:
+    arrays = [pa.array([_fit(kind, value) for value in values], kind) for kind, values in table.values()]
+    pq.write_table(pa.table(arrays, names=list(table)), path, compression="zstd")
+
+
+def _write_metrics(trials: Sequence[Trial], path: Path) -> None:
+    """Write all curves below each other: the trial, and its metrics; NaN as null."""
+    names = ["step", *(name for name in _names(trial.metrics for trial in trials) if name not in ("step", "trial"))]
+    kinds = [pa.int64() if name in WHOLE_METRICS else pa.float64() for name in names]
+    schema = pa.schema([("trial", pa.dictionary(pa.int32(), pa.string())), *zip(names, kinds, strict=True)])
+    keys = pa.array([trial.key for trial in trials], pa.string())
+    lengths = [len(trial.metrics["step"]) if trial.metrics else 0 for trial in trials]
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["trial"]) as writer:
+        for start in range(0, len(trials), _ROWS):
+            batch = trials[start : start + _ROWS]
+            counts = lengths[start : start + _ROWS]
+            owner = pa.array(np.repeat(np.arange(start, start + len(batch), dtype=np.int32), counts))
+            columns: list[Any] = [pa.DictionaryArray.from_arrays(owner, keys)]
+            for name, kind in zip(names, kinds, strict=True):
+                parts = [
+                    trial.metrics.get(name, np.full(count, np.nan))
+                    for trial, count in zip(batch, counts, strict=True)
+                    if count
+                ]
+                columns.append(_column(np.concatenate(parts) if parts else np.empty(0), kind))
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _column(values: npt.NDArray[np.float64], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_floating(kind):
+        return pa.array(values, kind, mask=np.isnan(values))
+    usable = np.isfinite(values) & (np.abs(values) < 2.0**62)
+    return pa.array(np.where(usable, values, 0).astype(np.int64), kind, mask=~usable)

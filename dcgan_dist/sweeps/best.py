@@ -1,0 +1,73 @@
+"""The settings of a sweep's best trial as a file that `train` takes: best.yaml."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from dcgan_dist.config import Config, SweepConfig, override
+from dcgan_dist.results.storage import Mirror, parse_location, write_atomically
+from dcgan_dist.sweeps.ledger import Ledger, trial_location
+from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.space import run_settings
+
+BEST_NAME = "best.yaml"
+
+
+def best_location(location: str) -> str:
+    """Return the path or URL of best.yaml of a sweep."""
+    return f"{location.rstrip('/')}/{BEST_NAME}"
+
+
+def best_config(config: SweepConfig, record: TrialRecord) -> Config:
+    """Return the settings to train a trial's network anew: its own, with a name and a run directory of their own.
+
+    Raises:
+        ConfigError: a value is outside its setting's checks.
+    """
+    own = {"name": f"{config.name}-{record.trial}", "run_dir": None, "cluster.workers": config.workers_per_trial}
+    return override(Config(), run_settings(config, record.parameters) | own)
+
+
+def write_best(ledger: Ledger) -> str | None:
+    """Write best.yaml, all settings of the best trial's run, and return where it is; None where no trial is best.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    best = ledger.best
+    if best is None:
+        return None
+    content = yaml.safe_dump(asdict(best_config(ledger.config, best)), sort_keys=False)
+    data = f"{_header(ledger, best)}\n{content}".encode()
+    where = parse_location(ledger.location)
+    if isinstance(where, Path):
+        write_atomically(where / BEST_NAME, data)
+    else:
+        Mirror(where).write(BEST_NAME, data)
+    return best_location(ledger.location)
+
+
+def _header(ledger: Ledger, best: TrialRecord) -> str:
+    verdict = f", {best.verdict}" if best.verdict else ""
+    lines = [
+        f"The best of {len(ledger.records)} trials of the sweep {ledger.config.name}: {best.trial}, by"
+        f" {ledger.objective.label} {best.objective:.4g}{verdict}, after {best.step:,} of {best.steps:,} steps.",
+        "Its values: " + ", ".join(f"{key} {value}" for key, value in best.parameters.items()),
+        f"Its run directory: {trial_location(ledger.location, best.trial)}",
+        f"Train it: {train_command(ledger.location)}",
+    ]
+    if best.parent is not None:
+        lines.append("Its values changed in mid-run (population based training): these are the last ones.")
+    return "\n".join(f"# {line}" for line in lines)
+
+
+def train_command(location: str) -> str:
+    """Return the command that trains the best trial's settings in full, for a shell."""
+    return f"python -m dcgan_dist.train --config {shlex.quote(best_location(location))}"
+
+
+__all__ = ["BEST_NAME", "best_config", "best_location", "train_command", "write_best"]

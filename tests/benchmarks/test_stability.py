@@ -1,0 +1,26 @@
+"""bench stability: a record a run, with the verdict on what it left in its run directory."""
+
+import json
+
+from dcgan_dist.bench import bench_command
+from dcgan_dist.benchmarks import stability
+from dcgan_dist.config import override
+from dcgan_dist.results.run_directory import read_metrics
+from dcgan_dist.results.stability import MIN_LINES, judge
+
+
+def test_each_setting_is_trained_and_judged(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(stability.DATA_VARIABLE, raising=False)
+    monkeypatch.setattr(stability, "ROOMS", "rooms:64")
+    length = {"training.steps": MIN_LINES, "training.log_every": 1, "model.ngf": 2, "model.ndf": 2}
+    monkeypatch.setattr(stability, "BASE", override(stability.BASE, length))
+    monkeypatch.setattr(stability, "SETTINGS", {name: stability.SETTINGS[name] for name in ("healthy", "lr-x10")})
+    bench_command(["stability", "1"])
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["run"] for record in records] == ["runs/stability/healthy-seed0", "runs/stability/lr-x10-seed0"]
+    for record in records:
+        lines = read_metrics(record["run"])
+        assert len(lines) == MIN_LINES
+        assert (record["verdict"], record["score"]) == (judge(lines).name, judge(lines).score)
+    assert read_metrics(records[1]["run"])[0]["lr"] == 10 * read_metrics(records[0]["run"])[0]["lr"]
