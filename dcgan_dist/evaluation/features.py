@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -41,6 +42,8 @@ from dcgan_dist.training.sampling import to_real
 
 Pooling = Literal["paper", "released"]
 Precision = Literal["fp32", "bf16"]
+
+Loaded = TypeVar("Loaded")
 
 GRID = 4  # side of the pooled maps (section 5.1)
 RELEASED_WINDOWS = (4, 2, 1)  # of the released SVHN code, for its three layers
@@ -131,6 +134,26 @@ def chosen_steps(location: str, step: str) -> list[int]:
     if step.isdecimal():
         return [int(step)]
     return steps[-1:] if step == "latest" else steps
+
+
+def load_each(
+    load: Callable[[str, int], Loaded], location: str, steps: Sequence[int], say: Callable[[str], None]
+) -> Iterator[Loaded]:
+    """Load several checkpoints one after the other, as they are asked for.
+
+    A run that still trains keeps its newest checkpoints only: of several, those that are gone by then are passed over,
+    and `say` is told.
+
+    Raises:
+        RunDirectoryError, StorageError: as `load`, for the first and for those that are there.
+    """
+    for number, step in enumerate(steps):
+        try:
+            yield load(location, step)
+        except RunDirectoryError:
+            if number == 0 or step in checkpoint_steps(location):
+                raise
+            say(f"step {step} is not scored: its checkpoint is gone, as the run goes on and keeps the newest")
 
 
 def load_discriminator(location: str, step: int) -> TrainedDiscriminator:

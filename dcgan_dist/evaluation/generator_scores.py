@@ -26,7 +26,7 @@ from dcgan_dist.evaluation.diversity import (
 )
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import Array, Extractor, FeatureFiles, RawPixels, fitted
-from dcgan_dist.evaluation.features import chosen_steps, load_generator, read_run_config
+from dcgan_dist.evaluation.features import chosen_steps, load_each, load_generator, read_run_config
 from dcgan_dist.evaluation.generated import sample_batches
 from dcgan_dist.evaluation.inception import INCEPTION_FEATURES, InceptionFeatures, measure_inception, open_inception
 from dcgan_dist.evaluation.labelled import open_labelled
@@ -252,6 +252,10 @@ class GeneratorEvaluation:
         }
 
 
+def _load(location: str, step: int) -> tuple[int, tuple[Generator, ModelConfig, str]]:
+    return step, load_generator(location, step)
+
+
 def evaluate_generators(
     config: EvaluateConfig,
     location: str,
@@ -276,8 +280,7 @@ def evaluate_generators(
     there: list[str] = []
     try:
         evaluation.prepare()
-        for step in steps:
-            generator, _, digest = load_generator(location, step)
+        for step, (generator, _, digest) in load_each(_load, location, steps, say):
             entry = evaluation.find(finished, step, digest)
             if entry is None:
                 entry = evaluation.score(generator) | {"step": step, "checkpoint_digest": digest}

@@ -22,6 +22,7 @@ from dcgan_dist.evaluation.features import (
     TrainedDiscriminator,
     chosen_steps,
     load_discriminator,
+    load_each,
     measure_statistics,
     prepare_extractor,
     random_discriminator,
@@ -500,13 +501,13 @@ def evaluate(
     if config.step != "all":
         finished = []
     run = read_run_config(location)
-    first = load_discriminator(location, steps[0])
+    discriminators = load_each(load_discriminator, location, steps, say)
+    first = next(discriminators)
     evaluation = Evaluation(config, first.model, device, pool, workers_device)
     if config.task == "mnist" and first.model.classes:
         scores = _scores_of_generators(evaluation, location, steps)
     else:
-        discriminators = itertools.chain([first], (load_discriminator(location, step) for step in steps[1:]))
-        scores = _scores_of_discriminators(evaluation, discriminators, run, finished)
+        scores = _scores_of_discriminators(evaluation, itertools.chain([first], discriminators), run, finished)
     entries: list[Entry] = []
     try:
         for entry in scores:
