@@ -393,8 +393,9 @@ class Bookkeeper(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Enter another attempt of a trial whose process died; it knows what milestones were told of."""
-        record = self._ledger.start(self._ledger.records[trial.config["trial"]])
-        trial.config["known"] = to_tune(record)["known"]
+        record = self._ledger.records[trial.config["trial"]]
+        trial.config["known"] = to_tune(self._ledger.start(record))["known"]
+        self._ledger.update(record.trial, reason=f"attempt {record.attempts} ended: {_describe_failure(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Enter that a trial has failed for good."""
@@ -808,7 +809,7 @@ class _Sweep:
                 with scratch_folder() as scratch:
                     self._tune(scratch)
             if not self._signals:
-                self._conclude()
+                self._conclude(console)
         if self._signals:
             over = sum(record.has_ended for record in self._ledger.records.values())
             raise Stopped(
@@ -816,17 +817,17 @@ class _Sweep:
                 f"stopped with {over} of {total} trials done; the same command goes on: {location}",
             )
 
-    def _conclude(self) -> None:
+    def _conclude(self, console: Console) -> None:
         """Score the finalists, and say what was found."""
         records = list(self._ledger.records.values())
         if all(record.status == "failed" for record in records):
             raise TrialsFailed(f"all {len(records)} trials failed, {records[0].trial} because: {records[0].reason}")
-        self._score_finalists()
+        self._score_finalists(console)
         if not self._signals:
             self._ledger.importance = importance(self._ledger.records.values())
             write_best(self._ledger)
 
-    def _score_finalists(self) -> None:
+    def _score_finalists(self, console: Console) -> None:
         """Score the best trials by the whole protocol, each with the resources of a trial."""
         if self._config.score.task == "none" and not self._config.score.samples:
             return  # nothing but stability, which has no fuller protocol
@@ -843,6 +844,8 @@ class _Sweep:
             for record in best[: self._config.score.finalists]
             if self._ledger.records[record.trial].full_objective is None
         }
+        if left:
+            console.print(Text(f"scoring in full: {', '.join(left.values())}"), soft_wrap=True)
         while left and not self._signals:
             done, _ = ray.wait(list(left), timeout=_TAKE_S)
             for reference in done:
