@@ -272,6 +272,8 @@ def _ranking(ledger: Ledger, records: Sequence[TrialRecord]) -> Table:
         scores = [_with_interval(record.scores.get(name, {})) for name in objective.names]
         if objective.weights:
             scores.append(figure(record.objective))
+        if finalists:
+            scores.append(_in_full(record, objective))
         names = (coloured(record.verdict), coloured(record.status))
         steps = f"{record.step:,}/{record.steps:,}"
         table.add_row(record.trial, *values, *scores, *names, steps, style="dim" if record.objective is None else "")
