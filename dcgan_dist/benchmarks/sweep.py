@@ -7,7 +7,9 @@ says which would have been stopped.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import io
 import json
 import logging
 import os
@@ -103,7 +105,8 @@ def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]
     ray.init(log_to_driver=False, logging_level=logging.ERROR, num_cpus=AT_ONCE)
     ray_init = time.perf_counter() - begun
     try:
-        return list(run_sweep(config, str(location)).records.values()), ray_init
+        with contextlib.redirect_stdout(io.StringIO()):  # standard output is for the figures
+            return list(run_sweep(config, str(location)).records.values()), ray_init
     finally:
         ray.shutdown()
 
