@@ -95,7 +95,7 @@ def test_results_of_a_sweep_with_nothing_to_show_say_so(tmp_path: Path) -> None:
         print_results(ledger, console)
     text = written(console)
     assert "0 of 4 trials ended" in text
-    assert "too few trials to tell" in text
+    assert "from 8 trials with a score on" in text
     assert "best trial        none" in text
 
 
