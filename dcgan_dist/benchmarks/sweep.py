@@ -54,18 +54,19 @@ SETTINGS = {
 }
 WHOLE = {
     **SETTINGS,
-    "trials": 32,
+    "trials": 24,
     "milestones": 4,
     "objective": "representation,stability",
     "score.task": "rooms",
     "score.images": 1000,
+    "score.labels_per_class": 25,
     "score.finalists": 0,
     "space": {
         "optim.lr": {"loguniform": [1e-5, 1e-1]},
         "optim.beta1": {"uniform": [0.0, 0.99]},
         "model.slope": {"uniform": [0.0, 1.0]},
     },
-    "training.steps": 320,
+    "training.steps": 240,
 }
 """Trials whose scores halving is replayed on: the space of configs/sweeps/stability.yaml."""
 ORDERS = 200

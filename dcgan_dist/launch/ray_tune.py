@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -208,6 +209,8 @@ class TrialActor(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """End the trial before, and prepare the next."""
         self._trial.stop()
+        if not gc.get_freeze_count():
+            gc.freeze()  # the modules by now: else each collection at a trial's end goes through them all
         self._begin(new_config)
         return True
 
