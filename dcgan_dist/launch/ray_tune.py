@@ -113,8 +113,10 @@ class Launch:
 
 def to_tune(record: TrialRecord) -> dict[str, Any]:
     """Return a trial as Tune's searcher hands it on."""
-    known = [milestone["step"] for milestone in record.milestones]
-    return {"trial": record.trial, "known": known, "parent": record.parent, **record.parameters}
+    known = {milestone["step"] for milestone in record.milestones}
+    if record.parent is not None:
+        known.add(record.parent["step"])  # where it was judged, and given up; a kill may have come before its entry
+    return {"trial": record.trial, "known": sorted(known), "parent": record.parent, **record.parameters}
 
 
 def from_tune(config: dict[str, Any]) -> tuple[str, list[int], dict[str, Any] | None, Parameters]:
@@ -552,7 +554,7 @@ class _Population(PopulationBasedTraining):
         )
         self._ledger, self._most = ledger, most
         open_ = [len(record.milestones) for record in ledger.records.values() if not record.has_ended]
-        self._next_perturbation_sync = max([1, *open_])  # those behind catch up first
+        self._next_perturbation_sync = 1 + max([0, *open_])  # what the furthest tell of next: others catch up first
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Take a trial in; the class above refuses those of a searcher, which would be told of values that changed."""
@@ -567,8 +569,7 @@ class _Population(PopulationBasedTraining):
         number = list(records).index(name) + len(records) * donor.step
         values = explore(self._ledger.space, records[donor.trial].parameters, self._ledger.config.seed, number)
         made = self._ledger.start(replace(records[name], parameters=values, parent=donor.as_parent(), step=donor.step))
-        config = to_tune(made)
-        return config | {"known": sorted({*config["known"], donor.step})}, {}
+        return to_tune(made), {}
 
     def _quantiles(self) -> tuple[list[Any], list[Any]]:
         """Return the worst and the best quarter, of the worst only those that are worse than all of the best."""
