@@ -26,6 +26,7 @@ from typing import Any
 import ray
 from ray.tune.schedulers import TrialScheduler
 
+from dcgan_dist.benchmarks.trial_start import measure_trial_start
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.ray_tune import METRIC, TIME, TUNE_SETTINGS, WORST, make_scheduler, run_sweep
@@ -73,13 +74,14 @@ ORDERS = 200
 
 
 def bench_sweep(rounds: int = 1) -> Iterator[dict[str, Any]]:
-    """Measure both in a cluster of this machine.
+    """Measure both in a cluster of this machine, and the start of a trial that has workers of its own.
 
     The first ideal is that trials do nothing but train, two at a time; the time to start Ray, and the time until the
     first trial trains, are no part of the total.
     """
     for _ in range(rounds):
         yield _measure_overhead()
+    yield measure_trial_start()
     yield _measure_halving()
 
 

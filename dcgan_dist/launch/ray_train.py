@@ -67,6 +67,7 @@ from dcgan_dist.training.trainer import train
 # Ray's defaults notice a lost host after 10 minutes. A value of the user's own is left as it is.
 RAY_SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the user's keep their meaning
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each run, for what no worker here listens to
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it would show every line twice
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",  # it shows what every library logs
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
