@@ -511,10 +511,16 @@ def core(pile: Pile, files: str | None, thumbnails: Sequence[tuple[str, int] | N
 
 
 def _common(names: Sequence[str], pile: Pile) -> list[str]:
-    """Return the scores that are worth a column: those that many trials have."""
+    """Return the scores that are worth a column: those that many trials have, and that no column of a sweep repeats."""
     found = Counter(name for trial in pile.trials for name in trial.scores)
     most = max(found.values(), default=0)
-    return [name for name in names if found[name] * 5 >= most]
+
+    def is_repeated(name: str) -> bool:
+        task, _, metric = name.rpartition(".")
+        swept = f"{SWEPT_TASK}.{'representation' if metric == 'accuracy' else metric}"
+        return task != SWEPT_TASK and all(swept in trial.scores for trial in pile.trials if name in trial.scores)
+
+    return [name for name in names if found[name] * 5 >= most and not is_repeated(name)]
 
 
 def _is_logarithmic(key: str, pile: Pile) -> bool:
