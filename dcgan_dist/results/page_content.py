@@ -233,6 +233,9 @@ def _against_paper(pile: Pile, best: Trial, main: str, label: str) -> str | None
     where = "" if is_same else f" ({_settings_told(nearest, PAPER_KEYS)})"
     which = "The paper's setting" if is_same else "The trial nearest to the paper's setting"
     found = f"{which} ({told}) is {short(nearest.key)}{where}: {label} {_with_interval(theirs)}."
+    if ours.step is not None and theirs.step is not None and ours.step != theirs.step:
+        steps = f"{theirs.step:,} steps and {ours.step:,}"
+        return f"{found} The best is {relation}, but that compares {steps}."
     return f"{found} The best is {relation}; {sure}."
 
 

@@ -39,6 +39,11 @@ _TAKEN = {
     "name": "each trial has a name of its own",
     "run_dir": "each trial has a run directory of its own",
     "cluster.storage": "each trial has a run directory of its own",
+    "cluster.cpus_per_worker": "give cpus_per_trial",
+    "training.log_every": "it follows from the milestones",
+    "training.sample_every": "it follows from the milestones",
+    "training.checkpoint_every": "it follows from the milestones",
+    "training.keep_every": "it follows from the milestones",
     "cluster.workers": "workers_per_trial says it for all trials",
 }
 

@@ -210,7 +210,19 @@ def test_a_value_that_a_check_refuses_is_parsed_and_refused_by_the_trial_that_dr
         override(Config(), run_settings(SweepConfig(), parameters))
 
 
-@pytest.mark.parametrize("key", [key for key in flatten(Config()) if key.startswith(("model.", "optim.", "training."))])
+INTERVALS = [f"training.{name}" for name in ("log_every", "sample_every", "checkpoint_every", "keep_every")]
+
+
+@pytest.mark.parametrize("key", INTERVALS)
+def test_what_the_milestones_decide_cannot_be_searched(key: str) -> None:
+    with pytest.raises(ConfigError, match="follows from the milestones"):
+        Space.parse({key: {"choice": [1, 2]}})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [key for key in flatten(Config()) if key.startswith(("model.", "optim.", "training.")) and key not in INTERVALS],
+)
 def test_every_setting_of_networks_optimiser_and_loop_can_be_searched(key: str) -> None:
     assert Space.parse({key: {"choice": [flatten(Config())[key]]}}).sample(0, 0) == {key: flatten(Config())[key]}
 
