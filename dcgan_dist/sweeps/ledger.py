@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from dcgan_dist.config import SweepConfig, flatten
 from dcgan_dist.errors import ConfigError, DcganDistError, RunDirectoryError, Stopped, StorageError
-from dcgan_dist.results.status import LOCK_NAME, STALE_SECONDS, STATUS_NAME, Lease, place_of
+from dcgan_dist.results.status import LOCK_NAME, STATUS_NAME, Lease, place_of
 from dcgan_dist.results.storage import (
     Mirror,
     parse_json_object,
@@ -182,19 +182,9 @@ class Ledger:
     # In the background
 
     def _keep_alive(self) -> None:
-        last = time.monotonic()
-        while not self._done.wait(self._lease.heartbeat_seconds):
-            try:
-                self._lease.renew()
-                last = time.monotonic()
-            except StorageError as error:
-                # A hiccup is no reason to stop; after this long another may have taken over.
-                if time.monotonic() - last > STALE_SECONDS:
-                    self._failure = error
-                    return
-            except DcganDistError as error:
-                self._failure = error
-                return
+        failure = self._lease.keep_alive(self._done)
+        if failure is not None:
+            self._failure = failure
 
     def _keep_written(self) -> None:
         pause = WRITE_SECONDS
