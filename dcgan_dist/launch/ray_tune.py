@@ -47,7 +47,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dcgan_dist.config import SweepConfig, override
-from dcgan_dist.errors import ClusterError, ConfigError, DcganDistError, InputError, Stopped, TrialsFailed
+from dcgan_dist.data.dataset import open_dataset
+from dcgan_dist.errors import ClusterError, ConfigError, DataError, DcganDistError, InputError, Stopped, TrialsFailed
 from dcgan_dist.launch.capacity import Capacity
 from dcgan_dist.launch.connection import connected_cluster, last_line
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
@@ -56,7 +57,7 @@ from dcgan_dist.results.status import mark_run
 from dcgan_dist.sweeps.best import write_best
 from dcgan_dist.sweeps.exploit import Donor, check_space, donor_of, explore
 from dcgan_dist.sweeps.importance import importance
-from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, trial_location
+from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, check_directory, trial_location
 from dcgan_dist.sweeps.objective import Objective, ranked
 from dcgan_dist.sweeps.proposals import Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
@@ -618,6 +619,30 @@ def check_sweep(config: SweepConfig) -> None:
             raise ConfigError("search is 'optuna', but schedule is 'pbt', which changes values on the way: take random")
     if config.training.device == "cuda" and not config.gpus_per_trial:
         raise ConfigError("training.device is 'cuda', but gpus_per_trial is 0: give a share of a GPU such as 0.5")
+    if config.cluster.workers > 1:
+        raise ConfigError(f"cluster.workers is {config.cluster.workers}: in a sweep, workers_per_trial says it")
+    if config.run_dir is not None:
+        raise ConfigError(f"run_dir is {config.run_dir!r}: each trial has its own; sweep_dir says where the sweep lies")
+
+
+def check_data(config: SweepConfig) -> None:
+    """Refuse data that this host cannot read, before every trial fails over it.
+
+    Raises:
+        DataError: `data.path` or `score.data`, where a trial would find it so too.
+    """
+    searched = Space.parse(config.space).keys
+    # Rooms are made by the trial that needs them first.
+    if "data.path" not in searched and not config.data.path.startswith("rooms:"):
+        open_dataset(
+            config.data.path,
+            image_size=None if "model.image_size" in searched else config.model.image_size,
+            channels=None if "model.channels" in searched else config.model.channels,
+            cache=config.data.cache,
+        )
+    data = config.score.data
+    if data is not None and not is_url(data) and not data.startswith("rooms:") and not Path(data).exists():
+        raise DataError(f"score.data is {data!r}, which does not exist: give a folder or file that score.task can read")
 
 
 def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
@@ -659,6 +684,7 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
 
     Raises:
         ConfigError: the space, the objective or the scores cannot be used.
+        DataError: this is the only host, and cannot read the data.
         ClusterError: the cluster has no room for a trial, or its hosts do not share the folder.
         RunDirectoryError: the folder is in use, or that of another sweep.
         TrialsFailed: every single trial failed.
@@ -666,12 +692,15 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
     """
     check_sweep(config)
     config, location = absolute_paths(config), absolute_output(location)
+    check_directory(config, location)
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     console = make_console()  # of the real standard output
     with contextlib.redirect_stdout(WithoutRay(sys.stdout)), connected_cluster(), quiet_ray(config.verbose):
         capacity = Capacity.of_cluster()
         most = trials_at_once(config, capacity)
+        if capacity.hosts == 1:
+            check_data(config)  # of several hosts, this one may be without the data
         if capacity.hosts > 1 and not is_url(location) and not config.cluster.storage:
             raise ClusterError(
                 "cluster.storage is left out, but the cluster has several hosts: give a folder or URL that all of them "

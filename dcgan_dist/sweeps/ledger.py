@@ -76,6 +76,20 @@ def _parse(location: str, content: bytes | None) -> dict[str, Any] | None:
     return found
 
 
+def check_directory(config: SweepConfig, location: str) -> None:
+    """Refuse what `Ledger.open` would refuse of a directory, but for a living driver; nothing is written.
+
+    Raises:
+        RunDirectoryError: it is the directory of another sweep or of something else.
+        StorageError: it cannot be read.
+    """
+    found = read_sweep(location)
+    if found is not None:
+        _refuse_other_sweep(location, found, config)
+    elif isinstance(parse_location(location), Path) and Path(location).is_dir():
+        _refuse_other_content(location, {path.name for path in Path(location).iterdir()})
+
+
 class Ledger:
     """A sweep directory that this process writes, from `open` to `close`; usable in a `with` statement.
 
@@ -405,4 +419,4 @@ def _same(one: Any, other: Any) -> bool:
         return False
 
 
-__all__ = ["Ledger", "TrialRecord", "read_sweep", "trial_location", "wanted_trials"]
+__all__ = ["Ledger", "TrialRecord", "check_directory", "read_sweep", "trial_location", "wanted_trials"]

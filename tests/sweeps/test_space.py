@@ -164,7 +164,17 @@ def test_optuna_finds_a_minimum_that_a_random_search_of_the_same_size_misses() -
         ({}, "space is empty"),
         ({"optm.lr": {"choice": [1]}}, "unknown setting optm.lr .* did you mean optim.lr"),
         ({"lr": {"choice": [1]}}, "did you mean optim.lr"),
-        ({"trials": {"choice": [1]}}, "unknown setting trials"),
+        ({"trials": {"choice": [1]}}, "trials cannot be searched: it is the same for all trials"),
+        ({"score.images": {"choice": [1]}}, "score.images cannot be searched"),
+        ({"training.epochs": {"choice": [1]}, "training.steps": {"choice": [9]}}, "both training.epochs and training"),
+        (
+            {"optim.lr": {"choice": [1]}, "model.slope": {"choice": [0], "when": {"optim.lr": [2, 3]}}},
+            "model.slope when optim.lr is 2.0 or 3.0, which optim.lr never is",
+        ),
+        (
+            {"optim.lr": {"uniform": [0, 1]}, "model.slope": {"choice": [0], "when": {"optim.lr": 2}}},
+            "model.slope when optim.lr is 2.0, which optim.lr never is",
+        ),
         ({"run_dir": {"choice": ["a"]}}, "run_dir cannot be searched"),
         ({"cluster.workers": {"choice": [1]}}, "workers_per_trial"),
         ({"optim.lr": [1, 2]}, "give one of uniform"),
