@@ -15,7 +15,7 @@ PROG = "dcgan-dist bench"
 WHAT = {
     "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
     "launch": "images/s of two workers under Ray Train beside torchrun",
-    "sweep": "total time of 100 short trials of a sweep beside that of their training alone, two at a time",
+    "sweep": "time of 100 short trials of a sweep beside their training alone, two at a time; what asha saves",
     "features": "features a second of the ImageNet net beside a plain evaluation loop in float32",
     "svm": "seconds to fit the linear SVM of the scores beside scikit-learn's LinearSVC, and its peak memory",
     "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",

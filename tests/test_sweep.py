@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
+from dcgan_dist.errors import DataError
+from dcgan_dist.launch.ray_tune import check_data
 from dcgan_dist.sweep import main, sweep_location
+from dcgan_dist.sweeps.ledger import Ledger
 
 SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
 
@@ -25,6 +29,8 @@ SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
         ({"space": SPACE, "score": {"task": "none"}}, "score.task is none"),
         ({"space": SPACE, "training": {"device": "cuda"}}, "gpus_per_trial is 0"),
         ({"space": SPACE, "trials": 0}, "trials is 0"),
+        ({"space": SPACE, "cluster": {"workers": 2}}, "cluster.workers is 2: in a sweep, workers_per_trial says it"),
+        ({"space": SPACE, "run_dir": "runs/a"}, "run_dir is 'runs/a': each trial has its own"),
         ({"space": SPACE, "schedul": "asha"}, "did you mean schedule"),
     ],
 )
@@ -38,6 +44,38 @@ def test_what_no_sweep_can_be_made_of_is_refused_in_a_line(
     assert err.count("\n") == 1, err
     assert says in err
     assert not (tmp_path / "sweep").exists()
+
+
+def test_the_directory_of_another_sweep_is_refused_before_ray_starts_and_stays_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "sweep"
+    with Ledger.open(build_settings(SweepConfig, {"space": SPACE, "seed": 1}), str(folder)):
+        pass
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    config = tmp_path / "sweep.yaml"
+    config.write_text(yaml.safe_dump({"space": SPACE, "seed": 2}))
+    assert main(["--config", str(config), "--sweep-dir", str(folder)]) == 2
+    assert "the directory of another sweep, with seed 1, not 2" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"data.path": "/nowhere"}, "'/nowhere' does not exist: give a folder of shards"),
+        ({"data.path": "rooms:9", "score.data": "/nowhere"}, "score.data is '/nowhere', which does not exist"),
+    ],
+)
+def test_data_that_no_trial_could_read_are_refused_beforehand(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        check_data(build_settings(SweepConfig, {"space": SPACE, **settings}))
+
+
+def test_data_that_the_trials_choose_are_theirs_to_refuse() -> None:
+    space = {"data.path": {"choice": ["/nowhere", "rooms:9"]}}
+    check_data(build_settings(SweepConfig, {"space": space, "data.path": "/nowhere"}))
 
 
 def test_a_sweep_lies_where_it_is_told_to() -> None:

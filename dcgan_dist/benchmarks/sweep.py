@@ -7,7 +7,9 @@ says which would have been stopped.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import io
 import json
 import logging
 import os
@@ -24,6 +26,7 @@ from typing import Any
 import ray
 from ray.tune.schedulers import TrialScheduler
 
+from dcgan_dist.benchmarks.trial_start import measure_trial_start
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.ray_tune import METRIC, TIME, TUNE_SETTINGS, WORST, make_scheduler, run_sweep
@@ -52,31 +55,33 @@ SETTINGS = {
 }
 WHOLE = {
     **SETTINGS,
-    "trials": 32,
+    "trials": 24,
     "milestones": 4,
     "objective": "representation,stability",
     "score.task": "rooms",
     "score.images": 1000,
+    "score.labels_per_class": 25,
     "score.finalists": 0,
     "space": {
         "optim.lr": {"loguniform": [1e-5, 1e-1]},
         "optim.beta1": {"uniform": [0.0, 0.99]},
         "model.slope": {"uniform": [0.0, 1.0]},
     },
-    "training.steps": 320,
+    "training.steps": 240,
 }
 """Trials whose scores halving is replayed on: the space of configs/sweeps/stability.yaml."""
 ORDERS = 200
 
 
 def bench_sweep(rounds: int = 1) -> Iterator[dict[str, Any]]:
-    """Measure both in a cluster of this machine.
+    """Measure both in a cluster of this machine, and the start of a trial that has workers of its own.
 
     The first ideal is that trials do nothing but train, two at a time; the time to start Ray, and the time until the
     first trial trains, are no part of the total.
     """
     for _ in range(rounds):
         yield _measure_overhead()
+    yield measure_trial_start()
     yield _measure_halving()
 
 
@@ -103,7 +108,8 @@ def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]
     ray.init(log_to_driver=False, logging_level=logging.ERROR, num_cpus=AT_ONCE)
     ray_init = time.perf_counter() - begun
     try:
-        return list(run_sweep(config, str(location)).records.values()), ray_init
+        with contextlib.redirect_stdout(io.StringIO()):  # standard output is for the figures
+            return list(run_sweep(config, str(location)).records.values()), ray_init
     finally:
         ray.shutdown()
 

@@ -34,7 +34,7 @@ from dcgan_dist.evaluation.tasks import Rows, permutation
 from dcgan_dist.models.network import Generator
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.results.scores import Entry, add_scores, read_scores
-from dcgan_dist.training.trained import chosen_steps, load_generator, read_run_config
+from dcgan_dist.training.trained import chosen_steps, load_each, load_generator, read_run_config
 
 GENERATOR_TASKS = ("fidelity", "memorisation")
 
@@ -252,6 +252,10 @@ class GeneratorEvaluation:
         }
 
 
+def _load(location: str, step: int) -> tuple[int, tuple[Generator, ModelConfig, str]]:
+    return step, load_generator(location, step)
+
+
 def evaluate_generators(
     config: EvaluateConfig,
     location: str,
@@ -276,8 +280,7 @@ def evaluate_generators(
     there: list[str] = []
     try:
         evaluation.prepare()
-        for step in steps:
-            generator, _, digest = load_generator(location, step)
+        for step, (generator, _, digest) in load_each(_load, location, steps, say):
             entry = evaluation.find(finished, step, digest)
             if entry is None:
                 entry = evaluation.score(generator) | {"step": step, "checkpoint_digest": digest}

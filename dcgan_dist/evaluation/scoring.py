@@ -44,7 +44,7 @@ from dcgan_dist.evaluation.tasks import (
 )
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.results.scores import Entry, add_scores, read_scores
-from dcgan_dist.training.trained import chosen_steps, read_run_config
+from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
 
 _SVHN_LABELS = 100
 _SVHN_DRAWS = 100
@@ -503,13 +503,13 @@ def evaluate(
     if config.step != "all":
         finished = []
     run = read_run_config(location)
-    first = load_discriminator(location, steps[0])
+    discriminators = load_each(load_discriminator, location, steps, say)
+    first = next(discriminators)
     evaluation = Evaluation(config, first.model, device, pool, workers_device)
     if config.task == "mnist" and first.model.classes:
         scores = _scores_of_generators(evaluation, location, steps)
     else:
-        discriminators = itertools.chain([first], (load_discriminator(location, step) for step in steps[1:]))
-        scores = _scores_of_discriminators(evaluation, discriminators, run, finished)
+        scores = _scores_of_discriminators(evaluation, itertools.chain([first], discriminators), run, finished)
     entries: list[Entry] = []
     try:
         for entry in scores:

@@ -6,8 +6,10 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
@@ -40,6 +42,7 @@ def connected_cluster() -> Iterator[None]:
 def _connect() -> None:
     """Call ray.init, again where the processes of a new cluster did not start in time."""
     for left in reversed(range(STARTS)):
+        before = _children()
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (RayError, ConnectionError, RuntimeError) as error:
@@ -52,7 +55,9 @@ def _connect() -> None:
             # A bare Exception is what Ray raises where its processes took longer than the 30 s that it gives them.
             if "timed out during startup" not in str(error):
                 raise
-            _disconnect()
+            for process in _children() - before:  # Ray forgets those that it has started until then
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGTERM)
             if not left:
                 raise ClusterError(
                     f"a Ray cluster of this machine did not start in {STARTS} attempts of 30 s: the machine is too "
@@ -60,6 +65,14 @@ def _connect() -> None:
                 ) from error
         else:
             return
+
+
+def _children() -> set[int]:
+    """Return the ids of the processes that this one has started; none where the system does not tell."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        found |= {int(word) for word in path.read_text(encoding="ascii").split()}
+    return found
 
 
 def _disconnect() -> None:

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import ray
 import ray.train
 import ray.util
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import (  # the public callback hears of no start
     ControllerCallback,
@@ -40,6 +40,7 @@ from dcgan_dist.distributed import join_world, leave_world
 from dcgan_dist.errors import ClusterError, DcganDistError, Diverged, InputError, Stopped, WorkerFailed
 from dcgan_dist.launch.capacity import Capacity, resources_per_worker
 from dcgan_dist.launch.connection import connected_cluster, last_line
+from dcgan_dist.launch.guard import start_guard
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import (
     Broke,
@@ -66,6 +67,7 @@ from dcgan_dist.training.trainer import train
 # Ray's defaults notice a lost host after 10 minutes. A value of the user's own is left as it is.
 RAY_SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the user's keep their meaning
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each run, for what no worker here listens to
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it would show every line twice
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",  # it shows what every library logs
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
@@ -74,7 +76,11 @@ RAY_SETTINGS = {
 }
 PEER_PATIENCE_S = 5  # time for a worker that lost its peers to learn why
 SETTLE_PATIENCE_S = {True: 10, False: 120}  # for the other workers, after bad input, and where a checkpoint is saved
-CLUSTER_PATIENCE_S = 30  # for an answer from the cluster's head
+CLUSTER_PATIENCE_S = 30  # for an answer, before asking whether the cluster is there at all: it may be busy
+END_PATIENCE_S = (
+    600  # for the end of Ray Train, which starts on a busy machine in minutes; a lost cluster shows earlier
+)
+NEEDLESS = {"PlacementGroupCleanerCallback", "DatasetsCallback"}  # of Ray Train's callbacks, each with a process a run
 STARTS = 10  # attempts of a minute each to find the CPUs or GPUs for a restarted group
 WAIT_MESSAGE_S = 60
 
@@ -115,8 +121,8 @@ class _BoardReporter:
 class _StartNotice(ControllerCallback, WorkerGroupCallback):
     """In Ray Train's controller: gives the driver the means to end it, and to free what its workers hold."""
 
-    def __init__(self, board: Handle) -> None:
-        self._board = board
+    def __init__(self, board: Handle, guard: Handle) -> None:
+        self._board, self._guard = board, guard
 
     def after_controller_start(self, *_context: object) -> None:
         """Post the controller's handle."""
@@ -125,7 +131,7 @@ class _StartNotice(ControllerCallback, WorkerGroupCallback):
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Post the group's placement, before its workers do anything."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        ray.get(Sender(self._board).post(Placed(group)))
+        ray.get([self._guard.hold.remote(group), Sender(self._board).post(Placed(group))])
 
 
 class _FailureNotice(ray.train.UserCallback):
@@ -238,7 +244,7 @@ def run_on_ray(
         several = capacity.hosts > 1 or capacity.room(config.cluster.cpus_per_worker, gpus) < config.cluster.workers
         with _marker(config, several) as marker:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            board = ray.remote(Switchboard).options(num_cpus=0, scheduling_strategy=here).remote()
+            board: Handle = ray.remote(Switchboard).options(num_cpus=0, scheduling_strategy=here).remote()
             assignment = _Assignment(
                 config=config,
                 run_location=run_location,
@@ -255,6 +261,9 @@ def run_on_ray(
                 if not run.settled:  # else the leader has recorded it
                     _record(run_location, error, assignment.session)
                 raise
+            finally:
+                with contextlib.suppress(RayError):  # a cluster that was lost has none
+                    ray.kill(board)  # the guard, which keeps it alive, waits for its end
 
 
 def _record(run_location: str, error: WorkerFailed | Stopped, session: str) -> None:
@@ -276,13 +285,21 @@ def _with_absolute_paths(config: Config) -> Config:
     )
 
 
+class _Trainer(TorchTrainer):
+    """Ray's, without what no run here needs."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the older class of this name
+        return [each for each in callbacks if type(each).__name__ not in NEEDLESS]
+
+
 def _trainer(assignment: _Assignment, scratch: str) -> TorchTrainer:
-    cluster = assignment.config.cluster
+    cluster, guard = assignment.config.cluster, start_guard(assignment.board)
 
     def work() -> None:
         _work(assignment)
 
-    return TorchTrainer(
+    return _Trainer(
         work,
         # NCCL refuses two processes on one GPU.
         torch_config=NamedInterfaceConfig(backend="gloo" if 0 < assignment.gpus < 1 else None),
@@ -298,7 +315,7 @@ def _trainer(assignment: _Assignment, scratch: str) -> TorchTrainer:
                 max_failures=cluster.max_failures,
                 controller_failure_limit=-1 if cluster.wait else STARTS,
             ),
-            callbacks=[_StartNotice(assignment.board), _FailureNotice(assignment.board)],  # type: ignore[list-item]
+            callbacks=[_StartNotice(assignment.board, guard), _FailureNotice(assignment.board)],  # type: ignore[list-item]
         ),
     )
 
@@ -370,6 +387,8 @@ class _Run:
         self._signals: list[int] = []
         self._controller: Handle = None
         self._placement: Handle = None
+        self._asked: Any = None  # what the switchboard was asked for and has not given
+        self._asked_at = 0.0
         self._running: dict[int, Joined] = {}  # workers of the present group by rank
         self._left: set[int] = set()  # ranks of it that are done
         self._broke: dict[int, str] = {}  # what those that failed said last
@@ -417,7 +436,7 @@ class _Run:
 
     def _end(self, fit: threading.Thread) -> None:
         """End Ray Train where it has not ended itself; disconnecting under its thread would end this process."""
-        deadline = time.monotonic() + CLUSTER_PATIENCE_S
+        deadline = time.monotonic() + END_PATIENCE_S
         with contextlib.suppress(RayError, WorkerFailed):  # a cluster that was lost needs no end
             if fit.is_alive() and self._placement is not None:
                 remove_placement_group(self._placement)  # Ray keeps it when a controller is killed
@@ -443,12 +462,23 @@ class _Run:
     def _is_input_error(self) -> bool:
         return self.settled is not None and issubclass(self.settled.error, InputError)
 
-    def _take(self, wait_s: float) -> None:
+    def _events(self, wait_s: float) -> list[Event]:
+        """Return the events that came, waiting a while for the first; on a busy machine, none in time is no news."""
+        if self._asked is None:
+            self._asked, self._asked_at = self._board.take.remote(wait_s), time.monotonic()
         try:
-            events = ray.get(self._board.take.remote(wait_s), timeout=wait_s + CLUSTER_PATIENCE_S)
+            events: list[Event] = ray.get(self._asked, timeout=wait_s + 1)
+        except GetTimeoutError:  # the answer will hold events: it is waited for, not asked for again
+            if time.monotonic() - self._asked_at > CLUSTER_PATIENCE_S:
+                self._look_for_cluster()
+            return []
         except RayError as error:
             raise WorkerFailed(f"the Ray cluster was lost: {last_line(error)}") from error
-        for event in events:
+        self._asked = None
+        return events
+
+    def _take(self, wait_s: float) -> None:
+        for event in self._events(wait_s):
             match event:
                 case Line():
                     if not self._quiet:
@@ -467,6 +497,20 @@ class _Run:
                     self._broke[event.rank] = event.message
                 case Lost():
                     self._lose(event)
+
+    def _look_for_cluster(self) -> None:
+        """Ask the cluster's head for a sign of life.
+
+        Raises:
+            WorkerFailed: there is none.
+        """
+        try:
+            living = Capacity.of_cluster().hosts
+        except (RayError, RuntimeError) as error:
+            raise WorkerFailed(f"the Ray cluster was lost: {last_line(error)}") from error
+        if not living:
+            raise WorkerFailed("the Ray cluster was lost: none of its hosts is alive")
+        self._asked_at = time.monotonic()
 
     def _leave(self, event: Left | Settled) -> None:
         self._running.pop(event.rank, None)

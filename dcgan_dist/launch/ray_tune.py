@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -46,7 +47,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dcgan_dist.config import SweepConfig, override
-from dcgan_dist.errors import ClusterError, ConfigError, DcganDistError, InputError, Stopped, TrialsFailed
+from dcgan_dist.data.dataset import open_dataset
+from dcgan_dist.errors import ClusterError, ConfigError, DataError, DcganDistError, InputError, Stopped, TrialsFailed
 from dcgan_dist.launch.capacity import Capacity
 from dcgan_dist.launch.connection import connected_cluster, last_line
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
@@ -55,7 +57,7 @@ from dcgan_dist.results.status import mark_run
 from dcgan_dist.sweeps.best import write_best
 from dcgan_dist.sweeps.exploit import Donor, check_space, donor_of, explore
 from dcgan_dist.sweeps.importance import importance
-from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, trial_location
+from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, check_directory, trial_location
 from dcgan_dist.sweeps.objective import Objective, ranked
 from dcgan_dist.sweeps.proposals import Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
@@ -112,8 +114,10 @@ class Launch:
 
 def to_tune(record: TrialRecord) -> dict[str, Any]:
     """Return a trial as Tune's searcher hands it on."""
-    known = [milestone["step"] for milestone in record.milestones]
-    return {"trial": record.trial, "known": known, "parent": record.parent, **record.parameters}
+    known = {milestone["step"] for milestone in record.milestones}
+    if record.parent is not None:
+        known.add(record.parent["step"])  # where it was judged, and given up; a kill may have come before its entry
+    return {"trial": record.trial, "known": sorted(known), "parent": record.parent, **record.parameters}
 
 
 def from_tune(config: dict[str, Any]) -> tuple[str, list[int], dict[str, Any] | None, Parameters]:
@@ -208,6 +212,8 @@ class TrialActor(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """End the trial before, and prepare the next."""
         self._trial.stop()
+        if not gc.get_freeze_count():
+            gc.freeze()  # the modules by now: else each collection at a trial's end goes through them all
         self._begin(new_config)
         return True
 
@@ -393,8 +399,9 @@ class Bookkeeper(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Enter another attempt of a trial whose process died; it knows what milestones were told of."""
-        record = self._ledger.start(self._ledger.records[trial.config["trial"]])
-        trial.config["known"] = to_tune(record)["known"]
+        record = self._ledger.records[trial.config["trial"]]
+        trial.config["known"] = to_tune(self._ledger.start(record))["known"]
+        self._ledger.update(record.trial, reason=f"attempt {record.attempts} ended: {_describe_failure(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Enter that a trial has failed for good."""
@@ -548,7 +555,7 @@ class _Population(PopulationBasedTraining):
         )
         self._ledger, self._most = ledger, most
         open_ = [len(record.milestones) for record in ledger.records.values() if not record.has_ended]
-        self._next_perturbation_sync = max([1, *open_])  # those behind catch up first
+        self._next_perturbation_sync = 1 + max([0, *open_])  # what the furthest tell of next: others catch up first
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Take a trial in; the class above refuses those of a searcher, which would be told of values that changed."""
@@ -563,8 +570,7 @@ class _Population(PopulationBasedTraining):
         number = list(records).index(name) + len(records) * donor.step
         values = explore(self._ledger.space, records[donor.trial].parameters, self._ledger.config.seed, number)
         made = self._ledger.start(replace(records[name], parameters=values, parent=donor.as_parent(), step=donor.step))
-        config = to_tune(made)
-        return config | {"known": sorted({*config["known"], donor.step})}, {}
+        return to_tune(made), {}
 
     def _quantiles(self) -> tuple[list[Any], list[Any]]:
         """Return the worst and the best quarter, of the worst only those that are worse than all of the best."""
@@ -613,6 +619,30 @@ def check_sweep(config: SweepConfig) -> None:
             raise ConfigError("search is 'optuna', but schedule is 'pbt', which changes values on the way: take random")
     if config.training.device == "cuda" and not config.gpus_per_trial:
         raise ConfigError("training.device is 'cuda', but gpus_per_trial is 0: give a share of a GPU such as 0.5")
+    if config.cluster.workers > 1:
+        raise ConfigError(f"cluster.workers is {config.cluster.workers}: in a sweep, workers_per_trial says it")
+    if config.run_dir is not None:
+        raise ConfigError(f"run_dir is {config.run_dir!r}: each trial has its own; sweep_dir says where the sweep lies")
+
+
+def check_data(config: SweepConfig) -> None:
+    """Refuse data that this host cannot read, before every trial fails over it.
+
+    Raises:
+        DataError: `data.path` or `score.data`, where a trial would find it so too.
+    """
+    searched = Space.parse(config.space).keys
+    # Rooms are made by the trial that needs them first.
+    if "data.path" not in searched and not config.data.path.startswith("rooms:"):
+        open_dataset(
+            config.data.path,
+            image_size=None if "model.image_size" in searched else config.model.image_size,
+            channels=None if "model.channels" in searched else config.model.channels,
+            cache=config.data.cache,
+        )
+    data = config.score.data
+    if data is not None and not is_url(data) and not data.startswith("rooms:") and not Path(data).exists():
+        raise DataError(f"score.data is {data!r}, which does not exist: give a folder or file that score.task can read")
 
 
 def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
@@ -654,6 +684,7 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
 
     Raises:
         ConfigError: the space, the objective or the scores cannot be used.
+        DataError: this is the only host, and cannot read the data.
         ClusterError: the cluster has no room for a trial, or its hosts do not share the folder.
         RunDirectoryError: the folder is in use, or that of another sweep.
         TrialsFailed: every single trial failed.
@@ -661,12 +692,15 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
     """
     check_sweep(config)
     config, location = absolute_paths(config), absolute_output(location)
+    check_directory(config, location)
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     console = make_console()  # of the real standard output
     with contextlib.redirect_stdout(WithoutRay(sys.stdout)), connected_cluster(), quiet_ray(config.verbose):
         capacity = Capacity.of_cluster()
         most = trials_at_once(config, capacity)
+        if capacity.hosts == 1:
+            check_data(config)  # of several hosts, this one may be without the data
         if capacity.hosts > 1 and not is_url(location) and not config.cluster.storage:
             raise ClusterError(
                 "cluster.storage is left out, but the cluster has several hosts: give a folder or URL that all of them "
@@ -808,7 +842,7 @@ class _Sweep:
                 with scratch_folder() as scratch:
                     self._tune(scratch)
             if not self._signals:
-                self._conclude()
+                self._conclude(console)
         if self._signals:
             over = sum(record.has_ended for record in self._ledger.records.values())
             raise Stopped(
@@ -816,17 +850,17 @@ class _Sweep:
                 f"stopped with {over} of {total} trials done; the same command goes on: {location}",
             )
 
-    def _conclude(self) -> None:
+    def _conclude(self, console: Console) -> None:
         """Score the finalists, and say what was found."""
         records = list(self._ledger.records.values())
         if all(record.status == "failed" for record in records):
             raise TrialsFailed(f"all {len(records)} trials failed, {records[0].trial} because: {records[0].reason}")
-        self._score_finalists()
+        self._score_finalists(console)
         if not self._signals:
             self._ledger.importance = importance(self._ledger.records.values())
             write_best(self._ledger)
 
-    def _score_finalists(self) -> None:
+    def _score_finalists(self, console: Console) -> None:
         """Score the best trials by the whole protocol, each with the resources of a trial."""
         if self._config.score.task == "none" and not self._config.score.samples:
             return  # nothing but stability, which has no fuller protocol
@@ -843,6 +877,8 @@ class _Sweep:
             for record in best[: self._config.score.finalists]
             if self._ledger.records[record.trial].full_objective is None
         }
+        if left:
+            console.print(Text(f"scoring in full: {', '.join(left.values())}"), soft_wrap=True)
         while left and not self._signals:
             done, _ = ray.wait(list(left), timeout=_TAKE_S)
             for reference in done:

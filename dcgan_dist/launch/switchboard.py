@@ -113,6 +113,7 @@ class Switchboard:
         self._arrival = asyncio.Event()
         self._stop = asyncio.Event()
         self._settled = asyncio.Event()
+        self._end = asyncio.Event()  # never set
 
     async def post(self, sender: str, number: int, event: Event) -> None:
         """Leave a sender's event `number` (from 0) for the driver; return once all before it are there too."""
@@ -147,6 +148,10 @@ class Switchboard:
     async def stopped(self) -> bool:
         """Return once the workers are asked to stop."""
         return await self._stop.wait()
+
+    async def ended(self) -> None:
+        """Never return: with the end of this actor, which is that of the driver, the call fails."""
+        await self._end.wait()
 
     async def settled(self, wait_s: float) -> bool:
         """Whether some worker has settled the run's outcome, or does so within `wait_s` seconds."""

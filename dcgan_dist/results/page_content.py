@@ -233,6 +233,9 @@ def _against_paper(pile: Pile, best: Trial, main: str, label: str) -> str | None
     where = "" if is_same else f" ({_settings_told(nearest, PAPER_KEYS)})"
     which = "The paper's setting" if is_same else "The trial nearest to the paper's setting"
     found = f"{which} ({told}) is {short(nearest.key)}{where}: {label} {_with_interval(theirs)}."
+    if ours.step is not None and theirs.step is not None and ours.step != theirs.step:
+        steps = f"{theirs.step:,} steps and {ours.step:,}"
+        return f"{found} The best is {relation}, but that compares {steps}."
     return f"{found} The best is {relation}; {sure}."
 
 
@@ -511,10 +514,16 @@ def core(pile: Pile, files: str | None, thumbnails: Sequence[tuple[str, int] | N
 
 
 def _common(names: Sequence[str], pile: Pile) -> list[str]:
-    """Return the scores that are worth a column: those that many trials have."""
+    """Return the scores that are worth a column: those that many trials have, and that no column of a sweep repeats."""
     found = Counter(name for trial in pile.trials for name in trial.scores)
     most = max(found.values(), default=0)
-    return [name for name in names if found[name] * 5 >= most]
+
+    def is_repeated(name: str) -> bool:
+        task, _, metric = name.rpartition(".")
+        swept = f"{SWEPT_TASK}.{'representation' if metric == 'accuracy' else metric}"
+        return task != SWEPT_TASK and all(swept in trial.scores for trial in pile.trials if name in trial.scores)
+
+    return [name for name in names if found[name] * 5 >= most and not is_repeated(name)]
 
 
 def _is_logarithmic(key: str, pile: Pile) -> bool:

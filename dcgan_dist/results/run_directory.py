@@ -41,7 +41,6 @@ from dcgan_dist.results.checkpoints import (
 from dcgan_dist.results.events import EVENT_FILES, EventLog
 from dcgan_dist.results.status import (
     LOCK_NAME,
-    STALE_SECONDS,
     STATUS_NAME,
     Lease,
     Status,
@@ -198,19 +197,9 @@ class RunDirectory:
     # In the background
 
     def _keep_alive(self) -> None:
-        last = time.monotonic()
-        while not self._done.wait(self._lease.heartbeat_seconds):
-            try:
-                self._lease.renew()
-                last = time.monotonic()
-            except StorageError as error:
-                # A hiccup is no reason to stop; after this long another may have taken over.
-                if time.monotonic() - last > STALE_SECONDS:
-                    self._failure = error
-                    return
-            except DcganDistError as error:
-                self._failure = error
-                return
+        failure = self._lease.keep_alive(self._done)
+        if failure is not None:
+            self._failure = failure
 
     def _keep_uploaded(self) -> None:
         assert self._uploader is not None

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from dcgan_dist.errors import RunDirectoryError
+from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
 from dcgan_dist.results.storage import (
     Mirror,
     parse_json_object,
@@ -295,6 +295,21 @@ class Lease:
         with self._mutex, self._place.exclusive():
             self._confirm()
             self._write(durable=False)
+
+    def keep_alive(self, done: threading.Event) -> DcganDistError | None:
+        """Write heartbeats until `done` is set; return what ended them before, if anything did."""
+        last = time.monotonic()
+        while not done.wait(self.heartbeat_seconds):
+            try:
+                self.renew()
+                last = time.monotonic()
+            except StorageError as error:
+                # A hiccup is no reason to stop; after this long another may have taken over.
+                if time.monotonic() - last > STALE_SECONDS:
+                    return error
+            except DcganDistError as error:
+                return error
+        return None
 
     def change(self, status: Status, reason: str, facts: dict[str, Any], *, write: bool = True) -> None:
         """Set the status; `facts` stay until they are given anew. Without `write` the next heartbeat carries it.

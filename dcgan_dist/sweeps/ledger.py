@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from dcgan_dist.config import SweepConfig, flatten
 from dcgan_dist.errors import ConfigError, DcganDistError, RunDirectoryError, Stopped, StorageError
-from dcgan_dist.results.status import LOCK_NAME, STALE_SECONDS, STATUS_NAME, Lease, place_of
+from dcgan_dist.results.status import LOCK_NAME, STATUS_NAME, Lease, place_of
 from dcgan_dist.results.storage import (
     Mirror,
     parse_json_object,
@@ -74,6 +74,20 @@ def _parse(location: str, content: bytes | None) -> dict[str, Any] | None:
         problem = "damaged" if found is None else f"of the format {found.get('format')!r}, not {FORMAT!r}"
         raise RunDirectoryError(f"{location}/{SWEEP_NAME} is {problem}: move it away, or take another sweep_dir")
     return found
+
+
+def check_directory(config: SweepConfig, location: str) -> None:
+    """Refuse what `Ledger.open` would refuse of a directory, but for a living driver; nothing is written.
+
+    Raises:
+        RunDirectoryError: it is the directory of another sweep or of something else.
+        StorageError: it cannot be read.
+    """
+    found = read_sweep(location)
+    if found is not None:
+        _refuse_other_sweep(location, found, config)
+    elif isinstance(parse_location(location), Path) and Path(location).is_dir():
+        _refuse_other_content(location, {path.name for path in Path(location).iterdir()})
 
 
 class Ledger:
@@ -182,19 +196,9 @@ class Ledger:
     # In the background
 
     def _keep_alive(self) -> None:
-        last = time.monotonic()
-        while not self._done.wait(self._lease.heartbeat_seconds):
-            try:
-                self._lease.renew()
-                last = time.monotonic()
-            except StorageError as error:
-                # A hiccup is no reason to stop; after this long another may have taken over.
-                if time.monotonic() - last > STALE_SECONDS:
-                    self._failure = error
-                    return
-            except DcganDistError as error:
-                self._failure = error
-                return
+        failure = self._lease.keep_alive(self._done)
+        if failure is not None:
+            self._failure = failure
 
     def _keep_written(self) -> None:
         pause = WRITE_SECONDS
@@ -415,4 +419,4 @@ def _same(one: Any, other: Any) -> bool:
         return False
 
 
-__all__ = ["Ledger", "TrialRecord", "read_sweep", "trial_location", "wanted_trials"]
+__all__ = ["Ledger", "TrialRecord", "check_directory", "read_sweep", "trial_location", "wanted_trials"]

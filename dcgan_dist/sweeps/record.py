@@ -20,7 +20,7 @@ class TrialRecord:
         parameters: what the space gave it, by dotted name.
         status: `stopped` is what the scheduler ended early. A trial that stands at `running` in a sweep that is not
             running was interrupted, and goes on when the sweep does.
-        reason: of a status that is not `running` or `finished`.
+        reason: of a status that is not `finished`; while `running`, why the attempt before ended.
         step: steps of training done.
         steps: steps of its whole run, 0 while unknown.
         verdict: of its stability; None before there is one.

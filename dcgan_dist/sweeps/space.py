@@ -39,6 +39,11 @@ _TAKEN = {
     "name": "each trial has a name of its own",
     "run_dir": "each trial has a run directory of its own",
     "cluster.storage": "each trial has a run directory of its own",
+    "cluster.cpus_per_worker": "give cpus_per_trial",
+    "training.log_every": "it follows from the milestones",
+    "training.sample_every": "it follows from the milestones",
+    "training.checkpoint_every": "it follows from the milestones",
+    "training.keep_every": "it follows from the milestones",
     "cluster.workers": "workers_per_trial says it for all trials",
 }
 
@@ -73,6 +78,12 @@ class Entry:
     def is_active(self, chosen: Mapping[str, Any]) -> bool:
         """Whether the entry is searched, given the values of those that it depends on."""
         return all(key in chosen and chosen[key] in values for key, values in self.when.items())
+
+    def can_have(self, key: str, value: Any) -> bool:
+        """Whether the entry can give `value` to one of its settings."""
+        if self.kind in LISTS:
+            return any(row[self.keys.index(key)] == value for row in self.values)
+        return isinstance(value, int | float) and self.low <= value <= self.high
 
     def draw(self, seed: int, number: int) -> Values:
         """Return the values of trial `number`; they do not depend on what else is searched."""
@@ -116,6 +127,7 @@ class Entry:
 
 
 _TYPES = declared_types(Config)
+_TYPES_OF_SWEEP = declared_types(SweepConfig)
 
 
 def _is_whole(key: str) -> bool:
@@ -125,6 +137,8 @@ def _is_whole(key: str) -> bool:
 def _parse_entry(name: str, raw: object) -> Entry:
     keys = tuple(part.strip().replace("-", "_") for part in name.split(","))
     for key in keys:
+        if key not in _TYPES and key in _TYPES_OF_SWEEP:
+            raise ConfigError(f"{key} cannot be searched: it is the same for all trials of a sweep")
         if key not in _TYPES:
             raise unknown_setting(key, raw, list(_TYPES))
         if key in _TAKEN:
@@ -196,6 +210,7 @@ def _ordered(entries: list[Entry]) -> tuple[Entry, ...]:
             if key in searched:
                 raise ConfigError(f"space has {key} twice")
             searched.add(key)
+    _refuse_impossible(entries)
     ordered: list[Entry] = []
     left, placed = list(entries), set[str]()
     while left:
@@ -213,6 +228,20 @@ def _ordered(entries: list[Entry]) -> tuple[Entry, ...]:
         ordered.append(ready)
         placed.update(ready.keys)
     return tuple(ordered)
+
+
+def _refuse_impossible(entries: list[Entry]) -> None:
+    """Refuse conditions that no trial meets, and settings that no trial can have both."""
+    giving = {key: entry for entry in entries for key in entry.keys}
+    for entry in entries:
+        for key, values in entry.when.items():
+            if key in giving and not any(giving[key].can_have(key, value) for value in values):
+                listed = " or ".join(map(repr, values))
+                raise ConfigError(f"space has {entry.name} when {key} is {listed}, which {key} never is")
+    for group in ALTERNATIVES:
+        always = [key for key in group if key in giving and not giving[key].when]
+        if len(always) > 1:
+            raise ConfigError(f"space has both {always[0]} and {always[1]}: a run has one of them")
 
 
 @dataclass(frozen=True)

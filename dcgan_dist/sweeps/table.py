@@ -272,6 +272,8 @@ def _ranking(ledger: Ledger, records: Sequence[TrialRecord]) -> Table:
         scores = [_with_interval(record.scores.get(name, {})) for name in objective.names]
         if objective.weights:
             scores.append(figure(record.objective))
+        if finalists:
+            scores.append(_in_full(record, objective))
         names = (coloured(record.verdict), coloured(record.status))
         steps = f"{record.step:,}/{record.steps:,}"
         table.add_row(record.trial, *values, *scores, *names, steps, style="dim" if record.objective is None else "")
@@ -294,7 +296,7 @@ def _with_interval(score: Mapping[str, Any]) -> str:
 def _print_importance(ledger: Ledger, console: Console) -> None:
     importance = ledger.importance
     if not importance:
-        console.print("Importance of the settings: too few trials to tell (8 with a score are needed)")
+        console.print("Importance of the settings: told at the end of a sweep, from 8 trials with a score on")
         return
     console.print(
         "Importance: share of the differences in score that goes by the setting, alone or together with others (95%"

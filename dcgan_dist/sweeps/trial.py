@@ -28,7 +28,7 @@ from dcgan_dist.parallel import LocalPool
 from dcgan_dist.results.checkpoints import step_of
 from dcgan_dist.results.run_directory import is_alive, open_run, read_metrics, read_status
 from dcgan_dist.results.scores import Entry, add_scores
-from dcgan_dist.results.stability import MIN_LINES, judge
+from dcgan_dist.results.stability import MIN_LINES, UNBORN, Verdict, judge
 from dcgan_dist.results.status import STALE_SECONDS, Status
 from dcgan_dist.sweeps.exploit import Donor, take_over
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
@@ -235,6 +235,8 @@ class Milestones:
     def _result(self, step: int, scores: dict[str, Any], *, diverged: bool, begun: float) -> Result:
         rows = [row for row in read_metrics(self.plan.location) if row["step"] <= step]
         verdict = judge(rows, diverged=diverged)
+        if step < self.plan.steps and _has_not_begun(verdict):
+            verdict = dataclasses.replace(verdict, name="undecided", reason=f"not begun: {verdict.reason}")
         scores = {**scores, "stability": {"value": verdict.score, "ci95": None, "n": len(rows)}}
         self.last = {
             "milestone": sum(step >= milestone for milestone in self.plan.milestones),
@@ -282,6 +284,12 @@ class Milestones:
         entry = self._fidelity.score(generator) | {"step": step, "checkpoint_digest": digest}
         add_scores(location, "fidelity", [entry])
         return {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
+
+
+def _has_not_begun(verdict: Verdict) -> bool:
+    """Whether samples are alike because they have never differed much: in a run on its way that is no collapse yet."""
+    best_of_real = verdict.signals.get("distance_of_real", 0.0) / (verdict.signals.get("distance_of_best", 0.0) or 1.0)
+    return verdict.name == "collapse" and best_of_real < UNBORN
 
 
 def _show_nothing(protocol: str, entries: list[Entry]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
 
 import safetensors.torch
 import xxhash
@@ -17,6 +18,8 @@ from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, ste
 from dcgan_dist.results.run_directory import CONFIG_NAME
 from dcgan_dist.results.storage import Mirror, parse_location, read_file
 from dcgan_dist.training.checkpoint import copy_tensors
+
+Loaded = TypeVar("Loaded")
 
 
 def read_run_config(location: str) -> dict[str, Any]:
@@ -67,6 +70,26 @@ def chosen_steps(location: str, step: str) -> list[int]:
     if step.isdecimal():
         return [int(step)]
     return steps[-1:] if step == "latest" else steps
+
+
+def load_each(
+    load: Callable[[str, int], Loaded], location: str, steps: Sequence[int], say: Callable[[str], None]
+) -> Iterator[Loaded]:
+    """Load several checkpoints one after the other, as they are asked for.
+
+    A run that still trains keeps its newest checkpoints only: of several, those that are gone by then are passed over,
+    and `say` is told.
+
+    Raises:
+        RunDirectoryError, StorageError: as `load`, for the first and for those that are there.
+    """
+    for number, step in enumerate(steps):
+        try:
+            yield load(location, step)
+        except RunDirectoryError:
+            if number == 0 or step in checkpoint_steps(location):
+                raise
+            say(f"step {step} is not scored: its checkpoint is gone, as the run goes on and keeps the newest")
 
 
 def load_generator(location: str, step: int) -> tuple[Generator, ModelConfig, str]:

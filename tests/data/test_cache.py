@@ -6,6 +6,7 @@ import threading
 from contextlib import contextmanager
 
 import boto3
+import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -106,6 +107,7 @@ def test_shards_in_s3_are_read(shards, tmp_path, monkeypatch):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of the servers of other tests
         client = boto3.client("s3")
         client.create_bucket(Bucket="images")
         for file in shards.folder.iterdir():

@@ -27,7 +27,7 @@ from dcgan_dist.evaluation.features import (
     random_discriminator,
 )
 from dcgan_dist.parallel import LocalPool
-from dcgan_dist.training.trained import checkpoint_steps
+from dcgan_dist.training.trained import checkpoint_steps, load_each
 
 IMAGENET = ModelConfig(image_size=32, channels=3, classes=0, kernel_size=3, convs_per_scale=2, ndf=128)
 SVHN = ModelConfig(image_size=32, channels=3, classes=0, ndf=64)
@@ -281,3 +281,13 @@ def test_damaged_shards_end_the_extraction_and_leave_no_whole_entry(tmp_path):
     with pytest.raises(DataError, match=r"is damaged at byte .*the file ends before"):
         FeatureFiles(tmp_path).get(RawPixels(16, 3), open_dataset(str(folder)), LocalPool(1))
     assert not list((tmp_path / "features").glob("*/about.json"))
+
+
+def test_checkpoints_that_a_live_run_has_removed_meanwhile_are_passed_over(finished_run):
+    location, told = str(finished_run(1)), []
+    loaded = load_each(load_discriminator, location, [16, 18, 24], told.append)
+    assert [trained.step for trained in loaded] == [16, 24]
+    (line,) = told
+    assert line.startswith("step 18 is not scored: its checkpoint is gone")
+    with pytest.raises(RunDirectoryError, match="no whole checkpoint of step 18"):
+        next(load_each(load_discriminator, location, [18], told.append))

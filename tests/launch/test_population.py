@@ -24,6 +24,8 @@ from dcgan_dist.sweeps.ledger import Ledger
 from dcgan_dist.sweeps.record import TrialRecord
 from tests.launch.test_ray_tune import SWEEP, Driver, drive, trials
 
+pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a run are slow to start
+
 __all__ = ["drive"]  # a fixture
 
 LRS = [0.032, 0.03, 0.031, 1e-7]  # with the last one, the generator stays at the grey that it starts from

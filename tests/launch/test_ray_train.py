@@ -20,6 +20,8 @@ from dcgan_dist.launch.ray_train import run_on_ray
 from tests.conftest import TINY, metrics, options
 from tests.launch.conftest import RayCluster
 
+pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a run are slow to start
+
 LONG = 100_000  # steps: such a run is still going on whenever a test looks
 
 WITH_REPORTS = """
@@ -100,7 +102,7 @@ class Driver:
 
     def finish(self) -> tuple[int, str]:
         """Wait for the end; return the exit status and what went to stderr."""
-        out, err = self._process.communicate(timeout=100)
+        out, err = self._process.communicate(timeout=240)
         self.lines += out.splitlines(keepends=True)
         return self._process.returncode, err
 

@@ -39,6 +39,7 @@ SWEEP = {
     "space": {"optim.lr, optim.beta1": {"grid": POINTS}},
 }
 LONG = 1_000_000
+pytestmark = pytest.mark.timeout(900)  # on a busy machine the processes of a sweep are slow to start
 
 
 class Driver:
@@ -67,7 +68,7 @@ class Driver:
 
     def until(self, reached: Callable[[dict[str, dict[str, Any]]], bool]) -> None:
         """Wait until the trials are so far."""
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 300
         while not reached(trials(self.ledger)):
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, self.ledger
@@ -80,7 +81,7 @@ class Driver:
 
     def finish(self) -> tuple[int, str, str]:
         """Wait for the end; return the exit status and what was printed."""
-        out, err = self.process.communicate(timeout=200)
+        out, err = self.process.communicate(timeout=300)
         return self.process.returncode, out, err
 
 
@@ -119,10 +120,8 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(drive: Callable
 
     before: dict[str, dict[str, Any]] = {}
     for reached in (
-        lambda found: len(found) > 0,
         lambda found: any(trial["milestones"] for trial in found.values()),
-        lambda found: ended(found) > 0,
-        lambda found: ended(found) > 2,
+        lambda found: ended(found) > 1,
     ):
         driver = drive("killed")
         driver.until(reached)
@@ -149,19 +148,27 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(drive: Callable
     assert {path.name for path in (tmp_path / "killed" / "trials").iterdir()} == set(expected)
 
 
-def test_every_trial_leaves_a_run_directory_that_says_how_it_ended(
-    drive: Callable[..., Driver], tmp_path: Path
+def test_a_trial_that_is_stopped_early_frees_its_place_at_once_and_each_leaves_a_run_directory(
+    drive: Callable[..., Driver],
 ) -> None:
-    driver = drive(schedule="asha", space={"optim.lr": {"grid": [1e-3, 2e-3, 1e30]}})
+    # The first one is stable, the second one has not begun at the first milestone, the third diverges.
+    points = [[5e-2, 0.99], [2e-4, 0.5], [1e30, 0.5]]
+    driver = drive(schedule="asha", concurrent=1, space={"optim.lr, optim.beta1": {"grid": points}})
     code, out, err = driver.finish()
     assert (code, err) == (0, ""), out
-    for name, trial in trials(driver.ledger).items():
+    found = trials(driver.ledger)
+    assert [trial["status"] for trial in found.values()] == ["finished", "stopped", "diverged"]
+    assert found["t0001"]["reason"].startswith("stopped early by asha at step 12 of 36: it was not among the best")
+    assert 0 <= found["t0002"]["started"] - found["t0001"]["ended"] < 1
+    for name, trial in found.items():
         run = driver.folder / "trials" / name
         status = run_status(driver.folder, name)
         assert (status["status"], status["reason"], status["locked"]) == (trial["status"], trial["reason"], False)
         assert (run / "config.yaml").exists()
         grids = {path.name for path in (run / "samples").iterdir()}
-        assert grids >= {f"step-{milestone['step']:08d}.png" for milestone in trial["milestones"]}
+        reached = {12: ["t0000", "t0001"], 24: ["t0000"], 36: ["t0000"]}
+        assert grids >= {f"step-{step:08d}.png" for step, those in reached.items() if name in those}
+        assert "step-00000000.png" in grids
 
 
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
@@ -224,7 +231,7 @@ def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_goes_on(
     ("settings", "says"),
     [
         ({"workers_per_trial": 4}, "workers_per_trial is 4, 1 CPU each, but the cluster has 2 CPUs and 0 GPUs"),
-        ({"gpus_per_trial": 0.5}, "1 CPU and 0.5 GPU each, but the cluster has 2 CPUs and 0 GPUs"),
+        ({"gpus_per_trial": 0.5}, "1 CPU and 0.5 GPUs each, but the cluster has 2 CPUs and 0 GPUs"),
     ],
 )
 def test_more_than_the_cluster_has_is_refused_in_a_line(

@@ -96,8 +96,8 @@ def test_several_scores_without_weights_are_several_directions() -> None:
         asked.tell(ended(number, values, coverage=coverage, frechet_distance=10 * coverage))
     collapsed = ended(3, asked.propose("t0003", 3), coverage=1.0, frechet_distance=0.0)
     asked.tell(dataclasses.replace(collapsed, verdict="collapse"))
-    values = [trial.values for trial in asked.study.get_trials()]
-    assert values == [[0.5, -5.0], [0.9, -9.0], [0.1, -1.0], [0.1, -9.0]]
+    known = [trial.values for trial in asked.study.get_trials()]
+    assert known == [[0.5, -5.0], [0.9, -9.0], [0.1, -1.0], [0.1, -9.0]]
     weighted = source("optuna", trials=40, objective="coverage:1,frechet_distance:0.5")
     assert isinstance(weighted, Asked)
     weighted.tell(ended(0, {"optim.lr": 1e-3, "model.batch_norm": "all"}, coverage=0.5, frechet_distance=2.0))

@@ -164,7 +164,17 @@ def test_optuna_finds_a_minimum_that_a_random_search_of_the_same_size_misses() -
         ({}, "space is empty"),
         ({"optm.lr": {"choice": [1]}}, "unknown setting optm.lr .* did you mean optim.lr"),
         ({"lr": {"choice": [1]}}, "did you mean optim.lr"),
-        ({"trials": {"choice": [1]}}, "unknown setting trials"),
+        ({"trials": {"choice": [1]}}, "trials cannot be searched: it is the same for all trials"),
+        ({"score.images": {"choice": [1]}}, "score.images cannot be searched"),
+        ({"training.epochs": {"choice": [1]}, "training.steps": {"choice": [9]}}, "both training.epochs and training"),
+        (
+            {"optim.lr": {"choice": [1]}, "model.slope": {"choice": [0], "when": {"optim.lr": [2, 3]}}},
+            "model.slope when optim.lr is 2.0 or 3.0, which optim.lr never is",
+        ),
+        (
+            {"optim.lr": {"uniform": [0, 1]}, "model.slope": {"choice": [0], "when": {"optim.lr": 2}}},
+            "model.slope when optim.lr is 2.0, which optim.lr never is",
+        ),
         ({"run_dir": {"choice": ["a"]}}, "run_dir cannot be searched"),
         ({"cluster.workers": {"choice": [1]}}, "workers_per_trial"),
         ({"optim.lr": [1, 2]}, "give one of uniform"),
@@ -210,7 +220,19 @@ def test_a_value_that_a_check_refuses_is_parsed_and_refused_by_the_trial_that_dr
         override(Config(), run_settings(SweepConfig(), parameters))
 
 
-@pytest.mark.parametrize("key", [key for key in flatten(Config()) if key.startswith(("model.", "optim.", "training."))])
+INTERVALS = [f"training.{name}" for name in ("log_every", "sample_every", "checkpoint_every", "keep_every")]
+
+
+@pytest.mark.parametrize("key", INTERVALS)
+def test_what_the_milestones_decide_cannot_be_searched(key: str) -> None:
+    with pytest.raises(ConfigError, match="follows from the milestones"):
+        Space.parse({key: {"choice": [1, 2]}})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [key for key in flatten(Config()) if key.startswith(("model.", "optim.", "training.")) and key not in INTERVALS],
+)
 def test_every_setting_of_networks_optimiser_and_loop_can_be_searched(key: str) -> None:
     assert Space.parse({key: {"choice": [flatten(Config())[key]]}}).sample(0, 0) == {key: flatten(Config())[key]}
 

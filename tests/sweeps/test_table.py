@@ -75,13 +75,27 @@ def test_results_are_ranked_and_name_the_best_settings_and_how_to_train_them(tmp
     assert f"tensorboard --logdir {tmp_path}/my sweep/trials" in text
 
 
+def test_the_score_of_a_finalist_in_full_has_a_column_of_its_own(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with Ledger.open(CONFIG, str(tmp_path / "sweep")) as ledger:
+        fill(ledger)
+        full = {"representation": {"value": 0.7, "ci95": [0.65, 0.75], "n": 5000}}
+        ledger.update("t0002", full_scores=full, full_objective=0.7)
+        print_results(ledger, console)
+    header, *rows = written(console).splitlines()[1:6]
+    places = [header.index(name) for name in ("representation in full", "verdict", "status")]
+    cells = [[row[place:].split("  ")[0] for place in places[1:]] for row in rows]
+    assert cells == [["oscillation", "finished"], ["stable", "stopped"], ["collapse", "finished"], ["", "diverged"]]
+    assert ["0.7 (0.65 to 0.75)" in row for row in rows] == [True, False, False, False]
+
+
 def test_results_of_a_sweep_with_nothing_to_show_say_so(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=160)
     with Ledger.open(CONFIG, str(tmp_path)) as ledger:
         print_results(ledger, console)
     text = written(console)
     assert "0 of 4 trials ended" in text
-    assert "too few trials to tell" in text
+    assert "from 8 trials with a score on" in text
     assert "best trial        none" in text
 
 

@@ -18,7 +18,15 @@ from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig, flatten
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.results.run_directory import open_run
-from dcgan_dist.sweeps.trial import TrialEnd, TrialPlan, milestone_steps, plan_trial, record_refusal, run_trial
+from dcgan_dist.sweeps.trial import (
+    Milestones,
+    TrialEnd,
+    TrialPlan,
+    milestone_steps,
+    plan_trial,
+    record_refusal,
+    run_trial,
+)
 from tests.conftest import TINY, metrics
 
 SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
@@ -29,7 +37,7 @@ def make_sweep(**settings: object) -> SweepConfig:
     return build_settings(SweepConfig, {**TINY, **given, **settings})
 
 
-def make_plan(folder: Path, parameters: dict[str, Any] | None = None, **settings: object) -> TrialPlan:
+def make_plan(folder: Path, parameters: dict[str, Any] | None = None, /, **settings: object) -> TrialPlan:
     return plan_trial(make_sweep(**settings), "t0000", str(folder), parameters or {})
 
 
@@ -40,6 +48,16 @@ def go(
     known: tuple[int, ...] = (),
 ) -> TrialEnd:
     return run_trial(plan, deliver, should_stop, session="launch", known=known)
+
+
+def noting(told: list[dict[str, Any]]) -> Callable[[dict[str, Any]], bool]:
+    """Return what takes note of every milestone, and has the trial go on."""
+
+    def deliver(result: dict[str, Any]) -> bool:
+        told.append(result)
+        return True
+
+    return deliver
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -86,14 +104,9 @@ def test_a_value_outside_its_check_leaves_a_run_directory_that_says_so(tmp_path:
 
 def test_every_milestone_is_told_with_its_checkpoint_grid_scores_and_verdict(tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
-
-    def deliver(result: dict[str, Any]) -> bool:
-        told.append(result)
-        return True
-
     scoring = {"score.task": "rooms", "score.data": "rooms:256", "score.labels_per_class": 5, "score.draws": 2}
     plan = make_plan(tmp_path, **{"objective": "representation", "score.samples": 100, **scoring})
-    end = go(plan, deliver)
+    end = go(plan, noting(told))
     assert (end.status, end.reason) == ("finished", "")
     results = [*told, end.result]
     assert [(result["milestone"], result["step"]) for result in results] == [(1, 8), (2, 16), (3, 24)]
@@ -119,6 +132,27 @@ def test_a_trial_that_is_given_up_stops_at_its_milestone_with_a_checkpoint_and_t
     assert (status(tmp_path)["status"], status(tmp_path)["reason"]) == ("stopped", reason)
     assert checkpoints(tmp_path) == [8, 16]
     assert status(tmp_path)["locked"] is False
+
+
+def test_a_trial_whose_samples_have_never_differed_has_not_begun_and_at_its_end_collapsed(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    end = go(make_plan(tmp_path, **{"training.steps": 36}), noting(told))
+    assert [result["verdict"] for result in told] == ["undecided"] * 2
+    assert all(result["objective"] is not None for result in told)
+    assert "not begun: samples of different z are alike" in told[0]["verdict_reason"]
+    assert (end.result["verdict"], end.result["objective"]) == ("collapse", None)
+
+
+def test_samples_that_differed_and_grow_alike_have_collapsed_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [{"step": step, "loss_d": 1.0, "loss_g": 1.0, "d_real": 0.7, "d_fake": 0.3} for step in range(1, 37)]
+    rows = [line | {"time_s": 1.0, "sample_distance": 0.5 if line["step"] < 10 else 0.05} for line in lines]
+    monkeypatch.setattr("dcgan_dist.sweeps.trial.read_metrics", lambda location: rows)
+    plan = make_plan(tmp_path, **{"training.steps": 36})
+    watcher = Milestones(plan, torch.device("cpu"), lambda result: True, lambda: False, lambda step, steps: None)
+    result = watcher.measure(24)
+    assert (result["verdict"], result["objective"]) == ("collapse", None)
 
 
 def test_a_diverged_trial_says_so_and_is_worse_than_all_others(tmp_path: Path) -> None:
@@ -156,9 +190,9 @@ def test_a_milestone_that_nobody_heard_of_is_told_after_a_restart(tmp_path: Path
 
     with pytest.raises(MemoryError):
         go(make_plan(tmp_path), die)
-    told: list[int] = []
-    end = go(make_plan(tmp_path), lambda result: not told.append(result["step"]))
-    assert (told, end.status, end.result["step"]) == ([8, 16], "finished", 24)
+    told: list[dict[str, Any]] = []
+    end = go(make_plan(tmp_path), noting(told))
+    assert ([result["step"] for result in told], end.status, end.result["step"]) == ([8, 16], "finished", 24)
 
 
 def test_a_trial_whose_milestone_was_its_last_is_given_up_after_a_restart(tmp_path: Path) -> None:
@@ -209,7 +243,7 @@ def _belongings() -> dict[str, Any]:
         "dtype": torch.get_default_dtype(),
         "torch threads": torch.get_num_threads(),
         "torch rng": torch.get_rng_state().tolist(),
-        "numpy rng": np.random.get_state()[1].tolist(),  # type: ignore[index, union-attr]
+        "numpy rng": np.random.get_state()[1].tolist(),  # type: ignore[index]
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "gradients": torch.is_grad_enabled(),
         "tensors": sum(isinstance(item, torch.nn.Parameter) for item in gc.get_objects()),
