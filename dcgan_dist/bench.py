@@ -18,6 +18,7 @@ WHAT = {
     "sweep": "time of 100 short trials of a sweep beside their training alone, two at a time; what asha saves",
     "features": "features a second of the ImageNet net beside a plain evaluation loop in float32",
     "svm": "seconds to fit the linear SVM of the scores beside scikit-learn's LinearSVC, and its peak memory",
+    "one-nn": "seconds to find the nearest of 100,000 images for 10,000 beside scikit-learn's brute force",
     "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
     "streaming": "images/s from a slow and flaky server on this host, beside a good one and the local disk",
     "report": "seconds and memory to read 10,000 runs and write their table, beside Ray Tune's ResultGrid",
@@ -45,7 +46,7 @@ def bench_command(arguments: Sequence[str]) -> None:
     options: dict[str, Any] = {"rounds": int(rest[0])} if rest else {}
     if what == "data":
         options["mosaic"] = mosaic
-    module = "deduplication" if what == "dedup" else what
+    module = "deduplication" if what == "dedup" else what.replace("-", "_")
     # Imported by name: only what is asked for, since each loads much.
     measure = getattr(import_module(f"dcgan_dist.benchmarks.{module}"), f"bench_{module}")
     records: Iterable[dict[str, Any]] = measure(**options)

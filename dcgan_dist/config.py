@@ -420,20 +420,20 @@ class EvaluateConfig:
 
     run: str | None = None
     """Folder or URL of the run directory."""
-    task: Literal["cifar10", "svhn", "folder", "rooms", "mnist", "fidelity", "memorisation"] = "rooms"
+    task: Literal["cifar10", "svhn", "folder", "rooms", "mnist", "fidelity", "memorisation", "one-nn"] = "rooms"
     """What to score on: `cifar10`, `svhn`, `mnist`, `folder` (any labelled images), or `rooms` (attributes of
-    procedural rooms). Of a conditional run, mnist scores the generator: a 1-nearest-neighbour classifier on its
-    samples (appendix, Table 3). svhn takes 100 labels a class unless told otherwise, the others all labels.
-    `fidelity` and `memorisation` score the generator of any run, without labels: how its samples compare with the
-    images of `data`, and whether they copy them."""
+    procedural rooms). svhn takes 100 labels a class unless told otherwise, the others all labels. `fidelity` and
+    `memorisation` score the generator of any run, without labels: how its samples compare with the images of `data`,
+    and whether they copy them. `one-nn` scores that of a conditional run: the error of a 1-nearest-neighbour
+    classifier that is trained on its samples (appendix, Table 3)."""
     data: str | None = None
     """Labelled images: shards (folder, URL, tars, rooms:N), or a folder or archive as `prepare` reads. Left out for
-    rooms, 2,000 rooms that no run is trained on; for fidelity and memorisation, what the run was trained on."""
+    rooms, 2,000 rooms that no run is trained on; for fidelity, memorisation and one-nn, what the run was trained on."""
     test_data: str | None = None
     """A separate test set; the same path as `data` for the test part of CIFAR-10's, SVHN's or MNIST's own files. Left
     out, the test images are split off `data`. For fidelity, real images to compare with `data` as samples are (left
-    out, others of `data`); for memorisation, images like those trained on that were not among them (left out for
-    rooms, other rooms)."""
+    out, others of `data`); for memorisation and one-nn, images like those trained on that were not among them (left
+    out for rooms, other rooms; for one-nn on a folder of MNIST's files, their test part)."""
     images: int | None = None
     """Most labelled images of `data`, and of `test_data`, that are looked at, drawn evenly by the seed: a cheaper and
     less certain score. Left out, all. Not for fidelity and memorisation, which have `samples`."""
@@ -468,9 +468,9 @@ class EvaluateConfig:
     """Controls on the same splits, separated by commas: `random` (the discriminator with random weights), `pixels`,
     `knn`, `kmeans`, `cnn`; or `all`, `none`."""
     samples: int | None = None
-    """Generated images. For mnist, those that the 1-nearest-neighbour classifier is trained on (left out, 50,000;
-    paper: 50,000 and 10,000,000). For fidelity, and as many real ones (left out, 5,000; the Fréchet distance is left
-    out below that); for memorisation (left out, 2,000)."""
+    """Generated images. For one-nn, most that the classifier is trained on (left out, 50,000; paper: 50,000 and
+    10,000,000); the error at 1,000, 10,000 and so on up to there comes with it. For fidelity, and as many real ones
+    (left out, 5,000; the Fréchet distance is left out below that); for memorisation (left out, 2,000)."""
     extractor: Literal["random-conv-v1", "inception"] = "random-conv-v1"
     """Space in which fidelity compares images: `random-conv-v1`, convolutions with fixed random weights, or
     `inception`, for FID, KID and the Inception score (needs the extra `inception` and `inception_weights`)."""

@@ -17,8 +17,8 @@ from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import EvaluateConfig, override
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
-from dcgan_dist.parallel import LocalPool, TaskPool
-from dcgan_dist.results.published import PUBLISHED
+from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
+from dcgan_dist.results.published import PUBLISHED, TABLE_3
 
 PROG = "dcgan-dist evaluate"
 
@@ -31,16 +31,20 @@ def _command(arguments: Sequence[str]) -> None:
     yield_idle_cores()
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.evaluation.generator_scores import GENERATOR_TASKS, evaluate_generators
+    from dcgan_dist.evaluation.one_nn import evaluate_one_nn
     from dcgan_dist.evaluation.scoring import evaluate
 
-    of_generator = config.task in GENERATOR_TASKS
+    score, print_scores = evaluate, print_table
+    if config.task == "one-nn":
+        score, print_scores = evaluate_one_nn, print_errors
+    elif config.task in GENERATOR_TASKS:
+        score, print_scores = evaluate_generators, print_metrics
 
     def show(protocol: str, entries: list[dict[str, Any]]) -> None:
-        (print_metrics if of_generator else print_table)(config.task, protocol, entries)
+        print_scores(config.task, protocol, entries)
 
     device = pick_device(config.device)
     with _pool(config, device.type) as (absolute, pool, workers_device):
-        score = evaluate_generators if of_generator else evaluate
         score(absolute, location, device, pool, show, print, workers_device)
     print(f"scores          {location.rstrip('/')}/scores.json", flush=True)
 
@@ -49,11 +53,12 @@ def _command(arguments: Sequence[str]) -> None:
 def _pool(config: EvaluateConfig, device: str) -> Iterator[tuple[EvaluateConfig, TaskPool, str]]:
     """Give the settings, the processes that extract features, and what they compute on.
 
-    By default it is this process, whose threads use all cores or the GPU; over a cluster, settings have paths that mean
+    By default it is this process, whose threads use all cores or the GPU, and for one-nn a process for each core, since
+    samples are made by one thread; over a cluster, settings have paths that mean
     the same to all.
     """
     if not config.cluster.workers:
-        yield config, LocalPool(1), device
+        yield config, LocalPool(usable_cores() if config.task == "one-nn" and device == "cpu" else 1), device
         return
     from dcgan_dist.data.cache import cache_directory
     from dcgan_dist.launch.ray_tasks import ray_pool
@@ -140,6 +145,31 @@ def print_metrics(task: str, protocol: str, entries: list[dict[str, Any]]) -> No
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if task == "fidelity" and not {"frechet_distance", "fid"} & set(entries[0]["metrics"]):
         print("the Fréchet distance is left out: it needs --samples 5000 or more")
+
+
+def print_errors(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:
+    """Print the errors of 1-NN classifiers trained on N images, with those that the paper published."""
+    table = Table(title=f"{task}, {protocol}: test error in percent of a classifier trained on N images")
+    for name in ("images", "step", "N", "error", "95% interval", "n"):
+        table.add_column(name, justify="left" if name == "images" else "right")
+    for entry in entries:
+        errors = {name: about for name, about in entry["metrics"].items() if name.startswith("error_at_")}
+        for number, (name, error) in enumerate(errors.items()):
+            low, high = error["ci95"]
+            table.add_row(
+                entry["method"] if number == 0 else "",
+                str(entry["step"]) if number == 0 and entry["step"] is not None else "",
+                f"{int(name.removeprefix('error_at_')):,}",
+                f"{error['value']:.2f}",
+                f"{low:.2f} to {high:.2f}",
+                f"{error['n']:,}",
+            )
+        table.add_section()
+    for name, *values in TABLE_3:
+        for count, value in zip(("50,000", "10,000,000"), values, strict=True):
+            if value:
+                table.add_row(f"published, MNIST: {name}", "", count, value, "", "10,000", style="dim")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -265,16 +265,20 @@ def test_a_conditional_generator_is_scored_by_the_classifier_that_its_samples_tr
     run = tmp_path / "run"
     made = train({"run_dir": run, "model.name": "cdcgan", "model.image_size": 28, "training.steps": 4})
     assert made.returncode == 0, made.stderr
-    words = ("--run", run, "--task=mnist", "--data=rooms:400", "--samples=300", "--device=cpu")
+    words = ("--run", run, "--task=one-nn", "--data=rooms:400", "--samples=1200", "--images=300", "--device=cpu")
     code, out, err = status(capsys, *words)
     assert (code, err) == (0, "")
-    real, generated = entries(run, "mnist")
-    assert (generated["step"], generated["protocol"], real["step"]) == (4, "1-nn/300-images", None)
+    generated, real, then_moved = entries(run, "one-nn")
+    assert (generated["step"], generated["method"], generated["protocol"]) == (4, "cdcgan", "1-nn/1200-images")
+    assert (real["protocol"], then_moved["method"]) == ("1-nn/300-images", "real images, then moved")
+    assert list(generated["metrics"]) == ["error_at_1000", "accuracy", "error", "error_at_1200"]
     assert real["metrics"]["accuracy"]["value"] > 70
-    for entry in (real, generated):
+    assert then_moved["metrics"]["error_at_300"] == real["metrics"]["error"]
+    for entry in (generated, real, then_moved):
         assert entry["metrics"]["accuracy"]["value"] + entry["metrics"]["error"]["value"] == pytest.approx(100)
-        assert entry["metrics"]["error"]["n"] == 80
-    assert "published: DCGAN" in out
+        assert entry["metrics"]["error"]["n"] == 300
+    assert "published, MNIST: DCGAN" in out
+    assert "10,000,000" in out
 
 
 def break_weights(run, broken):

@@ -25,7 +25,6 @@ from dcgan_dist.evaluation.features import (
     prepare_extractor,
     random_discriminator,
 )
-from dcgan_dist.evaluation.generated import generate, nearest_neighbour_score
 from dcgan_dist.evaluation.kmeans import fit_kmeans, standardise
 from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled, room_labels
 from dcgan_dist.evaluation.supervised import SupervisedCNN, draw_trial
@@ -57,7 +56,6 @@ _DECIDING = (
     *("precision", "store", "images", "seed"),
 )
 _DECIDING_FOR = {"kmeans": ("centroids", "patches"), "cnn": ("trials", "epochs")}
-_MNIST_SAMPLES = 50_000
 _RANDOM_BATCHES = 50  # that the statistics of random weights are measured over
 
 
@@ -289,48 +287,6 @@ class Evaluation:
         entry = self.score(method or trained.model.name, self.svm(), values, test_values, begun)
         return entry | {"step": trained.step, "checkpoint_digest": trained.digest, "statistics": trained.statistics}
 
-    def score_generator(self, location: str, step: int) -> Entry:
-        """Score the generator of a conditional run by a 1-NN classifier on its samples (Table 3).
-
-        Raises:
-            DataError: the data have other classes than the run.
-        """
-        begun = time.perf_counter()
-        partition = self.questions[0].partition
-        samples = _MNIST_SAMPLES if self.config.samples is None else self.config.samples
-        if partition.classes != self.model.classes:
-            raise DataError(f"{self.data.path!r} has {partition.classes} classes, the run {self.model.classes}")
-        rows, labels, digest = generate(location, step, samples, self.config.seed, self.device)
-        entry = self._neighbours(Pixels(rows), labels, np.arange(samples), self.model.name, begun)
-        settings = entry["settings"] | {"samples": samples}
-        return entry | {"step": step, "checkpoint_digest": digest, "settings": settings}
-
-    def score_real_images(self) -> Entry:
-        """Score the same classifier on real training images: the control of `score_generator`."""
-        begun = time.perf_counter()
-        partition = self.questions[0].partition
-        values, _ = self._pixel_values()
-        return self._neighbours(values, partition.labels, partition.train, "real images", begun)
-
-    def _neighbours(self, values: Values, labels: Labels, rows: Rows, method: str, begun: float) -> Entry:
-        partition = self.questions[0].partition
-        _, test_values = self._pixel_values()
-        value, interval, count = nearest_neighbour_score(values, labels, rows, test_values, partition, self.device)
-        return {
-            "step": None,
-            "method": method,
-            "protocol": f"1-nn/{len(rows)}-images",
-            "checkpoint_digest": None,
-            "metrics": {
-                "accuracy": {"value": value, "ci95": list(interval), "n": count},
-                "error": {"value": 100 - value, "ci95": [100 - interval[1], 100 - interval[0]], "n": count},
-            },
-            "split": self._split(),
-            "settings": self.settings(method),
-            "seconds": round(time.perf_counter() - begun, 2),
-            "device": device_name(self.device),
-        }
-
     def controls(self, run: dict[str, Any], finished: Sequence[Entry]) -> Iterator[Entry]:
         """Give the scores of the controls that the settings ask for, those among `finished` as they are."""
         for name in self.config.chosen_baselines:
@@ -506,10 +462,7 @@ def evaluate(
     discriminators = load_each(load_discriminator, location, steps, say)
     first = next(discriminators)
     evaluation = Evaluation(config, first.model, device, pool, workers_device)
-    if config.task == "mnist" and first.model.classes:
-        scores = _scores_of_generators(evaluation, location, steps)
-    else:
-        scores = _scores_of_discriminators(evaluation, itertools.chain([first], discriminators), run, finished)
+    scores = _scores(evaluation, itertools.chain([first], discriminators), run, finished)
     entries: list[Entry] = []
     try:
         for entry in scores:
@@ -527,7 +480,7 @@ def evaluate(
     return entries
 
 
-def _scores_of_discriminators(
+def _scores(
     evaluation: Evaluation, discriminators: Iterable[TrainedDiscriminator], run: dict[str, Any], finished: list[Entry]
 ) -> Iterator[Entry]:
     config, device = evaluation.config, evaluation.device
@@ -538,12 +491,6 @@ def _scores_of_discriminators(
             entry = evaluation.score_discriminator(ready)
         yield entry
     yield from evaluation.controls(run, finished)
-
-
-def _scores_of_generators(evaluation: Evaluation, location: str, steps: Sequence[int]) -> Iterator[Entry]:
-    for step in steps:
-        yield evaluation.score_generator(location, step)
-    yield evaluation.score_real_images()
 
 
 __all__ = ["Evaluation", "evaluate"]

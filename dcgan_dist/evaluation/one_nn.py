@@ -1,0 +1,409 @@
+"""How well a conditional generator has the distribution of its data (appendix of the paper, Table 3).
+
+A 1-nearest-neighbour classifier (Euclidean distance of pixels) is trained on N generated images with the labels that
+they were asked for, and tested on real images; the control is the same classifier on N real ones, moved a little where
+there are fewer than N. The samples are made block by block, searched, and forgotten: ten million take no more memory
+than ten thousand, and one pass gives the error at every N on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from dcgan_dist.config import EvaluateConfig, ModelConfig
+from dcgan_dist.data.cache import cache_directory
+from dcgan_dist.data.dataset import Dataset
+from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.errors import ConfigError, DataError
+from dcgan_dist.evaluation.baselines import Pixels
+from dcgan_dist.evaluation.feature_files import FeatureFiles, RawPixels
+from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled
+from dcgan_dist.evaluation.nearest import Bytes, Found, NearestRows
+from dcgan_dist.evaluation.scoring import device_name
+from dcgan_dist.evaluation.tasks import Rows, permutation, wilson
+from dcgan_dist.generation.samples import Samples, open_samples
+from dcgan_dist.parallel import TaskPool
+from dcgan_dist.results.scores import Entry, add_scores, read_scores
+from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
+
+DEFAULT_SAMPLES = 50_000
+COUNTS = (1_000, 10_000, 50_000, 100_000, 1_000_000, 10_000_000)
+"""The numbers of training images at which the error is told."""
+MOST_TURN = 10.0
+"""Degrees that a moved image is turned by at most."""
+MOST_SHIFT = 1 / 14
+"""Share of its side that a moved image is shifted by at most, in each direction."""
+
+_BLOCK = 256  # samples that are computed together
+_STRETCH = 8 * _BLOCK  # training images of one task
+
+
+class TrainingImages(Protocol):
+    """An endless row of labelled images, small enough to be sent to a worker process."""
+
+    def rows(self, start: int, stop: int) -> Bytes:
+        """Return images `start` to before `stop` as uint8 (n, S * S * C)."""
+
+    def labels(self, numbers: Rows) -> Labels:
+        """Return the labels of images by their numbers."""
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """Samples of a conditional run, its classes in turn."""
+
+    samples: Samples
+
+    def rows(self, start: int, stop: int) -> Bytes:
+        """See `TrainingImages`."""
+        return np.concatenate([images.reshape(len(images), -1) for images, _ in self.samples.images(start, stop)])
+
+    def labels(self, numbers: Rows) -> Labels:
+        """See `TrainingImages`."""
+        return numbers % len(self.samples.class_names)
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images in the order of `order`, and after those the same again and again, each time moved otherwise.
+
+    Moved is shifted and turned, a little, as a stand-in for the deformations of InfiMNIST.
+
+    Attributes:
+        pixels: of the set.
+        of_images: labels of the set.
+        order: numbers of the images that are taken.
+        side: of the images in pixels.
+        seed: of how they are moved.
+    """
+
+    pixels: Pixels
+    of_images: Labels
+    order: Rows
+    side: int
+    seed: int
+
+    def rows(self, start: int, stop: int) -> Bytes:
+        """See `TrainingImages`."""
+        numbers = np.arange(start, stop)
+        rows = np.ascontiguousarray(self.pixels.values[self.order[numbers % len(self.order)]])
+        first = int(np.searchsorted(numbers, len(self.order)))
+        if first < len(rows):
+            rows[first:] = moved(rows[first:], self.side, self.seed, start + first)
+        return rows
+
+    def labels(self, numbers: Rows) -> Labels:
+        """See `TrainingImages`."""
+        return self.of_images[self.order[numbers % len(self.order)]]
+
+
+def moved(rows: Bytes, side: int, seed: int, first: int) -> Bytes:
+    """Shift and turn images, with what lies at their border repeated beyond it.
+
+    Args:
+        rows: uint8 (n, side * side * C).
+        side: in pixels.
+        seed: of how.
+        first: number of the first one; how image i is moved is a function of (seed, i).
+
+    Returns:
+        The same shape.
+    """
+    bits = np.random.Philox(key=np.array([seed, zlib.crc32(b"moved")], dtype=np.uint64)).advance(first)
+    draws = (bits.random_raw(4 * len(rows)).reshape(-1, 4) >> np.uint64(11)) * 2.0**-53 * 2 - 1
+    angles = torch.from_numpy(np.deg2rad(MOST_TURN) * draws[:, 0]).float()
+    shifts = torch.from_numpy(2 * MOST_SHIFT * draws[:, 1:3]).float()  # in units of half a side
+    cosines, sines = angles.cos(), angles.sin()
+    matrices = torch.stack((cosines, -sines, shifts[:, 0], sines, cosines, shifts[:, 1]), dim=1).view(-1, 2, 3)
+    images = torch.from_numpy(rows).view(len(rows), side, side, -1).permute(0, 3, 1, 2).float()
+    grid = functional.affine_grid(matrices, list(images.shape), align_corners=False)
+    turned = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    pixels: Bytes = turned.round().to(torch.uint8).permute(0, 2, 3, 1).reshape(len(rows), -1).numpy()
+    return pixels
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A part of the training images, to be searched for the neighbours of the test images."""
+
+    source: TrainingImages
+    start: int
+    stop: int
+    test: Pixels
+    chosen: Rows
+    key: str  # of the test images
+    device: str
+    threads: int | None
+
+
+_prepared: dict[str, NearestRows] = {}  # of this process, by key
+
+
+def _nearest(task: _Task) -> Found:
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    if task.key not in _prepared:
+        _prepared.clear()
+        _prepared[task.key] = NearestRows(np.ascontiguousarray(task.test.values[task.chosen]), task.device)
+    search = _prepared[task.key]
+    search.reset()
+    search.add(task.source.rows(task.start, task.stop), task.start)
+    return search.found
+
+
+def _stretches(counts: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of the training images: each count is the end of one."""
+    start = 0
+    for count in counts:
+        while start < count:
+            stop = min(start - start % _STRETCH + _STRETCH, count)
+            yield start, stop
+            start = stop
+
+
+@dataclass(frozen=True)
+class _Set:
+    pixels: Pixels
+    labels: Labels
+    rows: Rows  # those that have labels and are used, in a random order
+    data: Dataset
+
+
+class OneNearestNeighbour:
+    """The task on its data, ready to score any number of generators of a run.
+
+    Args:
+        config: the settings.
+        run: settings of the run.
+        model: of its generators.
+        device: where to compute.
+        pool: the processes that make samples and search them.
+        workers_device: what those compute on.
+
+    Raises:
+        ConfigError: the run has no labels.
+        DataError: the data do not fit the run.
+    """
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        run: dict[str, Any],
+        model: ModelConfig,
+        device: torch.device,
+        pool: TaskPool,
+        workers_device: str,
+    ) -> None:
+        assert model.image_size is not None
+        assert model.channels is not None
+        self.config, self.model, self._device, self._pool = config, model, device, pool
+        self._workers_device = workers_device
+        self._extractor = RawPixels(model.image_size, model.channels)
+        self._cache = cache_directory(config.cache)
+        self._files = FeatureFiles(self._cache, config.cache_gib)
+        path = config.data or str(run.get("data", {}).get("path"))
+        self._train = self._open(path, "train")
+        self._test = self._open(self._test_path(path), "test")
+        of_rooms = all(one.data.path.startswith("rooms:") for one in (self._train, self._test))  # both from room 0 on
+        if of_rooms or self._test.data.digest == self._train.data.digest:
+            raise DataError(f"test_data {self._test.data.path!r} holds the images of data {path!r}: take others")
+        self._key = f"{self._test.data.digest} {config.seed} {config.images} {os.getpid()}"
+        samples = DEFAULT_SAMPLES if config.samples is None else config.samples
+        self._counts = [count for count in COUNTS if count < samples] + [samples]
+
+    def _test_path(self, path: str) -> str | None:
+        """Return where the test images are, None for rooms that no run is trained on.
+
+        A folder with the files of MNIST has its own; else they are to be given.
+        """
+        if self.config.test_data is not None:
+            return self.config.test_data
+        if path.startswith("rooms:"):
+            return None
+        if any(Path(path).glob("t10k-images*")):
+            return path
+        raise DataError(
+            "test_data is missing: the task one-nn needs --test-data PATH, labelled images that the run was not "
+            "trained on"
+        )
+
+    def _open(self, path: str | None, split: Literal["train", "test"]) -> _Set:
+        size, channels = self._extractor.image_size, self._extractor.channels
+        kind = "rooms" if path is None else kind_of(path)
+        data = open_labelled(path, kind, image_size=size, channels=channels, cache=self._cache, split=split)
+        labels = class_labels(data)
+        classes = self.model.classes or 0
+        if int(labels.max()) >= classes:
+            raise DataError(
+                f"{data.path!r} has {int(labels.max()) + 1} classes, the run {classes}: give the data it learned"
+            )
+        usable = np.flatnonzero(labels >= 0)
+        rows = usable[permutation(len(usable), self.config.seed, f"one-nn/{split}")][: self.config.images]
+        line = ProgressLine(f"reading {data.path}")
+        try:
+            values = self._files.get(self._extractor, data, self._pool, lambda done, count: line(done, done / count, 0))
+        finally:
+            line.close()
+        return _Set(Pixels(values), labels, rows, data)
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol, with the largest number of training images."""
+        return f"1-nn/{self._counts[-1]}-images"
+
+    def score(self, samples: Samples) -> Entry:
+        """Return the entry of a generator for scores.json.
+
+        Raises:
+            RunDirectoryError: its samples are not finite.
+        """
+        begun = time.perf_counter()
+        source = GeneratedImages(replace(samples, device=self._workers_device, block=_BLOCK))
+        predicted = list(self._predicted(source, self._counts, f"samples of step {samples.step}"))
+        about = {"step": samples.step, "checkpoint_digest": samples.digest}
+        return self._entry(self.model.name, predicted, begun) | about
+
+    def score_real_images(self) -> list[Entry]:
+        """Return the entries of real training images, as they are and, for larger N than there are, moved as well."""
+        begun, train = time.perf_counter(), self._train
+        source = RealImages(train.pixels, train.labels, train.rows, self._extractor.image_size, self.config.seed)
+        there = len(train.rows)
+        counts = sorted({*self._counts, min(there, self._counts[-1])})
+        predicted = list(self._predicted(source, counts, "real images"))
+        entries = [self._entry("real images", [pair for pair in predicted if pair[0] <= there], begun)]
+        if counts[-1] > there:
+            entries.append(self._entry("real images, then moved", predicted, begun))
+        return entries
+
+    def _entry(self, method: str, predicted: list[tuple[int, Labels]], begun: float) -> Entry:
+        truth = self._test.labels[self._test.rows]
+        metrics: dict[str, Any] = {}
+        for count, labels in predicted:
+            right, n = int((labels == truth).sum()), len(truth)
+            low, high = wilson(right, n)
+            error = {"value": 100 - 100 * right / n, "ci95": [100 - high, 100 - low], "n": n}
+            metrics[f"error_at_{count}"] = error
+            metrics |= {"accuracy": {"value": 100 * right / n, "ci95": [low, high], "n": n}, "error": error}
+        return {
+            "step": None,
+            "method": method,
+            "protocol": f"1-nn/{predicted[-1][0]}-images",
+            "checkpoint_digest": None,
+            "metrics": metrics,
+            "split": self._split(),
+            "seed": self.config.seed,
+            "seconds": round(time.perf_counter() - begun, 2),
+            "device": device_name(self._device),
+        }
+
+    def _predicted(self, source: TrainingImages, counts: list[int], what: str) -> Iterator[tuple[int, Labels]]:
+        """Yield each count with the classes that a classifier trained on so many images gives to the test images."""
+        threads = 1 if self._pool.workers > 1 and self._workers_device == "cpu" else None
+        test, chosen, key, device = self._test.pixels, self._test.rows, self._key, self._workers_device
+        parts = list(_stretches(counts))
+        tasks = (_Task(source, start, stop, test, chosen, key, device, threads) for start, stop in parts)
+        line, found = ProgressLine(f"1-nn, {what}"), None
+        try:
+            with closing(self._pool.run(_nearest, tasks)) as results:
+                for (_, stop), part in zip(parts, results, strict=True):
+                    found = part if found is None else found.then(part)
+                    line(stop, stop / counts[-1], 0)
+                    if stop in counts:
+                        yield stop, source.labels(found.rows)
+        finally:
+            line.close()
+
+    def _split(self) -> dict[str, Any]:
+        return {"data": self._train.data.digest, "test_data": self._test.data.digest, "images": self.config.images}
+
+    def find(self, finished: list[Entry], method: str, step: int | None, digest: str | None) -> Entry | None:
+        """Return the entry of the same checkpoint, data and protocol among those of scores.json."""
+        same = {
+            "step": step,
+            "method": method,
+            "checkpoint_digest": digest,
+            "protocol": self.protocol,
+            "split": self._split(),
+            "seed": self.config.seed,
+        }
+        return next((entry for entry in finished if same.items() <= entry.items()), None)
+
+    def clear(self) -> None:
+        """Remove from the cache what was put there."""
+        self._files.clear()
+
+
+def kind_of(path: str) -> str:
+    """Return what the files at a path are, where they are those of a known data set, else `folder`."""
+    place = Path(path)
+    names = [place.name, *(entry.name for entry in place.iterdir())] if place.is_dir() else [place.name]
+    if any("-idx" in name for name in names):
+        return "mnist"
+    return "cifar10" if any("cifar" in name or name.startswith("data_batch") for name in names) else "folder"
+
+
+def evaluate_one_nn(
+    config: EvaluateConfig,
+    location: str,
+    device: torch.device,
+    pool: TaskPool,
+    show: Callable[[str, list[Entry]], None],
+    say: Callable[[str], None],
+    workers_device: str | None = None,
+) -> list[Entry]:
+    """Score the generators of a run's checkpoints, and real images, each written to scores.json as soon as it is there.
+
+    Args, returns and raises: as `scoring.evaluate`.
+    """
+    steps = chosen_steps(location, config.step)
+    finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
+    if config.step != "all":
+        finished = []
+    first = open_samples(location, str(steps[0]), seed=config.seed)
+    if not first.is_conditional:
+        raise ConfigError(
+            f"run is {location!r}, an unconditional run ({first.model.name}), whose samples have no labels: the task "
+            "one-nn takes a conditional one, such as of configs/mnist-cdcgan.yaml"
+        )
+    task = OneNearestNeighbour(
+        config, read_run_config(location), first.model, device, pool, workers_device or str(device)
+    )
+    entries: list[Entry] = []
+    there: list[str] = []
+
+    def load(place: str, step: int) -> Samples:
+        return open_samples(place, str(step), seed=config.seed)
+
+    try:
+        for samples in load_each(load, location, steps, say):
+            entry = task.find(finished, samples.model.name, samples.step, samples.digest)
+            if entry is None:
+                entry = task.score(samples)
+                add_scores(location, config.task, [entry])
+            else:
+                there.append(f"step {samples.step}")
+            entries.append(entry)
+        real = task.score_real_images()
+        add_scores(location, config.task, real)
+        entries += real
+    finally:
+        if not config.keep_features:
+            task.clear()
+    if there:
+        say(f"scored before, from the same data and settings: {', '.join(there)} (--step N scores one again)")
+    show(task.protocol, entries)
+    return entries
+
+
+__all__ = ["COUNTS", "GeneratedImages", "OneNearestNeighbour", "RealImages", "evaluate_one_nn", "kind_of", "moved"]
