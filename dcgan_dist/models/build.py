@@ -36,17 +36,23 @@ def build_networks(config: ModelConfig) -> tuple[Generator, Discriminator]:
 def initialise(network: nn.Module, config: ModelConfig, seed: int) -> None:
     """Set all parameters and buffers of `network`, in place, to their values before training (section 4).
 
-    Weights are N(0, 0.02), biases 0, batch norm's gains 1 or, with `norm_gain_init` `released`, N(1, 0.02). The draws
-    are made on the CPU in float32, so that a seed means the same network on every device, in every precision and
+    Weights are N(0, 0.02), biases 0, batch norm's gains 1 or, with `norm_gain_init` `released`, N(1, 0.02). In families
+    of dense layers alone, to which section 4 does not apply, weights and biases are U(-1/√n, 1/√n) for n inputs. The
+    draws are made on the CPU in float32, so that a seed means the same network on every device, in every precision and
     memory format.
     """
     random = torch.Generator().manual_seed(seed)
+    is_dense = family_of(config).is_dense
 
     def draw(parameter: torch.Tensor, mean: float) -> None:
         parameter.copy_(torch.empty(parameter.shape).normal_(mean, WEIGHT_STD, generator=random))
 
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if is_dense and isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            for parameter in (module.weight, module.bias):
+                parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=random))
+        elif isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             draw(module.weight, 0.0)
             if module.bias is not None:
                 module.bias.zero_()

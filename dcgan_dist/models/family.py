@@ -29,6 +29,7 @@ class Family:
         generator: makes the generator of some settings, for an image size, channels and classes.
         discriminator: makes the discriminator in the same way.
         settings: names of the settings in `ModelConfig` that it has beside the common ones.
+        is_dense: whether its layers are all dense, and start with other weights than those of convolutions.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Family:
     generator: Callable[[ModelConfig, int, int, int], Generator]
     discriminator: Callable[[ModelConfig, int, int, int], Discriminator]
     settings: frozenset[str]
+    is_dense: bool = False
 
     def check(self, config: ModelConfig) -> None:
         """Check settings before the networks are built.

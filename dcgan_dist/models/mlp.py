@@ -102,6 +102,7 @@ FAMILIES = tuple(
         generator=MlpGenerator,
         discriminator=MlpDiscriminator,
         settings=_SETTINGS,
+        is_dense=True,
     )
     for name, is_conditional in (("gan", False), ("cgan", True))
 )

@@ -118,3 +118,22 @@ def test_the_gradient_flows_to_every_parameter(settings: dict[str, object]) -> N
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("name", ["gan", "cgan"])
+def test_first_weights_are_uniform_within_the_root_of_the_inputs_and_depend_on_the_seed(name: str) -> None:
+    config = ModelConfig(name=name, image_size=28, channels=1, classes=10 if name == "cgan" else 0, z_dim=64)
+    for network in build_networks(config):
+        initialise(network, config, 3)
+        for layer in (module for module in network.modules() if isinstance(module, torch.nn.Linear)):
+            bound = layer.in_features**-0.5
+            for values in (layer.weight, layer.bias):
+                assert values.abs().max() <= bound
+            share = layer.weight.abs().flatten().sort().values / bound  # of |U(-b, b)| / b, uniform in [0, 1]
+            expected = torch.linspace(0, 1, len(share))
+            assert (share - expected).abs().max() < 2 / len(share) ** 0.5  # Kolmogorov and Smirnov, p < 0.001
+        before = [parameter.clone() for parameter in network.parameters()]
+        initialise(network, config, 3)
+        assert all(map(torch.equal, before, network.parameters()))
+        initialise(network, config, 4)
+        assert not any(map(torch.equal, before, network.parameters()))
