@@ -31,6 +31,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _unsized(monkeypatch):
+    """Leave it to each test how wide the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def trials_in(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / "trials.csv").open(newline="", encoding="utf-8") as file:
         return {row["trial"]: row for row in csv.DictReader(file)}
@@ -71,6 +77,7 @@ def test_words_and_settings_can_stand_in_any_order(tmp_path, capsys):
     [
         ([], "no directory given"),
         (["nowhere"], "no such directory: 'nowhere'"),
+        (["nowhere", "--output", "new/report.html"], "no such directory: 'nowhere'"),
         (["empty"], "nothing found in empty: no directory there holds config.yaml"),
         (["runs/a/config.yaml"], "no such directory"),
         (["runs", "--outptu", "x"], "did you mean output?"),
@@ -235,6 +242,19 @@ def test_compare_sorts_by_the_objective_and_shows_what_the_sweep_chose(tmp_path,
     assert "0.65 to 0.85" in rows[1]
     assert "loss_d is nan at step 7" in out
     assert "3 trials by the objective: 2 finished, 1 diverged" in out
+
+
+def test_compare_shows_what_a_sweep_maximises_before_its_other_scores(tmp_path, capsys, monkeypatch):
+    make_sweep(tmp_path / "lr")
+    for name in ("t0000", "t0001"):
+        for metric in ("aaa", "bbb", "ccc"):
+            add_score(tmp_path / "lr" / "trials" / name, metric, 200, 80.0)
+    monkeypatch.setenv("COLUMNS", "100")  # too narrow for more than one score
+    assert compare.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "0.65 to 0.85" in out
+    assert "79 to 81" not in out
+    assert max(map(len, out.splitlines())) <= 100
 
 
 def test_compare_sorts_by_any_column_both_ways(tmp_path, capsys):
