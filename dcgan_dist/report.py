@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dcgan_dist.command_line import parse_settings, run, split_words
 from dcgan_dist.config import ReportConfig
@@ -18,7 +19,7 @@ from dcgan_dist.errors import ConfigError, InputError, StorageError
 from dcgan_dist.results.aggregate import Pile, Tell, collect
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.remembered import cache_file
-from dcgan_dist.results.storage import temporary_for, writing
+from dcgan_dist.results.storage import Mirror, parse_location, temporary_for, writing
 from dcgan_dist.results.tables import write_tables
 from dcgan_dist.results.thumbnails import Thumbnails
 
@@ -110,6 +111,25 @@ def write_report(
     for name, path in zip(("report", "table", "typed table", "curves"), (page, *tables), strict=True):
         print(f"{name:15} {path}", flush=True)
     return pile
+
+
+def write_report_beside(location: str) -> None:
+    """Write the page and the tables of a sweep into its own folder or URL, and print their paths.
+
+    Raises:
+        InputError: they cannot be written.
+        StorageError: the disk is full, or the storage fails.
+    """
+    where = parse_location(location)
+    if isinstance(where, Path):
+        write_report([location], where / "report.html")
+        return
+    with TemporaryDirectory(prefix="dcgan_dist-report-") as folder:
+        _write(collect([location]), Path(folder, "report.html"), Thumbnails())
+        mirror = Mirror(where)
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            mirror.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    print(f"{'report':15} {location.rstrip('/')}/report.html", flush=True)
 
 
 def _write(pile: Pile, output: Path, thumbnails: Thumbnails) -> list[Path]:
