@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import io
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from dcgan_dist.config import CompareConfig, Config, flatten
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.report import need_places, told
 from dcgan_dist.results.aggregate import Pile, Score, Trial, collect
+from dcgan_dist.results.page_content import is_lower_better, score_names
 from dcgan_dist.results.remembered import cache_file
 from dcgan_dist.results.tables import trial_table
 
@@ -50,7 +52,9 @@ def compare_command(arguments: Sequence[str]) -> None:
     pile = collect(places, cache_file(config.cache, "\n".join(places)), told)
     order, sorted_by = sort_trials(pile, config.sort)
     shown = order if config.rows == 0 else order[: config.rows]
-    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    # Of a pipe rich would take 80 columns; where COLUMNS is set it takes that.
+    is_sized = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(width=None if is_sized else _WIDE, highlight=False)
     _print(console, pile, shown)
     counts = Counter(trial.status for trial in pile.trials)
     told_counts = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
@@ -106,13 +110,11 @@ def sort_trials(pile: Pile, column: str | None) -> tuple[list[Trial], str]:
         return _ordered(pile, lambda trial: values[trial.key], falling=column.startswith("-")), column
     if any(trial.objective is not None for trial in pile.trials):
         return _ordered(pile, lambda trial: trial.objective, falling=True), "the objective"
-    best = next((name for name in score_names(pile.trials) if not name.endswith(_LESS_IS_BETTER)), None)
+    best = next(iter(score_names(pile)), None)
     if best is None:
         return list(pile.trials), "directory"
-    return _ordered(pile, lambda trial: _value(trial.scores.get(best)), falling=True), best
-
-
-_LESS_IS_BETTER = ("frechet_distance", "fid", "kid", "near_copies", "auc", "distance_ratio")
+    falling = not is_lower_better(best)
+    return _ordered(pile, lambda trial: _value(trial.scores.get(best)), falling=falling), best
 
 
 def _ordered(pile: Pile, value: Callable[[Trial], Any], *, falling: bool) -> list[Trial]:
@@ -138,19 +140,13 @@ def _value(score: Score | None) -> float | None:
     return None if score is None else score.value
 
 
-def score_names(trials: Sequence[Trial]) -> list[str]:
-    """Return the scores that most trials have, first; of equally frequent ones those that were met first."""
-    counts = Counter(name for trial in trials for name in trial.scores)
-    return [name for name, _ in counts.most_common()]
-
-
 # The table
 
 
 def make_table(trials: Sequence[Trial], pile: Pile, width: int) -> Table:
     """Return the table of `trials`: what differs between them, and how they ended; below 120 columns a narrower one."""
     narrow = width < 120
-    scores = score_names(trials)[: 1 if narrow else _SCORES]
+    scores = score_names(pile)[: 1 if narrow else _SCORES]
     table = Table(show_lines=narrow)
     table.add_column("trial", overflow="fold", ratio=2 if narrow else None)
     table.add_column("settings", overflow="fold", ratio=3)

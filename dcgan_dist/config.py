@@ -647,7 +647,7 @@ class SweepConfig(Config):
     space: dict[str, Any] = field(default_factory=dict)
     """What is searched, by dotted name: {uniform: [LOW, HIGH]}, {loguniform: [LOW, HIGH]}, {randint: [LOW, HIGH]} (both
     included), {choice: [A, B]} or {grid: [A, B]}; with `when: {OTHER: VALUE or list}` beside it, only where that other
-    setting has such a value."""
+    setting has such a value. On the command line: --space '{optim.lr: {loguniform: [1e-5, 1e-2]}}'."""
     trials: int = 24
     """Trials in all; a grid has as many as it has points (times this many, where other settings are drawn)."""
     search: Literal["random", "grid", "optuna"] = "random"

@@ -1,6 +1,8 @@
 """Show every run and sweep below some directories, local or on storage, as one page, trials.csv and parquet files.
 
-``python -m dcgan_dist.report runs sweeps --output report.html``; with ``--watch`` it is kept up to date.
+``python -m dcgan_dist.report runs sweeps --output report.html``; with ``--watch`` it is kept up to date. Each DIR is a
+run directory, a sweep directory, or any folder or URL (s3://BUCKET/runs) above such. Exit status 0: the page is
+written, also where single runs could not be read (it lists them); 2: nothing was found, or it cannot be written.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dcgan_dist.command_line import parse_settings, run, split_words
 from dcgan_dist.config import ReportConfig
@@ -16,7 +19,7 @@ from dcgan_dist.errors import ConfigError, InputError, StorageError
 from dcgan_dist.results.aggregate import Pile, Tell, collect
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.remembered import cache_file
-from dcgan_dist.results.storage import temporary_for
+from dcgan_dist.results.storage import Mirror, parse_location, temporary_for, writing
 from dcgan_dist.results.tables import write_tables
 from dcgan_dist.results.thumbnails import Thumbnails
 
@@ -59,7 +62,7 @@ def told(line: str) -> None:
 
 
 def check_output(output: str | Path) -> Path:
-    """Return the path of the page, in a folder that is made where there is none.
+    """Return the path of the page; its folder need not be there.
 
     Raises:
         ConfigError: it cannot be written.
@@ -70,8 +73,8 @@ def check_output(output: str | Path) -> Path:
     if path.is_dir():
         raise ConfigError(f"output is {str(output)!r}, a folder: name a file in it, such as {path / 'report.html'}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = temporary_for(path)
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        probe = temporary_for(folder / path.name)
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -110,8 +113,29 @@ def write_report(
     return pile
 
 
+def write_report_beside(location: str) -> None:
+    """Write the page and the tables of a sweep into its own folder or URL, and print their paths.
+
+    Raises:
+        InputError: they cannot be written.
+        StorageError: the disk is full, or the storage fails.
+    """
+    where = parse_location(location)
+    if isinstance(where, Path):
+        write_report([location], where / "report.html")
+        return
+    with TemporaryDirectory(prefix="dcgan_dist-report-") as folder:
+        _write(collect([location]), Path(folder, "report.html"), Thumbnails())
+        mirror = Mirror(where)
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            mirror.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    print(f"{'report':15} {location.rstrip('/')}/report.html", flush=True)
+
+
 def _write(pile: Pile, output: Path, thumbnails: Thumbnails) -> list[Path]:
     """Write all files and return the paths of the tables; the page comes last, when what it stands beside is there."""
+    with writing(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
     tables = write_tables(pile, output.parent)
     write_page(pile, output, now=time.time(), thumbnails=thumbnails)
     return tables

@@ -12,7 +12,7 @@ from pathlib import Path
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.locations import lasting_output
-from dcgan_dist.report import write_report
+from dcgan_dist.report import write_report_beside
 
 PROG = "dcgan-dist sweep"
 
@@ -26,9 +26,7 @@ def sweep_command(arguments: Sequence[str]) -> None:
     from dcgan_dist.sweeps.table import print_results
 
     run_sweep(config, location, print_results)
-    # Of a sweep on object storage the page is kept here.
-    folder = Path("sweeps") / config.name if "://" in location else Path(location)
-    write_report([location], folder / "report.html")
+    write_report_beside(location)
 
 
 def sweep_location(config: SweepConfig) -> str:

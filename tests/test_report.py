@@ -17,9 +17,13 @@ from dcgan_dist.config import SweepConfig
 from dcgan_dist.errors import InputError
 from dcgan_dist.results.aggregate import collect
 from dcgan_dist.results.run_directory import open_run
+from dcgan_dist.results.storage import read_file
 from dcgan_dist.results.thumbnails import Thumbnails
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
+from tests.results.conftest import location, s3_server
 from tests.results.piles import add_score, make_run, metrics_row
+
+__all__ = ["location", "s3_server"]
 
 FILES = {"report.html", "trials.csv", "trials.parquet", "metrics.parquet"}
 
@@ -29,6 +33,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("DCGAN_DIST_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _unsized(monkeypatch):
+    """Leave it to each test how wide the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 def trials_in(folder: Path) -> dict[str, dict[str, str]]:
@@ -71,6 +81,7 @@ def test_words_and_settings_can_stand_in_any_order(tmp_path, capsys):
     [
         ([], "no directory given"),
         (["nowhere"], "no such directory: 'nowhere'"),
+        (["nowhere", "--output", "new/report.html"], "no such directory: 'nowhere'"),
         (["empty"], "nothing found in empty: no directory there holds config.yaml"),
         (["runs/a/config.yaml"], "no such directory"),
         (["runs", "--outptu", "x"], "did you mean output?"),
@@ -237,6 +248,19 @@ def test_compare_sorts_by_the_objective_and_shows_what_the_sweep_chose(tmp_path,
     assert "3 trials by the objective: 2 finished, 1 diverged" in out
 
 
+def test_compare_shows_what_a_sweep_maximises_before_its_other_scores(tmp_path, capsys, monkeypatch):
+    make_sweep(tmp_path / "lr")
+    for name in ("t0000", "t0001"):
+        for metric in ("aaa", "bbb", "ccc"):
+            add_score(tmp_path / "lr" / "trials" / name, metric, 200, 80.0)
+    monkeypatch.setenv("COLUMNS", "100")  # too narrow for more than one score
+    assert compare.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "0.65 to 0.85" in out
+    assert "79 to 81" not in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
 def test_compare_sorts_by_any_column_both_ways(tmp_path, capsys):
     for name, steps in (("a", 20), ("b", 40), ("c", 30)):
         make_run(tmp_path / name, steps=steps)
@@ -282,3 +306,20 @@ def test_a_pile_of_unreadable_things_alone_is_told(tmp_path, capsys):
     assert compare.main([str(tmp_path)]) == 0
     assert "unreadable" in capsys.readouterr().out
     assert report.main([str(tmp_path), "--output", str(tmp_path / "report.html")]) == 0
+
+
+@pytest.mark.parametrize("location", ["local", "s3"], indirect=True)
+def test_the_page_of_a_sweep_lies_in_the_sweep_wherever_that_is(location, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = SweepConfig(space={"optim.lr": {"grid": [1e-4]}}, name="there")
+    with Ledger.open(config, location) as ledger:
+        ledger.start(TrialRecord(trial="t0000", parameters={"optim.lr": 1e-4}, steps=20))
+        ledger.finish("t0000", "finished", step=20, objective=0.5)
+    before = sorted(tmp_path.iterdir())
+    report.write_report_beside(location)
+    assert f"{location}/report.html" in capsys.readouterr().out
+    for name in FILES:
+        assert read_file(location, name), name
+    assert b"there" in read_file(location, "report.html")
+    assert {path.name for path in set(tmp_path.iterdir()) - set(before)} <= {"my run"}
+    assert [trial.name for trial in collect([location]).trials] == ["t0000"]  # the page is no trial

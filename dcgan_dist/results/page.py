@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -158,13 +158,16 @@ def _grid(step: int, location: str, cell: int | None, style: Style, made: Thumbn
         return _Grid(step, None, f"this grid cannot be shown: {error}")
 
 
-def _version(location: str) -> tuple[str, int, int]:
-    """Return what changes when a file does; of a URL, its name alone: a step's grid is written once."""
+def _version(location: str) -> Hashable:
+    """Return what changes when a file does, and is the same for all links to it; of a URL its name alone.
+
+    A step's grid is written once.
+    """
     try:
         found = os.stat(location.removeprefix("file://"))
     except (OSError, ValueError):
-        return location, 0, 0
-    return location, found.st_size, found.st_mtime_ns
+        return location
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 # The page

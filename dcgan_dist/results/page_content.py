@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -20,7 +19,10 @@ from dcgan_dist.results.published import PUBLISHED, SETUPS, Setup, published_key
 PAPER_KEYS = ("optim.lr", "optim.beta1", "model.slope")
 """The settings to which the paper found training most sensitive; the defaults of `Config` are its values."""
 
-LOWER_IS_BETTER = ("frechet_distance", "fid", "loss_d", "loss_g", "pixel_auc", "feature_auc")
+LOWER_IS_BETTER = (
+    *("frechet_distance", "fid", "kid", "loss_d", "loss_g"),
+    *("pixel_auc", "feature_auc", "pixel_near_copies", "feature_near_copies"),
+)
 DIVERSITY = ("coverage", "recall", "distance_ratio")
 STABILITY = f"{SWEPT_TASK}.stability"
 CURVES = ("loss_d", "loss_g", "d_real", "d_fake", "sample_distance", "images_per_s", "filter_oscillation", "lr")
@@ -195,7 +197,9 @@ def _about_best(best: Trial, main: str | None, labels: Mapping[str, str]) -> str
     score = f" with {labels[main]} {_with_interval(got)}" if got and main else ""
     keys = list(best.parameters) or list(PAPER_KEYS)
     where = _settings_told(best, keys[:6])
-    return f"The best is {short(best.key)}{score}" + (f", at {where}." if where else ".")
+    verdict = verdict_of(best)
+    caution = "" if verdict == "stable" else f" It was judged {plain(verdict)}: look at its samples."
+    return f"The best is {short(best.key)}{score}" + (f", at {where}." if where else ".") + caution
 
 
 def _against_paper(pile: Pile, best: Trial, main: str, label: str) -> str | None:
@@ -665,17 +669,16 @@ def thin(steps: Curve, values: Curve, points: int) -> tuple[list[int], list[floa
     """
     kept = np.arange(len(values))
     if len(values) > points:
-        edges = np.linspace(0, len(values), points // 2 + 1).astype(int)
-        chosen = {0, len(values) - 1}
-        for start, end in pairwise(edges):
-            stretch: npt.NDArray[np.float64] = values[start:end]
-            if np.isfinite(stretch).any():
-                known = np.where(np.isfinite(stretch), stretch, np.nan)
-                chosen |= {int(start + np.nanargmin(known)), int(start + np.nanargmax(known))}
-            else:
-                chosen.add(int(start))
-        kept = np.array(sorted(chosen))
-    return [int(step) for step in steps[kept]], [_short_float(value) for value in values[kept].tolist()]
+        width = math.ceil(len(values) / (points // 2))
+        starts = np.arange(0, len(values), width)
+        stretches = np.full(len(starts) * width, np.nan)
+        stretches[: len(values)] = values
+        known = np.isfinite(stretches)
+        # Of a stretch without any value, both give its first row.
+        lowest = np.where(known, stretches, np.inf).reshape(-1, width).argmin(axis=1)
+        highest = np.where(known, stretches, -np.inf).reshape(-1, width).argmax(axis=1)
+        kept = np.unique(np.concatenate((starts + lowest, starts + highest, [0, len(values) - 1])))
+    return steps[kept].astype(np.int64).tolist(), [_short_float(value) for value in values[kept].tolist()]
 
 
 def _short_float(value: float) -> float | None:

@@ -136,14 +136,14 @@ def _weigh(lines: Sequence[Row], losses: Values, first: int, real: float) -> Ver
 
 def _column(lines: Sequence[Row], key: str) -> Values:
     """Return the values of a key, NaN where it is null or missing."""
-    values = [row.get(key) for row in lines]
-    return np.array([math.nan if value is None else value for value in values], np.float64)
+    return np.array([row.get(key) for row in lines], np.float64)  # None becomes NaN
 
 
 def _median(values: Values) -> float:
     """Return the median of the values that are known, NaN where none is."""
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else math.nan
+    known = np.sort(values[np.isfinite(values)])  # np.median takes five times as long over so few
+    middle = len(known) // 2
+    return float(known[middle] + known[-1 - middle]) / 2 if len(known) else math.nan
 
 
 def _highest_level(values: Values) -> float:
@@ -151,7 +151,8 @@ def _highest_level(values: Values) -> float:
     known = values[np.isfinite(values)]
     if len(known) < LEVEL:
         return math.nan
-    return float(np.median(np.lib.stride_tricks.sliding_window_view(known, LEVEL), axis=1).max())
+    windows = np.sort(np.lib.stride_tricks.sliding_window_view(known, LEVEL), axis=1)
+    return float((windows[:, LEVEL // 2] + windows[:, -1 - LEVEL // 2]).max()) / 2
 
 
 def _swing(values: Values) -> float:
@@ -162,13 +163,12 @@ def _swing(values: Values) -> float:
     power = float(rest @ rest) / count
     if power <= 0:
         return 0.0
-    fell = False
-    for lag in range(1, count // 2 + 1):
-        correlation = float(rest[:-lag] @ rest[lag:]) / (count - lag) / power
-        if fell and correlation > PEAK:
-            return math.sqrt(power) / max(float(np.abs(values).mean()), 1e-12)
-        fell = fell or correlation < TROUGH
-    return 0.0
+    lags = np.arange(1, count // 2 + 1)
+    correlations = np.correlate(rest, rest, "full")[count:][: len(lags)] / (count - lags) / power
+    fell = np.flatnonzero(correlations < TROUGH)
+    if not len(fell) or not (correlations[fell[0] :] > PEAK).any():
+        return 0.0
+    return math.sqrt(power) / max(float(np.abs(values).mean()), 1e-12)
 
 
 def _health(signals: Mapping[str, float]) -> dict[Name, float]:

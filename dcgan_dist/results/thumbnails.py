@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 
 import xxhash
 from PIL import Image
@@ -140,6 +141,8 @@ def make_thumbnail(content: bytes, cell: int | None, style: Style, name: str = "
 class Thumbnails:
     """Makes thumbnails, each once: also for grids with the same content under several names, and from page to page.
 
+    Any thread may ask for them.
+
     Attributes:
         folder: where they are kept, as files `NAME.jpg`; None keeps them in memory.
     """
@@ -148,6 +151,7 @@ class Thumbnails:
     _made: dict[str, Thumbnail] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
     _digests: dict[Hashable, str] = field(default_factory=dict)
+    _makers: dict[str, Lock] = field(default_factory=dict)
 
     def get(self, key: Hashable, read: Callable[[], bytes | None], cell: int | None, style: Style) -> Thumbnail:
         """Return the thumbnail of a file.
@@ -167,15 +171,16 @@ class Thumbnails:
             content = _existing(read())
             self._digests[key] = xxhash.xxh3_64_hexdigest(content)
         name = f"{self._digests[key]}-{cell or 0}-{style.cells}x{style.pixels}q{style.quality}"
-        if name in self._refused:
-            raise Unreadable(self._refused[name])
-        if name not in self._made or (self.folder is not None and self._made[name].data):
-            try:
-                self._made[name] = self._keep(make_thumbnail(_existing(content or read()), cell, style, name))
-            except Unreadable as error:
-                self._refused[name] = str(error)
-                raise
-        return self._made[name]
+        with self._makers.setdefault(name, Lock()):  # several threads may ask for the same one
+            if name in self._refused:
+                raise Unreadable(self._refused[name])
+            if name not in self._made or (self.folder is not None and self._made[name].data):
+                try:
+                    self._made[name] = self._keep(make_thumbnail(_existing(content or read()), cell, style, name))
+                except Unreadable as error:
+                    self._refused[name] = str(error)
+                    raise
+            return self._made[name]
 
     def _keep(self, thumbnail: Thumbnail) -> Thumbnail:
         if self.folder is None:
