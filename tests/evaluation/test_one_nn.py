@@ -1,4 +1,4 @@
-"""The task one-nn: its classifier says what that of scikit-learn says of the same samples, in any number of processes."""
+"""The task one-nn: its classifier says what scikit-learn's says of the same samples, in any number of processes."""
 
 from __future__ import annotations
 

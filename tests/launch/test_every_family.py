@@ -1,0 +1,49 @@
+"""Every family of networks in one sweep: trained by several workers of Ray Train, scored, judged and on the page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+
+import pytest
+
+from dcgan_dist.models import families
+from tests.conftest import metrics
+from tests.launch.test_ray_tune import Driver, drive
+
+__all__ = ["drive"]  # a fixture
+
+pytestmark = pytest.mark.timeout(900)  # on a busy machine the processes of a sweep are slow to start
+DENSE, OF_CONVOLUTIONS = ["cgan", "gan"], ["cdcgan", "dcgan"]
+SPACE = {
+    "model.name": {"grid": [*DENSE, *OF_CONVOLUTIONS]},
+    "model.ngf, model.ndf": {"grid": [[4, 4]], "when": {"model.name": OF_CONVOLUTIONS}},
+    "model.generator_units, model.discriminator_units": {"grid": [["8", "8"]], "when": {"model.name": DENSE}},
+}
+
+
+def test_every_family_is_trained_by_workers_scored_judged_and_shown(drive: Callable[..., Driver]) -> None:
+    assert sorted(DENSE + OF_CONVOLUTIONS) == sorted(families())
+    driver = drive(
+        **{"model.ngf": 64, "model.ndf": 64},  # the default, as families without convolutions have it
+        **{"workers_per_trial": 2, "training.steps": 12, "milestones": 1, "space": SPACE},
+        **{"objective": "coverage,representation", "score.task": "rooms", "score.images": 300, "score.samples": 100},
+        **{"score.labels_per_class": 20, "score.draws": 2, "score.finalists": 0},
+    )
+    code, out, err = driver.finish()
+    assert (code, err) == (0, ""), out
+    found = {trial["parameters"]["model.name"]: trial for trial in driver.ledger["trials"]}
+    assert sorted(found) == sorted(families())
+    for name, trial in found.items():
+        folder = driver.folder / "trials" / trial["trial"]
+        assert (trial["status"], trial["step"]) == ("finished", 12), name
+        assert {row["world_size"] for row in metrics(folder)} == {2}
+        assert set(trial["scores"]) >= {"coverage", "representation", "stability"}
+        assert (folder / "samples" / "step-00000012.png").exists()
+        assert {"rooms", "fidelity"} <= set(json.loads((folder / "scores.json").read_text()))
+    page = (driver.folder / "report.html").read_text()
+    with (driver.folder / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["model.name"] for row in rows) == sorted(families())
+    assert all(trial["trial"] in page for trial in found.values())
