@@ -17,7 +17,7 @@ import orjson
 import yaml
 
 from dcgan_dist.errors import StorageError
-from dcgan_dist.results.stability import judge
+from dcgan_dist.results.stability import SIGNALS, judge, judge_columns
 from dcgan_dist.results.walking import Found, read_bytes, sample_names
 
 Curve = npt.NDArray[np.float64]
@@ -92,7 +92,7 @@ def read_run(found: Found) -> RunFiles:
         scores=scores,
         names=names,
         values=values,
-        verdict=_verdict(rows, status),
+        verdict=_verdict(rows, names, values, status),
         parent=next((row for row in reversed(rows) if row.get("parent") is not None), {}),
         samples=tuple(steps),
         has_real="real.png" in grids,
@@ -264,13 +264,22 @@ def columns_of(rows: list[dict[str, Any]], problems: list[str]) -> tuple[tuple[s
     return tuple(names), values
 
 
-def _verdict(rows: list[dict[str, Any]], status: Mapping[str, Any]) -> dict[str, Any]:
+def _verdict(
+    rows: list[dict[str, Any]], names: tuple[str, ...], values: Curve, status: Mapping[str, Any]
+) -> dict[str, Any]:
     diverged = status.get("status") == "diverged"
     with np.errstate(all="ignore"):
-        try:
-            verdict = judge(rows, diverged=diverged)
-        except (ValueError, TypeError, KeyError, OverflowError):  # values that are no numbers
-            verdict = judge([_numbers(row) for row in rows], diverged=diverged)
+        columns = dict(zip(names, values, strict=True))
+        losses = [columns[name] for name in ("loss_d", "loss_g") if name in columns]
+        if len(losses) == 2 and len(losses[0]) == len(rows) and np.isfinite(losses).all():
+            # Each line has both losses, so that columns tell the same as lines do, and sooner.
+            unknown = np.full(len(rows), np.nan)
+            verdict = judge_columns({name: columns.get(name, unknown) for name in SIGNALS}, diverged=diverged)
+        else:
+            try:
+                verdict = judge(rows, diverged=diverged)
+            except (ValueError, TypeError, KeyError, OverflowError):  # values that are no numbers
+                verdict = judge([_numbers(row) for row in rows], diverged=diverged)
     return {"name": verdict.name, "reason": verdict.reason, "score": _none_if_nan(verdict.score)}
 
 

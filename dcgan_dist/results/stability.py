@@ -18,6 +18,12 @@ Name = Literal["stable", "discriminator_wins", "collapse", "oscillation", "diver
 Row = Mapping[str, Any]
 Values = npt.NDArray[np.float64]
 
+SIGNALS = (
+    *("step", "loss_d", "loss_g", "d_real", "d_fake"),
+    *("sample_distance", "filter_swing", "filter_oscillation"),
+)
+"""What a verdict is read from, of the lines of metrics.jsonl."""
+
 MIN_LINES = 12  # log lines without which there is no verdict, but that a run diverged
 RECENT = 0.5  # share of the lines, the newest, that are judged: what has passed is forgiven
 LEVEL = 3  # the level of a signal is its median over so many lines in a row
@@ -85,27 +91,42 @@ def judge(rows: Sequence[Row], *, diverged: bool = False, real_distance: float |
         real_distance: `sample_distance` of the real images, where it is known.
     """
     lines = [row for row in rows if "loss_d" in row]
-    losses = np.stack([_column(lines, "loss_d"), _column(lines, "loss_g")], 1)
-    highest = losses.max(1)
+    return judge_columns(
+        {name: _column(lines, name) for name in SIGNALS}, diverged=diverged, real_distance=real_distance
+    )
+
+
+def judge_columns(
+    columns: Mapping[str, Values], *, diverged: bool = False, real_distance: float | None = None
+) -> Verdict:
+    """Judge a run by the columns of its lines.
+
+    Args:
+        columns: `SIGNALS` by name, each (lines,); NaN for what is not finite or not known.
+        diverged: see `judge`.
+        real_distance: see `judge`.
+    """
+    losses = np.stack([columns["loss_d"], columns["loss_g"]], 1)
+    count, highest = len(losses), losses.max(1)
     broken = np.flatnonzero(~np.isfinite(highest))
     if diverged or len(broken):
-        place = f" by step {lines[broken[0]]['step']:,}" if len(broken) else ""
+        place = f" by step {int(columns['step'][broken[0]]):,}" if len(broken) else ""
         return Verdict("diverged", f"a loss or gradient is not finite{place}", {}, 0.0)
-    first = len(lines) - math.ceil(len(lines) * RECENT)
-    verdict = Verdict("undecided", f"only {len(lines)} log lines: it takes {MIN_LINES}", {}, AT_THRESHOLD)
-    if len(lines) >= MIN_LINES:
-        verdict = _weigh(lines, losses, first, REAL_DISTANCE if real_distance is None else real_distance)
+    first = count - math.ceil(count * RECENT)
+    verdict = Verdict("undecided", f"only {count} log lines: it takes {MIN_LINES}", {}, AT_THRESHOLD)
+    if count >= MIN_LINES:
+        verdict = _weigh(columns, losses, first, REAL_DISTANCE if real_distance is None else real_distance)
     exploded = np.flatnonzero(highest > LOSS_LIMIT)
     if len(exploded) and (exploded[-1] >= first or verdict.name not in ("stable", "undecided")):
         worst = int(highest.argmax())
-        reason = f"losses exploded: {highest[worst]:,.0f} by step {lines[worst]['step']:,}"
+        reason = f"losses exploded: {highest[worst]:,.0f} by step {int(columns['step'][worst]):,}"
         return Verdict("diverged", reason, verdict.signals, 0.0)
     return verdict
 
 
-def _weigh(lines: Sequence[Row], losses: Values, first: int, real: float) -> Verdict:
+def _weigh(columns: Mapping[str, Values], losses: Values, first: int, real: float) -> Verdict:
     """Judge finite losses, (lines, 2), and the other signals of the lines, of which those from `first` on count."""
-    distances, gaps = _column(lines, "sample_distance"), _column(lines, "d_real") - _column(lines, "d_fake")
+    distances, gaps = columns["sample_distance"], columns["d_real"] - columns["d_fake"]
     best_distance, best_gap = _highest_level(distances), _highest_level(gaps)
     distance, real, settled = _median(distances[first:]), max(real, 1e-9), max(first, SETTLED)
     measured = {
@@ -114,8 +135,8 @@ def _weigh(lines: Sequence[Row], losses: Values, first: int, real: float) -> Ver
         "distance": distance,
         "distance_of_real": distance / real,
         "distance_of_best": distance / max(min(best_distance, real), 1e-9),
-        "filter_swing": _median(_column(lines, "filter_swing")[settled:]),
-        "filter_oscillation": _median(_column(lines, "filter_oscillation")[settled:]),
+        "filter_swing": _median(columns["filter_swing"][settled:]),
+        "filter_oscillation": _median(columns["filter_oscillation"][settled:]),
         "loss_swing": max(_swing(values) for values in losses[first:].T),
     }
     signals = {name: value for name, value in measured.items() if math.isfinite(value)}
