@@ -99,7 +99,8 @@ def verdict_of(trial: Trial) -> str:
 
 def is_lower_better(name: str) -> bool:
     """Return whether less of a score `TASK.METRIC` is better."""
-    return name.rpartition(".")[2] in LOWER_IS_BETTER
+    metric = name.rpartition(".")[2]
+    return metric in LOWER_IS_BETTER or metric.startswith("error")
 
 
 def score_names(pile: Pile) -> list[str]:
