@@ -32,7 +32,7 @@ from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled
 from dcgan_dist.evaluation.nearest import Bytes, Found, NearestRows
 from dcgan_dist.evaluation.scoring import device_name
 from dcgan_dist.evaluation.tasks import Rows, permutation, wilson
-from dcgan_dist.generation.samples import Samples, open_samples
+from dcgan_dist.generation.samples import BLOCK, Samples, open_samples
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.results.scores import Entry, add_scores, read_scores
 from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
@@ -45,8 +45,7 @@ MOST_TURN = 10.0
 MOST_SHIFT = 1 / 14
 """Share of its side that a moved image is shifted by at most, in each direction."""
 
-_BLOCK = 256  # samples that are computed together
-_STRETCH = 8 * _BLOCK  # training images of one task
+_STRETCH = 32 * BLOCK  # training images of one task
 
 
 class TrainingImages(Protocol):
@@ -126,7 +125,7 @@ def moved(rows: Bytes, side: int, seed: int, first: int) -> Bytes:
     shifts = torch.from_numpy(2 * MOST_SHIFT * draws[:, 1:3]).float()  # in units of half a side
     cosines, sines = angles.cos(), angles.sin()
     matrices = torch.stack((cosines, -sines, shifts[:, 0], sines, cosines, shifts[:, 1]), dim=1).view(-1, 2, 3)
-    images = torch.from_numpy(rows).view(len(rows), side, side, -1).permute(0, 3, 1, 2).float()
+    images = torch.from_numpy(rows.astype(np.float32)).view(len(rows), side, side, -1).permute(0, 3, 1, 2)
     grid = functional.affine_grid(matrices, list(images.shape), align_corners=False)
     turned = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     pixels: Bytes = turned.round().to(torch.uint8).permute(0, 2, 3, 1).reshape(len(rows), -1).numpy()
@@ -269,7 +268,7 @@ class OneNearestNeighbour:
             RunDirectoryError: its samples are not finite.
         """
         begun = time.perf_counter()
-        source = GeneratedImages(replace(samples, device=self._workers_device, block=_BLOCK))
+        source = GeneratedImages(replace(samples, device=self._workers_device))
         predicted = list(self._predicted(source, self._counts, f"samples of step {samples.step}"))
         about = {"step": samples.step, "checkpoint_digest": samples.digest}
         return self._entry(self.model.name, predicted, begun) | about
