@@ -884,8 +884,8 @@ class _Sweep:
             for reference in done:
                 trial = left.pop(reference)
                 self._take_full_scores(trial, reference)
-                told = f"{trial} in full: {figure(self._ledger.records[trial].full_objective)}; {len(left)} to go"
-                console.print(Text(told), soft_wrap=True)
+                if (value := self._ledger.records[trial].full_objective) is not None:
+                    console.print(Text(f"{trial} in full: {figure(value)}; {len(left)} to go"), soft_wrap=True)
         for reference in left:
             ray.cancel(reference, force=True)
 
