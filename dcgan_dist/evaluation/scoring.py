@@ -37,6 +37,7 @@ from dcgan_dist.evaluation.tasks import (
     Score,
     Values,
     divide,
+    draw_labels,
     permutation,
     score_draws,
     score_full,
@@ -107,6 +108,9 @@ class Evaluation:
         given, draws = config.labels_per_class, config.draws
         self.per_class = given if given is not None else _SVHN_LABELS if svhn else 0
         self.draws = draws if draws is not None else _SVHN_DRAWS if svhn else _DRAWS
+        if self.per_class:
+            for question in self.questions:  # too few labels are better known before features are extracted
+                draw_labels(question.partition, self.per_class, config.seed, "test", 0, question.names)
 
     def _open(self, path: str | None, split: Literal["train", "test"] = "train") -> Dataset:
         size, channels = self.image_size, self.channels

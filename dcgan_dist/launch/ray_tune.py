@@ -62,7 +62,7 @@ from dcgan_dist.sweeps.objective import Objective, ranked
 from dcgan_dist.sweeps.proposals import Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.space import Space
-from dcgan_dist.sweeps.table import LiveTable, make_console
+from dcgan_dist.sweeps.table import LiveTable, figure, make_console
 
 if TYPE_CHECKING:  # they need torch, which only trials do
     from dcgan_dist.sweeps.trial import Milestones, TrialPlan
@@ -882,7 +882,10 @@ class _Sweep:
         while left and not self._signals:
             done, _ = ray.wait(list(left), timeout=_TAKE_S)
             for reference in done:
-                self._take_full_scores(left.pop(reference), reference)
+                trial = left.pop(reference)
+                self._take_full_scores(trial, reference)
+                if (value := self._ledger.records[trial].full_objective) is not None:
+                    console.print(Text(f"{trial} in full: {figure(value)}; {len(left)} to go"), soft_wrap=True)
         for reference in left:
             ray.cancel(reference, force=True)
 

@@ -52,7 +52,7 @@ class LiveTable:
         self._console = console or make_console()
         self._live: Live | None = None
         self._told = {name: record.status for name, record in ledger.records.items()}
-        self._summarised = 0.0
+        self._summarised, self._summary = 0.0, ""
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -112,10 +112,13 @@ class LiveTable:
             now = time.monotonic()
             if now - self._summarised >= PLAIN_SECONDS:
                 self._summarised = now
-                self._print(summary(self._ledger))
-                for record in self._ledger.records.values():
-                    if record.status == "running":
-                        self._print(f"  {describe(record, self._ledger.objective)}")
+                running = [record for record in self._ledger.records.values() if record.status == "running"]
+                line = summary(self._ledger)
+                if running or line != self._summary:
+                    self._print(line)
+                self._summary = line
+                for record in running:
+                    self._print(f"  {describe(record, self._ledger.objective)}")
             if self._done.wait(_LOOK_SECONDS):
                 return
 
