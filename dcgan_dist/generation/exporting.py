@@ -180,7 +180,7 @@ def _save_onnx(
         return run, "onnxruntime"
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(model)
+    evaluator: Any = ReferenceEvaluator(model)
 
     def run_slowly(*given: Tensor) -> Tensor:
         return torch.from_numpy(evaluator.run(None, dict(zip(("z", "y"), (t.numpy() for t in given), strict=False)))[0])
