@@ -28,6 +28,8 @@ def _command(arguments: Sequence[str]) -> None:
     if config.run is None:
         raise ConfigError("run is missing: give --run DIR, the run directory to score")
     location = lasting_output(config.run)
+    if config.cluster.workers:
+        location = absolute_input(location)
     yield_idle_cores()
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.evaluation.generator_scores import GENERATOR_TASKS, evaluate_generators
@@ -44,18 +46,19 @@ def _command(arguments: Sequence[str]) -> None:
         print_scores(config.task, protocol, entries)
 
     device = pick_device(config.device)
-    with _pool(config, device.type) as (absolute, pool, workers_device):
+    needs = [location] if config.task == "one-nn" else []  # its workers load the generator
+    with _pool(config, device.type, needs) as (absolute, pool, workers_device):
         score(absolute, location, device, pool, show, print, workers_device)
     print(f"scores          {location.rstrip('/')}/scores.json", flush=True)
 
 
 @contextmanager
-def _pool(config: EvaluateConfig, device: str) -> Iterator[tuple[EvaluateConfig, TaskPool, str]]:
+def _pool(config: EvaluateConfig, device: str, needs: Sequence[str]) -> Iterator[tuple[EvaluateConfig, TaskPool, str]]:
     """Give the settings, the processes that extract features, and what they compute on.
 
     By default it is this process, whose threads use all cores or the GPU, and for one-nn a process for each core, since
-    samples are made by one thread; over a cluster, settings have paths that mean
-    the same to all.
+    samples are made by one thread. Over a cluster, settings have paths that mean the same to all, and each host must
+    see `needs`.
     """
     if not config.cluster.workers:
         yield config, LocalPool(usable_cores() if config.task == "one-nn" and device == "cpu" else 1), device
@@ -66,7 +69,7 @@ def _pool(config: EvaluateConfig, device: str) -> Iterator[tuple[EvaluateConfig,
     given = {key: getattr(config, key) for key in ("data", "test_data", "unlabelled")}
     config = override(config, {key: absolute_input(value) for key, value in given.items() if value is not None})
     cache = str(cache_directory(config.cache))  # weights of networks and shards that are made are there
-    with ray_pool(config.cluster.workers, [cache], config.device) as pool:
+    with ray_pool(config.cluster.workers, [cache, *needs], config.device) as pool:
         yield override(config, {"cache": cache}), pool, "cuda" if pool.uses_gpus else "cpu"
 
 

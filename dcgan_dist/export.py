@@ -37,6 +37,12 @@ def _command(arguments: Sequence[str]) -> None:
         f"{done.checked_by}, they differ from the original's by at most {done.difference:.1e} of their range",
         flush=True,
     )
+    if done.has_batch_statistics:
+        print(
+            "it normalises with the statistics of each batch, as the run's samples do: give it many z at once, or "
+            "export with --statistics running",
+            flush=True,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

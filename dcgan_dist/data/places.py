@@ -100,8 +100,8 @@ class LocalPlace:
             file = part.open("wb", buffering=1 << 20)
         except FileNotFoundError as error:
             raise DataError(
-                f"host {socket.gethostname()} does not see {str(self.folder)!r}, where the shards are made: name an "
-                "output that all hosts share, by its absolute path, or a URL"
+                f"host {socket.gethostname()} cannot write in {str(self.folder)!r}: name an output in a folder that is "
+                "there, over a cluster one that all hosts share, by its absolute path, or a URL"
             ) from error
         try:
             with file:

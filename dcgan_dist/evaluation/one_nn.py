@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+import xxhash
 from torch.nn import functional
 
 from dcgan_dist.config import EvaluateConfig, ModelConfig
@@ -49,13 +50,10 @@ _STRETCH = 32 * BLOCK  # training images of one task
 
 
 class TrainingImages(Protocol):
-    """An endless row of labelled images, small enough to be sent to a worker process."""
+    """An endless row of images, small enough to be sent to a worker process."""
 
     def rows(self, start: int, stop: int) -> Bytes:
         """Return images `start` to before `stop` as uint8 (n, S * S * C)."""
-
-    def labels(self, numbers: Rows) -> Labels:
-        """Return the labels of images by their numbers."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,6 @@ class GeneratedImages:
         """See `TrainingImages`."""
         return np.concatenate([images.reshape(len(images), -1) for images, _ in self.samples.images(start, stop)])
 
-    def labels(self, numbers: Rows) -> Labels:
-        """See `TrainingImages`."""
-        return numbers % len(self.samples.class_names)
-
 
 @dataclass(frozen=True)
 class RealImages:
@@ -81,14 +75,12 @@ class RealImages:
 
     Attributes:
         pixels: of the set.
-        of_images: labels of the set.
         order: numbers of the images that are taken.
         side: of the images in pixels.
         seed: of how they are moved.
     """
 
     pixels: Pixels
-    of_images: Labels
     order: Rows
     side: int
     seed: int
@@ -101,10 +93,6 @@ class RealImages:
         if first < len(rows):
             rows[first:] = moved(rows[first:], self.side, self.seed, start + first)
         return rows
-
-    def labels(self, numbers: Rows) -> Labels:
-        """See `TrainingImages`."""
-        return self.of_images[self.order[numbers % len(self.order)]]
 
 
 def moved(rows: Bytes, side: int, seed: int, first: int) -> Bytes:
@@ -152,10 +140,11 @@ _prepared: dict[str, NearestRows] = {}  # of this process, by key
 def _nearest(task: _Task) -> Found:
     if task.threads is not None:
         torch.set_num_threads(task.threads)
-    if task.key not in _prepared:
+    key = f"{task.key} {task.device}"
+    if key not in _prepared:
         _prepared.clear()
-        _prepared[task.key] = NearestRows(np.ascontiguousarray(task.test.values[task.chosen]), task.device)
-    search = _prepared[task.key]
+        _prepared[key] = NearestRows(np.ascontiguousarray(task.test.values[task.chosen]), task.device)
+    search = _prepared[key]
     search.reset()
     search.add(task.source.rows(task.start, task.stop), task.start)
     return search.found
@@ -211,13 +200,15 @@ class OneNearestNeighbour:
         self._extractor = RawPixels(model.image_size, model.channels)
         self._cache = cache_directory(config.cache)
         self._files = FeatureFiles(self._cache, config.cache_gib)
+        self._names = tuple(map(str, run.get("environment", {}).get("classes", ())))
         path = config.data or str(run.get("data", {}).get("path"))
-        self._train = self._open(path, "train")
-        self._test = self._open(self._test_path(path), "test")
-        of_rooms = all(one.data.path.startswith("rooms:") for one in (self._train, self._test))  # both from room 0 on
-        if of_rooms or self._test.data.digest == self._train.data.digest:
-            raise DataError(f"test_data {self._test.data.path!r} holds the images of data {path!r}: take others")
-        self._key = f"{self._test.data.digest} {config.seed} {config.images} {os.getpid()}"
+        test_path = self._test_path(path)
+        train, test = self._open(path, "train"), self._open(test_path, "test")
+        of_rooms = all(data.path.startswith("rooms:") for data in (train, test))  # both from room 0 on
+        if of_rooms or test.digest == train.digest:
+            raise DataError(f"test_data {test.path!r} holds the images of data {path!r}: take others")
+        self._train, self._test = self._read(train, "train"), self._read(test, "test")
+        self._key = f"{test.digest} {config.seed} {config.images} {os.getpid()}"
         samples = DEFAULT_SAMPLES if config.samples is None else config.samples
         self._counts = [count for count in COUNTS if count < samples] + [samples]
 
@@ -237,16 +228,22 @@ class OneNearestNeighbour:
             "trained on"
         )
 
-    def _open(self, path: str | None, split: Literal["train", "test"]) -> _Set:
+    def _open(self, path: str | None, split: Literal["train", "test"]) -> Dataset:
+        """Open a set, and see that it has the run's classes."""
         size, channels = self._extractor.image_size, self._extractor.channels
         kind = "rooms" if path is None else kind_of(path)
         data = open_labelled(path, kind, image_size=size, channels=channels, cache=self._cache, split=split)
-        labels = class_labels(data)
         classes = self.model.classes or 0
-        if int(labels.max()) >= classes:
-            raise DataError(
-                f"{data.path!r} has {int(labels.max()) + 1} classes, the run {classes}: give the data it learned"
-            )
+        found = int(class_labels(data).max()) + 1
+        if found > classes:
+            raise DataError(f"{data.path!r} has {found} classes, the run {classes}: give what it learned")
+        if data.classes and self._names and data.classes != self._names:
+            theirs, ours = (", ".join(names[:3]) for names in (data.classes, self._names))
+            raise DataError(f"{data.path!r} has the classes {theirs} …, the run {ours} …: give what it learned")
+        return data
+
+    def _read(self, data: Dataset, split: str) -> _Set:
+        labels = class_labels(data)
         usable = np.flatnonzero(labels >= 0)
         rows = usable[permutation(len(usable), self.config.seed, f"one-nn/{split}")][: self.config.images]
         line = ProgressLine(f"reading {data.path}")
@@ -258,8 +255,12 @@ class OneNearestNeighbour:
 
     @property
     def protocol(self) -> str:
-        """Name of the protocol, with the largest number of training images."""
-        return f"1-nn/{self._counts[-1]}-images"
+        """Name of the protocol: the largest number of training images, and a digest of the test images."""
+        return self._protocol(self._counts[-1])
+
+    def _protocol(self, count: int) -> str:
+        test = xxhash.xxh3_64_hexdigest(f"{self._test.data.digest} {self._test.rows.tolist()}".encode())[:8]
+        return f"1-nn/{count}-images/test-{test}"
 
     def score(self, samples: Samples) -> Entry:
         """Return the entry of a generator for scores.json.
@@ -269,17 +270,20 @@ class OneNearestNeighbour:
         """
         begun = time.perf_counter()
         source = GeneratedImages(replace(samples, device=self._workers_device))
-        predicted = list(self._predicted(source, self._counts, f"samples of step {samples.step}"))
+        classes, what = self.model.classes or 1, f"samples of step {samples.step}"
+        found = self._found(source, self._counts, what)
+        predicted = [(count, rows % classes) for count, rows in found]
         about = {"step": samples.step, "checkpoint_digest": samples.digest}
         return self._entry(self.model.name, predicted, begun) | about
 
     def score_real_images(self) -> list[Entry]:
         """Return the entries of real training images, as they are and, for larger N than there are, moved as well."""
         begun, train = time.perf_counter(), self._train
-        source = RealImages(train.pixels, train.labels, train.rows, self._extractor.image_size, self.config.seed)
+        source = RealImages(train.pixels, train.rows, self._extractor.image_size, self.config.seed)
         there = len(train.rows)
         counts = sorted({*self._counts, min(there, self._counts[-1])})
-        predicted = list(self._predicted(source, counts, "real images"))
+        found = self._found(source, counts, "real images")
+        predicted = [(count, train.labels[train.rows[rows % there]]) for count, rows in found]
         entries = [self._entry("real images", [pair for pair in predicted if pair[0] <= there], begun)]
         if counts[-1] > there:
             entries.append(self._entry("real images, then moved", predicted, begun))
@@ -297,7 +301,7 @@ class OneNearestNeighbour:
         return {
             "step": None,
             "method": method,
-            "protocol": f"1-nn/{predicted[-1][0]}-images",
+            "protocol": self._protocol(predicted[-1][0]),
             "checkpoint_digest": None,
             "metrics": metrics,
             "split": self._split(),
@@ -306,8 +310,8 @@ class OneNearestNeighbour:
             "device": device_name(self._device),
         }
 
-    def _predicted(self, source: TrainingImages, counts: list[int], what: str) -> Iterator[tuple[int, Labels]]:
-        """Yield each count with the classes that a classifier trained on so many images gives to the test images."""
+    def _found(self, source: TrainingImages, counts: list[int], what: str) -> Iterator[tuple[int, Rows]]:
+        """Yield each count with the nearest of so many training images of each test image."""
         threads = 1 if self._pool.workers > 1 and self._workers_device == "cpu" else None
         test, chosen, key, device = self._test.pixels, self._test.rows, self._key, self._workers_device
         parts = list(_stretches(counts))
@@ -319,7 +323,7 @@ class OneNearestNeighbour:
                     found = part if found is None else found.then(part)
                     line(stop, stop / counts[-1], 0)
                     if stop in counts:
-                        yield stop, source.labels(found.rows)
+                        yield stop, found.rows
         finally:
             line.close()
 
@@ -365,6 +369,10 @@ def evaluate_one_nn(
 
     Args, returns and raises: as `scoring.evaluate`.
     """
+    if config.chosen_baselines:
+        raise ConfigError(
+            f"baselines is {config.baselines!r}: the task one-nn has real images as its control, no others"
+        )
     steps = chosen_steps(location, config.step)
     finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
     if config.step != "all":

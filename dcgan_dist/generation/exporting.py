@@ -1,7 +1,9 @@
 """A trained generator as a file that runs without this package: ONNX, or a program of `torch.export`.
 
-The program takes z (n, z_dim) and, of a conditional run, one-hot labels y (n, classes), for any n; it gives float32
-images (n, channels, size, size). What they mean goes into the file: the range of the pixels, the names of the classes.
+The program takes z (n, z_dim) and, of a conditional run, one-hot labels y (n, classes); it gives float32 images
+(n, channels, size, size). For any n, but with the statistics of each batch, as the released code samples, n should be
+large: of a single z there is no statistic. What the numbers mean goes into the file: the range of the pixels, the names
+of the classes, the statistics.
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ class _Program(nn.Module):
     def __init__(self, generator: Generator, batch_statistics: bool) -> None:
         super().__init__()
         self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
+        norms = [module for module in self.generator.modules() if isinstance(module, _BatchNorm)]
+        self.has_batch_statistics = batch_statistics and bool(norms)
         if batch_statistics:
-            for module in self.generator.modules():
-                if isinstance(module, _BatchNorm):
-                    module.running_mean = module.running_var = module.num_batches_tracked = None
+            for module in norms:
+                module.running_mean = module.running_var = module.num_batches_tracked = None
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return images for z (n, z_dim) and, where conditional, one-hot labels (n, classes)."""
@@ -54,10 +57,17 @@ class _Program(nn.Module):
 
 @dataclass(frozen=True)
 class Exported:
-    """How an export went: the largest difference from the original, as a share of the pixels' range, and its check."""
+    """How an export went.
+
+    Attributes:
+        difference: the largest from the original, as a share of the pixels' range.
+        checked_by: what ran the program for that.
+        has_batch_statistics: whether it normalises with the statistics of each batch that it is given.
+    """
 
     difference: float
     checked_by: str
+    has_batch_statistics: bool = False
 
 
 def check_output(path: str, overwrite: bool) -> None:
@@ -98,6 +108,7 @@ def export(samples: Samples, path: str, overwrite: bool = False) -> Exported:
         "image_range": list(generator.image_range),
         "z_distribution": samples.model.z_distribution,
         "classes": list(samples.class_names),
+        "batch_norm": "statistics of each batch" if program.has_batch_statistics else "running averages of training",
     }
     target = Path(path).absolute()
     try:
@@ -117,7 +128,7 @@ def export(samples: Samples, path: str, overwrite: bool = False) -> Exported:
                 )
     except OSError as error:
         raise StorageError(f"output {path!r} cannot be written: {error.strerror or error}") from error
-    return Exported(difference, checked_by)
+    return Exported(difference, checked_by, program.has_batch_statistics)
 
 
 def _inputs(samples: Samples, count: int) -> tuple[Tensor, ...]:
@@ -130,7 +141,8 @@ def _inputs(samples: Samples, count: int) -> tuple[Tensor, ...]:
 @torch.no_grad()
 def _largest_difference(program: _Program, run: Callable[..., Tensor], samples: Samples) -> float:
     inputs = [_inputs(samples, count) for count in _CHECKED]
-    return max(float((program(*each) - run(*each)).abs().max()) for each in inputs)
+    # Unlike Python's, torch's maximum of values that have a NaN among them is one.
+    return float(torch.stack([(program(*each) - run(*each)).abs().max() for each in inputs]).max())
 
 
 def _dynamic_shapes(inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:

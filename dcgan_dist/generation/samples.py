@@ -6,6 +6,8 @@ that rounding, and batch norm where it takes the statistics of its batch, give t
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -234,10 +236,11 @@ def read_z(path: str, model: ModelConfig) -> tuple[npt.NDArray[np.floating], Lab
         is_archive = not isinstance(loaded, np.ndarray)
         z = loaded["z"] if is_archive else loaded
         labels = loaded["labels"] if is_archive and "labels" in loaded else None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged, or holds no such array"
         raise ConfigError(
-            f"z is {path!r}, which cannot be read ({' '.join(str(error).split())}): give a .npy with an array "
-            f"(n, {model.z_dim}), or a .npz with `z`"
+            f"z is {path!r}, which cannot be read ({reason}): give a .npy with an array (n, {model.z_dim}), or a .npz "
+            "with `z`"
         ) from error
     if z.ndim != 2 or z.shape[1] != model.z_dim or not len(z):
         raise ConfigError(f"z is {path!r}, an array of shape {z.shape}: the run takes (n, {model.z_dim})")

@@ -38,6 +38,7 @@ SHARD_SIZE = 32 * BLOCK
 _GAP = 2  # pixels between the images of a grid
 # Files that `sample` writes, or that belong to a set of shards: nothing else is ever overwritten.
 _OWN_FILES = re.compile(rf"\d{{8,}}\.png|.+-\d{{6,}}\.(tar|index)|{MANIFEST_NAME}|{re.escape(KEEP_NAME)}")
+_OTHER_FILES = re.compile(r".+\.(jpe?g|gif|webp|bmp|tiff?|zip|tgz|gz|npy|pt|h5|parquet|csv)", re.IGNORECASE)
 _SHARD_NAMES = re.compile(r"(?P<name>.+?)(-%0\d+d|-\d+)?\.tar")
 
 
@@ -79,12 +80,17 @@ def output_of(path: str, form: Form | None = None) -> Output:
         end = "png" if form == "grid" else "npz"
         raise ConfigError(f"output is {path!r} and format is {form!r}: name a file that ends in .{end}")
     form = form or guessed
+    if form == "folder" and _OTHER_FILES.fullmatch(last):
+        raise ConfigError(
+            f"output is {path!r}: name FILE.png for a grid, FILE.npz for arrays, DIR/NAME-%06d.tar for shards, or a "
+            "folder"
+        )
     if form == "folder" and is_url(path):
         raise ConfigError(f"output is {path!r}, a folder of images on remote storage: take --format shards, or .npz")
     if shard is not None:
         folder = head or ("/" if path.startswith("/") else ".")
         return Output("shards", folder, shard["name"])
-    return Output(form, path)
+    return Output(form, path.rstrip("/") if form in ("grid", "npz") else path)
 
 
 def refuse_existing(output: Output, overwrite: bool) -> None:
@@ -221,8 +227,9 @@ def _write_grid(samples: Samples, count: int, output: Output, pool: TaskPool, re
         raise ConfigError(f"count is {count}: a grid of images of {size} pixels has at most {most:,}; take a folder")
     labels = samples.labels(0, count)
     images = np.concatenate(list(_all_images(samples, count, pool, report)))
-    has_rows = samples.is_conditional and samples.label is None
-    columns = grid_columns(count, (samples.model.classes or 0) if has_rows else 0)
+    drawn = len(np.unique(labels))
+    has_rows = samples.is_conditional and samples.label is None and count >= 2 * drawn
+    columns = grid_columns(count, drawn if has_rows else 0)
     if has_rows:
         order = in_class_rows(labels, columns)
         blank = np.full((1, *images.shape[1:]), 255, np.uint8)
@@ -249,7 +256,10 @@ def in_class_rows(labels: Labels, columns: int) -> npt.NDArray[np.int64]:
 
 
 def _write_npz(samples: Samples, count: int, output: Output, pool: TaskPool, report: Report) -> None:
-    """Write `images` (count, S, S, C), and of a conditional run `labels` (count,) and the names of its `classes`."""
+    """Write `images` (count, S, S, C) and their `z` (count, z_dim).
+
+    Of a conditional run also `labels` (count,), and the names of its `classes`.
+    """
     size, channels = samples.model.image_size, samples.model.channels
     folder, name = _place_and_name(output.path)
     with _new(folder, name) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -258,6 +268,9 @@ def _write_npz(samples: Samples, count: int, output: Output, pool: TaskPool, rep
             _add_array(archive, "labels", (count,), "<i8", stretches)
             names = np.array(samples.class_names)
             _add_array(archive, "classes", names.shape, names.dtype.str, iter([names]))
+        blocks = ((start, min(start + samples.block, count)) for start in range(0, count, samples.block))
+        z = (samples.z(start, stop).numpy() for start, stop in blocks)
+        _add_array(archive, "z", (count, samples.model.z_dim), "<f4", z)
         images = _all_images(samples, count, pool, report)
         _add_array(archive, "images", (count, size, size, channels), "|u1", images)
 

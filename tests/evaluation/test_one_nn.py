@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 from dcgan_dist.config import EvaluateConfig
@@ -103,16 +104,36 @@ def test_moving_is_small_and_keeps_what_is_in_the_picture() -> None:
 
 def test_real_images_come_as_they_are_once_and_moved_after_that() -> None:
     rows = np.random.default_rng(0).integers(0, 256, (10, 64), dtype=np.uint8)
-    source = RealImages(Pixels(rows), np.arange(10) % 3, np.array([4, 2, 9]), 8, 0)
+    source = RealImages(Pixels(rows), np.array([4, 2, 9]), 8, 0)
     np.testing.assert_array_equal(source.rows(0, 3), rows[[4, 2, 9]])
     np.testing.assert_array_equal(source.rows(3, 8), moved(rows[[4, 2, 9, 4, 2]], 8, 0, 3))
     np.testing.assert_array_equal(source.rows(2, 5), np.concatenate((source.rows(2, 3), source.rows(3, 5))))
-    assert source.labels(np.arange(7)).tolist() == [1, 2, 0, 1, 2, 0, 1]
 
 
 def test_an_unconditional_run_has_no_labels_to_train_on(trained: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match=r"an unconditional run .gan., whose samples have no labels"):
         evaluated(trained("gan"))
+
+
+def test_another_control_than_its_own_is_refused(trained: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="baselines is 'knn'"):
+        evaluated(trained("cgan"), baselines="knn")
+
+
+def test_scores_on_other_images_stand_beside_each_other(trained: Callable[..., Path]) -> None:
+    run = trained("cgan")
+    one, other = evaluated(run, images=150)[0], evaluated(run, images=160)[0]
+    assert one["protocol"] != other["protocol"]
+    assert {one["protocol"], other["protocol"]} <= {entry["protocol"] for entry in read_scores(str(run))["one-nn"]}
+
+
+def test_data_with_other_classes_than_the_runs_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("right", "wrong"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (16, 16), (9 * number, 0, 0)).save(tmp_path / "set" / name / f"{number}.png")
+    with pytest.raises(DataError, match="has the classes right, wrong …, the run left, right …"):
+        evaluated(trained("cgan"), test_data=str(tmp_path / "set"))
 
 
 @pytest.mark.parametrize(

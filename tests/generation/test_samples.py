@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from dcgan_dist.errors import ConfigError, RunDirectoryError
-from dcgan_dist.generation.samples import BLOCK, Samples, open_samples, truncated
+from dcgan_dist.generation.samples import BLOCK, Samples, open_samples, read_z, truncated
 from dcgan_dist.training.draws import one_hot
 from dcgan_dist.training.sampling import sample_feature_maps, to_uint8
 from dcgan_dist.training.trained import load_generator
@@ -123,6 +123,19 @@ def test_z_that_does_not_fit_is_refused(trained, tmp_path, name):
     np.save(tmp_path / "z.npy", array)
     with pytest.raises(ConfigError, match=re.escape(message)):
         open_samples(str(trained("gan")), z_file=str(tmp_path / "z.npy"))
+
+
+def test_a_damaged_file_of_z_is_refused_in_a_line(trained, tmp_path):
+    np.savez(tmp_path / "z.npz", z=np.zeros((9, 8), np.float32))
+    whole = bytearray((tmp_path / "z.npz").read_bytes())
+    flipped = whole.copy()
+    flipped[200] ^= 255
+    for content in (whole[: len(whole) // 2], flipped, b"1 2 3"):
+        (tmp_path / "z.npz").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"which cannot be read .it is damaged") as caught:
+            open_samples(str(trained("gan")), z_file=str(tmp_path / "z.npz"))
+        assert "allow_pickle" not in str(caught.value)
+        read_z.cache_clear()
 
 
 def test_labels_of_z_outside_the_classes_are_refused(trained, tmp_path):

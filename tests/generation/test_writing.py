@@ -11,7 +11,7 @@ from dcgan_dist.data.stream import read_records
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.generation import writing
 from dcgan_dist.generation.samples import BLOCK, Samples, open_samples
-from dcgan_dist.generation.writing import Output, in_class_rows, output_of, write_samples
+from dcgan_dist.generation.writing import Output, in_class_rows, output_of, refuse_existing, write_samples
 from dcgan_dist.parallel import LocalPool
 
 
@@ -49,6 +49,8 @@ def test_the_form_of_the_path_tells_the_form_of_the_output(path, form, expected)
 @pytest.mark.parametrize(
     ("path", "form", "message"),
     [
+        ("out/x.jpg", None, "name FILE.png for a grid"),
+        ("x.zip", None, "name FILE.png for a grid"),
         ("a.png", "shards", "output is 'a.png' and format is 'shards'"),
         ("a", "npz", "name a file that ends in .npz"),
         ("a", "grid", "name a file that ends in .png"),
@@ -69,7 +71,9 @@ def test_every_form_holds_the_same_images_and_labels(trained, tmp_path, name):
     write(samples, count, tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
         np.testing.assert_array_equal(archive["images"], expected)
-        assert sorted(archive) == (["classes", "images", "labels"] if name == "cgan" else ["images"])
+        assert sorted(archive) == (["classes", "images", "labels", "z"] if name == "cgan" else ["images", "z"])
+        first = np.concatenate((samples.z(0, BLOCK), samples.z(BLOCK, BLOCK + 9)))
+        np.testing.assert_array_equal(archive["z"][: len(first)], first)
         if name == "cgan":
             np.testing.assert_array_equal(archive["labels"], labels)
             assert archive["classes"].tolist() == ["left", "right"]
@@ -115,6 +119,24 @@ def test_the_grid_of_a_conditional_run_has_one_class_a_row(trained, tmp_path):
             np.testing.assert_array_equal(cell, each[first + 2 * column])
     write(open_samples(str(trained("cgan")), label="right"), 4, tmp_path / "right.png")
     assert Image.open(tmp_path / "right.png").size == (34, 34)
+
+
+def test_a_grid_of_fewer_images_than_two_a_class_is_a_plain_one(trained, tmp_path):
+    write(open_samples(str(trained("cgan"))), 3, tmp_path / "three.png")
+    assert Image.open(tmp_path / "three.png").size == (2 * 18 - 2, 2 * 18 - 2)
+
+
+def test_the_samples_of_an_archive_are_drawn_again_from_its_z(trained, tmp_path):
+    samples = open_samples(str(trained("cgan")), seed=3)
+    write(samples, 70, tmp_path / "x.npz")
+    again = open_samples(str(trained("cgan")), seed=4, z_file=str(tmp_path / "x.npz"))
+    np.testing.assert_array_equal(images(again, 70), images(samples, 70))
+
+
+def test_a_slash_at_the_end_replaces_no_file(trained, tmp_path):
+    write(open_samples(str(trained("gan"))), 4, tmp_path / "x.png")
+    with pytest.raises(ConfigError, match="exists"):
+        refuse_existing(output_of(f"{tmp_path}/x.png/"), overwrite=False)
 
 
 def test_rows_of_classes_keep_the_order_and_leave_places_blank():
