@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dcgan_dist.config import ModelConfig
 from dcgan_dist.models import families
 from tests.conftest import metrics
 from tests.launch.test_ray_tune import Driver, drive
@@ -15,6 +16,7 @@ from tests.launch.test_ray_tune import Driver, drive
 __all__ = ["drive"]  # a fixture
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine the processes of a sweep are slow to start
+PLAIN = ModelConfig()
 DENSE, OF_CONVOLUTIONS = ["cgan", "gan"], ["cdcgan", "dcgan"]
 SPACE = {
     "model.name": {"grid": [*DENSE, *OF_CONVOLUTIONS]},
@@ -26,10 +28,10 @@ SPACE = {
 def test_every_family_is_trained_by_workers_scored_judged_and_shown(drive: Callable[..., Driver]) -> None:
     assert sorted(DENSE + OF_CONVOLUTIONS) == sorted(families())
     driver = drive(
-        **{"model.ngf": 64, "model.ndf": 64},  # the default, as families without convolutions have it
+        **{"model.ngf": PLAIN.ngf, "model.ndf": PLAIN.ndf},  # families without convolutions have no others
         **{"workers_per_trial": 2, "training.steps": 12, "milestones": 1, "space": SPACE},
         **{"objective": "coverage,representation", "score.task": "rooms", "score.images": 300, "score.samples": 100},
-        **{"score.labels_per_class": 20, "score.draws": 2, "score.finalists": 0},
+        **{"score.labels_per_class": 5, "score.draws": 2, "score.finalists": 0},
     )
     code, out, err = driver.finish()
     assert (code, err) == (0, ""), out
