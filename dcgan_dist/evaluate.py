@@ -27,9 +27,8 @@ def _command(arguments: Sequence[str]) -> None:
     config = parse_settings(EvaluateConfig, arguments, PROG, __doc__ or "")
     if config.run is None:
         raise ConfigError("run is missing: give --run DIR, the run directory to score")
-    location = lasting_output(config.run)
-    if config.cluster.workers:
-        location = absolute_input(location)
+    given = lasting_output(config.run)
+    location = absolute_input(given) if config.cluster.workers else given
     yield_idle_cores()
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.evaluation.generator_scores import GENERATOR_TASKS, evaluate_generators
@@ -49,7 +48,7 @@ def _command(arguments: Sequence[str]) -> None:
     needs = [location] if config.task == "one-nn" else []  # its workers load the generator
     with _pool(config, device.type, needs) as (absolute, pool, workers_device):
         score(absolute, location, device, pool, show, print, workers_device)
-    print(f"scores          {location.rstrip('/')}/scores.json", flush=True)
+    print(f"scores          {given.rstrip('/')}/scores.json", flush=True)
 
 
 @contextmanager

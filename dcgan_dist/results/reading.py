@@ -30,7 +30,8 @@ SETTINGS = 2000
 _GRID = re.compile(r"step-(\d{1,18})\.png")
 # A value of letters, digits and such alone means the same by itself as after its key; with more, YAML is to judge.
 _SETTING = re.compile(
-    r"( *)([A-Za-z_][A-Za-z0-9_]*):(?: ([A-Za-z0-9_./+~][A-Za-z0-9_./+~:=@-]*|-[0-9.]+(?:e[+-]?[0-9]+)?))?"
+    r"( *)([A-Za-z_][A-Za-z0-9_]*):(?: ([A-Za-z0-9_./+~][A-Za-z0-9_./+~:=@-]*|-[0-9.]+(?:e[+-]?[0-9]+)?"
+    r"|'[0-9.,]*'))?"  # numbers that are text
 )
 
 

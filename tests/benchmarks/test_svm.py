@@ -45,7 +45,7 @@ def test_the_memory_of_a_large_fit_is_that_of_a_process_of_its_own():
     x, y = samples(100)
     record = measure_memory(x, y, CPU, count=2000)
     assert record["gap"] <= 1e-4
-    assert 0.1 < record["peak_memory_gib"] < 2
+    assert 0.1 < record["peak_memory_gib"] < 3  # torch itself takes some
 
 
 def test_features_are_as_wide_as_the_papers(monkeypatch, tmp_path):

@@ -10,7 +10,8 @@ import torch
 
 from dcgan_dist.command_line import parse_settings, read_yaml_settings
 from dcgan_dist.config import Config, SweepConfig, flatten, override
-from dcgan_dist.models import build_networks
+from dcgan_dist.models import build_networks, family_of
+from dcgan_dist.models.family import COMMON
 from dcgan_dist.sweeps.ledger import wanted_trials
 from dcgan_dist.sweeps.objective import Objective
 from dcgan_dist.sweeps.space import Space, Values, run_settings
@@ -38,7 +39,8 @@ def test_there_is_a_config_for_each_sweep() -> None:
 def test_a_config_loads_is_complete_and_says_how_to_start_it(name: str) -> None:
     path, config = CONFIGS / f"{name}.yaml", load(name)
     written = read_yaml_settings(path, SweepConfig)
-    expected = {key for key in flatten(SweepConfig()) if key.startswith(("model.", "optim."))}
+    expected = {key for key in flatten(SweepConfig()) if key.startswith("optim.")}
+    expected |= {f"model.{setting}" for setting in COMMON | family_of(config.model).settings}
     expected |= {"seed", "name", "space", "trials", "search", "schedule", "milestones", "objective", "score.task"}
     expected |= {"data.path", "training.epochs", "training.batch_size", "training.updates"}
     assert expected - written.keys() == set()
