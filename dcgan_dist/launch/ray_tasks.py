@@ -103,10 +103,8 @@ class RayPool:
                 f"a worker of the Ray cluster died {RETRIES + 1} times over one task, or the cluster was lost "
                 f"({last_line(error)}): run it again"
             ) from error
-        finally:
-            with contextlib.suppress(RayError):  # of a cluster that was lost nothing runs on
-                for reference in running:
-                    ray.cancel(reference, force=True)
+        # What still runs when this ends early is ended with the connection to the cluster. To cancel it here would make
+        # Ray 2.60 end this process now and then, where a task is one that was tried again after its worker's death.
 
 
 def _do(function: Callable[[Task], Result], task: Task, needs: tuple[str, ...]) -> Result:
