@@ -12,6 +12,7 @@ FRONT_DOORS = {
     "export": "write a trained generator as ONNX or as a program of torch.export",
     "sweep": "search hyperparameters by many trials; run again with the same --sweep-dir, it resumes",
     "evaluate": "score what a run's discriminator learned",
+    "explore": "draw the paper's figures of a trained run: walk, filters, windows, arithmetic, turn and others",
     "report": "show all that is below some directories as one page and as tables",
     "compare": "the same as a table in the terminal",
     "bench": "measure images/s beside a baseline",

@@ -174,14 +174,14 @@ def open_samples(
         model=model,
         class_names=names,
         seed=seed,
-        label=None if label is None else _class_number(label, names, location, model.name),
+        label=None if label is None else class_number(label, names, location, model.name),
         z_file=z_file,
         truncation=truncation,
         device=device,
     )
 
 
-def _class_number(label: str, names: tuple[str, ...], location: str, family: str) -> int:
+def class_number(label: str, names: tuple[str, ...], location: str, family: str) -> int:
     """Return the number of a class that is named or numbered."""
     if not names:
         raise ConfigError(
@@ -286,4 +286,4 @@ def _one_thread(device: str) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-__all__ = ["BLOCK", "Labels", "Samples", "open_samples", "read_z", "truncated"]
+__all__ = ["BLOCK", "Labels", "Samples", "class_number", "open_samples", "read_z", "truncated"]

@@ -1,0 +1,119 @@
+"""What every figure has: settings, and a picture and the numbers behind it under `RUN/figures/`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dcgan_dist.errors import ConfigError
+from dcgan_dist.exploration.drawing import Canvas
+from dcgan_dist.exploration.networks import Trained
+from dcgan_dist.results.storage import Mirror, parse_location, to_json, write_atomically, writing
+
+FOLDER = "figures"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureConfig:
+    """Settings that every figure has."""
+
+    run: str | None = None
+    """Folder or URL of the run directory."""
+    step: str = "latest"
+    """Which checkpoint to look into: `latest`, or a step."""
+    seed: int = 0
+    """Of everything that is drawn; the ids of samples are those of `sample --seed` and of `explore sheet --seed`."""
+    output: str | None = None
+    """Folder or URL to write to. Left out, `figures` in the run directory, where the report finds them."""
+    name: str | None = None
+    """Name of the files. Left out, that of the figure, so that a second one replaces the first."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` takes the GPU when there is one."""
+    cache: str | None = None
+    """Folder of what can be made again. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
+
+    def __post_init__(self) -> None:
+        if self.step != "latest" and not self.step.isdecimal():
+            raise ConfigError(f"step is {self.step!r}: take a step, or latest")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}: take a whole number in [0, 2**32)")
+        if self.name is not None and (not self.name or set(self.name) & set("/\\\0") or self.name.startswith(".")):
+            raise ConfigError(f"name is {self.name!r}: take one that is no path and does not start with a dot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure, still in memory.
+
+    Attributes:
+        title: what it shows.
+        finding: one sentence with the most telling numbers, for the terminal and the report page.
+        canvas: the picture.
+        numbers: what is behind it, for the JSON; NaN becomes null.
+        files: what else belongs to it, by what follows its name: ``{".gif": ..., "-boxes.html": ...}``.
+    """
+
+    title: str
+    finding: str
+    canvas: Canvas
+    numbers: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, begun: float) -> list[str]:
+    """Write a figure's PNG, JSON and other files, each whole or not at all, the JSON last.
+
+    Args:
+        drawn: the figure.
+        figure: its name.
+        config: its settings.
+        run: the networks that it is of.
+        begun: when its making began, as `time.perf_counter` gives it.
+
+    Returns:
+        Where they are.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    name = config.name or figure
+    pictures = {f"{name}.png": drawn.canvas.png()}
+    others = {f"{name}{suffix}": content for suffix, content in drawn.files.items()}
+    settings = {
+        key: value
+        for key, value in dataclasses.asdict(config).items()
+        if key not in ("run", "output", "cache", "device", "name")
+    }
+    about = {
+        "figure": figure,
+        "title": drawn.title,
+        "finding": drawn.finding,
+        "files": [*pictures, *others],
+        "step": run.step,
+        "checkpoint_digest": run.digest,
+        "images_seen": run.images_seen,
+        "settings": settings,
+        "numbers": drawn.numbers,
+        "device": str(run.device) if run.device.type == "cpu" else torch.cuda.get_device_name(run.device),
+        "seconds": round(time.perf_counter() - begun, 2),
+    }
+    contents = pictures | others | {f"{name}.json": to_json(about).encode() + b"\n"}
+    place = parse_location(config.output or f"{run.location.rstrip('/')}/{FOLDER}")
+    if isinstance(place, Path):
+        with writing(place):
+            place.mkdir(parents=True, exist_ok=True)
+        for file, content in contents.items():
+            write_atomically(place / file, content)
+    else:
+        mirror = Mirror(place)
+        for file, content in contents.items():
+            mirror.write(file, content)
+    return [f"{place}/{file}" for file in contents]
+
+
+__all__ = ["FOLDER", "Drawn", "FigureConfig", "write_figure"]

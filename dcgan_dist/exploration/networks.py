@@ -1,0 +1,242 @@
+"""The trained networks that the figures look into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dcgan_dist.config import ModelConfig
+from dcgan_dist.data.dataset import Dataset
+from dcgan_dist.data.images import Pixels
+from dcgan_dist.errors import ConfigError, DataError, RunDirectoryError
+from dcgan_dist.evaluation.labelled import open_labelled
+from dcgan_dist.generation.samples import Samples, class_number, open_samples
+from dcgan_dist.models.network import Discriminator, Generator
+from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state
+from dcgan_dist.results.storage import read_file
+from dcgan_dist.training.draws import draw_z, one_hot
+from dcgan_dist.training.sampling import to_uint8
+from dcgan_dist.training.trained import load_networks, read_run_config
+
+Ids = Sequence[int]
+
+_BATCH = 64
+_STATISTICS = 1024  # samples that the statistics of batch norm are measured over, where they are those of a batch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's networks at one step, frozen: an image depends on its z and label alone.
+
+    Where the run samples with the statistics of each batch (`model.sample_statistics: released`), those of 1,024
+    samples are measured once and kept.
+
+    Attributes:
+        location: folder or URL of the run.
+        step: of the checkpoint.
+        digest: of the checkpoint.
+        images_seen: real images that the networks had seen, 0 where the checkpoint does not say.
+        settings: the run's config.yaml.
+        model: settings of the networks.
+        generator: in evaluation mode, on `device`.
+        discriminator: likewise.
+        samples: the endless row of samples that `sample --seed` gives; its numbers are the ids of a sheet.
+        device: where to compute.
+        seed: of what the figure draws.
+        cache: folder of what can be made again.
+    """
+
+    location: str
+    step: int
+    digest: str
+    images_seen: int
+    settings: dict[str, Any]
+    model: ModelConfig
+    generator: Generator
+    discriminator: Discriminator
+    samples: Samples
+    device: torch.device
+    seed: int
+    cache: Path
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels."""
+        assert self.model.image_size is not None
+        return self.model.image_size
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (colour)."""
+        assert self.model.channels is not None
+        return self.model.channels
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 for an unconditional run."""
+        return self.model.classes or 0
+
+    @property
+    def is_rooms(self) -> bool:
+        """Whether the run was trained on procedural rooms, about which the truth is known."""
+        return str(self.settings.get("data", {}).get("path", "")).startswith("rooms:")
+
+    @property
+    def subtitle(self) -> str:
+        """A line that says of which networks a picture is."""
+        name = self.settings.get("name") or Path(self.location).name
+        seen = f", {self.images_seen:,} real images seen" if self.images_seen else ""
+        return f"run {name}, step {self.step:,}{seen}, seed {self.seed}"
+
+    def z(self, ids: Ids) -> Tensor:
+        """Return the z of samples by their numbers, float32 (n, z_dim): of sample i of `sample --seed`, whatever n."""
+        return torch.cat([self.samples.z(number, number + 1)[:1] for number in ids])
+
+    def draw_z(self, purpose: str, count: int) -> Tensor:
+        """Draw z for a purpose of a figure's own, float32 (count, z_dim); row i depends on i, not on count."""
+        return draw_z(self.seed, f"explore/{purpose}", 0, count, self.model.z_dim, self.model.z_distribution)
+
+    def y(self, count: int, label: str | None = None, first: int = 0) -> Tensor:
+        """Return one-hot labels, (count, classes): all of one class, or the classes in turn from `first` on.
+
+        Args:
+            count: how many.
+            label: number or name of a class.
+            first: number of the first one where the classes come in turn, so that sample i has the label of `sample`.
+
+        Raises:
+            ConfigError: there is no such class, or the run is unconditional.
+        """
+        if label is None:
+            labels = (torch.arange(count) + first) % max(self.classes, 1)
+        else:
+            chosen = class_number(label, self.samples.class_names, self.location, self.model.name)
+            labels = torch.full((count,), chosen)
+        return one_hot(labels, self.classes)
+
+    @torch.no_grad()
+    def generate(self, z: Tensor, y: Tensor) -> Pixels:
+        """Return the samples of z (n, z_dim) and y (n, classes) as uint8 (n, S, S, C).
+
+        Raises:
+            RunDirectoryError: they are not finite.
+        """
+        parts = []
+        for start in range(0, len(z), _BATCH):
+            part = slice(start, start + _BATCH)
+            images = self.generator(z[part].to(self.device), y[part].to(self.device))
+            if not torch.isfinite(images).all():
+                raise RunDirectoryError(
+                    f"the samples of {self.location} at step {self.step} are not finite: the run has diverged, take an "
+                    "earlier step"
+                )
+            parts.append(to_uint8(images, self.generator.image_range))
+        return np.concatenate(parts)
+
+    @torch.no_grad()
+    def generator_maps(self, z: Tensor, y: Tensor) -> list[Tensor]:
+        """Return the activations of all hidden layers of G and the images last; for small n."""
+        return self.generator.feature_maps(z.to(self.device), y.to(self.device))
+
+    def no_label(self, count: int) -> Tensor:
+        """Return the labels that D is given where none is known, (count, classes) zeros."""
+        return torch.zeros(count, self.classes, device=self.device)
+
+    def dataset(self, path: str | None = None) -> Dataset:
+        """Open images, made to the size of the run's: left out, those that the run was trained on.
+
+        Raises:
+            DataError: they are not there, or have other channels.
+        """
+        chosen = str(self.settings.get("data", {}).get("path")) if path is None else path
+        try:
+            return open_labelled(chosen, "folder", image_size=self.image_size, channels=self.channels, cache=self.cache)
+        except DataError as error:
+            if path is not None:
+                raise
+            raise DataError(f"{error}; the run was trained there: give --data PATH") from error
+
+
+def open_trained(location: str, step: str, *, seed: int, device: torch.device, cache: Path) -> Trained:
+    """Load the networks of a run's checkpoint.
+
+    Args:
+        location: folder or URL of the run.
+        step: `latest`, or a step that has a checkpoint.
+        seed: of what is drawn.
+        device: where to compute.
+        cache: folder of what can be made again.
+
+    Raises:
+        ConfigError: no such step.
+        RunDirectoryError: no such run, or it has no checkpoint.
+        StorageError: it cannot be read.
+    """
+    samples = open_samples(location, step, seed=seed, device=device.type)
+    generator, _, model, digest = load_networks(location, samples.step, "generator")
+    _, discriminator, _, _ = load_networks(location, samples.step, "discriminator")
+    state_name = f"checkpoints/{name_of(samples.step)}/{STATE_NAME}"
+    content = read_file(location, state_name)
+    seen = 0 if content is None else int(parse_state(content, state_name).get("images_seen", 0))
+    generator = generator.eval().to(device)
+    if model.sample_statistics == "released":
+        _measure_statistics(generator, model, seed, device)
+        model = replace(model, sample_statistics="paper")
+    return Trained(
+        location=location,
+        step=samples.step,
+        digest=digest,
+        images_seen=seen,
+        settings=read_run_config(location),
+        model=model,
+        generator=generator.requires_grad_(False),
+        discriminator=discriminator.eval().to(device).requires_grad_(False),
+        samples=samples,
+        device=device,
+        seed=seed,
+        cache=cache,
+    )
+
+
+@torch.no_grad()
+def _measure_statistics(generator: Generator, model: ModelConfig, seed: int, device: torch.device) -> None:
+    """Set the averages of batch norm to those of 1,024 samples, each batch of which is normalised by its own."""
+    layers: list[nn.Module] = [part for part in generator.modules() if isinstance(part, _BatchNorm)]
+    momenta = [part.momentum for part in layers]
+    for part in layers:
+        part.reset_running_stats()  # type: ignore[operator]
+        part.momentum = None  # type: ignore[assignment]  # the mean over all batches
+    generator.train()
+    classes = model.classes or 0
+    for start in range(0, _STATISTICS, _BATCH):
+        z = draw_z(seed, "explore/statistics", start // _BATCH, _BATCH, model.z_dim, model.z_distribution)
+        y = one_hot((torch.arange(_BATCH) + start) % max(classes, 1), classes)
+        generator(z.to(device), y.to(device))
+    generator.eval()
+    for part, momentum in zip(layers, momenta, strict=True):
+        part.momentum = momentum
+
+
+def parse_ids(name: str, text: str) -> list[int]:
+    """Read numbers of samples, such as ``3,17,20-25``.
+
+    Raises:
+        ConfigError: it is no such list; the message names the setting.
+    """
+    ids: list[int] = []
+    for word in text.replace(" ", "").split(","):
+        first, dash, last = word.partition("-")
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
+            raise ConfigError(f"{name} is {text!r}: list numbers of samples as on the sheet, such as 3,17,20-25")
+        ids += range(int(first), int(last or first) + 1)
+    return ids
+
+
+__all__ = ["Ids", "Trained", "open_trained", "parse_ids"]
