@@ -1,0 +1,27 @@
+"""Networks to look into: those of the tiny runs of every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcgan_dist.exploration.networks import Trained, open_trained
+from tests.generation.conftest import trained
+
+__all__ = ["trained"]
+
+
+@pytest.fixture
+def opened(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., Trained]:
+    """The networks of a tiny run by the name of its family, and `sample_statistics`."""
+
+    def get(name: str = "dcgan", statistics: str = "paper", seed: int = 0) -> Trained:
+        cache = tmp_path / "cache"
+        (cache / "locks").mkdir(parents=True, exist_ok=True)
+        run = trained(name, statistics)
+        return open_trained(str(run), "latest", seed=seed, device=torch.device("cpu"), cache=cache)
+
+    return get
