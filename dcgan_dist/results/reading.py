@@ -206,48 +206,40 @@ def parse_plain_yaml(text: str) -> dict[str, Any] | None:
     for line in text.split("\n"):
         if not line:
             continue
-        match = _SETTING.fullmatch(line)
-        if match is None:
+        setting = _plain_line(line)
+        if setting is None:
             return None
-        spaces, key, word = match.groups()
-        indentation = len(spaces)
+        indentation, key, value = setting
         if waiting is not None and indentation > groups[-1][0]:
             parent, name = waiting
             parent[name] = {}
             groups.append((indentation, parent[name]))
         while groups and groups[-1][0] > indentation:
             groups.pop()
-        if not groups or groups[-1][0] != indentation or not _is_text(key):
+        if not groups or groups[-1][0] != indentation:
             return None
         group = groups[-1][1]
-        if word is None:
-            group[key] = None
-            waiting = (group, key)
-            continue
-        waiting = None
-        value = _plain_value(word)
-        if value is _NOT_PLAIN:
-            return None
-        group[key] = value
+        waiting = (group, key) if value is _NO_VALUE else None
+        group[key] = None if value is _NO_VALUE else value
     return tree
 
 
-_NOT_PLAIN = object()
+_NO_VALUE = object()
 
 
 @lru_cache(maxsize=65536)
-def _plain_value(word: str) -> Any:
-    """Return a value that stands for itself on its line, `_NOT_PLAIN` where YAML's rules may make it more than that."""
+def _plain_line(line: str) -> tuple[int, str, Any] | None:
+    """Return the indentation, key and value of a line; None where YAML's rules may make it more than that."""
+    match = _SETTING.fullmatch(line)
+    if match is None:
+        return None
+    spaces, key, word = match.groups()
     try:
-        value = yaml.load(word, yaml.SafeLoader)
+        value = _NO_VALUE if word is None else yaml.load(word, yaml.SafeLoader)
+        is_plain = isinstance(yaml.load(key, yaml.SafeLoader), str) and not isinstance(value, dict | list | set)
     except (yaml.YAMLError, ValueError):
-        return _NOT_PLAIN
-    return clean(value) if not isinstance(value, dict | list | set) else _NOT_PLAIN
-
-
-@lru_cache(maxsize=4096)
-def _is_text(key: str) -> bool:
-    return isinstance(yaml.load(key, yaml.SafeLoader), str)
+        return None
+    return (len(spaces), key, value if value is _NO_VALUE else clean(value)) if is_plain else None
 
 
 # Metrics

@@ -26,7 +26,6 @@ SIGNALS = (
 
 MIN_LINES = 12  # log lines without which there is no verdict, but that a run diverged
 RECENT = 0.5  # share of the lines, the newest, that are judged: what has passed is forgiven
-LEVEL = 3  # the level of a signal is its median over so many lines in a row
 
 # Diverged: a loss or gradient is not finite, or loss_d or loss_g exceeds this on a judged line, or on an earlier one of
 # a run that fails now in another way. Ignorance costs 0.69; a discriminator that wins outright has been seen to cost
@@ -131,7 +130,7 @@ def _weigh(columns: Mapping[str, Values], losses: Values, first: int, real: floa
     distance, real, settled = _median(distances[first:]), max(real, 1e-9), max(first, SETTLED)
     measured = {
         "gap": _median(gaps[first:]),
-        "lasting_gap": float(np.quantile(gaps[first:], 1 - WIN_SHARE)),
+        "lasting_gap": _quantile(gaps[first:], 1 - WIN_SHARE),
         "distance": distance,
         "distance_of_real": distance / real,
         "distance_of_best": distance / max(min(best_distance, real), 1e-9),
@@ -168,12 +167,22 @@ def _median(values: Values) -> float:
 
 
 def _highest_level(values: Values) -> float:
-    """Return the highest median of LEVEL known values in a row, NaN where there are fewer."""
+    """Return the highest median of three known values in a row, NaN where there are fewer."""
     known = values[np.isfinite(values)]
-    if len(known) < LEVEL:
+    if len(known) < 3:
         return math.nan
-    windows = np.sort(np.lib.stride_tricks.sliding_window_view(known, LEVEL), axis=1)
-    return float((windows[:, LEVEL // 2] + windows[:, -1 - LEVEL // 2]).max()) / 2
+    a, b, c = known[:-2], known[1:-1], known[2:]
+    return float(np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c)).max())
+
+
+def _quantile(values: Values, share: float) -> float:
+    """Return what `share` of the values are below, as `np.quantile` does, only sooner; NaN where one is not known."""
+    ordered = np.sort(values)
+    if np.isnan(ordered[-1]):
+        return math.nan
+    place = (len(ordered) - 1) * share
+    below = ordered[int(place)]
+    return float(below + (ordered[math.ceil(place)] - below) * (place - int(place)))
 
 
 def _swing(values: Values) -> float:
@@ -199,9 +208,11 @@ def _health(signals: Mapping[str, float]) -> dict[Name, float]:
     """
 
     def of(name: str, best: float, threshold: float, worst: float) -> float:
-        order = 1 if worst < best else -1
-        value = order * signals.get(name, best)
-        return float(np.interp(value, [order * worst, order * threshold, order * best], [0.0, AT_THRESHOLD, 1.0]))
+        value = signals.get(name, best)
+        share = (value - threshold) / (best - threshold)
+        if share >= 0:
+            return min(AT_THRESHOLD + share * (1 - AT_THRESHOLD), 1.0)
+        return max(AT_THRESHOLD * (value - worst) / (threshold - worst), 0.0)
 
     return {
         "collapse": min(of("distance_of_best", 1, FALLEN, 0), of("distance_of_real", 2 * UNBORN, COLLAPSED, 0)),
