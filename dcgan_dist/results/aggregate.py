@@ -25,11 +25,11 @@ import numpy as np
 from dcgan_dist.config import Config, coerce, flatten
 from dcgan_dist.errors import ConfigError, InputError, StorageError
 from dcgan_dist.parallel import LocalPool, usable_cores
-from dcgan_dist.results.reading import Curve, RunFiles, clean, one_line, parse_object, read_run
+from dcgan_dist.results.reading import Curve, FigureFile, RunFiles, clean, one_line, parse_object, read_run
 from dcgan_dist.results.remembered import Remembered
 from dcgan_dist.results.status import is_alive, parse_status
 from dcgan_dist.results.storage import to_json
-from dcgan_dist.results.walking import SAMPLES, SWEEP_NAME, TRIALS, Found, find, read_bytes
+from dcgan_dist.results.walking import FIGURES, SAMPLES, SWEEP_NAME, TRIALS, Found, find, read_bytes
 
 SWEPT_TASK = "sweep"
 """Task of the scores that a sweep made at its milestones."""
@@ -123,6 +123,7 @@ class Trial:
         verdict: on its stability.
         samples: (step, path or URL) of each grid, by step.
         real: path or URL of the grid of real images.
+        figures: what `explore` has drawn: (figure, path or URL of its picture).
         command: what reproduces the run.
         device: such as `cuda`, as far as recorded.
         host: that it ran on.
@@ -156,6 +157,7 @@ class Trial:
     verdict: Verdict = Verdict("undecided", "")
     samples: Sequence[tuple[int, str]] = ()
     real: str | None = None
+    figures: Sequence[tuple[FigureFile, str]] = ()
     command: str = ""
     device: str = ""
     host: str = ""
@@ -488,6 +490,7 @@ def _trial(found: Found, files: RunFiles) -> Trial:
         verdict=Verdict(text(files.verdict.get("name")), text(files.verdict.get("reason")), files.verdict.get("score")),
         samples=tuple((step, f"{directory}/{SAMPLES}/{name}") for step, name in files.samples),
         real=f"{directory}/{SAMPLES}/real.png" if files.has_real else None,
+        figures=tuple((figure, f"{directory}/{FIGURES}/{figure.name}.png") for figure in files.figures),
         command=_command(shown, settings),
         device=_device(settings, files.environment),
         host=text(files.status.get("host")) or text(files.environment.get("host")),

@@ -37,14 +37,14 @@ IMAGE_BYTES = 20_000_000
 POINTS = 300
 """Most points of a curve; fewer where there are many trials."""
 
-_BESIDE = Style(steps=5, cells=4, pixels=272, quality=56)
+_BESIDE = Style(steps=5, cells=4, pixels=272, quality=56, figure=800)
 _SCRIPTS = ("base.js", "charts.js", "leaderboard.js", "trial.js", "compare.js", "space.js", "start.js")
 _OURS = re.compile(r"trial-\d+\.js|[0-9a-f]{16}-\d+-\d+x\d+q\d+\.jpg")
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """A grid of a trial: a thumbnail, or the reason why there is none."""
+    """A grid, or a figure, of a trial: a thumbnail, or the reason why there is none."""
 
     step: int
     thumbnail: Thumbnail | None
@@ -57,14 +57,15 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """All grids that are shown of a trial."""
+    """All grids and figures that are shown of a trial."""
 
     row: _Grid | None
     grids: tuple[_Grid, ...]
     real: _Grid | None
+    figures: tuple[_Grid, ...] = ()
 
     def __iter__(self) -> Iterator[Thumbnail]:
-        for grid in (self.row, self.real, *self.grids):
+        for grid in (self.row, self.real, *self.grids, *self.figures):
             if grid is not None and grid.thumbnail is not None:
                 yield grid.thumbnail
 
@@ -108,7 +109,8 @@ def write_page(pile: Pile, output: Path, *, now: float, thumbnails: Thumbnails |
 
 def _detail(trial: Trial, shown: _Pictures, points: int) -> dict[str, Any]:
     real = shown.real.told() if shown.real else None
-    return page_content.detail(trial, [grid.told() for grid in shown.grids], real, points)
+    grids = [grid.told() for grid in shown.grids]
+    return page_content.detail(trial, grids, real, [grid.told() for grid in shown.figures], points)
 
 
 # Images
@@ -148,6 +150,11 @@ def _pictures(trial: Trial, style: Style, made: Thumbnails) -> _Pictures:
         row=_grid(newest, places[newest], cell, ROW, made) if newest is not None else None,
         grids=grids,
         real=_grid(0, trial.real, cell, style, made) if trial.real else None,
+        figures=tuple(
+            _grid(figure.step or 0, place, None, style.of_figures, made)
+            for figure, place in trial.figures
+            if style.figure
+        ),
     )
 
 
@@ -155,7 +162,7 @@ def _grid(step: int, location: str, cell: int | None, style: Style, made: Thumbn
     try:
         return _Grid(step, made.get(_version(location), partial(read_image, location), cell, style))
     except Unreadable as error:
-        return _Grid(step, None, f"this grid cannot be shown: {error}")
+        return _Grid(step, None, f"this picture cannot be shown: {error}")
 
 
 def _version(location: str) -> Hashable:

@@ -608,7 +608,11 @@ def _rounded(value: float | None) -> float | None:
 
 
 def detail(
-    trial: Trial, grids: Sequence[Mapping[str, Any]], real: Mapping[str, Any] | None, points: int = 300
+    trial: Trial,
+    grids: Sequence[Mapping[str, Any]],
+    real: Mapping[str, Any] | None,
+    figures: Sequence[Mapping[str, Any]] = (),
+    points: int = 300,
 ) -> dict[str, Any]:
     """Return what is shown of one trial.
 
@@ -616,6 +620,7 @@ def detail(
         trial: the trial.
         grids: its grids by step: ``{"step": …, "image": name}`` or ``{"step": …, "problem": text}``.
         real: the same for the real images.
+        figures: the same for its figures; none where they are left out.
         points: most of each curve.
     """
     steps = trial.metrics.get("step")
@@ -657,6 +662,10 @@ def detail(
         "curves": curves,
         "grids": list(grids),
         "real": real,
+        "figures": [
+            {"title": short(figure.title, 200), "finding": short(figure.finding, 600), **shown}
+            for (figure, _), shown in zip(trial.figures, figures, strict=False)
+        ],
     }
 
 

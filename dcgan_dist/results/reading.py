@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
@@ -18,7 +18,7 @@ import yaml
 
 from dcgan_dist.errors import StorageError
 from dcgan_dist.results.stability import SIGNALS, judge, judge_columns
-from dcgan_dist.results.walking import Found, read_bytes, sample_names
+from dcgan_dist.results.walking import FIGURES, SAMPLES, Found, names_in, read_bytes
 
 Curve = npt.NDArray[np.float64]
 
@@ -26,6 +26,8 @@ COLUMNS = 200
 """Most metrics that are kept of a run."""
 SETTINGS = 2000
 """Most settings that are kept of a run."""
+MOST_FIGURES = 40
+"""Most figures that are kept of a run."""
 
 _GRID = re.compile(r"step-(\d{1,18})\.png")
 # A value of letters, digits and such alone means the same by itself as after its key; with more, YAML is to judge.
@@ -33,6 +35,23 @@ _SETTING = re.compile(
     r"( *)([A-Za-z_][A-Za-z0-9_]*):(?: ([A-Za-z0-9_./+~][A-Za-z0-9_./+~:=@-]*|-[0-9.]+(?:e[+-]?[0-9]+)?"
     r"|'[0-9.,]*'))?"  # numbers that are text
 )
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """A figure that `explore` has drawn.
+
+    Attributes:
+        name: of its files.
+        title: what it shows.
+        finding: one sentence on what came out.
+        step: of the checkpoint that it is of; None where it does not say.
+    """
+
+    name: str
+    title: str
+    finding: str
+    step: int | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,7 @@ class RunFiles:
         parent: the newest line of metrics.jsonl that names a `parent`, {} where there is none.
         samples: (step, file name) of each grid, by step.
         has_real: whether a grid of real images is there.
+        figures: those that `explore` has drawn, by name.
         problems: what could not be read, one line each.
     """
 
@@ -63,6 +83,7 @@ class RunFiles:
     parent: dict[str, Any] = field(default_factory=dict)
     samples: tuple[tuple[int, str], ...] = ()
     has_real: bool = False
+    figures: tuple[FigureFile, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -84,7 +105,7 @@ def read_run(found: Found) -> RunFiles:
     rows = parse_rows(content("metrics.jsonl"), problems)
     names, values = columns_of(rows, problems)
     scores = parse_object(content("scores.json"), "scores.json", problems)
-    grids = sample_names(found)
+    grids = names_in(found, SAMPLES)
     steps = sorted((int(match[1]), name) for name in grids if (match := _GRID.fullmatch(name)))
     return RunFiles(
         settings=settings,
@@ -97,8 +118,30 @@ def read_run(found: Found) -> RunFiles:
         parent=next((row for row in reversed(rows) if row.get("parent") is not None), {}),
         samples=tuple(steps),
         has_real="real.png" in grids,
+        figures=_figures(found, content, problems),
         problems=tuple(problems),
     )
+
+
+def _figures(found: Found, content: Callable[[str], bytes | None], problems: list[str]) -> tuple[FigureFile, ...]:
+    """Return the figures that have both a picture and what it says of itself."""
+    there = names_in(found, FIGURES)
+    if not there:
+        return ()
+    names = [name.removesuffix(".json") for name in there if name.endswith(".json") and not name.startswith(".")]
+    figures = []
+    for name in [name for name in names if f"{name}.png" in there][:MOST_FIGURES]:
+        about = parse_object(content(f"{FIGURES}/{name}.json"), f"{FIGURES}/{name}.json", problems)
+        title, finding, step = about.get("title"), about.get("finding"), about.get("step")
+        figures.append(
+            FigureFile(
+                clean(name),
+                one_line(title) if isinstance(title, str) else clean(name),
+                one_line(finding) if isinstance(finding, str) else "",
+                step if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**63 else None,
+            )
+        )
+    return tuple(figures)
 
 
 def one_line(text: str) -> str:

@@ -11,14 +11,14 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from dcgan_dist.results.reading import RunFiles, load_json
+from dcgan_dist.results.reading import FigureFile, RunFiles, load_json
 from dcgan_dist.results.storage import temporary_for, writing
 from dcgan_dist.results.walking import Found
 
@@ -26,7 +26,7 @@ LARGEST = 2**30
 """Most bytes of metrics that are kept; runs beyond are read again each time."""
 
 _KEPT = 16  # cache files that are kept, of those written last
-_VERSION = b"3"
+_VERSION = b"4"
 _BATCH = 500
 _SCHEMA = pa.schema(
     [("directory", pa.string()), ("stamp", pa.string()), ("said", pa.string()), ("values", pa.large_binary())],
@@ -100,6 +100,7 @@ def _name(found: Found) -> str:
 
 def _said(files: RunFiles) -> str:
     said = {entry.name: getattr(files, entry.name) for entry in fields(RunFiles) if entry.name != "values"}
+    said["figures"] = [asdict(figure) for figure in files.figures]
     # NaN stays what it is: settings can hold one. Half characters do not: the file's texts are UTF-8.
     return json.dumps(said)
 
@@ -109,7 +110,8 @@ def _restore(said: dict[str, Any], values: pa.Buffer) -> RunFiles:
     matrix = np.frombuffer(values, dtype=np.float64).reshape(len(names), -1) if names else np.empty((0, 0))
     samples = tuple((int(step), str(name)) for step, name in said.pop("samples"))
     problems = tuple(said.pop("problems"))
-    return RunFiles(**said, names=names, values=matrix, samples=samples, problems=problems)
+    figures = tuple(FigureFile(**figure) for figure in said.pop("figures"))
+    return RunFiles(**said, names=names, values=matrix, samples=samples, figures=figures, problems=problems)
 
 
 def cache_file(chosen: str | None, purpose: str) -> Path:

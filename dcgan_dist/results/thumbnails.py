@@ -38,20 +38,27 @@ class Style:
         cells: most images along a side of the grid.
         pixels: longest side of the result; what is larger is shrunk.
         quality: of JPEG, 0 to 100.
+        figure: width of a figure in pixels; 0 leaves figures out.
     """
 
     steps: int
     cells: int
     pixels: int
     quality: int
+    figure: int = 0
+
+    @property
+    def of_figures(self) -> Style:
+        """How figures are packed: whole, and as wide as their text needs."""
+        return Style(steps=1, cells=0, pixels=self.figure, quality=80)
 
 
 # From lavish to frugal: a page takes the first with which its images fit.
 STYLES = (
-    Style(steps=12, cells=8, pixels=560, quality=72),
-    Style(steps=12, cells=6, pixels=420, quality=68),
-    Style(steps=10, cells=5, pixels=340, quality=62),
-    Style(steps=8, cells=4, pixels=272, quality=56),
+    Style(steps=12, cells=8, pixels=560, quality=72, figure=1080),
+    Style(steps=12, cells=6, pixels=420, quality=68, figure=1080),
+    Style(steps=10, cells=5, pixels=340, quality=62, figure=800),
+    Style(steps=8, cells=4, pixels=272, quality=56, figure=800),
     Style(steps=6, cells=4, pixels=200, quality=48),
     Style(steps=4, cells=3, pixels=136, quality=40),
     Style(steps=2, cells=2, pixels=96, quality=30),
@@ -131,7 +138,8 @@ def make_thumbnail(content: bytes, cell: int | None, style: Style, name: str = "
             image = picture.crop((0, 0, kept_width, kept_height)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Unreadable(f"it is damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
-    image.thumbnail((style.pixels, style.pixels), Image.Resampling.LANCZOS)
+    # A figure, of which nothing is cut, may be higher than wide.
+    image.thumbnail((style.pixels, style.pixels if style.cells else MAX_SIDE), Image.Resampling.LANCZOS)
     packed = io.BytesIO()
     image.save(packed, "JPEG", quality=style.quality, optimize=True)
     return Thumbnail(name, packed.getvalue(), *image.size, images)

@@ -14,12 +14,13 @@ from dcgan_dist.results.storage import Mirror
 RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
 SWEEP_NAME = "sweep.json"
 SAMPLES = "samples"
+FIGURES = "figures"
 TRIALS = "trials"
 
 # A run directory has one of these; scores.json alone makes none.
 _MARKS = frozenset(RUN_FILES[:3])
 # Folders with many files in which no run is.
-_PASSED_BY = frozenset({"checkpoints", SAMPLES, "report_files", "__pycache__"})
+_PASSED_BY = frozenset({"checkpoints", SAMPLES, FIGURES, "report_files", "__pycache__"})
 # Most bytes that are read of one file; what is larger was not written by a run.
 _LARGEST = {"config.yaml": 2**20, "status.json": 2**20, "metrics.jsonl": 2**29}
 _LARGEST_OTHER = 2**28
@@ -94,7 +95,7 @@ def _find_folder(top: str, seen: set[tuple[int, int] | str], unreadable: list[tu
 
 def _stamp(folder: str, names: Sequence[str]) -> str:
     parts = []
-    for name in (*names, SAMPLES):
+    for name in (*names, SAMPLES, FIGURES):
         try:
             details = os.stat(f"{folder}/{name}")
         except OSError:
@@ -125,8 +126,10 @@ def _find_url(url: str, seen: set[tuple[int, int] | str]) -> Iterator[Found]:
             continue
         seen.add(directory)
         prefix = f"{folder}/" if folder else ""
-        samples = [f"{SAMPLES}/{name}" for name in sorted(folders.get(f"{prefix}{SAMPLES}", []))]
-        wanted = [name for name in (SWEEP_NAME, *RUN_FILES) if name in names] + samples
+        pictures = [
+            f"{below}/{name}" for below in (SAMPLES, FIGURES) for name in sorted(folders.get(f"{prefix}{below}", []))
+        ]
+        wanted = [name for name in (SWEEP_NAME, *RUN_FILES) if name in names] + pictures
         stamp = " ".join(f"{name}={versions[prefix + name]}" for name in wanted)
         yield Found(directory, directory, is_sweep, stamp, tuple(wanted))
 
@@ -165,11 +168,11 @@ def read_bytes(directory: str, name: str) -> bytes | None:
             raise StorageError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
-def sample_names(found: Found) -> list[str]:
-    """Return the names in the samples folder of a run directory, without the folder; [] where there is none."""
+def names_in(found: Found, below: str) -> list[str]:
+    """Return the names in a folder of a run directory, without the folder; [] where there is none."""
     if found.files is not None:
-        return [name.removeprefix(f"{SAMPLES}/") for name in found.files if name.startswith(f"{SAMPLES}/")]
+        return [name.removeprefix(f"{below}/") for name in found.files if name.startswith(f"{below}/")]
     try:
-        return sorted(os.listdir(f"{found.directory}/{SAMPLES}"))
+        return sorted(os.listdir(f"{found.directory}/{below}"))
     except OSError:
         return []

@@ -20,9 +20,10 @@ from dcgan_dist.config import Config, SweepConfig, flatten
 from dcgan_dist.errors import InputError
 from dcgan_dist.results import aggregate
 from dcgan_dist.results.aggregate import Parent, Pile, Trial, collect, read_image
-from dcgan_dist.results.reading import parse_plain_yaml
+from dcgan_dist.results.reading import FigureFile, parse_plain_yaml
 from dcgan_dist.results.run_directory import open_run
 from dcgan_dist.results.stability import judge
+from dcgan_dist.results.storage import Mirror
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
 from tests.results.piles import add_score, make_run, metrics_row
 
@@ -221,6 +222,34 @@ def test_an_impossible_process_is_gone(tmp_path, pid):
     status = json.loads((run / "status.json").read_text()) | {"status": "running", "locked": True, "pid": pid}
     (run / "status.json").write_text(json.dumps(status))
     assert read(run).status == "died"
+
+
+def draw_figure(run: Path, name: str, content: bytes | None = None, **about: object) -> None:
+    (run / "figures").mkdir(exist_ok=True)
+    (run / "figures" / f"{name}.png").write_bytes(b"a picture")
+    told = json.dumps({"title": "A walk", "finding": "Neighbours are near.", "step": 20} | about).encode()
+    (run / "figures" / f"{name}.json").write_bytes(told if content is None else content)
+
+
+def test_figures_are_read_with_what_they_say_of_themselves(tmp_path):
+    run = make_run(tmp_path / "runs" / "a", steps=20)
+    cache = tmp_path / "pile.arrow"
+    assert only(collect([str(tmp_path / "runs")], cache)).figures == ()
+    draw_figure(run, "walk")
+    draw_figure(run, "nasty", title="<b>\n" + "x" * 9, finding=[1], step="many")
+    draw_figure(run, "cut", content=b'{"title": ')
+    (run / "figures" / "alone.json").write_text("{}")
+    (run / "figures" / "walk.gif").write_bytes(b"an animation")
+    trial = only(collect([str(tmp_path / "runs")], cache))
+    place = f"{run}/figures"
+    assert trial.figures == (
+        (FigureFile("cut", "cut", "", None), f"{place}/cut.png"),
+        (FigureFile("nasty", "<b> xxxxxxxxx", "", None), f"{place}/nasty.png"),
+        (FigureFile("walk", "A walk", "Neighbours are near.", 20), f"{place}/walk.png"),
+    )
+    assert trial.problems == ("figures/cut.json is cut or damaged: it is no JSON",)
+    again = collect([str(tmp_path / "runs")], cache)
+    assert (again.read, only(again).figures) == (0, trial.figures)
 
 
 # Bad and hostile files
@@ -511,6 +540,9 @@ def test_many_runs_are_read_by_several_processes_in_order(tmp_path, monkeypatch)
 
 def test_runs_and_sweeps_on_object_storage_are_read(s3_server, tmp_path):
     make_run("s3://results/pile/rooms", steps=20)
+    draw_figure(tmp_path, "walk")
+    for name in ("walk.png", "walk.json"):
+        Mirror("s3://results/pile/rooms/figures").write(name, (tmp_path / "figures" / name).read_bytes())
     add_score("s3://results/pile/rooms", "rooms", 20, 80.0)
     with Ledger.open(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=1), "s3://results/pile/sweep") as ledger:
         ledger.start(TrialRecord(trial="t0000", parameters={"seed": 1}, steps=20))
@@ -526,6 +558,8 @@ def test_runs_and_sweeps_on_object_storage_are_read(s3_server, tmp_path):
     assert rooms.scores["rooms.accuracy"].value == 80.0
     assert rooms.metrics["step"].tolist() == [10, 20]
     assert (read_image(rooms.samples[0][1]) or b"").startswith(b"\x89PNG")
+    assert [figure.title for figure, _ in rooms.figures] == ["A walk"]
+    assert read_image(rooms.figures[0][1]) == b"a picture"
     assert "s3://" not in rooms.command.partition("--")[0]
     assert collect(["s3://results/pile"], cache).read == 0
     with open_run("s3://results/pile/rooms") as run:

@@ -23,6 +23,7 @@ from dcgan_dist.results import page, page_content
 from dcgan_dist.results.aggregate import Pile, Trial, Verdict
 from dcgan_dist.results.page import safe_json, write_page
 from dcgan_dist.results.published import PUBLISHED, SETUPS
+from dcgan_dist.results.reading import FigureFile
 from dcgan_dist.results.thumbnails import (
     ROW,
     STYLES,
@@ -103,6 +104,7 @@ def hostile(trial: Trial, **changes: Any) -> Trial:
         "parameters": {EVIL: EVIL, "__proto__": 1, "optim.lr": float("inf")},
         "all_scores": (score(EVIL, "accuracy", 50.0, method=EVIL, protocol=EVIL),),
         "scores": {"constructor.accuracy": score("constructor", "accuracy", float("nan"))},
+        "figures": ((FigureFile(EVIL, EVIL, EVIL, 5), EVIL),),
         "problems": (EVIL,),
     }
     return dataclasses.replace(trial, **{**nasty, **changes})
@@ -368,8 +370,21 @@ def test_bad_images_are_told(content: bytes, reason: str, tmp_path: Path) -> Non
         tmp_path / "g", 0, samples=((0, str(path)), (5, str(tmp_path / "gone.png"))), real=None, sweep=None
     )
     grids = json.loads(written(Pile(trials=(trial,)), tmp_path).inside["trial-0"])["grids"]
-    assert grids[0]["problem"].startswith(f"this grid cannot be shown: {reason}")
-    assert grids[1]["problem"] == "this grid cannot be shown: it is missing"
+    assert grids[0]["problem"].startswith(f"this picture cannot be shown: {reason}")
+    assert grids[1]["problem"] == "this picture cannot be shown: it is missing"
+
+
+def test_figures_are_shown_whole_and_wide_enough_to_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "walk.png"
+    Image.effect_noise((2160, 3000), 50).convert("RGB").save(path)
+    walk = FigureFile("walk", "A walk", "Neighbours are near.", 400)
+    trial = make_trial(tmp_path / "g", 0, sweep=None, figures=((walk, str(path)), (walk, str(tmp_path / "gone.png"))))
+    reader = written(Pile(trials=(trial,)), tmp_path)
+    shown, gone = json.loads(reader.inside["trial-0"])["figures"]
+    assert (shown["title"], shown["finding"], shown["step"]) == ("A walk", "Neighbours are near.", 400)
+    assert gone["problem"] == "this picture cannot be shown: it is missing"
+    packed = reader.inside[f"image-{shown['image']}"].partition("base64,")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(packed))).size == (1080, 1500)
 
 
 def test_header_is_judged_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

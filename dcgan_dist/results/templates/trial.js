@@ -74,6 +74,16 @@ function samplesOf(trial, detail, marks) {
   return [make("div", { class: "grids" }, samples, real), slider];
 }
 
+// What `explore` has drawn of it.
+function figuresOf(trial, detail) {
+  if (!detail.figures.length) return null;
+  const drawn = detail.figures.map((figure) => make("figure", { class: "explored" },
+    make("figcaption", {}, figure.title, " ", make("small", {}, `step ${number(figure.step)}`)),
+    figure.image ? make("img", { src: imageSource(figure.image), alt: `${figure.title}. ${figure.finding}`, loading: "lazy" }) : make("div", { class: "note warn" }, figure.problem),
+    figure.finding ? make("p", {}, figure.finding) : null));
+  return [make("h3", {}, "Figures"), drawn];
+}
+
 function scoreTable(detail) {
   if (!detail.scores.length) return null;
   const rows = detail.scores.map((score) => make("tr", { class: score.control ? "published" : null },
@@ -145,7 +155,7 @@ function drawTrial(trial, detail) {
   ];
   const charts = curveCharts(detail, marks);
   show("trial-view", make("div", { class: "head" }, make("h3", {}, make("span", { class: "clip" }, short(trial.label, 300))), verdictMark(trial.verdict), make("span", { class: "tag" }, short(trial.status, 24))),
-    facts, notes, samplesOf(trial, detail, marks), charts, scoreTable(detail), settingsTable(detail), commandBox(detail.command),
+    facts, notes, samplesOf(trial, detail, marks), charts, figuresOf(trial, detail), scoreTable(detail), settingsTable(detail), commandBox(detail.command),
     make("p", { class: "quiet" }, make("small", {}, short(detail.directory, 300))));
 }
 
