@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: train test lint setup clean
+.PHONY: train figures test lint setup clean
 
 setup: $(INSTALLED)
 
@@ -16,6 +16,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: setup
 	$(BIN)/python -m dcgan_dist.train --config configs/rooms.yaml
 	$(BIN)/python -m dcgan_dist.evaluate --run runs/rooms --task rooms --cs 1e-4,1e-3 --baselines random
+	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
+
+# The paper's figures of the run that `make train` has trained, and the report with them.
+figures: setup
+	$(BIN)/python -m dcgan_dist.explore all --run runs/rooms
 	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
 
 test: setup

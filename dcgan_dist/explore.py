@@ -1,55 +1,103 @@
 """Draw one of the paper's figures of a trained run: a PNG of 300 dpi, and a JSON of the numbers behind it.
 
-``python -m dcgan_dist.explore walk --run runs/rooms``; ``explore --help`` lists the figures, ``explore walk --help``
-the settings of one.
+``python -m dcgan_dist.explore walk --run runs/rooms``; ``explore all`` draws the whole set. ``explore --help`` lists
+the figures, ``explore walk --help`` the settings of one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
-from dcgan_dist.errors import ConfigError
+from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.launch.locations import lasting_output
 
+if TYPE_CHECKING:
+    from dcgan_dist.exploration.figure import AllConfig, FigureConfig
+    from dcgan_dist.exploration.networks import Trained
+
 PROG = "dcgan-dist explore"
+ALL = "all"
 
 
 def _command(arguments: Sequence[str]) -> None:
     yield_idle_cores()
     from dcgan_dist.exploration.catalogue import FIGURES
+    from dcgan_dist.exploration.figure import AllConfig
 
     name, *settings = arguments or ["--help"]
     if name in ("-h", "--help"):
         print(f"usage: {PROG} FIGURE --run DIR [--SETTING VALUE ...]\n\n{__doc__}\n")
         for figure, about in FIGURES.items():
             print(f"  {figure:12} {about.about}")
+        print(f"  {ALL:12} every figure that needs nothing from a person")
+        return
+    if name == ALL:
+        everything = parse_settings(AllConfig, settings, f"{PROG} {ALL}", "Draw every figure of a run.")
+        _draw_all(everything, _open(everything))
         return
     if name not in FIGURES:
-        raise ConfigError(f"figure is {name!r}: take one of {', '.join(FIGURES)}")
+        raise ConfigError(f"figure is {name!r}: take {ALL}, or one of {', '.join(FIGURES)}")
     chosen = FIGURES[name]
     config = parse_settings(chosen.settings, settings, f"{PROG} {name}", f"Draw {chosen.about}.")
+    _draw(name, config, _open(config))
+
+
+def _open(config: FigureConfig) -> Trained:
+    """Load the networks that the settings name."""
     if config.run is None:
         raise ConfigError("run is missing: give --run DIR, the run directory to look into")
     from dcgan_dist.data.cache import cache_directory
     from dcgan_dist.distributed import pick_device
-    from dcgan_dist.exploration.figure import write_figure
     from dcgan_dist.exploration.networks import open_trained
 
-    begun = time.perf_counter()
-    networks = open_trained(
+    return open_trained(
         lasting_output(config.run),
         config.step,
         seed=config.seed,
         device=pick_device(config.device),
         cache=cache_directory(config.cache),
     )
-    drawn = chosen.draw(config, networks)
-    print(drawn.finding)
-    for path in write_figure(drawn, name, config, networks, begun):
-        print(path, flush=True)
+
+
+def _draw(name: str, config: FigureConfig, networks: Trained) -> None:
+    """Draw a figure, write it, and say what came out and where it is."""
+    from dcgan_dist.exploration.catalogue import FIGURES
+    from dcgan_dist.exploration.figure import write_figure
+
+    begun = time.perf_counter()
+    drawn = FIGURES[name].draw(config, networks)
+    paths = write_figure(drawn, name, config, networks, begun)
+    print("\n".join([drawn.finding, *paths]), flush=True)
+
+
+def _draw_all(config: AllConfig, networks: Trained) -> None:
+    """Draw every figure that the run and its data admit; say of the others why they are left out.
+
+    Raises:
+        DataError: figures are missing because of the data.
+    """
+    from dcgan_dist.exploration.catalogue import FIGURES
+
+    common = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    left_out: dict[str, ConfigError | DataError] = {}
+    for number, (name, figure) in enumerate(FIGURES.items(), start=1):
+        print(f"\n[{number} of {len(FIGURES)}] {name}: {figure.about}", flush=True)
+        known = {entry.name for entry in dataclasses.fields(figure.settings)}
+        try:
+            _draw(name, figure.settings(**{key: value for key, value in common.items() if key in known}), networks)
+        except (ConfigError, DataError) as error:
+            left_out[name] = error
+            print(f"left out: {error}", flush=True)
+    drawn = len(FIGURES) - len(left_out)
+    print(f"\n{drawn} of {len(FIGURES)} figures drawn" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+    for name, reason in left_out.items():
+        if isinstance(reason, DataError):
+            raise DataError(f"{name} could not be drawn: {reason}") from reason
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

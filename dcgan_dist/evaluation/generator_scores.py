@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from dcgan_dist.evaluation.scoring import device_name
 from dcgan_dist.evaluation.tasks import Rows, permutation
 from dcgan_dist.models.network import Generator
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.scores import Entry, add_scores, read_scores
+from dcgan_dist.results.scores import Entry, add_each, read_scores
 from dcgan_dist.training.trained import chosen_steps, load_each, load_generator, read_run_config
 
 GENERATOR_TASKS = ("fidelity", "memorisation")
@@ -276,26 +276,20 @@ def evaluate_generators(
     run = read_run_config(location)
     _, model, _ = load_generator(location, steps[0])
     evaluation = GeneratorEvaluation(config, run, model, device, pool, workers_device)
-    entries: list[Entry] = []
-    there: list[str] = []
-    try:
-        evaluation.prepare()
+
+    def scores() -> Iterator[Entry]:
         for step, (generator, _, digest) in load_each(_load, location, steps, say):
-            entry = evaluation.find(finished, step, digest)
-            if entry is None:
-                entry = evaluation.score(generator) | {"step": step, "checkpoint_digest": digest}
-                add_scores(location, config.task, [entry])
-            else:
-                there.append(f"step {step}")
-            entries.append(entry)
+            found = evaluation.find(finished, step, digest)
+            yield found or evaluation.score(generator) | {"step": step, "checkpoint_digest": digest}
         real = evaluation.find(finished, None, None) or evaluation.score_real_images()
         if real is not None:
-            add_scores(location, config.task, [real])
-            entries.append(real)
+            yield real
+
+    try:
+        evaluation.prepare()
+        entries = add_each(location, config.task, scores(), finished, say)
     finally:
         if not config.keep_features:
             evaluation.files.clear()
-    if there:
-        say(f"scored before, from the same data and settings: {', '.join(there)} (--step N scores one again)")
     show(evaluation.protocol, entries)
     return entries

@@ -35,7 +35,7 @@ from dcgan_dist.evaluation.scoring import device_name
 from dcgan_dist.evaluation.tasks import Rows, permutation, wilson
 from dcgan_dist.generation.samples import BLOCK, Samples, open_samples
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.scores import Entry, add_scores, read_scores
+from dcgan_dist.results.scores import Entry, add_each, read_scores
 from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
 
 DEFAULT_SAMPLES = 50_000
@@ -386,29 +386,20 @@ def evaluate_one_nn(
     task = OneNearestNeighbour(
         config, read_run_config(location), first.model, device, pool, workers_device or str(device)
     )
-    entries: list[Entry] = []
-    there: list[str] = []
 
     def load(place: str, step: int) -> Samples:
         return open_samples(place, str(step), seed=config.seed)
 
-    try:
+    def scores() -> Iterator[Entry]:
         for samples in load_each(load, location, steps, say):
-            entry = task.find(finished, samples.model.name, samples.step, samples.digest)
-            if entry is None:
-                entry = task.score(samples)
-                add_scores(location, config.task, [entry])
-            else:
-                there.append(f"step {samples.step}")
-            entries.append(entry)
-        real = task.score_real_images()
-        add_scores(location, config.task, real)
-        entries += real
+            yield task.find(finished, samples.model.name, samples.step, samples.digest) or task.score(samples)
+        yield from task.score_real_images()
+
+    try:
+        entries = add_each(location, config.task, scores(), finished, say)
     finally:
         if not config.keep_features:
             task.clear()
-    if there:
-        say(f"scored before, from the same data and settings: {', '.join(there)} (--step N scores one again)")
     show(task.protocol, entries)
     return entries
 

@@ -43,7 +43,7 @@ from dcgan_dist.evaluation.tasks import (
     score_full,
 )
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.scores import Entry, add_scores, read_scores
+from dcgan_dist.results.scores import Entry, add_each, read_scores
 from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
 
 _SVHN_LABELS = 100
@@ -467,19 +467,11 @@ def evaluate(
     first = next(discriminators)
     evaluation = Evaluation(config, first.model, device, pool, workers_device)
     scores = _scores(evaluation, itertools.chain([first], discriminators), run, finished)
-    entries: list[Entry] = []
     try:
-        for entry in scores:
-            if not any(entry is other for other in finished):
-                add_scores(location, config.task, [entry])
-            entries.append(entry)
+        entries = add_each(location, config.task, scores, finished, say)
     finally:
         if not config.keep_features:
             evaluation.files.clear()
-    there = [entry for entry in entries if any(entry is other for other in finished)]
-    if there:
-        names = ", ".join(f"step {entry['step']}" if entry["step"] is not None else entry["method"] for entry in there)
-        say(f"scored before, from the same data and settings: {names} (--step N scores one again)")
     show(entries[0]["protocol"], entries)
     return entries
 

@@ -47,6 +47,25 @@ class FigureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AllConfig(FigureConfig):
+    """Settings of `explore all`: those that the figures share."""
+
+    data: str | None = None
+    """Images to look at. Left out, those that the run was trained on."""
+    test_data: str | None = None
+    """Images like those that the run was trained on which were not among them, for `neighbours`."""
+    boxes: str | None = None
+    """Boxes for `windows`, where the run is not of rooms."""
+    label: str | None = None
+    """Number or name of a class, for the figures that show one; conditional runs only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is not None:
+            raise ConfigError(f"name is {self.name!r}: of all figures each has its own, leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawn:
     """A figure, still in memory.
 
@@ -116,4 +135,4 @@ def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, 
     return [f"{place}/{file}" for file in contents]
 
 
-__all__ = ["FOLDER", "Drawn", "FigureConfig", "write_figure"]
+__all__ = ["FOLDER", "AllConfig", "Drawn", "FigureConfig", "write_figure"]

@@ -8,7 +8,7 @@ the file stays.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,34 @@ def add_scores(location: str, task: str, entries: Sequence[Entry]) -> dict[str, 
         else:
             Mirror(place).write(SCORES_NAME, data)
     return scores
+
+
+def add_each(
+    location: str, task: str, entries: Iterable[Entry], finished: Sequence[Entry], say: Callable[[str], None]
+) -> list[Entry]:
+    """Put each score into a run's scores.json as soon as it is there, and return all.
+
+    Args:
+        location: folder or URL of the run.
+        task: of the scores.
+        entries: the scores; one that was made before is the very object of `finished`, and is not written again.
+        finished: scores that the file has.
+        say: told in a line which were there already.
+
+    Raises:
+        RunDirectoryError, StorageError: as `add_scores`, and whatever comes of making an entry.
+    """
+    made: list[Entry] = []
+    there: list[str] = []
+    for entry in entries:
+        if any(entry is other for other in finished):
+            there.append(str(entry["method"]) if entry["step"] is None else f"step {entry['step']}")
+        else:
+            add_scores(location, task, [entry])
+        made.append(entry)
+    if there:
+        say(f"scored before, from the same data and settings: {', '.join(there)} (--step N scores one again)")
+    return made
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:
