@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.training.sampling import make_grid
@@ -24,7 +25,6 @@ _EDGE = 0.2  # inches around everything
 _LINE = 0.17  # height of a line of text
 _CAPTION = 0.2  # between the caption of a panel and its images
 _PLOT_LEFT, _PLOT_BELOW, _PLOT_ABOVE = 0.55, 0.5, 0.3  # room of a plot for its labels
-_LETTERS_PER_INCH = 15.5  # of the text of size 8
 _MOST_SCALE = 0.03  # inches that a pixel of an image takes at most: small images are not blown up
 
 
@@ -69,8 +69,7 @@ class Canvas:
             self._write(subtitle, 7.5, "normal", "0.35")
 
     def _write(self, text: str, size: float, weight: str, colour: str) -> None:
-        letters = int((self.width - 2 * _EDGE) * _LETTERS_PER_INCH * 8 / size)
-        lines = textwrap.wrap(text, letters) or [""]
+        lines = _wrapped(text, self.width - 2 * _EDGE, size, weight)
         height = len(lines) * _LINE * size / 8
 
         def place(bottom: float) -> None:
@@ -97,10 +96,7 @@ class Canvas:
         between = 0.25
         free = self.width - 2 * _EDGE - between * (len(panels) - 1)
         scale = min(free / sum(grid.shape[1] for grid in grids), _MOST_SCALE)
-        captions = [
-            textwrap.wrap(panel.caption, max(8, int(grid.shape[1] * scale * _LETTERS_PER_INCH)))
-            for panel, grid in zip(panels, grids, strict=True)
-        ]
+        captions = [_wrapped(panel.caption, grid.shape[1] * scale) for panel, grid in zip(panels, grids, strict=True)]
         above = max(map(len, captions)) * _LINE
         height = max(grid.shape[0] for grid in grids) * scale + above + 0.12
         placed = []
@@ -160,6 +156,34 @@ class Canvas:
         buffer = io.BytesIO()
         self.figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": "dcgan_dist"})
         return buffer.getvalue()
+
+
+def _wrapped(text: str, width: float, size: float = 8, weight: str = "normal") -> list[str]:
+    """Return a text in lines that are no wider than `width` inches; a word that is wider is broken."""
+    lines = [""]
+    for word in text.split() or [""]:
+        rest = word
+        longer = f"{lines[-1]} {rest}".strip()
+        if _width(longer, size, weight) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        while _width(rest, size, weight) > width and len(rest) > 1:
+            fits = next(n for n in range(len(rest) - 1, 0, -1) if n == 1 or _width(rest[:n], size, weight) <= width)
+            lines[-1], rest = rest[:fits], rest[fits:]
+            lines.append("")
+        lines[-1] = rest
+    return lines
+
+
+@lru_cache(maxsize=4096)
+def _width(text: str, size: float, weight: str) -> float:
+    """Return the width of a line of text in inches."""
+    font = get_font(findfont(FontProperties(weight=weight)))
+    font.set_size(size, DPI)
+    font.set_text(text, 0)
+    return float(font.get_width_height()[0]) / 64 / DPI
 
 
 def _mark(axes: Axes, panel: Panel) -> None:

@@ -1,0 +1,69 @@
+"""The networks that figures look into: an image depends on its z and label alone, and ids are those of `sample`."""
+
+import numpy as np
+import pytest
+import torch
+
+from dcgan_dist.errors import ConfigError
+from dcgan_dist.exploration.networks import parse_ids
+from dcgan_dist.generation.samples import open_samples
+from dcgan_dist.training.trained import load_generator
+
+
+@pytest.mark.parametrize("name", ["dcgan", "gan", "cgan", "cdcgan"])
+def test_ids_are_the_numbers_of_samples(opened, name):
+    run = opened(name, seed=5)
+    ids = [70, 3, 129]
+    y = torch.cat([run.y(1, first=number) for number in ids])
+    images = run.generate(run.z(ids), y)
+    samples = open_samples(run.location, seed=5)
+    for image, number in zip(images, ids, strict=True):
+        ((expected, _),) = samples.images(number, number + 1)
+        # In another batch, sums may be rounded otherwise.
+        assert np.abs(image.astype(int) - expected[0]).max() <= 1
+
+
+@pytest.mark.parametrize("statistics", ["paper", "released"])
+def test_an_image_depends_on_its_z_alone(opened, statistics):
+    run = opened("dcgan", statistics)
+    z = run.draw_z("test", 40)
+    together = run.generate(z, run.y(40))
+    alone = np.concatenate([run.generate(row[None], run.y(1)) for row in z[:3]])
+    assert np.abs(together[:3].astype(int) - alone).max() <= 1
+
+
+def test_statistics_of_batches_are_measured_once_over_many_samples(opened):
+    run = opened("dcgan", "released")
+    generator, _, _ = load_generator(run.location, run.step)
+    norm = next(part for part in run.generator.modules() if isinstance(part, torch.nn.BatchNorm2d))
+    place = next(name for name, part in run.generator.named_modules() if part is norm)
+    inputs = []
+    generator.get_submodule(place).register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    with torch.no_grad():
+        for part in generator.modules():
+            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+                part.running_mean = part.running_var = None
+        for _ in range(30):
+            generator(torch.rand(64, 8) * 2 - 1, torch.zeros(64, 0))
+    mean = torch.cat(inputs).mean(dim=(0, 2, 3))
+    spread = torch.cat(inputs).std(dim=(0, 2, 3))
+    assert norm.running_mean is not None
+    assert ((norm.running_mean - mean).abs() < 0.1 * spread).all()
+    assert torch.allclose(norm.running_var, spread**2, rtol=0.15)  # type: ignore[arg-type]
+
+
+def test_labels_come_in_turn_or_are_those_asked_for(opened):
+    run = opened("cgan")
+    assert run.y(4).argmax(dim=1).tolist() == [0, 1, 0, 1]
+    assert run.y(3, first=1).argmax(dim=1).tolist() == [1, 0, 1]
+    assert run.y(3, "right").argmax(dim=1).tolist() == [1, 1, 1]
+    with pytest.raises(ConfigError, match="label is 'up'"):
+        run.y(3, "up")
+    assert opened("dcgan").y(3).shape == (3, 0)
+
+
+def test_lists_of_ids_are_read_or_refused():
+    assert parse_ids("plus", "3, 17,20-22") == [3, 17, 20, 21, 22]
+    for text in ("", "a", "3,,4", "5-3", "-3", "3-"):
+        with pytest.raises(ConfigError, match=r"plus is .*: list numbers of samples"):
+            parse_ids("plus", text)
