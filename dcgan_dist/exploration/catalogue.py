@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.neighbours import NeighboursConfig, draw_neighbours
 from dcgan_dist.exploration.walk import WalkConfig, draw_walk
 
 
@@ -26,6 +27,7 @@ class Figure:
 
 
 FIGURES: dict[str, Figure] = {
+    "neighbours": Figure("samples beside the training images nearest to them", NeighboursConfig, draw_neighbours),
     "walk": Figure("samples along a path through the space of z (Fig. 4)", WalkConfig, draw_walk),
 }
 
