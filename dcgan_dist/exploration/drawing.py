@@ -183,7 +183,7 @@ def _mark(axes: Axes, panel: Panel) -> None:
 Film = Literal["auto", "gif", "webp", "mp4", "none"]
 """How images that follow one another are shown; `auto` is a GIF, a WebP if smaller, and an MP4 if there is ffmpeg."""
 
-_FILM_SIDE = 192  # pixels that the images of a film have about, so that small ones can be seen
+_FILM_SIDE = 128  # pixels that the images of a film have about, so that small ones can be seen
 
 
 def animation(frames: Pixels, seconds: float, scale: int = 3, form: Literal["gif", "webp"] = "gif") -> bytes:

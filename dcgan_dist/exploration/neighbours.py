@@ -396,9 +396,9 @@ def _finding(measured: dict[str, dict[str, Any]], looked: str, held_out: HeldOut
 
     near = max(measured[space]["near_copies"]["value"] for space in _UNITS)
     return (
-        f"A sample is nearer to its nearest of {looked} training images than a held-out image is to its {of('feature')} "
-        f"and {of('pixel')} (nothing memorised: 50%), and at most {near:.1%} of samples are nearer than all but 1% of "
-        f"held-out images; held out: {_in_words(held_out)}."
+        f"A sample is nearer to its nearest of {looked} training images than a held-out image is to its "
+        f"{of('feature')} and {of('pixel')} (nothing memorised: 50%), and at most {near:.1%} of samples are nearer than "
+        f"all but 1% of held-out images; held out: {_in_words(held_out)}."
     )
 
 

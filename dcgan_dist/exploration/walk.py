@@ -232,8 +232,8 @@ def _labels_of_pairs(run: Trained, label: str | None) -> Tensor:
 
 def _plot(axes: Axes, steps: Floats, random_pairs: Floats) -> None:
     count, each = steps.shape
-    middles = (np.arange(count * each) + 0.5) / each
-    axes.bar(middles, steps.ravel(), width=1 / each, color=COLOURS[0], label="from an image to the next")
+    edges = np.arange(count * each + 1) / each
+    axes.stairs(steps.ravel(), edges, fill=True, color=COLOURS[0], label="from an image to the next")
     axes.axhline(float(random_pairs.mean()), color=COLOURS[1], linestyle="--", linewidth=1,
                  label=f"mean of {len(random_pairs)} random pairs of samples")  # fmt: skip
     axes.set_title(f"How far the image moves, in {each} steps a row", fontsize=8)
