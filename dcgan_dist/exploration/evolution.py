@@ -315,8 +315,8 @@ def _draw(
     canvas.text(
         f"Below: the mean activation of every filter at the {activations.times} that the checkpoints kept, a line for "
         "each filter, as its deviation from the filter's own mean: red above, blue below, full colour from "
-        f"{_SHOWN:.0%} on; grey was not kept. Marked at the left: black filters are dead (the same for every z), yellow "
-        f"ones oscillate over the newest {WINDOW}. These come first, the others by how far they swing."
+        f"{_SHOWN:.0%} on; grey was not kept. Marked at the left: black filters are dead (the same for every z), "
+        f"yellow ones oscillate over the newest {WINDOW}. These come first, the others by how far they swing."
     )
     bounds = np.cumsum([0, *last.layers])
     layers: list[dict[str, Any]] = []
@@ -446,8 +446,8 @@ def _finding(
         return f"{start}; how many oscillate takes {WINDOW} {activations.times}, which were not kept{ending}"
     return (
         f"{start} and {int(oscillates.sum())} ({oscillates.mean():.1%}) oscillate over the newest {WINDOW} "
-        f"{activations.times} (noise alone: about 5%; a run is judged unstable above {FILTER_SHARE:.0%}), with a median "
-        f"swing of {float(np.median(swing)):.1%}{ending}"
+        f"{activations.times} (noise alone: about 5%; a run is judged unstable above {FILTER_SHARE:.0%}), with a "
+        f"median swing of {float(np.median(swing)):.1%}{ending}"
     )
 
 

@@ -278,6 +278,11 @@ def draw_neighbours(config: NeighboursConfig, run: Trained) -> Drawn:
     images = np.concatenate((samples, held_out.images))
     itself = np.concatenate((np.full(len(samples), -1), held_out.itself))
     by_pixels = nearest_by_pixels(images, training, config.nearest + 1, run.device, chosen)
+    if config.test_data is not None and np.median(by_pixels.distances[len(samples) :, 0]) == 0:
+        raise DataError(
+            f"test_data {config.test_data!r} holds images of data {training.path!r}, pixel for pixel: take others, or "
+            "leave it out"
+        )
     extractor = RandomConv(str(run.device))
     values = extractor(fitted(images, extractor.image_size, extractor.channels))
     by_features = nearest_by_features(values, _features(extractor, run, training, chosen), config.nearest + 1)
@@ -288,11 +293,6 @@ def draw_neighbours(config: NeighboursConfig, run: Trained) -> Drawn:
         for space, nearest in found.items()
     }
     measured = {space: compare(*both, config.seed) for space, both in distances.items()}
-    if config.test_data is not None and measured["pixel"]["held_out_median"]["value"] == 0:
-        raise DataError(
-            f"test_data {config.test_data!r} holds images of data {training.path!r}, pixel for pixel: take others, or "
-            "leave it out"
-        )
     rows = {space: nearest.rows if chosen is None else chosen[nearest.rows] for space, nearest in found.items()}
     canvas = Canvas("Samples and the training images nearest to them", run.subtitle)
     _show(canvas, config, samples, training, rows, found, measured)
@@ -300,7 +300,7 @@ def draw_neighbours(config: NeighboursConfig, run: Trained) -> Drawn:
     canvas.text(
         f"Looked through: {looked} training images. Numbers on neighbours: distance, as a share of the median distance "
         f"from a held-out image to its nearest training image. Held out: {_in_words(held_out)}. Below: share of images "
-        "whose nearest training image is at most so far away."
+        "whose nearest training image is at most so far away (thin lines: medians)."
     )
     for axes, (space, both) in zip(canvas.plots(2), distances.items(), strict=True):
         _plot(axes, space, *both)
@@ -397,8 +397,8 @@ def _finding(measured: dict[str, dict[str, Any]], looked: str, held_out: HeldOut
     near = max(measured[space]["near_copies"]["value"] for space in _UNITS)
     return (
         f"A sample is nearer to its nearest of {looked} training images than a held-out image is to its "
-        f"{of('feature')} and {of('pixel')} (nothing memorised: 50%), and at most {near:.1%} of samples are nearer than "
-        f"all but 1% of held-out images; held out: {_in_words(held_out)}."
+        f"{of('feature')} and {of('pixel')} (nothing memorised: 50%), and at most {near:.1%} of samples are nearer "
+        f"than all but 1% of held-out images; held out: {_in_words(held_out)}."
     )
 
 

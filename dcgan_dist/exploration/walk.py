@@ -26,7 +26,7 @@ from dcgan_dist.exploration.drawing import COLOURS, Canvas, Film, Panel, check_f
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained
 
-PAIRS = 128
+PAIRS = 64
 """Random pairs of samples that the steps of the path are compared with."""
 PARTS = 16
 """Finer steps that the largest step is cut into."""
