@@ -13,7 +13,6 @@ from dcgan_dist.data.sources import room_source
 from dcgan_dist.data.stream import read_records
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.exploration import neighbours
-from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.exploration.neighbours import (
     AMONG_THEMSELVES,
     Nearest,

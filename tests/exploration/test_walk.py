@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from dcgan_dist.errors import ConfigError, RunDirectoryError
-from dcgan_dist.explore import main
 from dcgan_dist.exploration import walk
 from dcgan_dist.exploration.drawing import films
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.exploration.walk import PARTS, Path, WalkConfig, distances, draw_walk, interpolate, measure_smoothness
+from dcgan_dist.explore import main
 from dcgan_dist.models.network import Generator
 
 Opened = Callable[..., Trained]
@@ -155,7 +155,7 @@ def test_films_hold_every_frame_there_and_back():
 
 def test_an_mp4_is_refused_where_there_is_no_ffmpeg(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="needs ffmpeg.*take gif"):
+    with pytest.raises(ConfigError, match=r"needs ffmpeg.*take gif"):
         WalkConfig(animation="mp4")
     frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)
     assert ".mp4" not in films(frames, 1.0, "auto")
