@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dcgan_dist.exploration.evolution import EvolutionConfig, draw_evolution
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.neighbours import NeighboursConfig, draw_neighbours
 from dcgan_dist.exploration.walk import WalkConfig, draw_walk
 
 
@@ -26,6 +28,8 @@ class Figure:
 
 
 FIGURES: dict[str, Figure] = {
+    "evolution": Figure("samples of the same z and filters of G over training", EvolutionConfig, draw_evolution),
+    "neighbours": Figure("samples beside the training images nearest to them", NeighboursConfig, draw_neighbours),
     "walk": Figure("samples along a path through the space of z (Fig. 4)", WalkConfig, draw_walk),
 }
 

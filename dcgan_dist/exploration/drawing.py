@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from PIL import features
 
 from dcgan_dist.data.images import Pixels
+from dcgan_dist.errors import ConfigError
 from dcgan_dist.training.sampling import make_grid
 
 DPI = 300
@@ -197,19 +204,98 @@ def _mark(axes: Axes, panel: Panel) -> None:
         )  # fmt: skip
 
 
-def animation(frames: Pixels, seconds: float, scale: int = 3) -> bytes:
-    """Return frames, uint8 (n, S, S, C), as a GIF that goes there and back without end, enlarged."""
+Film = Literal["auto", "gif", "webp", "mp4", "none"]
+"""How images that follow one another are shown; `auto` is a GIF, a WebP if smaller, and an MP4 if there is ffmpeg."""
+
+_FILM_SIDE = 128  # pixels that the images of a film have about, so that small ones can be seen
+
+
+def animation(frames: Pixels, seconds: float, scale: int = 3, form: Literal["gif", "webp"] = "gif") -> bytes:
+    """Return frames, uint8 (n, S, S, C), as a GIF or WebP that goes there and back without end, enlarged.
+
+    Args:
+        frames: the images.
+        seconds: that it takes there and back.
+        scale: pixels that a pixel becomes in each direction.
+        form: the file's.
+    """
     from PIL import Image
 
-    there_and_back = [*frames, *frames[-2:0:-1]]
-    pictures = []
-    for frame in there_and_back:
-        pixels = np.repeat(np.repeat(frame, scale, axis=0), scale, axis=1)
-        pictures.append(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+    pictures = [
+        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        for pixels in _enlarged(_there_and_back(frames), scale)
+    ]
     buffer = io.BytesIO()
-    each = max(20, round(1000 * seconds / len(there_and_back)))
-    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=each, loop=0)
+    each = max(20, round(1000 * seconds / len(pictures)))
+    pictures[0].save(
+        buffer, format=form.upper(), save_all=True, append_images=pictures[1:], duration=each, loop=0,
+        **({"quality": 80, "method": 4} if form == "webp" else {}),
+    )  # fmt: skip
     return buffer.getvalue()
 
 
-__all__ = ["COLOURS", "LINES", "Canvas", "Panel", "animation"]
+def check_film(film: Film) -> None:
+    """Refuse what cannot be made here.
+
+    Raises:
+        ConfigError: an MP4 is asked for, and there is no ffmpeg.
+    """
+    if film == "mp4" and shutil.which("ffmpeg") is None:
+        raise ConfigError("animation is 'mp4', which needs ffmpeg, and none is on the PATH: install it, or take gif")
+
+
+def films(frames: Pixels, seconds: float, film: Film) -> dict[str, bytes]:
+    """Return the files that show images one after the other, by suffix, as `Drawn.files` has them.
+
+    Args:
+        frames: uint8 (n, S, S, C).
+        seconds: that the way there takes.
+        film: which of them.
+
+    Raises:
+        ConfigError: ffmpeg is missing or fails.
+    """
+    check_film(film)
+    scale = max(1, _FILM_SIDE // frames.shape[1])
+    made: dict[str, bytes] = {}
+    if film in ("auto", "gif"):
+        made[".gif"] = animation(frames, 2 * seconds, scale)
+    if film in ("auto", "webp") and features.check("webp"):
+        webp = animation(frames, 2 * seconds, scale, "webp")
+        if film == "webp" or len(webp) < len(made[".gif"]):
+            made[".webp"] = webp
+    elif film == "webp":
+        raise ConfigError("animation is 'webp', which the installed Pillow cannot write: take gif")
+    if film == "mp4" or (film == "auto" and shutil.which("ffmpeg") is not None):
+        made[".mp4"] = _mp4(_enlarged(_there_and_back(frames), scale), 2 * seconds)
+    return made
+
+
+def _there_and_back(frames: Pixels) -> Pixels:
+    return np.concatenate((frames, frames[-2:0:-1]))
+
+
+def _enlarged(frames: Pixels, scale: int) -> Iterator[Pixels]:
+    for frame in frames:
+        yield np.repeat(np.repeat(frame, scale, axis=0), scale, axis=1)
+
+
+def _mp4(frames: Iterable[Pixels], seconds: float) -> bytes:
+    """Return frames as an MP4 that browsers play."""
+    pictures = [np.broadcast_to(frame, (*frame.shape[:2], 3)) for frame in frames]
+    high, wide = pictures[0].shape[:2]
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/film.mp4"  # an MP4 cannot be written into a pipe
+        words = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{wide}x{high}",
+                 "-framerate", f"{len(pictures) / seconds:.3f}", "-i", "-", "-pix_fmt", "yuv420p",
+                 "-movflags", "+faststart", path]  # fmt: skip
+        done = subprocess.run(
+            words, input=b"".join(map(np.ndarray.tobytes, pictures)), capture_output=True, check=False
+        )
+        if done.returncode:
+            reason = " ".join(done.stderr.decode(errors="replace").split())[-200:]
+            raise ConfigError(f"animation is an MP4, which ffmpeg failed to make ({reason}): take gif")
+        return Path(path).read_bytes()
+
+
+__all__ = ["COLOURS", "LINES", "Canvas", "Film", "Panel", "animation", "check_film", "films"]

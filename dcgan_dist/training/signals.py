@@ -31,6 +31,17 @@ def mean_activations(feature_maps: list[torch.Tensor]) -> torch.Tensor:
 def filter_oscillation(history: torch.Tensor) -> float | None:
     """Share of filters that oscillate over the last WINDOW log lines; None while there are fewer.
 
+    Args:
+        history: (log lines, filters), the oldest first.
+    """
+    if len(history) < WINDOW or history.shape[1] == 0:
+        return None
+    return float(oscillating(history).double().mean())
+
+
+def oscillating(history: torch.Tensor) -> torch.Tensor:
+    """Which filters oscillate over the last WINDOW log lines, of which there are as many; bool (filters,).
+
     A filter's mean activations, less their linear trend, oscillate when their standard deviation exceeds MIN_AMPLITUDE
     of the filter's mean absolute activation, and their autocorrelation falls below TROUGH at some lag and exceeds PEAK
     at a longer one (up to half the window): it swings away and comes back.
@@ -38,8 +49,6 @@ def filter_oscillation(history: torch.Tensor) -> float | None:
     Args:
         history: (log lines, filters), the oldest first.
     """
-    if len(history) < WINDOW or history.shape[1] == 0:
-        return None
     rest, amplitude = _detrend(history)
     power = rest.square().sum(0)
     fell = torch.zeros(rest.shape[1], dtype=torch.bool)
@@ -49,11 +58,22 @@ def filter_oscillation(history: torch.Tensor) -> float | None:
         correlation = pairs / (power / WINDOW).clamp_min(1e-300)
         oscillates |= fell & (correlation > PEAK)
         fell |= correlation < TROUGH
-    return float((oscillates & (amplitude > MIN_AMPLITUDE)).double().mean())
+    return oscillates & (amplitude > MIN_AMPLITUDE)
 
 
 def filter_swing(history: torch.Tensor) -> float | None:
     """Median over the filters of how far each swings over the last WINDOW log lines; None while there are fewer.
+
+    Args:
+        history: (log lines, filters), the oldest first.
+    """
+    if len(history) < WINDOW or history.shape[1] == 0:
+        return None
+    return float(swings(history).median())
+
+
+def swings(history: torch.Tensor) -> torch.Tensor:
+    """How far each filter swings over the last WINDOW log lines, of which there are as many, float64 (filters,).
 
     A filter's swing is the standard deviation of its mean activations, less their linear trend, as a share of its mean
     absolute activation.
@@ -61,9 +81,7 @@ def filter_swing(history: torch.Tensor) -> float | None:
     Args:
         history: (log lines, filters), the oldest first.
     """
-    if len(history) < WINDOW or history.shape[1] == 0:
-        return None
-    return float(_detrend(history)[1].median())
+    return _detrend(history)[1]
 
 
 def _detrend(history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

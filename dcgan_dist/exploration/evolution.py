@@ -1,0 +1,455 @@
+"""`evolution`: the samples of the same z all through training, and what each filter of the generator did meanwhile.
+
+Section 6 of the paper leaves open why, in long training, a subset of filters sometimes collapses to a single
+oscillating mode. Here every filter of each hidden layer is followed: its activation, averaged over the z whose samples
+the run shows all through (`training.sampling.fixed_inputs`) and over all positions. Which filters oscillate is
+judged as `filter_oscillation` of metrics.jsonl is, of which the sweeps' verdict is made (docs/stability.md).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dcgan_dist.data.images import Pixels
+from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.errors import ConfigError, RunDirectoryError
+from dcgan_dist.evaluation.diversity import Floats
+from dcgan_dist.exploration.drawing import COLOURS, LINES, Canvas, Panel
+from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.networks import Trained
+from dcgan_dist.generation.samples import class_number
+from dcgan_dist.results.checkpoints import name_of, step_of
+from dcgan_dist.results.reading import columns_of, parse_rows
+from dcgan_dist.results.stability import FILTER_SHARE, FILTER_SWING, SIGNALS, judge_columns
+from dcgan_dist.results.storage import Mirror, parse_location, read_file
+from dcgan_dist.training.sampling import fixed_inputs, grid_columns, sample_feature_maps, to_uint8
+from dcgan_dist.training.signals import WINDOW, mean_activations, oscillating, swings
+from dcgan_dist.training.trained import checkpoint_steps, load_each, load_generator
+
+_GAP = 2  # pixels between the cells of a run's grids
+_SAME = 1e-6  # of the mean activation of a layer: what differs by less over all z does not depend on z
+_SHOWN = 0.5  # deviation of a filter from its mean, as a share of it, that has the full colour
+_DEAD, _OSCILLATING = COLOURS[6], COLOURS[4]
+
+Metrics = dict[str, Floats]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionConfig(FigureConfig):
+    """Settings of `explore evolution`; `step` is the last one that is shown."""
+
+    count: int = 10
+    """Samples that are followed, at most as many as the run's grids have."""
+    rows: int = 10
+    """Steps that are shown, at most: the first, the last, and those between that lie best."""
+    label: str | None = None
+    """Number or name of the class of the samples; conditional runs only. Left out, the classes in turn."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("count", "rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: take 1 or more")
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The mean activation of every filter of the generator's hidden layers over time.
+
+    Attributes:
+        steps: of the times, ascending, (t,).
+        values: (t, filters), layer after layer; NaN where it was not kept.
+        times: what the times are: `log lines`, or `checkpoints` where no log lines were kept.
+    """
+
+    steps: npt.NDArray[np.int64]
+    values: Floats
+    times: str
+
+    def window(self) -> Tensor | None:
+        """Return the newest WINDOW times, (WINDOW, filters), None where they are fewer or not all kept."""
+        newest = self.values[-WINDOW:]
+        return torch.from_numpy(newest) if len(newest) == WINDOW and np.isfinite(newest).all() else None
+
+    def oscillating(self) -> npt.NDArray[np.bool_] | None:
+        """Return which filters oscillate over the newest WINDOW times, (filters,), None where that is not known."""
+        window = self.window()
+        return None if window is None else oscillating(window).numpy()
+
+    def swings(self) -> Floats | None:
+        """Return how far each filter swings over the newest WINDOW times, (filters,), None where that is not known."""
+        window = self.window()
+        return None if window is None else swings(window).numpy()
+
+
+def dead_filters(hidden: list[Tensor]) -> npt.NDArray[np.bool_]:
+    """Return which filters do not depend on z, (filters,): the same at each position for all z, mostly 0 after a ReLU.
+
+    Args:
+        hidden: activations of each layer, (n, filters) or (n, filters, h, w).
+    """
+    dead = []
+    for layer in hidden:
+        spread = (layer.amax(dim=0) - layer.amin(dim=0)).view(layer.shape[1], -1)  # over z, at each position
+        dead.append((spread.amax(dim=1) <= _SAME * layer.abs().mean()).cpu().numpy())
+    return np.concatenate(dead)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint shows at the fixed z.
+
+    Attributes:
+        images: samples, uint8 (n, S, S, C).
+        means: mean activation of every filter, (filters,).
+        dead: which filters do not depend on z, (filters,).
+        layers: filters of each hidden layer.
+    """
+
+    images: Pixels
+    means: Floats
+    dead: npt.NDArray[np.bool_]
+    layers: list[int]
+
+
+def _snapshot(run: Trained, step: int) -> tuple[int, Snapshot]:
+    generator, model, _ = load_generator(run.location, step)
+    z, y = fixed_inputs(model, int(run.settings.get("seed", 0)), _sample_count(run))
+    images, hidden = sample_feature_maps(generator.to(run.device), z.to(run.device), y.to(run.device), model)
+    if not torch.isfinite(images).all():
+        raise RunDirectoryError(
+            f"the samples of {run.location} at step {step} are not finite: the run has diverged, give an earlier --step"
+        )
+    return step, Snapshot(
+        to_uint8(images, generator.image_range),
+        mean_activations(hidden).double().numpy(),
+        dead_filters(hidden),
+        [layer.shape[1] for layer in hidden],
+    )
+
+
+def _sample_count(run: Trained) -> int:
+    return int(run.settings.get("training", {}).get("sample_count", 64))
+
+
+def follow_activations(location: str, snapshots: dict[int, Floats], log_steps: list[int]) -> Activations:
+    """Join what the checkpoints kept of the last log lines before them.
+
+    Args:
+        location: folder or URL of the run.
+        snapshots: mean activations, (filters,), at each checkpoint, which are taken where no log lines were kept.
+        log_steps: of the lines of metrics.jsonl, ascending.
+
+    Raises:
+        RunDirectoryError: what a checkpoint kept is damaged.
+    """
+    kept: dict[int, Floats] = {}
+    filters = len(next(iter(snapshots.values())))
+    for step in snapshots:
+        name = f"checkpoints/{name_of(step)}/signals.safetensors"
+        content = read_file(location, name)
+        if content is None:
+            continue
+        try:
+            history = safetensors.torch.load(content)["activations"].double().numpy()
+        except (SafetensorError, KeyError) as error:
+            raise RunDirectoryError(f"{location}/{name} is damaged: give an earlier --step") from error
+        if history.ndim == 2 and history.shape[1] == filters:
+            before = [line for line in log_steps if line <= step][-len(history) :]
+            kept |= dict(zip(before, history[len(history) - len(before) :], strict=True))
+    if not kept:
+        steps = sorted(snapshots)
+        return Activations(np.array(steps), np.stack([snapshots[step] for step in steps]), "checkpoints")
+    steps = [line for line in log_steps if min(kept) <= line <= max(kept)]
+    unknown = np.full(filters, np.nan)
+    return Activations(np.array(steps), np.stack([kept.get(step, unknown) for step in steps]), "log lines")
+
+
+def cut_grid(grid: Pixels, count: int, size: int, columns: int) -> Pixels | None:
+    """Return the images of a grid that `make_grid` laid out, uint8 (count, size, size, C); None for another layout.
+
+    Args:
+        grid: (height, width, C).
+        count: how many images it has.
+        size: side of each in pixels.
+        columns: images in a row.
+    """
+    rows, cell = -(-count // columns), size + _GAP
+    if grid.shape[:2] != (rows * cell - _GAP, columns * cell - _GAP):
+        return None
+    places = [divmod(number, columns) for number in range(count)]
+    return np.stack([grid[r * cell : r * cell + size, c * cell : c * cell + size] for r, c in places])
+
+
+def _grid_steps(location: str) -> list[int]:
+    """Return the steps of which the run has a grid of samples."""
+    place = parse_location(location)
+    if isinstance(place, Path):
+        folder = place / "samples"
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    else:
+        names = [name.rpartition("/")[2] for name in Mirror(place).names("samples")]
+    steps = [step_of(name.removesuffix(".png")) for name in names if name.endswith(".png")]
+    return sorted(step for step in steps if step is not None)
+
+
+def _read_grid(run: Trained, step: int) -> Pixels | None:
+    """Return the samples of a grid, None where it is damaged or has another layout."""
+    content = read_file(run.location, f"samples/{name_of(step)}.png")
+    try:
+        with Image.open(io.BytesIO(content or b"")) as picture:
+            grid = np.asarray(picture.convert("L" if run.channels == 1 else "RGB"))
+    except (OSError, ValueError, SyntaxError):  # Pillow raises any of them for a damaged PNG
+        return None
+    grid = grid.reshape(*grid.shape[:2], run.channels)
+    count = _sample_count(run)
+    return cut_grid(grid, count, run.image_size, grid_columns(count, run.classes))
+
+
+def choose_steps(steps: list[int], rows: int) -> list[int]:
+    """Return at most so many of the steps: the last, the first, and those nearest to even distances between."""
+    wanted = np.linspace(steps[-1], steps[0], rows)
+    nearest = {min(steps, key=lambda step: (abs(step - place), step)) for place in wanted.tolist()}
+    return sorted(nearest)
+
+
+def choose_samples(config: EvolutionConfig, run: Trained) -> list[int]:
+    """Return which of the fixed z are shown: the classes in turn, or those of one class.
+
+    Raises:
+        ConfigError: there is no such class, or the run's grids do not show it.
+    """
+    _, y = fixed_inputs(run.model, 0, _sample_count(run))
+    if not run.classes:
+        if config.label is not None:
+            class_number(config.label, run.samples.class_names, run.location, run.model.name)
+        return list(range(len(y)))[: config.count]
+    labels = y.argmax(dim=1).tolist()
+    if config.label is not None:
+        wanted = class_number(config.label, run.samples.class_names, run.location, run.model.name)
+        chosen = [number for number, label in enumerate(labels) if label == wanted]
+        if not chosen:
+            raise ConfigError(f"label is {config.label!r}, of which the run's grids show no sample: take another")
+        return chosen[: config.count]
+    turns = [(labels[:number].count(label), label, number) for number, label in enumerate(labels)]
+    return [number for _, _, number in sorted(turns)][: config.count]
+
+
+def draw_evolution(config: EvolutionConfig, run: Trained) -> Drawn:
+    """Draw the samples of the same z over time, and the activation of every filter.
+
+    Raises:
+        ConfigError: no such class.
+        RunDirectoryError: a checkpoint is damaged, or its samples are not finite.
+    """
+    samples = choose_samples(config, run)
+    problems: list[str] = []
+    metrics = _read_metrics(run, problems)
+    steps = [step for step in checkpoint_steps(run.location) if step <= run.step]
+    grids = [step for step in _grid_steps(run.location) if step <= run.step]
+    shown = choose_steps(sorted({*steps, *grids}), config.rows)
+    images: dict[int, Pixels] = {}
+    sources: dict[int, str] = {}
+    means: dict[int, Floats] = {}
+    dead_at: dict[int, int] = {}
+    line = ProgressLine("samples of checkpoints")
+    try:
+        snapshots = load_each(lambda _, step: _snapshot(run, step), run.location, steps, problems.append)
+        for number, (step, snapshot) in enumerate(snapshots, start=1):
+            means[step], dead_at[step] = snapshot.means, int(snapshot.dead.sum())
+            if step in shown:
+                images[step], sources[step] = snapshot.images[samples], "checkpoint"
+            line(number * len(snapshot.images), number / len(steps), 0)
+    finally:
+        line.close()
+    for step in shown:
+        cells = None if step in images else _read_grid(run, step)
+        if cells is not None:
+            images[step], sources[step] = cells[samples], "grid"
+        elif step not in images:
+            problems.append(f"the grid of step {step} is damaged or of another layout: it is left out")
+    log_steps = metrics["step"].astype(np.int64).tolist() if "step" in metrics else []
+    activations = follow_activations(run.location, means, log_steps)
+    return _draw(run, samples, dict(sorted(images.items())), sources, activations, snapshot, dead_at, metrics, problems)
+
+
+def _read_metrics(run: Trained, problems: list[str]) -> Metrics:
+    """Return the columns of metrics.jsonl up to the step that is looked at, {} where there are none."""
+    names, values = columns_of(parse_rows(read_file(run.location, "metrics.jsonl"), problems), problems)
+    columns = dict(zip(names, values, strict=True))
+    return {name: column[columns["step"] <= run.step] for name, column in columns.items()} if columns else {}
+
+
+def _draw(
+    run: Trained,
+    samples: list[int],
+    images: dict[int, Pixels],
+    sources: dict[int, str],
+    activations: Activations,
+    last: Snapshot,
+    dead_at: dict[int, int],
+    metrics: Metrics,
+    problems: list[str],
+) -> Drawn:
+    oscillates, swing = activations.oscillating(), activations.swings()
+    title = "Samples and filters of the generator over the course of training"
+    canvas = Canvas(title, run.subtitle)
+    marks = [f"{step:,}" if place == 0 else "" for step in images for place in range(len(samples))]
+    caption = "Each column shows the samples of one z, each row those of one step (its number is on the first image)"
+    canvas.images(Panel(caption, np.concatenate(list(images.values())), len(samples), marks))
+    if metrics:
+        _plot_metrics(canvas, metrics)
+    canvas.text(
+        f"Below: the mean activation of every filter at the {activations.times} that the checkpoints kept, a line for "
+        "each filter, as its deviation from the filter's own mean: red above, blue below, full colour from "
+        f"{_SHOWN:.0%} on; grey was not kept. Marked at the left: black filters are dead (the same for every z), "
+        f"yellow ones oscillate over the newest {WINDOW}. These come first, the others by how far they swing."
+    )
+    bounds = np.cumsum([0, *last.layers])
+    layers: list[dict[str, Any]] = []
+    for first in range(0, len(last.layers), 2):
+        numbers = range(first, min(first + 2, len(last.layers)))
+        for axes, number in zip(canvas.plots(len(numbers), 1.5), numbers, strict=True):
+            part = slice(int(bounds[number]), int(bounds[number + 1]))
+            of_layer = Activations(activations.steps, activations.values[:, part], activations.times)
+            marked = None if oscillates is None else oscillates[part]
+            _plot_layer(axes, number, of_layer, last.dead[part], marked)
+            layers.append(
+                {
+                    "layer": number,
+                    "filters": last.layers[number],
+                    "dead": np.flatnonzero(last.dead[part]).tolist(),
+                    "oscillating": None if marked is None else np.flatnonzero(marked).tolist(),
+                    "median_swing": None if swing is None else float(np.median(swing[part])),
+                }
+            )
+    verdict = _verdict(metrics)
+    finding = _finding(run, last.dead, oscillates, swing, activations, verdict)
+    if len(dead_at) == 1:
+        finding += " The run has a single checkpoint, so that dead filters are known for its step alone."
+    return Drawn(
+        title=title,
+        finding=finding,
+        canvas=canvas,
+        numbers={
+            "rows": [{"step": step, "source": sources[step]} for step in images],
+            "samples": samples,
+            "filters": len(last.dead),
+            "dead": int(last.dead.sum()),
+            "dead_by_checkpoint": [{"step": step, "dead": count} for step, count in dead_at.items()],
+            "oscillating": None if oscillates is None else int(oscillates.sum()),
+            "filter_oscillation": None if oscillates is None else float(oscillates.mean()),
+            "filter_swing": None if swing is None else float(torch.from_numpy(swing).median()),
+            "window": WINDOW,
+            "times": activations.times,
+            "verdict": verdict,
+            "layers": layers,
+            "activations": {
+                "steps": activations.steps.tolist(),
+                "values": [[float(f"{value:.6g}") for value in row] for row in activations.values.tolist()],
+            },
+            "problems": problems,
+        },
+    )
+
+
+def _verdict(metrics: Metrics) -> dict[str, str] | None:
+    """Return the sweeps' verdict on the lines so far, None where there are none."""
+    if not {"step", "loss_d", "loss_g"} <= set(metrics):
+        return None
+    unknown = np.full(len(metrics["step"]), np.nan)
+    verdict = judge_columns({name: metrics.get(name, unknown) for name in SIGNALS})
+    return {"name": verdict.name, "reason": verdict.reason}
+
+
+def _plot_metrics(canvas: Canvas, metrics: Metrics) -> None:
+    left, right = canvas.plots(2, 1.4)
+    unknown = np.full(len(metrics["step"]), np.nan)
+    for axes, names in (
+        (left, {"d_real": "D(x), real images", "d_fake": "D(G(z)), samples"}),
+        (right, {"filter_oscillation": "share of filters that oscillate", "filter_swing": "median swing of filters"}),
+    ):
+        for number, (name, words) in enumerate(names.items()):
+            axes.plot(metrics["step"], metrics.get(name, unknown), label=words, linewidth=1, color=COLOURS[number],
+                      linestyle=LINES[number])  # fmt: skip
+        axes.set_xlabel("step")
+        axes.set_xlim(0, float(metrics["step"][-1]))
+    left.set_title("What the discriminator believes", fontsize=8)
+    left.set_ylabel("probability of being real")
+    left.set_ylim(0, 1.25)
+    right.set_title(f"Oscillation of the filters, over {WINDOW} log lines", fontsize=8)
+    right.set_ylabel("share")
+    for number, limit in enumerate((FILTER_SHARE, FILTER_SWING)):
+        right.axhline(limit, color=COLOURS[number], linewidth=0.5, linestyle=":",
+                      label="verdict: oscillation, above that" if number == 0 else None)  # fmt: skip
+    right.set_ylim(bottom=0, top=max(0.5, right.get_ylim()[1]))
+    for axes in (left, right):
+        axes.legend(fontsize=6, frameon=False, loc="upper right")
+
+
+def _plot_layer(
+    axes: Axes,
+    number: int,
+    activations: Activations,
+    dead: npt.NDArray[np.bool_],
+    marked: npt.NDArray[np.bool_] | None,
+) -> None:
+    values, steps = activations.values, activations.steps
+    oscillates = np.zeros_like(dead) if marked is None else marked & ~dead
+    known = np.isfinite(values).all(axis=1)
+    level, size = values[known].mean(axis=0), np.abs(values[known]).mean(axis=0)
+    deviation = (values - level) / np.maximum(size, 1e-12)
+    restless = deviation[known].std(axis=0)
+    order = np.lexsort((-restless, ~dead, ~oscillates))
+    half = (steps[1] - steps[0]) / 2 if len(steps) > 1 else 0.5
+    edges = np.concatenate(([steps[0] - half], (steps[1:] + steps[:-1]) / 2, [steps[-1] + half]))
+    colours = colormaps["RdBu_r"].with_extremes(bad="0.75")
+    axes.pcolormesh(edges, np.arange(len(order) + 1), np.ma.masked_invalid(deviation[:, order].T), cmap=colours,
+                    vmin=-_SHOWN, vmax=_SHOWN, rasterized=True)  # fmt: skip
+    for row, which in enumerate(order):
+        if dead[which] or oscillates[which]:
+            colour = _DEAD if dead[which] else _OSCILLATING
+            axes.axhspan(row, row + 1, -0.045, -0.01, color=colour, linewidth=0, clip_on=False)
+    axes.invert_yaxis()
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    told = "" if marked is None else f", {int(oscillates.sum())} oscillate"
+    axes.set_title(f"Hidden layer {number + 1}: {len(dead)} filters, {int(dead.sum())} dead{told}", fontsize=8)
+    axes.set_xlabel("step")
+    axes.set_ylabel("filter", labelpad=10)
+
+
+def _finding(
+    run: Trained,
+    dead: npt.NDArray[np.bool_],
+    oscillates: npt.NDArray[np.bool_] | None,
+    swing: Floats | None,
+    activations: Activations,
+    verdict: dict[str, str] | None,
+) -> str:
+    start = f"At step {run.step:,}, {int(dead.sum())} of the generator's {len(dead)} filters are dead"
+    ending = f"; verdict on the run so far: {verdict['name']}." if verdict else "."
+    if oscillates is None or swing is None:
+        return f"{start}; how many oscillate takes {WINDOW} {activations.times}, which were not kept{ending}"
+    return (
+        f"{start} and {int(oscillates.sum())} ({oscillates.mean():.1%}) oscillate over the newest {WINDOW} "
+        f"{activations.times} (noise alone: about 5%; a run is judged unstable above {FILTER_SHARE:.0%}), with a "
+        f"median swing of {float(np.median(swing)):.1%}{ending}"
+    )
+
+
+__all__ = ["Activations", "EvolutionConfig", "choose_samples", "choose_steps", "cut_grid", "dead_filters",
+           "draw_evolution", "follow_activations"]  # fmt: skip
