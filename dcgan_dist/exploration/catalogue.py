@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.filters import FiltersConfig, draw_filters
 from dcgan_dist.exploration.walk import WalkConfig, draw_walk
 
 
@@ -27,6 +28,7 @@ class Figure:
 
 FIGURES: dict[str, Figure] = {
     "walk": Figure("samples along a path through the space of z (Fig. 4)", WalkConfig, draw_walk),
+    "filters": Figure("what features of D respond to, by guided backpropagation (Fig. 5)", FiltersConfig, draw_filters),
 }
 
 __all__ = ["FIGURES", "Figure"]
