@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dcgan_dist.exploration.boxes import BoxesConfig, draw_boxes
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.filters import FiltersConfig, draw_filters
 from dcgan_dist.exploration.walk import WalkConfig, draw_walk
+from dcgan_dist.exploration.windows import WindowsConfig, draw_windows
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Figure:
 FIGURES: dict[str, Figure] = {
     "walk": Figure("samples along a path through the space of z (Fig. 4)", WalkConfig, draw_walk),
     "filters": Figure("what features of D respond to, by guided backpropagation (Fig. 5)", FiltersConfig, draw_filters),
+    "windows": Figure(
+        "samples whose G forgets to draw windows, or another thing (Fig. 6)", WindowsConfig, draw_windows
+    ),
+    "boxes": Figure("a page to draw boxes over samples by hand, for the figure windows", BoxesConfig, draw_boxes),
 }
 
 __all__ = ["FIGURES", "Figure"]

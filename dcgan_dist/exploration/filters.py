@@ -320,12 +320,13 @@ def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
         told = _told_apart(networks, run, layer)
         numbers["attributes"] = told
         _plot(canvas, told, count)
-        better = [about for about in told.values() if about["trained"]["ci95"][0] > about["random"]["ci95"][1]]
+        better = sum(about["trained"]["ci95"][0] > about["random"]["ci95"][1] for about in told.values())
+        worse = sum(about["trained"]["ci95"][1] < about["random"]["ci95"][0] for about in told.values())
         best = max(told, key=lambda attribute: told[attribute]["trained"]["auc"] - told[attribute]["random"]["auc"])
         finding += (
             f"; the best single feature tells {best.replace('_', ' ')} apart with an AUC of "
-            f"{told[best]['trained']['auc']:.2f} (random weights {told[best]['random']['auc']:.2f}), and is clearly "
-            f"better than with random weights for {len(better)} of {len(told)} attributes"
+            f"{told[best]['trained']['auc']:.2f} (random weights {told[best]['random']['auc']:.2f}); of {len(told)} "
+            f"attributes it is clearly better than with random weights for {better}, and clearly worse for {worse}"
         )
     return Drawn(title=title, finding=f"{finding}.", canvas=canvas, numbers=numbers)
 
@@ -401,8 +402,7 @@ def _shades(gradients: Tensor) -> Pixels:
     """Return gradients (n, C, S, S) as images (n, S, S, C): grey is none, and the largest of each is black or white."""
     largest = gradients.abs().amax(dim=(1, 2, 3), keepdim=True)
     scaled = torch.where(largest > 0, gradients / largest, 0.0) * 127 + _NEUTRAL
-    shades: Pixels = scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return shades
+    return cast(Pixels, scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 
 def aucs(values: Values, positives: npt.NDArray[np.bool_]) -> Values:
