@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
+import torch
 
 from dcgan_dist.data.images import Pixels, encode
 from dcgan_dist.errors import ConfigError, DataError
@@ -56,13 +56,14 @@ def check_region_name(name: str) -> None:
 
 
 def samples_of(run: Trained, ids: Ids, label: str | None) -> Pixels:
-    """Return samples by their numbers, uint8 (n, S, S, C): those of `sample --seed`, of one class or the classes in turn.
+    """Return samples by their numbers, uint8 (n, S, S, C), as `sample --seed` has them.
+
+    A conditional run's are of one class, or left out of the classes in turn.
 
     Raises:
         ConfigError: there is no such class.
     """
-    images = [run.generate(run.z([number]), run.y(1, label, first=number)) for number in ids]
-    return np.concatenate(images)
+    return run.generate(run.z(ids), torch.cat([run.y(1, label, first=number) for number in ids]))
 
 
 def boxes_content(run: Trained, boxes: Boxes, label: str | None) -> dict[str, Any]:
@@ -128,8 +129,8 @@ def _parsed(entry: Any, size: int, path: str) -> tuple[int, Box]:
     number, left, top, right, bottom = values
     if not (0 <= left < right <= size and 0 <= top < bottom <= size):
         raise DataError(
-            f"boxes is {path!r}, where the box {box} of sample {number} is not inside the image of {size}x{size} pixels: "
-            "draw it again"
+            f"boxes is {path!r}, where the box {box} of sample {number} is not inside the image of {size}x{size} "
+            "pixels: draw it again"
         )
     return number, (left, top, right, bottom)
 
@@ -167,8 +168,8 @@ def draw_boxes(config: BoxesConfig, run: Trained) -> Drawn:
     canvas.images(Panel("with their numbers", shown, 10, [str(number) for number in range(len(shown))]))
     name = config.name or "boxes"
     finding = (
-        f"{name}.html has {len(images)} samples: open it in a browser, draw a box around each {config.region_name}, save, "
-        "and give the file to explore windows --boxes."
+        f"{name}.html has {len(images)} samples: open it in a browser, draw a box around each {config.region_name}, "
+        "save, and give the file to explore windows --boxes."
     )
     page = boxes_page(run, images, config.region_name, config.label)
     numbers = {"samples": len(images), "region_name": config.region_name, "label": config.label}

@@ -39,7 +39,6 @@ _BATCH = 64
 _MOST_FILTERS = 48
 _IN_A_ROW = 6  # filters beside each other
 _NEUTRAL = 128  # grey of no gradient, and of what lies outside the image
-_RESAMPLES = 400  # of the test images, for intervals
 _NAMES = ("trained", "random")
 
 
@@ -277,8 +276,7 @@ def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
     )
     shown = {}
     for name, network in networks.items():
-        patches, gradients = _at_highest(network, images, run, layer, filters, tops[name], field, side)
-        shown[name] = {"patches": patches, "gradients": gradients}
+        shown[name] = _at_highest(network, images, run, layer, filters, tops[name], field, side)
     for first in range(0, len(filters), _IN_A_ROW):
         part = filters[first : first + _IN_A_ROW]
         for name in networks:
@@ -291,8 +289,8 @@ def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
                         [f"{number}" for number in part],
                     )
                     for what, rows in (
-                        ("guided backpropagation", shown[name]["gradients"]),
-                        ("the patches", shown[name]["patches"]),
+                        ("guided backpropagation", shown[name].gradients),
+                        ("the patches", shown[name].patches),
                     )
                 )
             )
@@ -310,11 +308,13 @@ def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
             "responses": top.values.T.tolist(),
             "positions": [[list(divmod(int(at), side)) for at in column] for column in top.positions.T],
             "selectivity": top.selectivity.tolist(),
+            "half_of_gradient": shown[name].areas.tolist(),
         }
-    means = {name: float(top.selectivity.mean()) for name, top in tops.items()}
+    areas = {name: float(np.nanmean(found.areas)) for name, found in shown.items()}
     finding = (
-        f"The highest responses of {len(filters)} features of conv layer {layer + 1} of D lie {means['trained']:.1f} "
-        f"standard deviations above their mean over {images.most:,} images, {means['random']:.1f} with random weights"
+        f"At the highest responses of {len(filters)} features of conv layer {layer + 1} of D, half of the guided "
+        f"gradient's squares lie on {areas['trained']:.1%} of a patch's pixels, with random weights on "
+        f"{areas['random']:.1%} ({images.most:,} images)"
     )
     if run.is_rooms:
         told = _told_apart(networks, run, layer)
@@ -366,6 +366,21 @@ class _Images:
         return to_real(torch.from_numpy(images).to(self._device), self._range, torch.float32)
 
 
+@dataclass(frozen=True)
+class _AtHighest:
+    """The highest responses of features.
+
+    Attributes:
+        patches: of the images, uint8 (k, filters, size, size, C).
+        gradients: guided, of the same shape.
+        areas: `half_area` of each gradient, (k, filters).
+    """
+
+    patches: Pixels
+    gradients: Pixels
+    areas: Values
+
+
 def _at_highest(
     network: Discriminator,
     images: _Images,
@@ -375,11 +390,11 @@ def _at_highest(
     top: TopResponses,
     field: ReceptiveField,
     side: int,
-) -> tuple[Pixels, Pixels]:
-    """Return patches of the highest responses and their guided gradients, both uint8 (k, filters, size, size, C)."""
+) -> _AtHighest:
     k = len(top.values)
     shape = (k, len(filters), field.size, field.size, run.channels)
     patches, gradients = np.full((2, *shape), _NEUTRAL, np.uint8)
+    areas = np.full(shape[:2], np.nan)
     for rank in range(k):
         there = [column for column in range(len(filters)) if top.numbers[rank, column] >= 0]
         if not there:
@@ -395,7 +410,16 @@ def _at_highest(
             row, at = divmod(int(positions[place]), side)
             patches[rank, column] = field.crop(pixels[place], row, at)
             gradients[rank, column] = field.crop(shades[place], row, at)
-    return patches, gradients
+            areas[rank, column] = half_area(found[place], field)
+    return _AtHighest(patches, gradients, areas)
+
+
+def half_area(gradient: Tensor, field: ReceptiveField) -> float:
+    """Return the smallest share of a patch's pixels on which half of the squares of a gradient (C, S, S) lie; or NaN."""
+    energy = gradient.double().square().sum(dim=0).flatten().sort(descending=True).values.cumsum(dim=0)
+    if not energy[-1] > 0:
+        return float("nan")
+    return int((energy < energy[-1] / 2).sum() + 1) / field.size**2
 
 
 def _shades(gradients: Tensor) -> Pixels:
@@ -418,9 +442,30 @@ def aucs(values: Values, positives: npt.NDArray[np.bool_]) -> Values:
     return areas
 
 
-def best_single_features(
-    values: Values, labels: dict[str, Labels], kinds: dict[str, int], seed: int = 0
-) -> dict[str, dict[str, Any]]:
+def mean_auc(values: Values, positives: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the mean AUC of columns of values, each with its own positives, (n, m) both, and its standard error.
+
+    The error is DeLong's (1988): the images are independent, the columns are not.
+    """
+    there = positives.sum(axis=0)
+    rest = len(values) - there
+    ranks = scipy.stats.rankdata(values, axis=0)
+    areas = (np.where(positives, ranks, 0).sum(axis=0) - there * (there + 1) / 2) / np.maximum(there * rest, 1)
+    parts = np.zeros(values.shape)  # of each image in how far the AUC is off
+    for column in range(values.shape[1]):
+        group = positives[:, column]
+        if not there[column] or not rest[column]:
+            areas[column] = 0.5
+            continue
+        # Of each positive the share of negatives that it beats, of each negative the share of positives that beat it.
+        beaten = ranks[group, column] - scipy.stats.rankdata(values[group, column])
+        beating = there[column] - (ranks[~group, column] - scipy.stats.rankdata(values[~group, column]))
+        parts[group, column] = (beaten / rest[column] - areas[column]) / max(there[column] - 1, 1)
+        parts[~group, column] = (beating / there[column] - areas[column]) / max(rest[column] - 1, 1)
+    return float(areas.mean()), float(np.sqrt(np.square(parts.mean(axis=1)).sum()))
+
+
+def best_single_features(values: Values, labels: dict[str, Labels], kinds: dict[str, int]) -> dict[str, dict[str, Any]]:
     """Return how well the best single feature tells each attribute apart, as an AUC on images that did not choose it.
 
     The first half of the images chooses, for each attribute, the feature and whether its high or low values speak for
@@ -431,13 +476,11 @@ def best_single_features(
         values: responses, (n, features), in any order of images that has nothing to do with the labels.
         labels: number of each image's value, (n,), by attribute.
         kinds: how many values an attribute has.
-        seed: of the resampled images that the 95% intervals come from.
 
     Returns:
         By attribute `auc`, `ci95`, `n` (of images that measured) and `features`.
     """
     half = len(values) // 2
-    draws = np.random.default_rng(seed).integers(0, len(values) - half, (_RESAMPLES, len(values) - half))
     told = {}
     for attribute, numbers in labels.items():
         wanted = [1] if kinds[attribute] == 2 else list(range(kinds[attribute]))
@@ -447,13 +490,10 @@ def best_single_features(
         signs = np.where(areas[np.arange(len(chosen)), chosen] >= 0.5, 1.0, -1.0)
         measured, truth = values[half:, chosen] * signs, positives[half:]
 
-        def mean_area(rows: Any, measured: Values = measured, truth: npt.NDArray[np.bool_] = truth) -> float:
-            return float(np.diagonal(aucs(measured[rows], truth[rows])).mean())
-
-        low, high = np.percentile([mean_area(rows) for rows in draws], (2.5, 97.5))
+        area, error = mean_auc(measured, truth)
         told[attribute] = {
-            "auc": mean_area(slice(None)),
-            "ci95": [float(low), float(high)],
+            "auc": area,
+            "ci95": [max(0.0, area - 1.96 * error), min(1.0, area + 1.96 * error)],
             "n": len(measured),
             "features": chosen.tolist(),
         }
@@ -471,8 +511,7 @@ def _told_apart(networks: dict[str, Discriminator], run: Trained, layer: int) ->
             parts[name].append(highest_responses(network, real, run.no_label(len(real)), layer)[0])
     kinds = {attribute: len(values) for attribute, values in ROOM_ATTRIBUTES.items()}
     found = {
-        name: best_single_features(torch.cat(rows).double().numpy(), labels, kinds, run.seed)
-        for name, rows in parts.items()
+        name: best_single_features(torch.cat(rows).double().numpy(), labels, kinds) for name, rows in parts.items()
     }
     return {attribute: {name: found[name][attribute] for name in networks} for attribute in labels}
 
@@ -495,7 +534,8 @@ def _plot(canvas: Canvas, told: dict[str, dict[str, Any]], count: int) -> None:
         axes.errorbar(places + shift, areas, errors, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
     n = next(iter(told.values()))["trained"]["n"]
     axes.set_xticks(places, [name.replace("_", " ") for name in told])
-    axes.set_ylim(0.45, 1.0)
+    axes.set_ylim(0.45, 1.12)
+    axes.set_yticks(np.arange(0.5, 1.01, 0.1))
     axes.axhline(0.5, color="0.4", linewidth=0.8)
     axes.set_ylabel("AUC (0.5: by chance)")
     axes.set_title(
@@ -518,5 +558,7 @@ __all__ = [
     "draw_filters",
     "guided",
     "guided_gradients",
+    "half_area",
     "highest_responses",
+    "mean_auc",
 ]

@@ -62,6 +62,8 @@ class WindowsConfig(FigureConfig):
     """Samples that windows are looked for in, where no boxes are given (150 in the paper)."""
     layer: int | None = None
     """Layer of G whose maps are dropped, 1 for that next to z. Left out, the one below the highest hidden one."""
+    strongest: int | None = None
+    """Drop only so many of the maps with a positive weight, those with the largest. Left out, all, as in the paper."""
     label: str | None = None
     """Number or name of the class that all samples have; conditional runs only."""
     count: int = 500
@@ -76,6 +78,8 @@ class WindowsConfig(FigureConfig):
             raise ConfigError(f"samples is {self.samples}: take 2 or more")
         if self.layer is not None and self.layer < 1:
             raise ConfigError(f"layer is {self.layer}: the layers are numbered from 1, next to z")
+        if self.strongest is not None and self.strongest < 1:
+            raise ConfigError(f"strongest is {self.strongest}: take 1 or more maps, or leave it out")
         if not 2 <= self.count <= 20000:
             raise ConfigError(f"count is {self.count}: take 2 to 20,000")
         if not 1 <= self.random_draws <= 100:
@@ -132,8 +136,8 @@ def chosen_layer(run: Trained, number: int | None) -> MapLayer:
     layers = map_layers(run.generator)
     if not layers:
         raise ConfigError(
-            f"the generator of {run.location} ({run.model.name}) has dense layers alone, and windows drops maps of conv "
-            "layers: give a run of dcgan or cdcgan"
+            f"the generator of {run.location} ({run.model.name}) has dense layers alone, and windows drops maps of "
+            "conv layers: give a run of dcgan or cdcgan"
         )
     if number is None:
         return layers[-2] if len(layers) > 1 else layers[0]
@@ -191,7 +195,7 @@ def inside(boxes: Sequence[Box], side: int, image_size: int) -> npt.NDArray[np.b
 def balanced_positions(
     mask: npt.NDArray[np.bool_], random: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return positions inside and as many random ones outside, row by row; fewer of both where there are not as many."""
+    """Return positions inside and as many random ones outside, row by row; fewer where there are not as many."""
     positive, negative = np.flatnonzero(mask), np.flatnonzero(~mask)
     count = min(len(positive), len(negative))
     chosen = (random.choice(one, count, replace=False) if len(one) > count else one for one in (positive, negative))
@@ -213,10 +217,10 @@ class Fitted:
     accuracy: float
     positions: int
 
-    @property
-    def maps(self) -> list[int]:
-        """Those with a weight above 0."""
-        return [int(number) for number in np.flatnonzero(self.weights > 0)]
+    def maps(self, strongest: int | None = None) -> list[int]:
+        """Return the maps with a weight above 0, all or so many of the largest."""
+        order = np.argsort(-self.weights, kind="stable")
+        return sorted(int(number) for number in order[self.weights[order] > 0][:strongest])
 
 
 def fit_region(values: Values, is_inside: npt.NDArray[np.bool_], samples: npt.NDArray[np.int64]) -> Fitted:
@@ -265,11 +269,11 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
             raise ConfigError(f"samples is {config.samples}, and none of them has a window: take more, or a later step")
     else:
         raise NeedsChoice(
-            f"boxes is missing: make a page with `explore boxes --run {run.location}`, draw a box around each {region}, "
-            "and give the file that it saves as --boxes FILE"
+            f"boxes is missing: make a page with `explore boxes --run {run.location}`, draw a box around each "
+            f"{region}, and give the file that it saves as --boxes FILE"
         )
     found = _fit(run, layer, boxes, label)
-    maps = found.maps
+    maps = found.maps(config.strongest)
     if not maps:
         raise ConfigError(f"no map of {layer.name} speaks for a {region}: take another --layer, or draw more boxes")
     random = np.random.default_rng(run.seed)
@@ -279,7 +283,7 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
     before = samples_of(run, ids, label)
     without = _without(layer, maps, lambda: samples_of(run, ids, label))
     at_random = [_without(layer, other, lambda: samples_of(run, ids, label)) for other in others]
-    changes = {
+    changes: dict[str, Any] = {
         "dropped": pixel_changes(before, without, list(boxes.values())),
         "random": [pixel_changes(before, images, list(boxes.values())) for images in at_random],
     }
@@ -303,7 +307,7 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
     canvas.text(
         f"A logistic regression tells the inside of {boxed} boxes {origin} on {len(boxes)} samples from the rest by "
         f"{layer.name}; {_percent(found.accuracy)} of held-out positions right (half of them are inside). The "
-        f"{len(maps)} maps with a positive weight are dropped."
+        f"{len(maps)} maps with {'the largest' if config.strongest else 'a'} positive weight are dropped."
     )
     shown = slice(_COLUMNS)
     for caption, images in (
@@ -320,7 +324,8 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
     random_in, random_out = (float(np.mean(part)) for part in zip(*changes["random"], strict=True))
     finding = (
         f"Dropping the {len(maps)} of {layer.maps} maps that speak for a {region} changes pixels inside the boxes by "
-        f"{drawn_in:.0f} of 255 and outside by {drawn_out:.0f}; as many random maps {random_in:.0f} and {random_out:.0f}"
+        f"{drawn_in:.0f} of 255 and outside by {drawn_out:.0f}; as many random maps by {random_in:.0f} and "
+        f"{random_out:.0f}"
     )
     if judge is None:
         _plot_changes(canvas, changes, region)
@@ -329,12 +334,12 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
         numbers["judged"] = counted
         _plot_judged(canvas, counted)
         kept, chance = counted["dropped"]["has_window"], counted["random_mean"]
+        elsewhere = counted["dropped"]["elsewhere"]["relative"]
         finding = (
-            f"Dropping the {len(maps)} of {layer.maps} maps that speak for a window takes the share of samples with one "
-            f"from {_share(counted['before'])} to {_share(kept)} of {config.count:,}; as many random maps to "
-            f"{chance['has_window']:.0%} (mean of {config.random_draws} draws). Outside the window the samples change by "
-            f"{counted['dropped']['elsewhere']['relative']:.2f} of the distance between two samples, with random maps by "
-            f"{chance['elsewhere']:.2f}"
+            f"Dropping the {len(maps)} of {layer.maps} maps that speak for a window takes the share of samples with "
+            f"one from {_share(counted['before'])} to {_share(kept)} of {config.count:,}; as many random maps to "
+            f"{chance['has_window']:.0%} (mean of {config.random_draws} draws). Outside the window the samples change "
+            f"by {elsewhere:.2f} of the distance between two samples, with random maps by {chance['elsewhere']:.2f}"
         )
     return Drawn(title=title, finding=f"{finding}.", canvas=canvas, numbers=numbers)
 
@@ -501,7 +506,7 @@ def _share(about: dict[str, Any]) -> str:
 def _plot_judged(canvas: Canvas, counted: dict[str, Any]) -> None:
     shares, elsewhere, flips = canvas.plots(3, 1.7)
     one, random, mean = counted["dropped"], counted["random"], counted["random_mean"]
-    ticks = ["all maps", "window maps\ndropped", "random maps\ndropped"]
+    ticks = ["all maps", "without\nwindow maps", "without\nrandom maps"]
     bars = [counted["before"], one["has_window"]]
     for place, (about, colour) in enumerate(zip(bars, (COLOURS[6], COLOURS[0]), strict=True)):
         low, high = about["ci95"]
@@ -511,7 +516,7 @@ def _plot_judged(canvas: Canvas, counted: dict[str, Any]) -> None:
         shares.errorbar(place, value, error, fmt="none", ecolor="0.5", elinewidth=1, capsize=3)
     shares.bar(2, mean["has_window"], 0.6, color=COLOURS[4])
     shares.plot([2] * len(random), [draw["has_window"]["value"] for draw in random], "k.", markersize=3)
-    shares.set_xticks(range(3), ticks, fontsize=6)
+    shares.set_xticks(range(3), ticks, fontsize=5.5)
     shares.set_ylabel("share of samples")
     shares.set_ylim(0, 1)
     shares.set_title(f"with a window, {counted['before']['n']:,} fresh z", fontsize=8, loc="left")
