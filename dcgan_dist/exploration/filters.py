@@ -359,7 +359,8 @@ class _Images:
     def again(self, number: int) -> Pixels:
         """Return the image (S, S, C) of a number."""
         batch, row = divmod(number, self._batch)
-        return fitted(self._stream.read(batch).images[row : row + 1].numpy(), self._size, self._channels)[0]
+        image = self._stream.read(batch).images[row : row + 1].numpy()
+        return cast(Pixels, fitted(image, self._size, self._channels)[0])
 
     def real(self, images: Pixels) -> Tensor:
         """Return images as D takes them, (n, C, S, S)."""
@@ -415,7 +416,7 @@ def _at_highest(
 
 
 def half_area(gradient: Tensor, field: ReceptiveField) -> float:
-    """Return the smallest share of a patch's pixels on which half of the squares of a gradient (C, S, S) lie; or NaN."""
+    """Return the smallest share of a patch's pixels on which half of a gradient's squares lie; (C, S, S), NaN of 0."""
     energy = gradient.double().square().sum(dim=0).flatten().sort(descending=True).values.cumsum(dim=0)
     if not energy[-1] > 0:
         return float("nan")
