@@ -64,8 +64,8 @@ class FiltersConfig(FigureConfig):
         chosen = set(parse_ids("filters", self.filters, "numbers of features"))
         if len(chosen) > _MOST_FILTERS:
             raise ConfigError(f"filters is {self.filters!r}, {len(chosen)} features: take {_MOST_FILTERS} or fewer")
-        if not 1 <= self.top <= 64:
-            raise ConfigError(f"top is {self.top}: take 1 to 64 images for each feature")
+        if not 1 <= self.top <= 24:
+            raise ConfigError(f"top is {self.top}: take 1 to 24 images for each feature")
         if self.images < 2:
             raise ConfigError(f"images is {self.images}: take 2 or more")
 
