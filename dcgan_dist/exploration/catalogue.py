@@ -1,4 +1,4 @@
-"""Which figures there are: each with its settings and what draws it."""
+"""Which figures there are: each with its settings and what draws it, in the order of the paper."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dcgan_dist.exploration.boxes import BoxesConfig, draw_boxes
 from dcgan_dist.exploration.evolution import EvolutionConfig, draw_evolution
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.filters import FiltersConfig, draw_filters
 from dcgan_dist.exploration.neighbours import NeighboursConfig, draw_neighbours
 from dcgan_dist.exploration.walk import WalkConfig, draw_walk
+from dcgan_dist.exploration.windows import WindowsConfig, draw_windows
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,12 @@ class Figure:
 
 
 FIGURES: dict[str, Figure] = {
-    "evolution": Figure("samples of the same z and filters of G over training", EvolutionConfig, draw_evolution),
-    "neighbours": Figure("samples beside the training images nearest to them", NeighboursConfig, draw_neighbours),
     "walk": Figure("samples along a path through the space of z (Fig. 4)", WalkConfig, draw_walk),
+    "filters": Figure("what features of D respond to, by guided backpropagation (Fig. 5)", FiltersConfig, draw_filters),
+    "windows": Figure("a generator that forgets to draw windows, or another thing (Fig. 6)", WindowsConfig, draw_windows),
+    "neighbours": Figure("samples beside the training images nearest to them", NeighboursConfig, draw_neighbours),
+    "evolution": Figure("samples of the same z and filters of G over training", EvolutionConfig, draw_evolution),
+    "boxes": Figure("a page to draw boxes over samples by hand, for the figure windows", BoxesConfig, draw_boxes),
 }
 
 __all__ = ["FIGURES", "Figure"]

@@ -224,8 +224,8 @@ def _measure_statistics(generator: Generator, model: ModelConfig, seed: int, dev
         part.momentum = momentum
 
 
-def parse_ids(name: str, text: str) -> list[int]:
-    """Read numbers of samples, such as ``3,17,20-25``.
+def parse_ids(name: str, text: str, of: str = "numbers of samples as on the sheet") -> list[int]:
+    """Read numbers, of samples where `of` says nothing else, such as ``3,17,20-25``.
 
     Raises:
         ConfigError: it is no such list; the message names the setting.
@@ -234,7 +234,7 @@ def parse_ids(name: str, text: str) -> list[int]:
     for word in text.replace(" ", "").split(","):
         first, dash, last = word.partition("-")
         if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
-            raise ConfigError(f"{name} is {text!r}: list numbers of samples as on the sheet, such as 3,17,20-25")
+            raise ConfigError(f"{name} is {text!r}: list {of}, such as 3,17,20-25")
         ids += range(int(first), int(last or first) + 1)
     return ids
 

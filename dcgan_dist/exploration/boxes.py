@@ -1,0 +1,188 @@
+"""`boxes`: a page on which a person draws boxes over samples, as for the windows of Fig. 6, and the file it saves."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+
+from dcgan_dist.data.images import Pixels, encode
+from dcgan_dist.errors import ConfigError, DataError
+from dcgan_dist.exploration.drawing import Canvas, Panel
+from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.networks import Ids, Trained
+from dcgan_dist.exploration.room_judge import Box
+
+_SIDE = 192  # of an image on the page, about
+_MOST_SAMPLES = 2000  # on a page
+_MOST_BYTES = 1 << 24  # of a file of boxes
+_SHOWN = 400  # samples in the picture
+
+Boxes = dict[int, list[Box]]
+"""The boxes of samples by their numbers, in pixels; right and bottom are exclusive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxesConfig(FigureConfig):
+    """Settings of `explore boxes`."""
+
+    samples: int = 150
+    """How many samples are on the page (150 in the paper)."""
+    label: str | None = None
+    """Number or name of the class that all samples have; conditional runs only."""
+    region_name: str = "window"
+    """What the boxes are drawn around; the texts use it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.samples <= _MOST_SAMPLES:
+            raise ConfigError(f"samples is {self.samples}: take 1 to {_MOST_SAMPLES:,}")
+        check_region_name(self.region_name)
+
+
+def check_region_name(name: str) -> None:
+    """Check what a region is called.
+
+    Raises:
+        ConfigError: it is empty, long, or no plain words.
+    """
+    if not 1 <= len(name) <= 40 or not name.replace(" ", "").replace("-", "").isalnum():
+        raise ConfigError(f"region_name is {name!r}: take a few letters that say what the boxes hold, such as window")
+
+
+def samples_of(run: Trained, ids: Ids, label: str | None) -> Pixels:
+    """Return samples by their numbers, uint8 (n, S, S, C), as `sample --seed` has them.
+
+    A conditional run's are of one class, or left out of the classes in turn.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    return run.generate(run.z(ids), torch.cat([run.y(1, label, first=number) for number in ids]))
+
+
+def boxes_content(run: Trained, boxes: Boxes, label: str | None) -> dict[str, Any]:
+    """Return boxes over samples of a run as they are written to a file."""
+    return {
+        "seed": run.seed,
+        "step": run.step,
+        "checkpoint_digest": run.digest,
+        "image_size": run.image_size,
+        "label": label,
+        "boxes": [{"id": number, "box": list(box)} for number, found in boxes.items() for box in found],
+    }
+
+
+def read_boxes(path: str, run: Trained, label: str | None) -> Boxes:
+    """Read a file of boxes, as the page saves it.
+
+    Raises:
+        ConfigError: the boxes are of other samples than the run's: of another seed, checkpoint, size or class.
+        DataError: it cannot be read, is no such file, or has a box outside the image.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        content = json.loads(text) if len(text) <= _MOST_BYTES else None
+    except OSError as error:
+        raise DataError(
+            f"boxes is {path!r}, which cannot be read ({error.strerror}): draw them with explore boxes"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"boxes is {path!r}, which is no JSON: draw them with explore boxes") from error
+    if not isinstance(content, dict) or not isinstance(content.get("boxes"), list):
+        raise DataError(f"boxes is {path!r}, which holds no boxes: draw them with explore boxes")
+    ours = boxes_content(run, {}, label)
+    for key, setting in (
+        ("checkpoint_digest", "--step"),
+        ("seed", "--seed"),
+        ("image_size", "--run"),
+        ("label", "--label"),
+    ):
+        if content.get(key) != ours[key]:
+            raise ConfigError(
+                f"boxes is {path!r}, drawn over samples of {key} {content.get(key)!r}, and these have {ours[key]!r}: "
+                f"give the {setting} that they were drawn with, or draw them again"
+            )
+    boxes: Boxes = {}
+    for entry in content["boxes"]:
+        number, box = _parsed(entry, run.image_size, path)
+        boxes.setdefault(number, []).append(box)
+    if not boxes:
+        raise DataError(f"boxes is {path!r}, which has no box: draw some with explore boxes")
+    return boxes
+
+
+def _parsed(entry: Any, size: int, path: str) -> tuple[int, Box]:
+    about = entry if isinstance(entry, dict) else {}
+    number, box = about.get("id"), about.get("box")
+    values = [number, *box] if isinstance(box, list) else []
+    if len(values) != 5 or any(type(value) is not int for value in values) or not 0 <= values[0] < 2**31:
+        raise DataError(
+            f"boxes is {path!r}, where {entry!r:.80} is no box: write {{'id': 3, 'box': [left, top, right, bottom]}}"
+        )
+    number, left, top, right, bottom = values
+    if not (0 <= left < right <= size and 0 <= top < bottom <= size):
+        raise DataError(
+            f"boxes is {path!r}, where the box {box} of sample {number} is not inside the image of {size}x{size} "
+            "pixels: draw it again"
+        )
+    return number, (left, top, right, bottom)
+
+
+def boxes_page(run: Trained, images: Pixels, region: str, label: str | None) -> str:
+    """Return the page as one HTML file that needs no other; image i (n, S, S, C) is sample i."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dcgan_dist.exploration"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("boxes.html").render(
+        about=boxes_content(run, {}, label),
+        region=region,
+        subtitle=run.subtitle,
+        run=run.location,
+        file=f"{region.replace(' ', '-')}-boxes.json",
+        side=max(1, round(_SIDE / run.image_size)) * run.image_size,
+        urls=[f"data:image/png;base64,{base64.b64encode(encode(image, 'png')).decode()}" for image in images],
+    )
+
+
+def draw_boxes(config: BoxesConfig, run: Trained) -> Drawn:
+    """Make the page, and a picture of the samples with their numbers.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    images = samples_of(run, range(config.samples), config.label)
+    shown = images[:_SHOWN]
+    title = f"Samples to draw boxes over, around each {config.region_name}"
+    canvas = Canvas(title, run.subtitle)
+    canvas.images(Panel("with their numbers", shown, 10, [str(number) for number in range(len(shown))]))
+    name = config.name or "boxes"
+    finding = (
+        f"{name}.html has {len(images)} samples: open it in a browser, draw a box around each {config.region_name}, "
+        "save, and give the file to explore windows --boxes."
+    )
+    page = boxes_page(run, images, config.region_name, config.label)
+    numbers = {"samples": len(images), "region_name": config.region_name, "label": config.label}
+    return Drawn(title=title, finding=finding, canvas=canvas, numbers=numbers, files={".html": page.encode()})
+
+
+__all__ = [
+    "Boxes",
+    "BoxesConfig",
+    "boxes_content",
+    "boxes_page",
+    "check_region_name",
+    "draw_boxes",
+    "read_boxes",
+    "samples_of",
+]

@@ -1,0 +1,565 @@
+"""`filters` (Fig. 5): what the features of D's conv layers respond to most, by guided backpropagation.
+
+Guided backpropagation (Springenberg et al. 2014) goes from one response back to the pixels that caused it, and lets
+through an activation only what is positive in both directions: where the forward input was positive, the gradient's
+positive part. It is shown at the images to which a feature responds most, beside these images' patches, and for a
+discriminator with random weights as the control.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import scipy.stats
+import torch
+from torch import Tensor, nn
+
+from dcgan_dist.data.dataset import Dataset
+from dcgan_dist.data.images import Pixels
+from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.data.stream import ImageStream, read_records
+from dcgan_dist.errors import ConfigError
+from dcgan_dist.evaluation.feature_files import fitted
+from dcgan_dist.evaluation.features import random_discriminator
+from dcgan_dist.evaluation.labelled import ROOM_ATTRIBUTES, Labels, open_labelled, room_labels
+from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel
+from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.networks import Trained, parse_ids
+from dcgan_dist.models.network import Discriminator
+from dcgan_dist.training.sampling import to_real
+
+Values = npt.NDArray[np.float64]
+
+_BATCH = 64
+_MOST_FILTERS = 48
+_IN_A_ROW = 6  # filters beside each other
+_NEUTRAL = 128  # grey of no gradient, and of what lies outside the image
+_NAMES = ("trained", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiltersConfig(FigureConfig):
+    """Settings of `explore filters`."""
+
+    layer: int | None = None
+    """Conv layer of D, 1 for that next to the image. Left out, the last one, as in the paper."""
+    filters: str = "0-5"
+    """Numbers of the layer's features that are shown, such as 0-5,17 (the first 6 in the paper)."""
+    top: int = 6
+    """Images that are shown for each feature: those with the highest responses."""
+    data: str | None = None
+    """Images to look through: shards, a folder or an archive. Left out, those that the run was trained on."""
+    images: int = 10000
+    """How many of them at most, drawn evenly."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer is not None and self.layer < 1:
+            raise ConfigError(f"layer is {self.layer}: the layers are numbered from 1, next to the image")
+        chosen = set(parse_ids("filters", self.filters, "numbers of features"))
+        if len(chosen) > _MOST_FILTERS:
+            raise ConfigError(f"filters is {self.filters!r}, {len(chosen)} features: take {_MOST_FILTERS} or fewer")
+        if not 1 <= self.top <= 24:
+            raise ConfigError(f"top is {self.top}: take 1 to 24 images for each feature")
+        if self.images < 2:
+            raise ConfigError(f"images is {self.images}: take 2 or more")
+
+
+class _GuidedRectifier(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, slope: float) -> Tensor:
+        ctx.save_for_backward(values)
+        return nn.functional.leaky_relu(values, slope)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (values,) = ctx.saved_tensors
+        return gradients[0].clamp(min=0) * (values > 0), None
+
+
+class GuidedLeakyReLU(nn.Module):
+    """A LeakyReLU with guided backpropagation: forwards it is what it was, backwards it is a guided ReLU.
+
+    What its slope lets through of negative inputs is no evidence for the feature, so no gradient goes back there.
+    """
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the activations of any shape."""
+        return cast(Tensor, _GuidedRectifier.apply(values, self.slope))  # type: ignore[no-untyped-call]
+
+
+def guided(discriminator: Discriminator) -> Discriminator:
+    """Return a copy in evaluation mode whose gradients are those of guided backpropagation."""
+    network = copy.deepcopy(discriminator).eval().requires_grad_(False)
+    for module in list(network.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, nn.LeakyReLU):
+                setattr(module, name, GuidedLeakyReLU(part.negative_slope))
+    return network
+
+
+def guided_gradients(
+    discriminator: Discriminator, images: Tensor, y: Tensor, layer: int, features: Tensor, positions: Tensor
+) -> Tensor:
+    """Return the gradient by guided backpropagation of one response of each image, (n, C, S, S).
+
+    Args:
+        discriminator: stays as it is.
+        images: (n, C, S, S) in the range that it was trained on.
+        y: labels, (n, classes).
+        layer: index of the conv layer.
+        features: number of the feature for each image, int64 (n,).
+        positions: place of the response in its map, row by row, int64 (n,).
+    """
+    with torch.enable_grad():
+        pixels = images.detach().clone().requires_grad_()
+        maps = guided(discriminator).feature_maps(pixels, y)[layer].flatten(2)
+        responses = maps[torch.arange(len(maps), device=maps.device), features, positions]
+        (gradient,) = torch.autograd.grad(responses.sum(), pixels)
+    return gradient
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The pixels that a position of a layer's maps sees: those from `start + jump * position` on, `size` of them."""
+
+    start: int
+    jump: int
+    size: int
+
+    @classmethod
+    def of(cls, convolutions: Sequence[nn.Conv2d]) -> ReceptiveField:
+        """Return that of the last of successive convolutions."""
+        start, jump, size = 0, 1, 1
+        for convolution in convolutions:
+            (kernel, _), (stride, _), padding = convolution.kernel_size, convolution.stride, convolution.padding[0]
+            start -= int(padding) * jump
+            size += (kernel - 1) * jump
+            jump *= stride
+        return cls(start, jump, size)
+
+    def crop(self, image: Pixels, row: int, column: int) -> Pixels:
+        """Return the patch (size, size, C) that a position sees of an image (S, S, C); grey where there is none."""
+        top, left = self.start + self.jump * row, self.start + self.jump * column
+        patch = np.full((self.size, self.size, image.shape[2]), _NEUTRAL, np.uint8)
+        inside = image[max(top, 0) : max(top + self.size, 0), max(left, 0) : max(left + self.size, 0)]
+        y, x = max(-top, 0), max(-left, 0)
+        patch[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+        return patch
+
+
+class TopResponses:
+    """The images with the highest responses of each feature; of equal ones, those that came first.
+
+    Attributes:
+        values: float32 (k, features), the highest first; -inf where there were fewer images.
+        numbers: numbers of the images, int64 (k, features); -1 where there were fewer.
+        positions: places of the responses in their maps, int64 (k, features).
+        seen: images so far.
+        sums: sums over all images of the responses and of their squares, float64 (2, features).
+    """
+
+    def __init__(self, k: int, features: int) -> None:
+        self.values = torch.full((k, features), -torch.inf)
+        self.numbers = torch.full((k, features), -1, dtype=torch.int64)
+        self.positions = torch.zeros((k, features), dtype=torch.int64)
+        self.seen = 0
+        self.sums = torch.zeros(2, features, dtype=torch.float64)
+
+    def add(self, values: Tensor, positions: Tensor, numbers: Tensor) -> None:
+        """Look through the responses of images, (n, features), which have these numbers (n,)."""
+        self.seen += len(values)
+        self.sums += torch.stack((values.double().sum(dim=0), values.double().square().sum(dim=0)))
+        all_values = torch.cat((self.values, values))
+        order = all_values.argsort(dim=0, descending=True, stable=True)[: len(self.values)]
+        self.values = all_values.gather(0, order)
+        self.numbers = torch.cat((self.numbers, numbers[:, None].expand_as(positions))).gather(0, order)
+        self.positions = torch.cat((self.positions, positions)).gather(0, order)
+
+    @property
+    def selectivity(self) -> Tensor:
+        """How far the highest responses lie above the mean over all images, in standard deviations, (features,)."""
+        mean, square = self.sums / self.seen
+        deviation = (square - mean.square()).clamp(min=0).sqrt()
+        highest = torch.where(self.numbers >= 0, self.values, 0.0).double().sum(dim=0) / (self.numbers >= 0).sum(dim=0)
+        return torch.where(deviation > 0, (highest - mean) / deviation, 0.0)
+
+
+def conv_layers(discriminator: Discriminator) -> list[nn.Conv2d]:
+    """Return the convolutions of a discriminator in order; none where its layers are dense."""
+    return [part for part in discriminator.modules() if isinstance(part, nn.Conv2d)]
+
+
+@torch.no_grad()
+def chosen_layer(run: Trained, layer: int | None) -> tuple[int, tuple[int, int]]:
+    """Return the index of a conv layer of D, and how many maps of which side it has.
+
+    Raises:
+        ConfigError: there is no such layer; it lists those that there are.
+    """
+    if not conv_layers(run.discriminator):
+        raise ConfigError(
+            f"the discriminator of {run.location} ({run.model.name}) has dense layers alone, and filters looks into "
+            "conv layers: give a run of dcgan or cdcgan"
+        )
+    image = torch.zeros(1, run.channels, run.image_size, run.image_size, device=run.device)
+    sizes = [(maps.shape[1], maps.shape[2]) for maps in run.discriminator.feature_maps(image, run.no_label(1))]
+    number = len(sizes) if layer is None else layer
+    if number > len(sizes):
+        there = ", ".join(f"{n} ({maps} maps of {side}x{side})" for n, (maps, side) in enumerate(sizes, start=1))
+        raise ConfigError(f"layer is {number}, which the discriminator of {run.location} has not: take one of {there}")
+    return number - 1, sizes[number - 1]
+
+
+@torch.no_grad()
+def highest_responses(
+    discriminator: Discriminator, real: Tensor, y: Tensor, layer: int, features: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the highest response of features in each image and its position, on the CPU, (n, features) both.
+
+    Args:
+        discriminator: in evaluation mode.
+        real: images (n, C, S, S) in the range that it was trained on.
+        y: labels, (n, classes).
+        layer: index of the conv layer.
+        features: numbers of the features; left out, all of the layer.
+    """
+    maps = discriminator.feature_maps(real, y)[layer]
+    if features is not None:
+        maps = maps[:, list(features)]
+    highest = maps.flatten(2).max(dim=2)
+    return highest.values.float().cpu(), highest.indices.cpu()
+
+
+def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
+    """Draw the figure.
+
+    Raises:
+        ConfigError: D has no conv layers, no such layer, or no such feature.
+        DataError: the images cannot be read.
+    """
+    layer, (count, side) = chosen_layer(run, config.layer)
+    filters = list(dict.fromkeys(parse_ids("filters", config.filters, "numbers of features")))
+    if max(filters) >= count:
+        raise ConfigError(
+            f"filters is {config.filters!r}, but layer {layer + 1} of the discriminator has {count} features: take "
+            f"numbers from 0 to {count - 1}"
+        )
+    random = random_discriminator(run.model, run.seed).network.to(run.device).requires_grad_(False)
+    networks = dict(zip(_NAMES, (run.discriminator, random), strict=True))
+    images = _Images(run, run.dataset(config.data), config.images)
+    tops = {name: TopResponses(config.top, len(filters)) for name in networks}
+    line = ProgressLine("responses")
+    for which, pixels in images:
+        real = images.real(pixels)
+        for name, network in networks.items():
+            tops[name].add(*highest_responses(network, real, run.no_label(len(real)), layer, filters), which)
+        line(tops["trained"].seen, tops["trained"].seen / images.most, 0)
+    line.close()
+
+    field = ReceptiveField.of(conv_layers(run.discriminator)[: layer + 1])
+    title = f"What features of D's conv layer {layer + 1} respond to"
+    canvas = Canvas(title, run.subtitle)
+    canvas.text(
+        f"Each column: a feature of the {count} of {side}x{side} positions, at its {config.top} highest responses "
+        f"among {images.most:,} real images. A patch is the {field.size}x{field.size} pixels that the response depends "
+        "on; grey is outside the image, or no gradient."
+    )
+    shown = {}
+    for name, network in networks.items():
+        shown[name] = _at_highest(network, images, run, layer, filters, tops[name], field, side)
+    for first in range(0, len(filters), _IN_A_ROW):
+        part = filters[first : first + _IN_A_ROW]
+        for name in networks:
+            canvas.images(
+                *(
+                    Panel(
+                        f"D {'trained' if name == 'trained' else 'with random weights'}: {what}",
+                        rows[:, first : first + _IN_A_ROW].reshape(-1, *rows.shape[2:]),
+                        len(part),
+                        [f"{number}" for number in part],
+                    )
+                    for what, rows in (
+                        ("guided backpropagation", shown[name].gradients),
+                        ("the patches", shown[name].patches),
+                    )
+                )
+            )
+    numbers: dict[str, Any] = {
+        "layer": layer + 1,
+        "maps": count,
+        "side": side,
+        "receptive_field": field.size,
+        "images": tops["trained"].seen,
+        "data": images.dataset.path,
+        "filters": filters,
+    }
+    for name, top in tops.items():
+        numbers[name] = {
+            "responses": top.values.T.tolist(),
+            "positions": [[list(divmod(int(at), side)) for at in column] for column in top.positions.T],
+            "selectivity": top.selectivity.tolist(),
+            "half_of_gradient": shown[name].areas.tolist(),
+        }
+    areas = {name: float(np.nanmean(found.areas)) for name, found in shown.items()}
+    finding = (
+        f"At the highest responses of {len(filters)} features of conv layer {layer + 1} of D, half of the guided "
+        f"gradient's squares lie on {areas['trained']:.1%} of a patch's pixels, with random weights on "
+        f"{areas['random']:.1%} ({images.most:,} images)"
+    )
+    if run.is_rooms:
+        told = _told_apart(networks, run, layer)
+        numbers["attributes"] = told
+        _plot(canvas, told, count)
+        better = sum(about["trained"]["ci95"][0] > about["random"]["ci95"][1] for about in told.values())
+        worse = sum(about["trained"]["ci95"][1] < about["random"]["ci95"][0] for about in told.values())
+        best = max(told, key=lambda attribute: told[attribute]["trained"]["auc"] - told[attribute]["random"]["auc"])
+        finding += (
+            f"; the best single feature tells {best.replace('_', ' ')} apart with an AUC of "
+            f"{told[best]['trained']['auc']:.2f} (random weights {told[best]['random']['auc']:.2f}); of {len(told)} "
+            f"attributes it is clearly better than with random weights for {better}, and clearly worse for {worse}"
+        )
+    return Drawn(title=title, finding=f"{finding}.", canvas=canvas, numbers=numbers)
+
+
+class _Images:
+    """Images of a set, drawn evenly, in batches that can be read again by the numbers of their images.
+
+    Attributes:
+        dataset: the set.
+        most: how many there are, unless some are damaged.
+    """
+
+    def __init__(self, run: Trained, dataset: Dataset, limit: int) -> None:
+        self.dataset = dataset
+        self._range, self._device = run.generator.image_range, run.device
+        self._size, self._channels = run.image_size, run.channels
+        self._batch = min(_BATCH, dataset.count, limit)
+        self._stream = ImageStream(dataset, seed=run.seed, batch_size=self._batch)
+        self._batches = min(limit // self._batch, self._stream.batches_per_epoch)
+        self.most = self._batches * self._batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Pixels]]:
+        """Yield numbers (n,) and images (n, S, S, C), batch by batch."""
+        with self._stream.iterate(0, self._batches) as row:
+            for number, batch in enumerate(row):
+                images = fitted(batch.images.numpy(), self._size, self._channels)
+                if len(images):
+                    yield torch.arange(len(images)) + number * self._batch, images
+
+    def again(self, number: int) -> Pixels:
+        """Return the image (S, S, C) of a number."""
+        batch, row = divmod(number, self._batch)
+        image = self._stream.read(batch).images[row : row + 1].numpy()
+        return cast(Pixels, fitted(image, self._size, self._channels)[0])
+
+    def real(self, images: Pixels) -> Tensor:
+        """Return images as D takes them, (n, C, S, S)."""
+        return to_real(torch.from_numpy(images).to(self._device), self._range, torch.float32)
+
+
+@dataclass(frozen=True)
+class _AtHighest:
+    """The highest responses of features.
+
+    Attributes:
+        patches: of the images, uint8 (k, filters, size, size, C).
+        gradients: guided, of the same shape.
+        areas: `half_area` of each gradient, (k, filters).
+    """
+
+    patches: Pixels
+    gradients: Pixels
+    areas: Values
+
+
+def _at_highest(
+    network: Discriminator,
+    images: _Images,
+    run: Trained,
+    layer: int,
+    filters: Sequence[int],
+    top: TopResponses,
+    field: ReceptiveField,
+    side: int,
+) -> _AtHighest:
+    k = len(top.values)
+    shape = (k, len(filters), field.size, field.size, run.channels)
+    patches, gradients = np.full((2, *shape), _NEUTRAL, np.uint8)
+    areas = np.full(shape[:2], np.nan)
+    for rank in range(k):
+        there = [column for column in range(len(filters)) if top.numbers[rank, column] >= 0]
+        if not there:
+            break
+        pixels = np.stack([images.again(int(top.numbers[rank, column])) for column in there])
+        positions = top.positions[rank, there]
+        features = torch.tensor([filters[column] for column in there], device=run.device)
+        found = guided_gradients(
+            network, images.real(pixels), run.no_label(len(there)), layer, features, positions.to(run.device)
+        )
+        shades = _shades(found)
+        for place, column in enumerate(there):
+            row, at = divmod(int(positions[place]), side)
+            patches[rank, column] = field.crop(pixels[place], row, at)
+            gradients[rank, column] = field.crop(shades[place], row, at)
+            areas[rank, column] = half_area(found[place], field)
+    return _AtHighest(patches, gradients, areas)
+
+
+def half_area(gradient: Tensor, field: ReceptiveField) -> float:
+    """Return the smallest share of a patch's pixels on which half of a gradient's squares lie; (C, S, S), NaN of 0."""
+    energy = gradient.double().square().sum(dim=0).flatten().sort(descending=True).values.cumsum(dim=0)
+    if not energy[-1] > 0:
+        return float("nan")
+    return int((energy < energy[-1] / 2).sum() + 1) / field.size**2
+
+
+def _shades(gradients: Tensor) -> Pixels:
+    """Return gradients (n, C, S, S) as images (n, S, S, C): grey is none, and the largest of each is black or white."""
+    largest = gradients.abs().amax(dim=(1, 2, 3), keepdim=True)
+    scaled = torch.where(largest > 0, gradients / largest, 0.0) * 127 + _NEUTRAL
+    return cast(Pixels, scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def aucs(values: Values, positives: npt.NDArray[np.bool_]) -> Values:
+    """Return the area under the ROC curve of each column of values (n, m), for each group of positives (n, groups).
+
+    It is the chance that a positive has the higher value of a positive and a negative; shape (groups, m).
+    """
+    ranks = scipy.stats.rankdata(values, axis=0)
+    there = positives.sum(axis=0)[:, None]
+    pairs = there * (len(values) - there)
+    wins = positives.T.astype(np.float64) @ ranks - there * (there + 1) / 2
+    areas: Values = np.where(pairs > 0, wins / np.maximum(pairs, 1), 0.5)
+    return areas
+
+
+def mean_auc(values: Values, positives: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the mean AUC of columns of values, each with its own positives, (n, m) both, and its standard error.
+
+    The error is DeLong's (1988): the images are independent, the columns are not.
+    """
+    there = positives.sum(axis=0)
+    rest = len(values) - there
+    ranks = scipy.stats.rankdata(values, axis=0)
+    areas = (np.where(positives, ranks, 0).sum(axis=0) - there * (there + 1) / 2) / np.maximum(there * rest, 1)
+    parts = np.zeros(values.shape)  # of each image in how far the AUC is off
+    for column in range(values.shape[1]):
+        group = positives[:, column]
+        if not there[column] or not rest[column]:
+            areas[column] = 0.5
+            continue
+        # Of each positive the share of negatives that it beats, of each negative the share of positives that beat it.
+        beaten = ranks[group, column] - scipy.stats.rankdata(values[group, column])
+        beating = there[column] - (ranks[~group, column] - scipy.stats.rankdata(values[~group, column]))
+        parts[group, column] = (beaten / rest[column] - areas[column]) / max(there[column] - 1, 1)
+        parts[~group, column] = (beating / there[column] - areas[column]) / max(rest[column] - 1, 1)
+    return float(areas.mean()), float(np.sqrt(np.square(parts.mean(axis=1)).sum()))
+
+
+def best_single_features(values: Values, labels: dict[str, Labels], kinds: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """Return how well the best single feature tells each attribute apart, as an AUC on images that did not choose it.
+
+    The first half of the images chooses, for each attribute, the feature and whether its high or low values speak for
+    it; the second half measures. Where an attribute has more than two values, a feature is chosen for each of them
+    against all others, and the mean of their AUCs is given.
+
+    Args:
+        values: responses, (n, features), in any order of images that has nothing to do with the labels.
+        labels: number of each image's value, (n,), by attribute.
+        kinds: how many values an attribute has.
+
+    Returns:
+        By attribute `auc`, `ci95`, `n` (of images that measured) and `features`.
+    """
+    half = len(values) // 2
+    told = {}
+    for attribute, numbers in labels.items():
+        wanted = [1] if kinds[attribute] == 2 else list(range(kinds[attribute]))
+        positives = numbers[:, None] == np.array(wanted)
+        areas = aucs(values[:half], positives[:half])
+        chosen = np.abs(areas - 0.5).argmax(axis=1)
+        signs = np.where(areas[np.arange(len(chosen)), chosen] >= 0.5, 1.0, -1.0)
+        measured, truth = values[half:, chosen] * signs, positives[half:]
+
+        area, error = mean_auc(measured, truth)
+        told[attribute] = {
+            "auc": area,
+            "ci95": [max(0.0, area - 1.96 * error), min(1.0, area + 1.96 * error)],
+            "n": len(measured),
+            "features": chosen.tolist(),
+        }
+    return told
+
+
+def _told_apart(networks: dict[str, Discriminator], run: Trained, layer: int) -> dict[str, dict[str, Any]]:
+    """Return `best_single_features` of each network, by attribute of rooms that no run is trained on."""
+    dataset = open_labelled(None, "rooms", image_size=run.image_size, channels=run.channels, cache=run.cache)
+    labels = room_labels(dataset)
+    parts: dict[str, list[Tensor]] = {name: [] for name in networks}
+    for pixels in _in_order(dataset):
+        real = to_real(torch.from_numpy(pixels).to(run.device), run.generator.image_range, torch.float32)
+        for name, network in networks.items():
+            parts[name].append(highest_responses(network, real, run.no_label(len(real)), layer)[0])
+    kinds = {attribute: len(values) for attribute, values in ROOM_ATTRIBUTES.items()}
+    found = {
+        name: best_single_features(torch.cat(rows).double().numpy(), labels, kinds) for name, rows in parts.items()
+    }
+    return {attribute: {name: found[name][attribute] for name in networks} for attribute in labels}
+
+
+def _in_order(dataset: Dataset) -> Iterator[Pixels]:
+    for shard, size in enumerate(dataset.sizes):
+        for start in range(0, size, _BATCH):
+            yield read_records(dataset, shard, start, min(start + _BATCH, size))[0]
+
+
+def _plot(canvas: Canvas, told: dict[str, dict[str, Any]], count: int) -> None:
+    (axes,) = canvas.plots(1, 1.9)
+    places = np.arange(len(told))
+    for shift, name, colour in ((-0.2, "trained", COLOURS[0]), (0.2, "random", COLOURS[4])):
+        areas = np.array([about[name]["auc"] for about in told.values()])
+        low, high = np.array([about[name]["ci95"] for about in told.values()]).T
+        label = "D trained" if name == "trained" else "D with random weights"
+        axes.bar(places + shift, areas - 0.5, 0.38, bottom=0.5, color=colour, label=label)
+        errors = np.maximum(0, [areas - low, high - areas])
+        axes.errorbar(places + shift, areas, errors, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+    n = next(iter(told.values()))["trained"]["n"]
+    axes.set_xticks(places, [name.replace("_", " ") for name in told])
+    axes.set_ylim(0.45, 1.12)
+    axes.set_yticks(np.arange(0.5, 1.01, 0.1))
+    axes.axhline(0.5, color="0.4", linewidth=0.8)
+    axes.set_ylabel("AUC (0.5: by chance)")
+    axes.set_title(
+        f"How well the best single feature of {count} tells an attribute apart, {n:,} held-out rooms, 95% intervals",
+        fontsize=8,
+        loc="left",
+    )
+    axes.legend(fontsize=7, frameon=False, ncols=2, loc="upper right")
+
+
+__all__ = [
+    "FiltersConfig",
+    "GuidedLeakyReLU",
+    "ReceptiveField",
+    "TopResponses",
+    "aucs",
+    "best_single_features",
+    "chosen_layer",
+    "conv_layers",
+    "draw_filters",
+    "guided",
+    "guided_gradients",
+    "half_area",
+    "highest_responses",
+    "mean_auc",
+]
