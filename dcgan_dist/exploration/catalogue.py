@@ -33,7 +33,7 @@ class Figure:
 FIGURES: dict[str, Figure] = {
     "walk": Figure("samples along a path through the space of z (Fig. 4)", WalkConfig, draw_walk),
     "filters": Figure("what features of D respond to, by guided backpropagation (Fig. 5)", FiltersConfig, draw_filters),
-    "windows": Figure("a generator that forgets to draw windows, or another thing (Fig. 6)", WindowsConfig, draw_windows),
+    "windows": Figure("a generator that forgets windows, or another thing (Fig. 6)", WindowsConfig, draw_windows),
     "neighbours": Figure("samples beside the training images nearest to them", NeighboursConfig, draw_neighbours),
     "evolution": Figure("samples of the same z and filters of G over training", EvolutionConfig, draw_evolution),
     "boxes": Figure("a page to draw boxes over samples by hand, for the figure windows", BoxesConfig, draw_boxes),
