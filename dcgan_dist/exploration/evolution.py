@@ -9,6 +9,7 @@ judged as `filter_oscillation` of metrics.jsonl is, of which the sweeps' verdict
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -376,7 +377,7 @@ def _draw(
 def _range(activations: Activations) -> float:
     """Return the deviation that has the full colour: such that nine of ten values differ in theirs."""
     most = float(np.nanquantile(np.abs(activations.deviations()), 0.9))
-    return max(_SHOWN, np.ceil(most / _SHOWN) * _SHOWN)
+    return max(_SHOWN, math.ceil(most / _SHOWN) * _SHOWN)
 
 
 def _verdict(metrics: Metrics) -> dict[str, str] | None:
