@@ -9,6 +9,7 @@ judged as `filter_oscillation` of metrics.jsonl is, of which the sweeps' verdict
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from dcgan_dist.training.trained import checkpoint_steps, load_each, load_genera
 
 _GAP = 2  # pixels between the cells of a run's grids
 _SAME = 1e-6  # of the mean activation of a layer: what differs by less over all z does not depend on z
-_SHOWN = 0.5  # deviation of a filter from its mean, as a share of it, that has the full colour
+_SHOWN = 0.5  # deviation of a filter from its mean, as a share of it, that has the full colour; or more, see `_range`
 _DEAD, _OSCILLATING = COLOURS[6], COLOURS[4]
 
 Metrics = dict[str, Floats]
@@ -83,6 +84,12 @@ class Activations:
         """Return the newest WINDOW times, (WINDOW, filters), None where they are fewer or not all kept."""
         newest = self.values[-WINDOW:]
         return torch.from_numpy(newest) if len(newest) == WINDOW and np.isfinite(newest).all() else None
+
+    def deviations(self) -> Floats:
+        """Return how far each filter is from its mean over time, as a share of its mean absolute activation."""
+        known = self.values[np.isfinite(self.values).all(axis=1)]
+        deviation: Floats = (self.values - known.mean(axis=0)) / np.maximum(np.abs(known).mean(axis=0), 1e-12)
+        return deviation
 
     def oscillating(self) -> npt.NDArray[np.bool_] | None:
         """Return which filters oscillate over the newest WINDOW times, (filters,), None where that is not known."""
@@ -312,10 +319,11 @@ def _draw(
     canvas.images(Panel(caption, np.concatenate(list(images.values())), len(samples), marks))
     if metrics:
         _plot_metrics(canvas, metrics)
+    full = _range(activations)
     canvas.text(
         f"Below: the mean activation of every filter at the {activations.times} that the checkpoints kept, a line for "
         "each filter, as its deviation from the filter's own mean: red above, blue below, full colour from "
-        f"{_SHOWN:.0%} on; grey was not kept. Marked at the left: black filters are dead (the same for every z), "
+        f"{full:.0%} on; grey was not kept. Marked at the left: black filters are dead (the same for every z), "
         f"yellow ones oscillate over the newest {WINDOW}. These come first, the others by how far they swing."
     )
     bounds = np.cumsum([0, *last.layers])
@@ -326,7 +334,7 @@ def _draw(
             part = slice(int(bounds[number]), int(bounds[number + 1]))
             of_layer = Activations(activations.steps, activations.values[:, part], activations.times)
             marked = None if oscillates is None else oscillates[part]
-            _plot_layer(axes, number, of_layer, last.dead[part], marked)
+            _plot_layer(axes, number, of_layer, last.dead[part], marked, full)
             layers.append(
                 {
                     "layer": number,
@@ -366,6 +374,12 @@ def _draw(
     )
 
 
+def _range(activations: Activations) -> float:
+    """Return the deviation that has the full colour: such that nine of ten values differ in theirs."""
+    most = float(np.nanquantile(np.abs(activations.deviations()), 0.9))
+    return max(_SHOWN, math.ceil(most / _SHOWN) * _SHOWN)
+
+
 def _verdict(metrics: Metrics) -> dict[str, str] | None:
     """Return the sweeps' verdict on the lines so far, None where there are none."""
     if not {"step", "loss_d", "loss_g"} <= set(metrics):
@@ -395,7 +409,7 @@ def _plot_metrics(canvas: Canvas, metrics: Metrics) -> None:
     for number, limit in enumerate((FILTER_SHARE, FILTER_SWING)):
         right.axhline(limit, color=COLOURS[number], linewidth=0.5, linestyle=":",
                       label="verdict: oscillation, above that" if number == 0 else None)  # fmt: skip
-    right.set_ylim(bottom=0, top=max(0.5, right.get_ylim()[1]))
+    right.set_ylim(bottom=0, top=max(0.5, 1.35 * right.get_ylim()[1]))
     for axes in (left, right):
         axes.legend(fontsize=6, frameon=False, loc="upper right")
 
@@ -406,19 +420,17 @@ def _plot_layer(
     activations: Activations,
     dead: npt.NDArray[np.bool_],
     marked: npt.NDArray[np.bool_] | None,
+    full: float,
 ) -> None:
-    values, steps = activations.values, activations.steps
+    deviation, steps = activations.deviations(), activations.steps
     oscillates = np.zeros_like(dead) if marked is None else marked & ~dead
-    known = np.isfinite(values).all(axis=1)
-    level, size = values[known].mean(axis=0), np.abs(values[known]).mean(axis=0)
-    deviation = (values - level) / np.maximum(size, 1e-12)
-    restless = deviation[known].std(axis=0)
+    restless = np.nanstd(deviation, axis=0)
     order = np.lexsort((-restless, ~dead, ~oscillates))
     half = (steps[1] - steps[0]) / 2 if len(steps) > 1 else 0.5
     edges = np.concatenate(([steps[0] - half], (steps[1:] + steps[:-1]) / 2, [steps[-1] + half]))
     colours = colormaps["RdBu_r"].with_extremes(bad="0.75")
     axes.pcolormesh(edges, np.arange(len(order) + 1), np.ma.masked_invalid(deviation[:, order].T), cmap=colours,
-                    vmin=-_SHOWN, vmax=_SHOWN, rasterized=True)  # fmt: skip
+                    vmin=-full, vmax=full, rasterized=True)  # fmt: skip
     for row, which in enumerate(order):
         if dead[which] or oscillates[which]:
             colour = _DEAD if dead[which] else _OSCILLATING

@@ -165,7 +165,8 @@ class Path:
     def images(self, stretch: int, parts: Floats) -> Pixels:
         """Return the samples at places in [0, 1] on a stretch, uint8 (n, S, S, C)."""
         places = torch.from_numpy(parts).float()
-        z = interpolate(self.points[stretch], self.points[stretch + 1], places, self.run.model.z_distribution)
+        start, end = self.points[stretch], self.points[stretch + 1]
+        z = interpolate(start, end, places, self.run.model.z_distribution)
         y = self.run.y(1, self.label, first=stretch)
         return self.run.generate(z, y.expand(len(z), -1))
 
