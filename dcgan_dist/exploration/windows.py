@@ -322,8 +322,9 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
         canvas.images(Panel(caption, images, _COLUMNS, marks, gap=2 * _ENLARGED))
     drawn_in, drawn_out = changes["dropped"]
     random_in, random_out = (float(np.mean(part)) for part in zip(*changes["random"], strict=True))
+    speak = "speak most" if config.strongest else "speak"
     finding = (
-        f"Dropping the {len(maps)} of {layer.maps} maps that speak for a {region} changes pixels inside the boxes by "
+        f"Dropping the {len(maps)} of {layer.maps} maps that {speak} for a {region} changes pixels inside the boxes by "
         f"{drawn_in:.0f} of 255 and outside by {drawn_out:.0f}; as many random maps by {random_in:.0f} and "
         f"{random_out:.0f}"
     )
@@ -336,7 +337,7 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
         kept, chance = counted["dropped"]["has_window"], counted["random_mean"]
         elsewhere = counted["dropped"]["elsewhere"]["relative"]
         finding = (
-            f"Dropping the {len(maps)} of {layer.maps} maps that speak for a window takes the share of samples with "
+            f"Dropping the {len(maps)} of {layer.maps} maps that {speak} for a window takes the share of samples with "
             f"one from {_share(counted['before'])} to {_share(kept)} of {config.count:,}; as many random maps to "
             f"{chance['has_window']:.0%} (mean of {config.random_draws} draws). Outside the window the samples change "
             f"by {elsewhere:.2f} of the distance between two samples, with random maps by {chance['elsewhere']:.2f}"
