@@ -84,17 +84,18 @@ def _draw_all(config: AllConfig, networks: Trained) -> None:
     from dcgan_dist.exploration.catalogue import FIGURES
 
     common = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    figures = {name: figure for name, figure in FIGURES.items() if not figure.is_tool}
     left_out: dict[str, ConfigError | DataError] = {}
-    for number, (name, figure) in enumerate(FIGURES.items(), start=1):
-        print(f"\n[{number} of {len(FIGURES)}] {name}: {figure.about}", flush=True)
+    for number, (name, figure) in enumerate(figures.items(), start=1):
+        print(f"\n[{number} of {len(figures)}] {name}: {figure.about}", flush=True)
         known = {entry.name for entry in dataclasses.fields(figure.settings)}
         try:
             _draw(name, figure.settings(**{key: value for key, value in common.items() if key in known}), networks)
         except (ConfigError, DataError) as error:
             left_out[name] = error
             print(f"left out: {error}", flush=True)
-    drawn = len(FIGURES) - len(left_out)
-    print(f"\n{drawn} of {len(FIGURES)} figures drawn" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+    drawn = len(figures) - len(left_out)
+    print(f"\n{drawn} of {len(figures)} figures drawn" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
     for name, reason in left_out.items():
         if isinstance(reason, DataError):
             raise DataError(f"{name} could not be drawn: {reason}") from reason

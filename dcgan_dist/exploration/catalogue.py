@@ -23,11 +23,13 @@ class Figure:
         about: what it shows, a line for the list of figures.
         settings: class of its settings.
         draw: makes it of its settings and a run's networks.
+        is_tool: whether it is a means to another figure, which `explore all` leaves out.
     """
 
     about: str
     settings: type[FigureConfig]
     draw: Callable[[Any, Any], Drawn]
+    is_tool: bool = False
 
 
 FIGURES: dict[str, Figure] = {
@@ -36,7 +38,7 @@ FIGURES: dict[str, Figure] = {
     "windows": Figure("a generator that forgets windows, or another thing (Fig. 6)", WindowsConfig, draw_windows),
     "neighbours": Figure("samples beside the training images nearest to them", NeighboursConfig, draw_neighbours),
     "evolution": Figure("samples of the same z and filters of G over training", EvolutionConfig, draw_evolution),
-    "boxes": Figure("a page to draw boxes over samples by hand, for the figure windows", BoxesConfig, draw_boxes),
+    "boxes": Figure("a page to draw boxes over samples by hand, for the figure windows", BoxesConfig, draw_boxes, True),
 }
 
 __all__ = ["FIGURES", "Figure"]
