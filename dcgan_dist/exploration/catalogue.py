@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dcgan_dist.exploration.arithmetic import ArithmeticConfig, draw_arithmetic
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.sheet import SheetConfig, draw_sheet
 from dcgan_dist.exploration.walk import WalkConfig, draw_walk
 
 
@@ -27,6 +29,8 @@ class Figure:
 
 FIGURES: dict[str, Figure] = {
     "walk": Figure("samples along a path through the space of z (Fig. 4)", WalkConfig, draw_walk),
+    "sheet": Figure("samples with their numbers, to pick exemplars from by eye", SheetConfig, draw_sheet),
+    "arithmetic": Figure("sums and differences of the z of concepts (Fig. 7)", ArithmeticConfig, draw_arithmetic),
 }
 
 __all__ = ["FIGURES", "Figure"]

@@ -28,6 +28,7 @@ from dcgan_dist.training.trained import load_networks, read_run_config
 Ids = Sequence[int]
 
 _BATCH = 64
+_MOST_IDS = 10_000  # that a setting can list
 _STATISTICS = 1024  # samples that the statistics of batch norm are measured over, where they are those of a batch
 
 
@@ -235,6 +236,8 @@ def parse_ids(name: str, text: str) -> list[int]:
         first, dash, last = word.partition("-")
         if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
             raise ConfigError(f"{name} is {text!r}: list numbers of samples as on the sheet, such as 3,17,20-25")
+        if int(last or first) >= 2**40 or int(last or first) - int(first) + len(ids) >= _MOST_IDS:
+            raise ConfigError(f"{name} is {text!r}: list {_MOST_IDS:,} samples at most, with numbers below 2**40")
         ids += range(int(first), int(last or first) + 1)
     return ids
 
