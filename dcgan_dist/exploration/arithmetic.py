@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from dcgan_dist.data.images import Pixels
@@ -34,7 +35,7 @@ from dcgan_dist.exploration.attributes import (
     shows,
     the_label,
 )
-from dcgan_dist.exploration.drawing import COLOURS, LINES, Canvas, Panel
+from dcgan_dist.exploration.drawing import Canvas, Panel, line_with_intervals
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained, parse_ids
 from dcgan_dist.training.draws import draw_z
@@ -293,14 +294,7 @@ def draw_arithmetic(config: ArithmeticConfig, run: Trained) -> Drawn:
     terms, listed, label = parse_formula(config.formula or ROOMS), _listed(config.concept), the_label(run, config.label)
     run.y(1, label)
     asked = [term.concept for term in terms if term.concept not in listed]
-    judge = room_attributes(run) if run.is_rooms and config.data is None else None
-    if config.data is not None and (asked or config.wanted):
-        judge = class_attributes(run, config.data)
-    if judge is None and (asked or config.wanted):
-        raise NeedsChoice(
-            f"{(asked or [config.wanted])[0]!r} cannot be looked for: pick numbers of samples from `explore sheet` and "
-            "list them in --concept, or give --data PATH, labelled images with a class of that name"
-        )
+    judge = _judge(config, run, [*asked, *([config.wanted] if config.wanted else [])])
     named = {concept: _read(judge, concept) for concept in asked} if judge else {}
     wanted = _wanted(config, judge, terms, named)
     looked = None
@@ -321,6 +315,20 @@ def draw_arithmetic(config: ArithmeticConfig, run: Trained) -> Drawn:
         sizes = [count for count in _numbers("measured", config.measured) if count <= fewest]
         measured = measure(run, judge, terms, row, wanted, sizes, config.draws, label)
     return _drawn(config, run, terms, row, counts, judge, wanted, looked, measured, label)
+
+
+def _judge(config: ArithmeticConfig, run: Trained, texts: Sequence[str]) -> AttributeJudge | None:
+    """Return who knows what texts ask for; None where there are none."""
+    if not texts:
+        return None
+    if config.data is not None:
+        return class_attributes(run, config.data)
+    if run.is_rooms:
+        return room_attributes(run)
+    raise NeedsChoice(
+        f"{texts[0]!r} cannot be looked for: pick numbers of samples from `explore sheet` and list them in --concept, "
+        "or give --data PATH, labelled images with a class of that name"
+    )
 
 
 def _read(judge: AttributeJudge, concept: str) -> Wanted:
@@ -364,7 +372,8 @@ def _check_enough(concept: str, some: Exemplars, count: int, search: int) -> Non
         )
     way_out = f"give --exemplars {some.found}, or a larger --search" if some.found else "give a larger --search"
     raise ConfigError(
-        f"{some.found} of {search:,} samples searched clearly show {concept!r}, and exemplars asks for {count}: {way_out}"
+        f"{some.found} of {search:,} samples searched clearly show {concept!r}, but exemplars asks for {count}: "
+        f"{way_out}"
     )
 
 
@@ -475,15 +484,11 @@ def _plot(
         axes.legend(fontsize=6.5, frameon=False)
 
 
-def _line(axes: Any, x: Sequence[int], shares: Sequence[dict[str, Any]], name: str, number: int) -> None:
-    y = np.array([100 * one["share"] for one in shares])
-    low, high = 100 * np.array([one["ci95"] for one in shares]).T
+def _line(axes: Axes, x: Sequence[int], shares: Sequence[dict[str, Any]], name: str, number: int) -> None:
     # Slightly apart, so that the bars can be told from one another.
-    apart = np.array(x) * 1.03**number
-    axes.errorbar(
-        apart, y, [np.maximum(y - low, 0), np.maximum(high - y, 0)], label=name, color=COLOURS[number % len(COLOURS)],
-        linestyle=LINES[number % len(LINES)], marker="o", markersize=3, linewidth=1.3, elinewidth=0.8, capsize=2,
-    )  # fmt: skip
+    apart = [count * 1.03**number for count in x]
+    percents = [100 * one["share"] for one in shares]
+    line_with_intervals(axes, apart, percents, [[100 * end for end in one["ci95"]] for one in shares], name, number)
 
 
 def _percent(value: float) -> str:

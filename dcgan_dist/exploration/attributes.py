@@ -74,22 +74,27 @@ class AttributeJudge:
         return ", ".join(phrases[meant] for meant in wanted.items())
 
 
-def room_attributes(run: Trained) -> AttributeJudge:
-    """Return the judge of rooms, who is asked for ``window``, ``no lamp``, ``bed red``, ``wall 30``, ``view left``.
-
-    Raises:
-        StorageError: the cache cannot be written.
-    """
-    judge = room_judge(run.cache, run.device)
+def room_phrases() -> dict[str, tuple[str, int]]:
+    """Return how values of `ROOM_ATTRIBUTES` are asked for: ``window``, ``no lamp``, ``bed red``, ``wall 30``."""
     phrases = {}
     for name, values in ROOM_ATTRIBUTES.items():
         word = name.partition("_")[0]
         for number, value in enumerate(values):
             is_yes_or_no = isinstance(value, bool)
             phrases[(word if value else f"no {word}") if is_yes_or_no else f"{word} {value}"] = (name, number)
+    return phrases
+
+
+def room_attributes(run: Trained) -> AttributeJudge:
+    """Return the judge of rooms, who knows `room_phrases`.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    judge = room_judge(run.cache, run.device)
     return AttributeJudge(
         values={name: tuple(map(str, values)) for name, values in ROOM_ATTRIBUTES.items()},
-        phrases=phrases,
+        phrases=room_phrases(),
         accuracy=judge.accuracy,
         probabilities=lambda images: dict(judge(images).probabilities),
     )
@@ -157,7 +162,9 @@ def confidence(probabilities: Probabilities, wanted: Wanted) -> Floats:
 
 def shows(probabilities: Probabilities, wanted: Wanted) -> Bools:
     """Return whether the value of each attribute that is wanted is the most probable one, (n,)."""
-    return np.logical_and.reduce([probabilities[name].argmax(axis=1) == value for name, value in wanted.items()])
+    parts = [probabilities[name].argmax(axis=1) == value for name, value in wanted.items()]
+    every: Bools = np.all(parts, axis=0)
+    return every
 
 
 def look(run: Trained, judge: AttributeJudge, z: Tensor, label: str | None, what: str) -> Probabilities:
@@ -213,6 +220,7 @@ __all__ = [
     "first_z",
     "look",
     "room_attributes",
+    "room_phrases",
     "share",
     "shows",
     "the_label",

@@ -9,6 +9,7 @@ from typing import Any
 from dcgan_dist.exploration.arithmetic import ArithmeticConfig, draw_arithmetic
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.sheet import SheetConfig, draw_sheet
+from dcgan_dist.exploration.turn import TurnConfig, draw_turn
 from dcgan_dist.exploration.walk import WalkConfig, draw_walk
 
 
@@ -31,6 +32,7 @@ FIGURES: dict[str, Figure] = {
     "walk": Figure("samples along a path through the space of z (Fig. 4)", WalkConfig, draw_walk),
     "sheet": Figure("samples with their numbers, to pick exemplars from by eye", SheetConfig, draw_sheet),
     "arithmetic": Figure("sums and differences of the z of concepts (Fig. 7)", ArithmeticConfig, draw_arithmetic),
+    "turn": Figure("samples turned by a vector in the space of z (Fig. 8)", TurnConfig, draw_turn),
 }
 
 __all__ = ["FIGURES", "Figure"]

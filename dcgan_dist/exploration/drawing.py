@@ -173,6 +173,18 @@ def _mark(axes: Axes, panel: Panel) -> None:
         )  # fmt: skip
 
 
+def line_with_intervals(
+    axes: Axes, x: Sequence[float], y: Sequence[float], intervals: Sequence[Sequence[float]], name: str, number: int
+) -> None:
+    """Draw line `number` of a plot, by its colour and style, with a bar for the interval (low, high) of each point."""
+    middle, (low, high) = np.asarray(y), np.asarray(intervals).T
+    axes.errorbar(
+        x, middle, [np.maximum(middle - low, 0), np.maximum(high - middle, 0)], label=name,
+        color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)],
+        marker="o", markersize=3, linewidth=1.3, elinewidth=0.8, capsize=2,
+    )  # fmt: skip
+
+
 def animation(frames: Pixels, seconds: float, scale: int = 3) -> bytes:
     """Return frames, uint8 (n, S, S, C), as a GIF that goes there and back without end, enlarged."""
     from PIL import Image
@@ -188,4 +200,4 @@ def animation(frames: Pixels, seconds: float, scale: int = 3) -> bytes:
     return buffer.getvalue()
 
 
-__all__ = ["COLOURS", "LINES", "Canvas", "Panel", "animation"]
+__all__ = ["COLOURS", "LINES", "Canvas", "Panel", "animation", "line_with_intervals"]

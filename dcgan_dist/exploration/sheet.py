@@ -44,14 +44,11 @@ def draw_sheet(config: SheetConfig, run: Trained) -> Drawn:
     in_turn = len(names) > 1
     marks = [f"{number} ({name})" for number, name in zip(ids, classes, strict=True)] if in_turn else map(str, ids)
     title = f"Samples {ids[0]} to {ids[-1]}"
-    about = (
-        "Each bears its number, which says what its z is: exemplars of the figures arithmetic and turn are picked by it"
-    )
+    kind = " and class" if in_turn else f"; all are of class {names[0]}" if names else ""
     canvas = Canvas(title, run.subtitle)
-    kind = " (in brackets: its class)" if in_turn else f", all of class {names[0]}" if names else ""
-    canvas.text(f"{about}{kind}.")
+    caption = f"with the numbers that exemplars of the figures arithmetic and turn are picked by{kind}"
     columns = min(config.columns, config.count)
-    canvas.images(Panel("row by row", run.generate(run.z(ids), y), columns, list(marks)))
+    canvas.images(Panel(caption, run.generate(run.z(ids), y), columns, list(marks)))
     return Drawn(
         title=title,
         finding=f"Samples {ids[0]} to {ids[-1]} of seed {config.seed}, to pick exemplars from for arithmetic and turn.",
