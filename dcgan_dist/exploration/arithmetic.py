@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, NeedsChoice
+from dcgan_dist.evaluation.tasks import Z95
 from dcgan_dist.exploration.attributes import (
     AttributeJudge,
     Probabilities,
@@ -130,7 +131,7 @@ def parse_formula(text: str) -> list[Term]:
         Term(1 if sign == "+" else -1, " ".join(concept.split()))
         for sign, concept in zip(parts[1::2], parts[2::2], strict=True)
     ]
-    if parts[0].strip() or not all(term.concept.strip("+- ") for term in terms):
+    if any(re.match(r"([-+] |[-+]?$)", term.concept) for term in terms):
         raise ConfigError(f"formula is {text!r}: write concepts with + and - between them, such as a - b + c")
     return terms
 
@@ -203,6 +204,20 @@ def find_exemplars(judge: AttributeJudge, looked: Probabilities, concept: str) -
     return Exemplars(tuple(order[: min(found, _MOST_EXEMPLARS)].tolist()), found, wanted)
 
 
+def alike(looked: Probabilities) -> dict[str, Any]:
+    """Return the share of attributes in which two of n images are the same, over all pairs, with its 95% interval.
+
+    The interval is that of a U-statistic: from how alike each image is to all others.
+    """
+    seen = np.stack([values.argmax(axis=1) for values in looked.values()])
+    n = seen.shape[1]
+    if n < 2:
+        return {"share": 1.0, "ci95": [0.0, 1.0], "n": n}
+    to_others = ((seen[:, :, None] == seen[:, None, :]).mean(axis=0).sum(axis=1) - 1) / (n - 1)
+    mean, half = float(to_others.mean()), Z95 * 2 * float(to_others.std(ddof=1)) / n**0.5
+    return {"share": mean, "ci95": [max(0.0, mean - half), min(1.0, mean + half)], "n": n}
+
+
 @dataclass(frozen=True)
 class Measured:
     """What results showed.
@@ -212,6 +227,8 @@ class Measured:
         latent: share of the results of arithmetic on z that showed all that was wanted.
         pixels: likewise of arithmetic on the exemplars' images.
         by_attribute: for z, by attribute.
+        alike: share of all attributes that the judge knows in which two results on z are the same (see `alike`).
+        length: mean length of the z of the results.
         outside: share of the values of z that uniform noise never has; None for normal noise.
     """
 
@@ -219,6 +236,8 @@ class Measured:
     latent: dict[str, Any]
     pixels: dict[str, Any]
     by_attribute: dict[str, dict[str, Any]]
+    alike: dict[str, Any]
+    length: float
     outside: float | None
 
 
@@ -272,6 +291,8 @@ def measure(
                 latent=share(shows(latent, wanted)),
                 pixels=share(shows(pixels, wanted)),
                 by_attribute={name: share(shows(latent, {name: value})) for name, value in wanted.items()},
+                alike=alike(latent),
+                length=float(z.norm(dim=1).mean()),
                 outside=share_outside(z) if run.model.z_distribution == "uniform" else None,
             )
         )
@@ -429,10 +450,16 @@ def _drawn(
             "shown": results,
             "wanted": judge.words(wanted) if judge is not None and wanted else None,
             "base_rate": base,
+            "typical_length": _typical_length(run),
             "measured": [vars(one) for one in measured],
             "judge_accuracy": judge.accuracy if judge is not None else None,
         },
     )
+
+
+def _typical_length(run: Trained) -> float:
+    """Return the length of a z that is drawn: the root of its mean square."""
+    return float((run.model.z_dim / (3 if run.model.z_distribution == "uniform" else 1)) ** 0.5)
 
 
 def _concept_panel(
@@ -464,23 +491,27 @@ def _plot(
         f"Measured over {draws} draws of exemplars, with 95% intervals: results that show {judge.words(wanted)}, as a "
         "classifier sees them."
     )
-    both, parts = canvas.plots(2)
+    both, parts, pairs = plots = canvas.plots(3, height=1.7)
     x = [one.exemplars for one in measured]
-    both.set_title("arithmetic on z and on pixels")
+    both.set_title("arithmetic on z and on pixels", fontsize=8)
+    both.set_ylabel("show it (% of results)")
     _line(both, x, [one.latent for one in measured], "z", 0)
     _line(both, x, [one.pixels for one in measured], "pixels", 1)
     both.axhline(100 * base["share"], color="0.5", linewidth=1, linestyle=":", label="samples of any z")
-    parts.set_title("on z, by attribute")
+    parts.set_title("on z, by attribute", fontsize=8)
+    parts.set_ylabel("show it (% of results)")
     for number, (name, value) in enumerate(wanted.items()):
         phrase = judge.words({name: value})
         _line(parts, x, [one.by_attribute[name] for one in measured], phrase, number)
-    for axes in (both, parts):
+    pairs.set_title("two results on z", fontsize=8)
+    pairs.set_ylabel("the same in both (% of attributes)")
+    _line(pairs, x, [one.alike for one in measured], f"{len(judge.values)} attributes", 0)
+    for axes in plots:
         axes.set_xscale("log")
         axes.set_xticks(x, [str(count) for count in x])
         axes.minorticks_off()
         axes.set_ylim(-3, 103)
         axes.set_xlabel("exemplars of each concept")
-        axes.set_ylabel("show it (% of results)")
         axes.legend(fontsize=6.5, frameon=False)
 
 
@@ -508,8 +539,9 @@ def _finding(
         return (
             f"With {_join(str(one.exemplars) for one in told)} exemplars a concept, "
             f"{_join(_percent(one.latent['share']) for one in told)} of {measured[0].latent['n']} results on z show "
-            f"{judge.words(wanted)}, and {_join(_percent(one.pixels['share']) for one in told)} on pixels; "
-            f"{_percent(base['share'])} of all samples do."
+            f"{judge.words(wanted)}, and {_join(_percent(one.pixels['share']) for one in told)} on pixels "
+            f"({_percent(base['share'])} of all samples do); two results on z are the same in "
+            f"{_join(_percent(one.alike['share']) for one in told)} of {len(judge.values)} attributes."
         )
     of = f"{formula} with {_join(str(one['exemplars']) for one in results)} exemplars a concept; nothing was measured"
     outside = [one["outside"] for one in results]
@@ -528,6 +560,7 @@ __all__ = [
     "Exemplars",
     "Measured",
     "Term",
+    "alike",
     "combine",
     "combine_pixels",
     "derive_wanted",

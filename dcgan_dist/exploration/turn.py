@@ -246,10 +246,10 @@ def _plot(canvas: Canvas, parts: Sequence[float], by_turn: Measured, by_random: 
         line_with_intervals(view, parts, shares, ends, name, number)
         means = [at["mean"] for at in one.changed]
         line_with_intervals(rest, parts, means, [at["ci95"] for at in one.changed], name, number)
-    view.set_title("which way they look")
+    view.set_title("which way they look", fontsize=8)
     view.set_ylabel("look right (% of samples)")
     view.set_ylim(-3, 103)
-    rest.set_title("what else changes")
+    rest.set_title("what else changes", fontsize=8)
     rest.set_ylabel(f"other attributes changed (of {others})")
     rest.set_ylim(0, others)
     for axes in (view, rest):
