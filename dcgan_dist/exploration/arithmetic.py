@@ -503,8 +503,8 @@ def _plot(
     for number, (name, value) in enumerate(wanted.items()):
         phrase = judge.words({name: value})
         _line(parts, x, [one.by_attribute[name] for one in measured], phrase, number)
-    pairs.set_title("two results on z", fontsize=8)
-    pairs.set_ylabel("the same in both (% of attributes)")
+    pairs.set_title("how alike two results on z are", fontsize=8)
+    pairs.set_ylabel("the same in both (%)")
     _line(pairs, x, [one.alike for one in measured], f"{len(judge.values)} attributes", 0)
     for axes in plots:
         axes.set_xscale("log")

@@ -253,6 +253,7 @@ def _plot(canvas: Canvas, parts: Sequence[float], by_turn: Measured, by_random: 
     rest.set_ylabel(f"other attributes changed (of {others})")
     rest.set_ylim(0, others)
     for axes in (view, rest):
+        axes.set_xticks([-1, -0.5, 0, 0.5, 1])
         axes.set_xlabel("part of the vector that is added to z")
         axes.legend(fontsize=6.5, frameon=False)
 
