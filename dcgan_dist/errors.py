@@ -5,7 +5,7 @@
     DcganDistError               1   a failure of the program's own
     ├── InputError               2   something that a person gave is wrong; the message says what and the way out
     │   ├── ConfigError              a setting: unknown key, wrong type, value out of range
-    │   │   └── NeedsChoice              a figure needs what only a person can choose; `explore all` passes over it
+    │   │   └── NeedsChoice          a figure needs what only a person can choose
     │   ├── DataError                a source or a set of shards
     │   │   └── Unreachable          remote shards that could not be read after several tries
     │   ├── RunDirectoryError        a run directory: in use, unwritable, of another run

@@ -204,6 +204,18 @@ def _mark(axes: Axes, panel: Panel) -> None:
         )  # fmt: skip
 
 
+def line_with_intervals(
+    axes: Axes, x: Sequence[float], y: Sequence[float], intervals: Sequence[Sequence[float]], name: str, number: int
+) -> None:
+    """Draw line `number` of a plot, by its colour and style, with a bar for the interval (low, high) of each point."""
+    middle, (low, high) = np.asarray(y), np.asarray(intervals).T
+    axes.errorbar(
+        x, middle, [np.maximum(middle - low, 0), np.maximum(high - middle, 0)], label=name,
+        color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)],
+        marker="o", markersize=3, linewidth=1.3, elinewidth=0.8, capsize=2,
+    )  # fmt: skip
+
+
 Film = Literal["auto", "gif", "webp", "mp4", "none"]
 """How images that follow one another are shown; `auto` is a GIF, a WebP if smaller, and an MP4 if there is ffmpeg."""
 

@@ -28,7 +28,7 @@ from dcgan_dist.training.trained import load_networks, read_run_config
 Ids = Sequence[int]
 
 _BATCH = 64
-_MOST_IDS = 10_000
+_MOST_IDS = 10_000  # that a setting can list
 _STATISTICS = 1024  # samples that the statistics of batch norm are measured over, where they are those of a batch
 
 
@@ -236,9 +236,9 @@ def parse_ids(name: str, text: str, of: str = "numbers of samples as on the shee
         first, dash, last = word.partition("-")
         if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
             raise ConfigError(f"{name} is {text!r}: list {of}, such as 3,17,20-25")
-        ids += range(int(first), min(int(last or first), int(first) + _MOST_IDS) + 1)
-        if len(ids) > _MOST_IDS:
-            raise ConfigError(f"{name} is {text!r}: that is more than {_MOST_IDS:,}, take fewer")
+        if int(last or first) >= 2**40 or int(last or first) - int(first) + len(ids) >= _MOST_IDS:
+            raise ConfigError(f"{name} is {text!r}: list {_MOST_IDS:,} at most, with numbers below 2**40")
+        ids += range(int(first), int(last or first) + 1)
     return ids
 
 

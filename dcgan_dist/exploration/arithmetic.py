@@ -1,0 +1,573 @@
+"""`arithmetic` (Fig. 7): sums and differences of the z of concepts, as smiling woman - neutral woman + neutral man.
+
+A concept is the mean z of a few samples that show it, its exemplars: those that a person picked by number from a sheet,
+or those that a classifier found. Where there is a classifier, the paper's claim that single exemplars are unstable and
+means of three are not is measured: exemplars are drawn over and over, and the results that show what they should are
+counted. What they should show is the same arithmetic, done on the attributes that the concepts name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from dcgan_dist.data.images import Pixels
+from dcgan_dist.errors import ConfigError, NeedsChoice
+from dcgan_dist.evaluation.tasks import Z95
+from dcgan_dist.exploration.attributes import (
+    AttributeJudge,
+    Probabilities,
+    Wanted,
+    class_attributes,
+    confidence,
+    first_z,
+    look,
+    room_attributes,
+    share,
+    shows,
+    the_label,
+)
+from dcgan_dist.exploration.drawing import Canvas, Panel, line_with_intervals
+from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.networks import Trained, parse_ids
+from dcgan_dist.training.draws import draw_z
+
+ROOMS = "window, view left - no window, view left + no window, view right"
+"""The formula where a run was trained on rooms and none is given."""
+
+_CLEAR = 0.5  # how probable it must be that a sample shows all of a concept to be an exemplar of it
+_MOST_EXEMPLARS = 200  # of a concept, the clearest ones, whose images are held in memory
+_NEIGHBOURS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArithmeticConfig(FigureConfig):
+    """Settings of `explore arithmetic`."""
+
+    formula: str | None = None
+    """Concepts with + and - between them: `"smiling woman - neutral woman + neutral man"`. A concept that `concept`
+    does not list is looked for among samples: for a run on rooms by attributes (`"window, bed red, view left"`; also
+    `no window`, `lamp`, `wall 30`, `night`, `rug`, `picture`), for others by the name of a class of `data`. Left out,
+    for rooms: a window is taken from a view from the left to one from the right."""
+    concept: dict[str, Any] = field(default_factory=dict)
+    """Numbers of the samples (see `explore sheet`) that show each concept: `'{smiling woman: "3,17,20"}'`."""
+    data: str | None = None
+    """Labelled images, whose classes concepts are named after: shards, or a folder with a sub-folder for each class."""
+    wanted: str | None = None
+    """What the results should show, as a concept that is looked for. Left out, the formula done on the attributes that
+    its concepts name; for classes, which say nothing of each other, nothing is measured then."""
+    exemplars: str | None = None
+    """How many exemplars make a concept in the picture, such as `1,3`, of found ones the clearest. Left out, 1 and 3
+    (as in the paper), or 1 and all of the shortest list in `concept` where that lists all concepts."""
+    noise: float = 0.25
+    """Bound of the uniform noise that the 8 neighbours of a result have (paper: 0.25)."""
+    search: int = 2000
+    """Samples, from number 0 on, among which exemplars are looked for, and the base rate is counted."""
+    draws: int = 100
+    """How often exemplars are drawn for the measurement; 0 for none."""
+    measured: str = "1,2,3,5,10,20"
+    """Numbers of exemplars of a concept that are measured, as far as so many were found."""
+    label: str | None = None
+    """Number or name of the class that all images have; conditional runs only. Left out, the first class."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.noise < float("inf"):
+            raise ConfigError(f"noise is {self.noise}: take 0 or a positive number")
+        if not 1 <= self.search <= 10**6:
+            raise ConfigError(f"search is {self.search}: take 1 to 1,000,000")
+        if not 0 <= self.draws <= 10**4:
+            raise ConfigError(f"draws is {self.draws}: take 0 to 10,000")
+        for name, text in (("exemplars", self.exemplars), ("measured", self.measured)):
+            if text is not None:
+                _numbers(name, text)
+        if self.formula is not None:
+            parse_formula(self.formula)
+        unused = set(_listed(self.concept)) - {term.concept for term in parse_formula(self.formula or ROOMS)}
+        if unused:
+            raise ConfigError(f"concept lists {sorted(unused)[0]!r}, which the formula does not have: name it there")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A concept of a formula, and whether it is added (1) or taken off (-1)."""
+
+    sign: int
+    concept: str
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """Samples that show a concept.
+
+    Attributes:
+        ids: their numbers, the clearest first, or in the order that they were listed in.
+        found: how many were found, where they were looked for; `ids` may be fewer.
+        wanted: what they show, as far as the concept's name says it.
+    """
+
+    ids: tuple[int, ...]
+    found: int | None = None
+    wanted: Wanted = field(default_factory=dict)
+
+
+def parse_formula(text: str) -> list[Term]:
+    """Read concepts with + and - between them, which need a space on each side.
+
+    Raises:
+        ConfigError: there is an empty concept.
+    """
+    parts = re.split(r"\s+([-+])\s+", f" + {text.strip()} ")
+    terms = [
+        Term(1 if sign == "+" else -1, " ".join(concept.split()))
+        for sign, concept in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+    if any(re.match(r"([-+] |[-+]?$)", term.concept) for term in terms):
+        raise ConfigError(f"formula is {text!r}: write concepts with + and - between them, such as a - b + c")
+    return terms
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    words = text.replace(" ", "").split(",")
+    if not all(word.isdecimal() and 1 <= int(word) <= _MOST_EXEMPLARS for word in words):
+        raise ConfigError(f"{name} is {text!r}: list numbers of exemplars from 1 to {_MOST_EXEMPLARS}, such as 1,3")
+    return sorted({int(word) for word in words})
+
+
+def _listed(concepts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the numbers of samples by the concepts that they show."""
+    listed = {}
+    for name, value in concepts.items():
+        if value is None or isinstance(value, dict | bool | float):
+            raise ConfigError(f"concept {name!r} is {value!r}: list numbers in quotes, such as {{{name}: '3,17,20'}}")
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        listed[" ".join(str(name).split())] = tuple(parse_ids(f"concept {name!r}", text))
+    return listed
+
+
+def derive_wanted(terms: Sequence[Term], named: Sequence[Wanted]) -> Wanted:
+    """Do a formula on attributes: count each value up where it is added, down where it is taken off.
+
+    The value with the highest count above 0 is wanted, of equal ones that which is named first. So of A - B + C, where
+    A and B differ the value of A is wanted, else that of C.
+    """
+    counts: dict[str, Counter[int]] = {}
+    for term, values in zip(terms, named, strict=True):
+        for name, value in values.items():
+            counts.setdefault(name, Counter())[value] += term.sign
+    best = {name: max(values, key=lambda value: values[value]) for name, values in counts.items()}
+    return {name: value for name, value in best.items() if counts[name][value] > 0}
+
+
+def combine(signs: Sequence[int], means: Sequence[Tensor]) -> Tensor:
+    """Return the sum of what is added less what is taken off."""
+    return torch.stack([sign * mean for sign, mean in zip(signs, means, strict=True)]).sum(dim=0)
+
+
+def combine_pixels(signs: Sequence[int], images: Sequence[Pixels]) -> Pixels:
+    """Do the same on images: of the means of uint8 (n, S, S, C), as uint8 (S, S, C), cut off at black and white."""
+    total = sum(sign * some.astype(np.float64).mean(axis=0) for sign, some in zip(signs, images, strict=True))
+    return np.asarray(total).round().clip(0, 255).astype(np.uint8)
+
+
+def neighbours(centre: Tensor, noise: float, seed: int) -> Tensor:
+    """Return 9 z, (9, z_dim): the given one in the middle, and 8 with noise of U(-noise, noise) added."""
+    drawn = draw_z(seed, "explore/neighbours", 0, _NEIGHBOURS, len(centre), "uniform") * noise
+    middle = _NEIGHBOURS // 2
+    return torch.cat([centre + drawn[:middle], centre[None], centre + drawn[middle:]])
+
+
+def share_outside(z: Tensor) -> float:
+    """Return the share of values that uniform noise never has, those outside [-1, 1]."""
+    return float((z.abs() > 1).float().mean())
+
+
+def find_exemplars(judge: AttributeJudge, looked: Probabilities, concept: str) -> Exemplars:
+    """Return the samples, of those looked at, that clearly show what a concept names.
+
+    Raises:
+        ConfigError: the judge does not know what that is.
+    """
+    wanted = judge.read(concept)
+    clear = confidence(looked, wanted)
+    order = np.argsort(-clear, kind="stable")
+    found = int((clear >= _CLEAR).sum())
+    return Exemplars(tuple(order[: min(found, _MOST_EXEMPLARS)].tolist()), found, wanted)
+
+
+def alike(looked: Probabilities) -> dict[str, Any]:
+    """Return the share of attributes in which two of n images are the same, over all pairs, with its 95% interval.
+
+    The interval is that of a U-statistic: from how alike each image is to all others.
+    """
+    seen = np.stack([values.argmax(axis=1) for values in looked.values()])
+    n = seen.shape[1]
+    if n < 2:
+        return {"share": 1.0, "ci95": [0.0, 1.0], "n": n}
+    to_others = ((seen[:, :, None] == seen[:, None, :]).mean(axis=0).sum(axis=1) - 1) / (n - 1)
+    mean, half = float(to_others.mean()), Z95 * 2 * float(to_others.std(ddof=1)) / n**0.5
+    return {"share": mean, "ci95": [max(0.0, mean - half), min(1.0, mean + half)], "n": n}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What results showed.
+
+    Attributes:
+        exemplars: how many made each concept.
+        latent: share of the results of arithmetic on z that showed all that was wanted.
+        pixels: likewise of arithmetic on the exemplars' images.
+        by_attribute: for z, by attribute.
+        alike: share of all attributes that the judge knows in which two results on z are the same (see `alike`).
+        length: mean length of the z of the results.
+        outside: share of the values of z that uniform noise never has; None for normal noise.
+    """
+
+    exemplars: int
+    latent: dict[str, Any]
+    pixels: dict[str, Any]
+    by_attribute: dict[str, dict[str, Any]]
+    alike: dict[str, Any]
+    length: float
+    outside: float | None
+
+
+def measure(
+    run: Trained,
+    judge: AttributeJudge,
+    terms: Sequence[Term],
+    exemplars: Sequence[Exemplars],
+    wanted: Wanted,
+    counts: Sequence[int],
+    draws: int,
+    label: str | None,
+) -> list[Measured]:
+    """Draw exemplars over and over, do the arithmetic with them, and count what shows what is wanted.
+
+    Args:
+        run: the run.
+        judge: says what images show.
+        terms: the formula.
+        exemplars: those of each term, from which some are drawn, each at most once in a draw.
+        wanted: what the results should show.
+        counts: how many exemplars make a concept.
+        draws: how often they are drawn.
+        label: class of all images.
+    """
+    signs = [term.sign for term in terms]
+    pools = [run.z(some.ids) for some in exemplars]
+    images = [run.generate(pool, run.y(len(pool), label)) for pool in pools]
+    results = []
+    for count in counts:
+        random = np.random.default_rng([run.seed, count])
+        rows = [[random.permutation(len(pool))[:count] for pool in pools] for _ in range(draws)]
+        z = torch.stack(
+            [
+                combine(signs, [pool[chosen].mean(dim=0) for pool, chosen in zip(pools, draw, strict=True)])
+                for draw in rows
+            ]
+        )
+        latent = look(run, judge, z, label, f"arithmetic with {count}")
+        pixels = judge.probabilities(
+            np.stack(
+                [
+                    combine_pixels(signs, [some[chosen] for some, chosen in zip(images, draw, strict=True)])
+                    for draw in rows
+                ]
+            )
+        )
+        results.append(
+            Measured(
+                exemplars=count,
+                latent=share(shows(latent, wanted)),
+                pixels=share(shows(pixels, wanted)),
+                by_attribute={name: share(shows(latent, {name: value})) for name, value in wanted.items()},
+                alike=alike(latent),
+                length=float(z.norm(dim=1).mean()),
+                outside=share_outside(z) if run.model.z_distribution == "uniform" else None,
+            )
+        )
+    return results
+
+
+def draw_arithmetic(config: ArithmeticConfig, run: Trained) -> Drawn:
+    """Draw the arithmetic, and measure it where there is someone to judge it.
+
+    Raises:
+        ConfigError: a concept is not known, or shown by too few samples.
+        DataError: there are no labelled images.
+        NeedsChoice: exemplars have to be picked by eye.
+    """
+    if config.formula is None and not run.is_rooms:
+        raise NeedsChoice(
+            "formula is missing: pick numbers of samples from `explore sheet`, and give --formula 'a - b + c' "
+            "--concept '{a: \"3,17,20\", b: …, c: …}'"
+        )
+    terms, listed, label = parse_formula(config.formula or ROOMS), _listed(config.concept), the_label(run, config.label)
+    run.y(1, label)
+    asked = [term.concept for term in terms if term.concept not in listed]
+    judge = _judge(config, run, [*asked, *([config.wanted] if config.wanted else [])])
+    named = {concept: _read(judge, concept) for concept in asked} if judge else {}
+    wanted = _wanted(config, judge, terms, named)
+    looked = None
+    if judge is not None and (asked or (wanted and config.draws)):
+        looked = look(run, judge, first_z(run, config.search), label, "looking for exemplars")
+    exemplars = {name: Exemplars(ids) for name, ids in listed.items()}
+    for concept in asked:
+        assert judge is not None
+        assert looked is not None
+        exemplars[concept] = find_exemplars(judge, looked, concept)
+    counts = _chosen_counts(config, asked, listed)
+    for concept, some in exemplars.items():
+        _check_enough(concept, some, max(counts), config.search)
+    measured: list[Measured] = []
+    row = [exemplars[term.concept] for term in terms]
+    if judge is not None and looked is not None and wanted and config.draws:
+        fewest = min(len(some.ids) for some in row)
+        sizes = [count for count in _numbers("measured", config.measured) if count <= fewest]
+        measured = measure(run, judge, terms, row, wanted, sizes, config.draws, label)
+    return _drawn(config, run, terms, row, counts, judge, wanted, looked, measured, label)
+
+
+def _judge(config: ArithmeticConfig, run: Trained, texts: Sequence[str]) -> AttributeJudge | None:
+    """Return who knows what texts ask for; None where there are none."""
+    if not texts:
+        return None
+    if config.data is not None:
+        return class_attributes(run, config.data)
+    if run.is_rooms:
+        return room_attributes(run)
+    raise NeedsChoice(
+        f"{texts[0]!r} cannot be looked for: pick numbers of samples from `explore sheet` and list them in --concept, "
+        "or give --data PATH, labelled images with a class of that name"
+    )
+
+
+def _read(judge: AttributeJudge, concept: str) -> Wanted:
+    try:
+        return judge.read(concept)
+    except ConfigError as error:
+        raise ConfigError(
+            f"formula: {error}; or list samples that show it: --concept '{{{concept}: \"3,17,20\"}}'"
+        ) from error
+
+
+def _wanted(
+    config: ArithmeticConfig, judge: AttributeJudge | None, terms: Sequence[Term], named: dict[str, Wanted]
+) -> Wanted:
+    """Return what the results should show; nothing where nobody can say it."""
+    if judge is None:
+        return {}
+    if config.wanted is not None:
+        try:
+            return judge.read(config.wanted)
+        except ConfigError as error:
+            raise ConfigError(f"wanted: {error}") from error
+    if "class" in judge.values or not all(term.concept in named for term in terms):
+        return {}
+    return derive_wanted(terms, [named[term.concept] for term in terms])
+
+
+def _chosen_counts(config: ArithmeticConfig, asked: Sequence[str], listed: dict[str, tuple[int, ...]]) -> list[int]:
+    if config.exemplars is not None:
+        return _numbers("exemplars", config.exemplars)
+    return [1, 3] if asked else sorted({1, min(map(len, listed.values()))})
+
+
+def _check_enough(concept: str, some: Exemplars, count: int, search: int) -> None:
+    if len(some.ids) >= count:
+        return
+    if some.found is None:
+        raise ConfigError(
+            f"concept {concept!r} lists {len(some.ids)} samples, and exemplars asks for {count}: list more, or give "
+            f"--exemplars {len(some.ids)}"
+        )
+    way_out = f"give --exemplars {some.found}, or a larger --search" if some.found else "give a larger --search"
+    raise ConfigError(
+        f"{some.found} of {search:,} samples searched clearly show {concept!r}, but exemplars asks for {count}: "
+        f"{way_out}"
+    )
+
+
+def _drawn(
+    config: ArithmeticConfig,
+    run: Trained,
+    terms: Sequence[Term],
+    exemplars: Sequence[Exemplars],
+    counts: Sequence[int],
+    judge: AttributeJudge | None,
+    wanted: Wanted,
+    looked: Probabilities | None,
+    measured: Sequence[Measured],
+    label: str | None,
+) -> Drawn:
+    formula = " ".join(f"{'+' if term.sign > 0 else '-'} ({term.concept})" for term in terms).removeprefix("+ ")
+    title = "Arithmetic on z"
+    canvas = Canvas(title, run.subtitle + (f", class {label}" if label is not None else ""))
+    canvas.text(formula)
+    signs = [term.sign for term in terms]
+    results = []
+    for count in counts:
+        z = [run.z(some.ids[:count]) for some in exemplars]
+        images = [run.generate(part, run.y(count, label)) for part in z]
+        grid = neighbours(combine(signs, [part.mean(dim=0) for part in z]), config.noise, run.seed)
+        panels = [
+            _concept_panel(run, term, some.ids[:count], part, pixels, label, number == 0)
+            for number, (term, some, part, pixels) in enumerate(zip(terms, exemplars, z, images, strict=True))
+        ]
+        made = run.generate(grid, run.y(len(grid), label))
+        of = "1 exemplar" if count == 1 else f"{count} exemplars"
+        caption = f"= z of {of} each; around it with noise of ±{config.noise:g}"
+        canvas.images(
+            *panels,
+            Panel(caption, made, 3),
+            Panel("the same on pixels", combine_pixels(signs, images)[None], 1),
+        )
+        outside = share_outside(grid[_NEIGHBOURS // 2]) if run.model.z_distribution == "uniform" else None
+        results.append({"exemplars": count, "outside": outside} | _seen(judge, wanted, made))
+    base = share(shows(looked, wanted)) if looked is not None and wanted else None
+    if measured and judge is not None and base is not None:
+        _plot(canvas, measured, base, judge, wanted)
+    return Drawn(
+        title=title,
+        finding=_finding(formula, results, judge, wanted, base, measured),
+        canvas=canvas,
+        numbers={
+            "formula": [
+                {"sign": term.sign, "concept": term.concept, "ids": list(some.ids), "found": some.found}
+                for term, some in zip(terms, exemplars, strict=True)
+            ],
+            "searched": config.search if looked is not None else 0,
+            "shown": results,
+            "wanted": judge.words(wanted) if judge is not None and wanted else None,
+            "base_rate": base,
+            "typical_length": _typical_length(run),
+            "measured": [vars(one) for one in measured],
+            "judge_accuracy": judge.accuracy if judge is not None else None,
+        },
+    )
+
+
+def _typical_length(run: Trained) -> float:
+    """Return the length of a z that is drawn: the root of its mean square."""
+    return float((run.model.z_dim / (3 if run.model.z_distribution == "uniform" else 1)) ** 0.5)
+
+
+def _concept_panel(
+    run: Trained, term: Term, ids: Sequence[int], z: Tensor, images: Pixels, label: str | None, is_first: bool
+) -> Panel:
+    """Return the exemplars of a concept, with the sample of their mean last."""
+    sign = "" if is_first and term.sign > 0 else "+ " if term.sign > 0 else "- "
+    marks = list(map(str, ids))
+    if len(ids) > 1:
+        mean = run.generate(z.mean(dim=0, keepdim=True), run.y(1, label))
+        images, marks = np.concatenate([images, mean]), [*marks, "mean"]
+    return Panel(f"{sign}{term.concept}", images, -(-len(images) // 4), marks)
+
+
+def _seen(judge: AttributeJudge | None, wanted: Wanted, made: Pixels) -> dict[str, Any]:
+    """Return what the judge sees in the pictured results, the middle one and its neighbours."""
+    if judge is None or not wanted:
+        return {}
+    right: npt.NDArray[np.bool_] = shows(judge.probabilities(made), wanted)
+    middle = _NEIGHBOURS // 2
+    return {"centre_shows_wanted": bool(right[middle]), "neighbours_showing_wanted": int(right.sum() - right[middle])}
+
+
+def _plot(
+    canvas: Canvas, measured: Sequence[Measured], base: dict[str, Any], judge: AttributeJudge, wanted: Wanted
+) -> None:
+    draws = measured[0].latent["n"]
+    canvas.text(
+        f"Measured over {draws} draws of exemplars, with 95% intervals: results that show {judge.words(wanted)}, as a "
+        "classifier sees them."
+    )
+    both, parts, pairs = plots = canvas.plots(3, height=1.7)
+    x = [one.exemplars for one in measured]
+    both.set_title("arithmetic on z and on pixels", fontsize=8)
+    both.set_ylabel("show it (% of results)")
+    _line(both, x, [one.latent for one in measured], "z", 0)
+    _line(both, x, [one.pixels for one in measured], "pixels", 1)
+    both.axhline(100 * base["share"], color="0.5", linewidth=1, linestyle=":", label="samples of any z")
+    parts.set_title("on z, by attribute", fontsize=8)
+    parts.set_ylabel("show it (% of results)")
+    for number, (name, value) in enumerate(wanted.items()):
+        phrase = judge.words({name: value})
+        _line(parts, x, [one.by_attribute[name] for one in measured], phrase, number)
+    pairs.set_title("how alike two results on z are", fontsize=8)
+    pairs.set_ylabel("the same in both (%)")
+    _line(pairs, x, [one.alike for one in measured], f"{len(judge.values)} attributes", 0)
+    for axes in plots:
+        axes.set_xscale("log")
+        axes.set_xticks(x, [str(count) for count in x])
+        axes.minorticks_off()
+        axes.set_ylim(-3, 103)
+        axes.set_xlabel("exemplars of each concept")
+        axes.legend(fontsize=6.5, frameon=False)
+
+
+def _line(axes: Axes, x: Sequence[int], shares: Sequence[dict[str, Any]], name: str, number: int) -> None:
+    # Slightly apart, so that the bars can be told from one another.
+    apart = [count * 1.03**number for count in x]
+    percents = [100 * one["share"] for one in shares]
+    line_with_intervals(axes, apart, percents, [[100 * end for end in one["ci95"]] for one in shares], name, number)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def _finding(
+    formula: str,
+    results: Sequence[dict[str, Any]],
+    judge: AttributeJudge | None,
+    wanted: Wanted,
+    base: dict[str, Any] | None,
+    measured: Sequence[Measured],
+) -> str:
+    if measured and judge is not None and base is not None:
+        told = [one for one in measured if one.exemplars in (1, 3, 10)] or list(measured)
+        return (
+            f"With {_join(str(one.exemplars) for one in told)} exemplars a concept, "
+            f"{_join(_percent(one.latent['share']) for one in told)} of {measured[0].latent['n']} results on z show "
+            f"{judge.words(wanted)}, and {_join(_percent(one.pixels['share']) for one in told)} on pixels "
+            f"({_percent(base['share'])} of all samples do); two results on z are the same in "
+            f"{_join(_percent(one.alike['share']) for one in told)} of {len(judge.values)} attributes."
+        )
+    of = f"{formula} with {_join(str(one['exemplars']) for one in results)} exemplars a concept; nothing was measured"
+    outside = [one["outside"] for one in results]
+    if None in outside:
+        return f"{of}."
+    return f"{of}, and {_join(map(_percent, outside))} of the values of z lie outside [-1, 1]."
+
+
+def _join(words: Any) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else str(last)
+
+
+__all__ = [
+    "ArithmeticConfig",
+    "Exemplars",
+    "Measured",
+    "Term",
+    "alike",
+    "combine",
+    "combine_pixels",
+    "derive_wanted",
+    "draw_arithmetic",
+    "find_exemplars",
+    "measure",
+    "neighbours",
+    "parse_formula",
+    "share_outside",
+]

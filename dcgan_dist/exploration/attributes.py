@@ -1,0 +1,227 @@
+"""What samples show, as a classifier sees it: attributes of rooms, or the classes of labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dcgan_dist.data.images import Pixels
+from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.errors import ConfigError, DataError
+from dcgan_dist.evaluation.feature_files import FeatureFiles
+from dcgan_dist.evaluation.features import load_discriminator, prepare_extractor
+from dcgan_dist.evaluation.labelled import ROOM_ATTRIBUTES, class_labels
+from dcgan_dist.evaluation.tasks import wilson
+from dcgan_dist.exploration.networks import Trained
+from dcgan_dist.exploration.room_judge import room_judge
+from dcgan_dist.parallel import LocalPool
+
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+Probabilities = dict[str, Floats]
+"""For each attribute, how probable each of its values is, (n, values)."""
+Wanted = dict[str, int]
+"""Attributes that an image is to show, with the number of the value of each."""
+
+_BATCH = 256  # samples that are generated and judged at once
+_LABELLED = 6000  # images that a classifier is made of, and their features' size
+_LABELLED_BYTES = 256 << 20
+_FEWEST = 5  # images of a class
+
+
+@dataclass(frozen=True)
+class AttributeJudge:
+    """Says which values of some attributes images show.
+
+    Attributes:
+        values: names of the values by attribute.
+        phrases: what can be asked for, in words, with the attribute and the number of the value that is meant.
+        accuracy: share of held-out real images that it is right about, by attribute.
+        probabilities: called with uint8 images (n, S, S, C).
+    """
+
+    values: dict[str, tuple[str, ...]]
+    phrases: dict[str, tuple[str, int]]
+    accuracy: dict[str, float]
+    probabilities: Callable[[Pixels], Probabilities]
+
+    def read(self, text: str) -> Wanted:
+        """Return what phrases separated by commas ask for, such as ``window, view left``.
+
+        Raises:
+            ConfigError: one of them is not known, or two exclude each other.
+        """
+        wanted: Wanted = {}
+        for phrase in [text] if text in self.phrases else [part.strip() for part in text.split(",")]:
+            if phrase not in self.phrases:
+                known = list(self.phrases)
+                told = ", ".join(known[:30]) + (", …" if len(known) > 30 else "")
+                raise ConfigError(f"{phrase!r} is nothing that can be asked for: take of {told}")
+            name, value = self.phrases[phrase]
+            if wanted.setdefault(name, value) != value:
+                raise ConfigError(f"{text!r} asks for two values of {name}: take one")
+        return wanted
+
+    def words(self, wanted: Wanted) -> str:
+        """Return what `read` reads as `wanted`."""
+        phrases = {meant: phrase for phrase, meant in self.phrases.items()}
+        return ", ".join(phrases[meant] for meant in wanted.items())
+
+
+def room_phrases() -> dict[str, tuple[str, int]]:
+    """Return how values of `ROOM_ATTRIBUTES` are asked for: ``window``, ``no lamp``, ``bed red``, ``wall 30``."""
+    phrases = {}
+    for name, values in ROOM_ATTRIBUTES.items():
+        word = name.partition("_")[0]
+        for number, value in enumerate(values):
+            is_yes_or_no = isinstance(value, bool)
+            phrases[(word if value else f"no {word}") if is_yes_or_no else f"{word} {value}"] = (name, number)
+    return phrases
+
+
+def room_attributes(run: Trained) -> AttributeJudge:
+    """Return the judge of rooms, who knows `room_phrases`.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    judge = room_judge(run.cache, run.device)
+    return AttributeJudge(
+        values={name: tuple(map(str, values)) for name, values in ROOM_ATTRIBUTES.items()},
+        phrases=room_phrases(),
+        accuracy=judge.accuracy,
+        probabilities=lambda images: dict(judge(images).probabilities),
+    )
+
+
+def class_attributes(run: Trained, data: str) -> AttributeJudge:
+    """Return a judge of the classes of labelled images, the values of its one attribute `class`.
+
+    It is a logistic regression on the features of the run's discriminator (section 5), fitted to most of the images
+    and tried on the rest. The discriminator never learned which class an image has, unless the run is conditional.
+
+    Args:
+        run: the run.
+        data: shards, or a folder with a sub-folder for each class (see `open_labelled`).
+
+    Raises:
+        DataError: there are no such images, or few of a class.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    dataset = run.dataset(data)
+    labels = class_labels(dataset)
+    trained = load_discriminator(run.location, run.step)
+    extractor = prepare_extractor(trained, run.cache, device=run.device)
+    most = min(_LABELLED, _LABELLED_BYTES // (4 * extractor.dimension))
+    labelled = np.flatnonzero(labels >= 0)
+    chosen = np.sort(np.random.default_rng(run.seed).permutation(labelled)[:most])
+    line = ProgressLine(f"features of {data}")
+    try:
+        values = FeatureFiles(run.cache).get(
+            extractor, dataset, LocalPool(1), lambda done, count: line(done, done / count, 0), chosen
+        )
+    finally:
+        line.close()
+    names = {int(n): dataset.classes[n] if n < len(dataset.classes) else str(n) for n in np.unique(labels[labelled])}
+    kinds, counts = np.unique(labels[chosen], return_counts=True)
+    for number, name in names.items():
+        found = int(counts[kinds == number].sum())
+        if found < _FEWEST:
+            raise DataError(
+                f"{data!r} gives {found} images of class {name!r} among {len(chosen):,}: a classifier needs "
+                f"{_FEWEST} or more of every class"
+            )
+    x, x_test, y, y_test = train_test_split(
+        np.asarray(values, np.float32), labels[chosen], test_size=0.2, random_state=0, stratify=labels[chosen]
+    )
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)).fit(x, y)
+    return AttributeJudge(
+        values={"class": tuple(names.values())},
+        phrases={name: ("class", place) for place, name in enumerate(names.values())},
+        accuracy={"class": round(float(classifier.score(x_test, y_test)), 4)},
+        probabilities=lambda images: {"class": classifier.predict_proba(extractor(images).astype(np.float32))},
+    )
+
+
+def confidence(probabilities: Probabilities, wanted: Wanted) -> Floats:
+    """Return how probable it is that each image shows all that is wanted, (n,): the product over attributes."""
+    parts = [probabilities[name][:, value].astype(np.float64) for name, value in wanted.items()]
+    product: Floats = np.prod(parts, axis=0)
+    return product
+
+
+def shows(probabilities: Probabilities, wanted: Wanted) -> Bools:
+    """Return whether the value of each attribute that is wanted is the most probable one, (n,)."""
+    parts = [probabilities[name].argmax(axis=1) == value for name, value in wanted.items()]
+    every: Bools = np.all(parts, axis=0)
+    return every
+
+
+def look(run: Trained, judge: AttributeJudge, z: Tensor, label: str | None, what: str) -> Probabilities:
+    """Judge the samples of z (n, z_dim), of which few are in memory at a time.
+
+    Args:
+        run: the run.
+        judge: who judges.
+        z: noise.
+        label: class of all samples.
+        what: is said of the progress.
+
+    Raises:
+        RunDirectoryError: they are not finite.
+    """
+    line = ProgressLine(what)
+    parts: list[Mapping[str, Floats]] = []
+    try:
+        for part in z.split(_BATCH):
+            parts.append(judge.probabilities(run.generate(part, run.y(len(part), label))))
+            done = min(len(parts) * _BATCH, len(z))
+            line(done, done / len(z), 0)
+    finally:
+        line.close()
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def first_z(run: Trained, count: int) -> Tensor:
+    """Return the z of samples 0 to before `count`, (count, z_dim)."""
+    block = run.samples.block
+    return torch.cat([run.samples.z(start, min(start + block, count)) for start in range(0, count, block)])
+
+
+def share(mask: Bools) -> dict[str, Any]:
+    """Return the share that is true, with n and Wilson's 95% interval, all in [0, 1]."""
+    right, n = int(mask.sum()), len(mask)
+    return {"share": right / n, "ci95": [bound / 100 for bound in wilson(right, n)], "n": n}
+
+
+def the_label(run: Trained, label: str | None) -> str | None:
+    """Return the class of all images of a figure: the first, where a conditional run is asked for none."""
+    return label or ("0" if run.classes else None)
+
+
+__all__ = [
+    "AttributeJudge",
+    "Bools",
+    "Floats",
+    "Probabilities",
+    "Wanted",
+    "class_attributes",
+    "confidence",
+    "first_z",
+    "look",
+    "room_attributes",
+    "room_phrases",
+    "share",
+    "shows",
+    "the_label",
+]

@@ -1,0 +1,279 @@
+"""`turn` (Fig. 8): samples turned from left to right by a vector in the space of z.
+
+The vector is the mean z of a few samples that look right less that of as many that look left. Parts of it, from -1 to
+1, are added to new z. For rooms, whose view the judge sees, it is measured how many samples then look right, and how
+many of their other attributes change on the way, both against a random vector of the same length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcgan_dist.errors import ConfigError, NeedsChoice
+from dcgan_dist.evaluation.tasks import Z95
+from dcgan_dist.exploration.arithmetic import share_outside
+from dcgan_dist.exploration.attributes import (
+    AttributeJudge,
+    Floats,
+    Probabilities,
+    confidence,
+    first_z,
+    look,
+    room_attributes,
+    share,
+    shows,
+    the_label,
+)
+from dcgan_dist.exploration.drawing import Canvas, Panel, line_with_intervals
+from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.networks import Trained, parse_ids
+from dcgan_dist.training.draws import draw_z
+
+_RIGHT = "view right"
+_LEFT = "view left"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnConfig(FigureConfig):
+    """Settings of `explore turn`."""
+
+    left: str | None = None
+    """Numbers of samples that look left (see `explore sheet`), such as `3,17,20,41` (4 in the paper). For rooms, those
+    that the judge is surest of when left out."""
+    right: str | None = None
+    """Numbers of samples that look right."""
+    exemplars: int = 4
+    """How many samples of each side are taken for rooms, where none are listed."""
+    search: int = 500
+    """Samples, from number 0 on, among which they are looked for."""
+    rows: int = 5
+    """New samples that are turned in the picture."""
+    columns: int = 7
+    """Parts of the vector that are added, from -1 to 1: an odd number, so that nothing is added in the middle."""
+    measured: int = 200
+    """New samples that the measurement is over; 0 for none."""
+    label: str | None = None
+    """Number or name of the class that all samples have; conditional runs only. Left out, the first class."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for side, other in (("left", "right"), ("right", "left")):
+            text = getattr(self, side)
+            if text is not None:
+                parse_ids(side, text)
+                if getattr(self, other) is None:
+                    raise ConfigError(f"{side} is {text!r} and {other} is missing: list samples of both sides")
+        if not 1 <= self.exemplars <= self.search <= 10**6:
+            raise ConfigError(f"exemplars is {self.exemplars} and search {self.search}: take 1 or more, and no fewer")
+        if not 1 <= self.rows <= 50:
+            raise ConfigError(f"rows is {self.rows}: take 1 to 50")
+        if not (3 <= self.columns <= 25 and self.columns % 2):
+            raise ConfigError(f"columns is {self.columns}: take an odd number from 3 to 25")
+        if not 0 <= self.measured <= 10**5:
+            raise ConfigError(f"measured is {self.measured}: take 0 to 100,000")
+
+
+def turn_vector(left: Tensor, right: Tensor) -> Tensor:
+    """Return what leads from z that look left (n, z_dim) to z that look right (m, z_dim), (z_dim,)."""
+    return right.mean(dim=0) - left.mean(dim=0)
+
+
+def random_vectors(count: int, like: Tensor, seed: int) -> Tensor:
+    """Return vectors of random directions, as long as the given one, (count, z_dim)."""
+    drawn = draw_z(seed, "explore/random-vectors", 0, count, len(like), "normal")
+    vectors: Tensor = drawn / drawn.norm(dim=1, keepdim=True) * like.norm()
+    return vectors
+
+
+def find_sides(judge: AttributeJudge, looked: Probabilities, exemplars: int) -> tuple[list[int], list[int]]:
+    """Return the samples that surest look left, and those that surest look right.
+
+    Raises:
+        ConfigError: too few look one way.
+    """
+    sides = []
+    for phrase in (_LEFT, _RIGHT):
+        wanted = judge.read(phrase)
+        sure = np.where(shows(looked, wanted), confidence(looked, wanted), 0.0)
+        found, searched = int((sure > 0).sum()), len(sure)
+        if found < exemplars:
+            raise ConfigError(
+                f"{found} of {searched:,} samples searched show {phrase!r}, and exemplars asks for {exemplars}: give "
+                "fewer --exemplars, or a larger --search"
+            )
+        sides.append(np.argsort(-sure, kind="stable")[:exemplars].tolist())
+    return sides[0], sides[1]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What samples showed at each part of a vector that was added to their z.
+
+    Attributes:
+        right: share that looks right.
+        changed: mean number of other attributes that are not as they were before anything was added, with `ci95`.
+        turned: share of those that looked left before and look right at the end; None where none looked left.
+        outside: share of the values of z that uniform noise never has; None for normal noise.
+    """
+
+    right: list[dict[str, Any]]
+    changed: list[dict[str, Any]]
+    turned: dict[str, Any] | None
+    outside: list[float] | None
+
+
+def measure(
+    run: Trained, judge: AttributeJudge, z: Tensor, vectors: Tensor, parts: Sequence[float], label: str | None
+) -> Measured:
+    """Add parts of a vector to z, and judge the samples.
+
+    Args:
+        run: the run.
+        judge: says what samples show, also which way they look.
+        z: what is added to, (n, z_dim).
+        vectors: what is added, (z_dim,), or one for each z, (n, z_dim).
+        parts: ascending, 0 among them.
+        label: class of all samples.
+    """
+    looked = [look(run, judge, z + part * vectors, label, f"adding {part:+.2f} of a vector") for part in parts]
+    before = looked[list(parts).index(0.0)]
+    wanted = judge.read(_RIGHT)
+    right = [shows(at, wanted) for at in looked]
+    others = [name for name in judge.values if name not in wanted]
+    start = {name: before[name].argmax(axis=1) for name in others}
+    changed = [np.sum([at[name].argmax(axis=1) != start[name] for name in others], axis=0) for at in looked]
+    looked_left = shows(before, judge.read(_LEFT))
+    return Measured(
+        right=[share(mask) for mask in right],
+        changed=[_mean(count) for count in changed],
+        turned=share(right[-1][looked_left]) if looked_left.any() else None,
+        outside=[share_outside(z + part * vectors) for part in parts]
+        if run.model.z_distribution == "uniform"
+        else None,
+    )
+
+
+def _mean(values: Floats) -> dict[str, Any]:
+    """Return the mean with n and its 95% interval."""
+    mean, n = float(np.mean(values)), len(values)
+    half = Z95 * float(np.std(values, ddof=1)) / n**0.5 if n > 1 else float("nan")
+    return {"mean": mean, "ci95": [mean - half, mean + half], "n": n}
+
+
+def draw_turn(config: TurnConfig, run: Trained) -> Drawn:
+    """Draw the turn, and measure it for rooms.
+
+    Raises:
+        ConfigError: too few samples look one way.
+        NeedsChoice: exemplars have to be picked by eye.
+    """
+    label = the_label(run, config.label)
+    run.y(1, label)
+    picked = config.left is not None and config.right is not None
+    judge = room_attributes(run) if run.is_rooms and (config.measured or not picked) else None
+    if config.left is not None and config.right is not None:
+        left, right = parse_ids("left", config.left), parse_ids("right", config.right)
+    elif judge is None:
+        raise NeedsChoice(
+            "left and right are missing: pick numbers of samples from `explore sheet` (--left 3,17,20,41)"
+        )
+    else:
+        looked = look(run, judge, first_z(run, config.search), label, "looking for exemplars")
+        left, right = find_sides(judge, looked, config.exemplars)
+    vector = turn_vector(run.z(left), run.z(right))
+    middle = config.columns // 2
+    parts = [(number - middle) / middle for number in range(config.columns)]
+    z = run.draw_z("turn", max(config.rows, config.measured))
+    random = random_vectors(len(z), vector, run.seed)
+    by_turn = by_random = None
+    if judge is not None and config.measured:
+        counted = z[: config.measured]
+        by_turn = measure(run, judge, counted, vector, parts, label)
+        by_random = measure(run, judge, counted, random[: config.measured], parts, label)
+    title = "A vector that turns samples from left to right"
+    canvas = Canvas(title, run.subtitle + (f", class {label}" if label is not None else ""))
+    canvas.images(
+        *(_exemplars(run, name, ids, label) for name, ids in (("they look left", left), ("they look right", right)))
+    )
+    length = float(vector.norm())
+    rows = torch.tensor(parts)[None, :, None]
+    marks = [f"{part:+.2f}".replace("+0.00", "0") for part in parts]
+    for vectors, caption in (
+        (vector.expand(config.rows, -1), f"New samples: z plus parts of the turn vector (length {length:.1f})"),
+        (random[: config.rows], "The same samples: z plus parts of random vectors of that length"),
+    ):
+        added = z[: config.rows, None] + rows * vectors[:, None]
+        images = run.generate(added.flatten(0, 1), run.y(config.rows * config.columns, label))
+        canvas.images(Panel(caption, images, config.columns, marks))
+    if by_turn is not None and by_random is not None and judge is not None:
+        _plot(canvas, parts, by_turn, by_random, len(judge.values) - 1)
+    return Drawn(
+        title=title,
+        finding=_finding(by_turn, by_random, len(left), len(right), length),
+        canvas=canvas,
+        numbers={
+            "left": left,
+            "right": right,
+            "length": length,
+            "parts": parts,
+            "turn": None if by_turn is None else vars(by_turn),
+            "random": None if by_random is None else vars(by_random),
+            "other_attributes": None if judge is None else len(judge.values) - 1,
+            "judge_accuracy": None if judge is None else judge.accuracy,
+        },
+    )
+
+
+def _exemplars(run: Trained, caption: str, ids: Sequence[int], label: str | None) -> Panel:
+    """Return the exemplars of a side, with the sample of their mean last."""
+    z = run.z(ids)
+    images = run.generate(torch.cat([z, z.mean(dim=0, keepdim=True)]), run.y(len(ids) + 1, label))
+    return Panel(caption, images, min(len(images), 8), [*map(str, ids), "mean"])
+
+
+def _plot(canvas: Canvas, parts: Sequence[float], by_turn: Measured, by_random: Measured, others: int) -> None:
+    n = by_turn.right[0]["n"]
+    canvas.text(f"Measured over {n} new samples, with 95% intervals, as the judge of rooms sees them.")
+    view, rest = canvas.plots(2)
+    for number, (name, one) in enumerate((("turn vector", by_turn), ("random vectors", by_random))):
+        shares, ends = [100 * at["share"] for at in one.right], [[100 * end for end in at["ci95"]] for at in one.right]
+        line_with_intervals(view, parts, shares, ends, name, number)
+        means = [at["mean"] for at in one.changed]
+        line_with_intervals(rest, parts, means, [at["ci95"] for at in one.changed], name, number)
+    view.set_title("which way they look", fontsize=8)
+    view.set_ylabel("look right (% of samples)")
+    view.set_ylim(-3, 103)
+    rest.set_title("what else changes", fontsize=8)
+    rest.set_ylabel(f"other attributes changed (of {others})")
+    rest.set_ylim(0, others)
+    for axes in (view, rest):
+        axes.set_xticks([-1, -0.5, 0, 0.5, 1])
+        axes.set_xlabel("part of the vector that is added to z")
+        axes.legend(fontsize=6.5, frameon=False)
+
+
+def _finding(by_turn: Measured | None, by_random: Measured | None, left: int, right: int, length: float) -> str:
+    if by_turn is None or by_random is None:
+        return (
+            f"The turn vector of {left} samples that look left and {right} that look right is {length:.1f} long; "
+            "nothing was measured."
+        )
+
+    def told(one: Measured) -> str:
+        low, middle, high = (f"{one.right[at]['share']:.0%}" for at in (0, len(one.right) // 2, -1))
+        return f"{low}, {middle} and {high}"
+
+    return (
+        f"Of {by_turn.right[0]['n']} new samples {told(by_turn)} look right with -1, 0 and +1 times the turn vector "
+        f"added, and {by_turn.changed[-1]['mean']:.1f} of their other attributes change at +1; with random vectors of "
+        f"that length {told(by_random)}, and {by_random.changed[-1]['mean']:.1f} change."
+    )
+
+
+__all__ = ["Measured", "TurnConfig", "draw_turn", "find_sides", "measure", "random_vectors", "turn_vector"]
