@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,37 @@ TINY = {
 }
 
 
+# What takes longest begins first, so that no process is left alone with it at the end.
+LONGEST = [
+    "tests/launch",  # as one, on one Ray cluster
+    "tests/cluster/test_local_hosts.py",
+]
+
+
+def place_of(nodeid: str) -> str:
+    """What of the tests runs in one process, one after the other: a file, or all that share a Ray cluster."""
+    return next((place for place in LONGEST if nodeid.startswith(place)), nodeid.split("::", 1)[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share files out to processes, the longest first."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongestFirst(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return place_of(nodeid)
+
+    config.option.loadscopereorder = False  # it would begin with the files of the most tests
+    return LongestFirst(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes longest first."""
+    order = {place: number for number, place in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(place_of(item.nodeid), len(order)))
+
+
 def options(settings: dict[str, object]) -> list[str]:
     """Settings as words of a command line."""
     return [f"--{key}={value}" for key, value in settings.items()]
@@ -52,28 +84,49 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def train(settings: dict[str, object], workers: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run a tiny training run to its end."""
+    """Run a tiny training run to its end, in a process or in several that are told what torchrun tells."""
+    from tests.processes import train_together  # it imports torch, which not all processes of the tests need
+
+    return train_together(options({**TINY, **settings}), environment(), workers)
+
+
+def train_by_command(settings: dict[str, object], workers: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run a tiny training run to its end as a user does, alone or under torchrun."""
     words = [*command(workers), *options({**TINY, **settings})]
     return subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=200, check=False)
 
 
-def train_and_signal(settings: dict[str, object], number: signal.Signals, line: str, workers: int = 1) -> int:
-    """Start a run, send it (and all its processes) a signal when a line of its output begins so; its exit status."""
+def train_and_signal(settings: dict[str, object], number: signal.Signals, line: str) -> int:
+    """Start a run, send it a signal when a line of its output begins so; its exit status."""
+    from tests.processes import start_training
+
+    with start_training(options({**TINY, **settings}), environment(), streams=1) as running:
+        wait_for_line(running.streams[0], line)
+        os.killpg(running.process.pid or 0, number)
+        return running.finish(60)[0]
+
+
+def signal_torchrun(settings: dict[str, object], number: signal.Signals, line: str, workers: int) -> int:
+    """Do so to torchrun and all its processes."""
     words = [*command(workers), *options({**TINY, **settings})]
     process = subprocess.Popen(
         words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     assert process.stdout is not None
-    seen = []
-    for printed in process.stdout:
-        seen.append(printed)
-        if printed.startswith(line):
-            break
-    else:
-        raise AssertionError(f"no line began with {line!r}: {''.join(seen)}")
+    wait_for_line(process.stdout, line)
     os.killpg(process.pid, number)
     process.stdout.read()
     return process.wait(timeout=60)
+
+
+def wait_for_line(output: Iterable[str], start: str) -> None:
+    """Read on to a line that begins so."""
+    seen = []
+    for printed in output:
+        seen.append(printed)
+        if printed.startswith(start):
+            return
+    raise AssertionError(f"no line began with {start!r}: {''.join(seen)}")
 
 
 def metrics(run: Path) -> list[dict[str, object]]:
@@ -97,13 +150,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Uninterrupted tiny runs by number of workers and log interval, made once."""
+    """Uninterrupted tiny runs by number of workers and log interval, made once; one worker's as a user makes them."""
     made: dict[tuple[int, int], Path] = {}
 
     def get(workers: int, log_every: int = 5) -> Path:
         if (workers, log_every) not in made:
             folder = tmp_path_factory.mktemp("finished") / f"run-{workers}-{log_every}"
-            done = train({"run_dir": folder, "training.log_every": log_every}, workers)
+            run = train_by_command if workers == 1 else train
+            done = run({"run_dir": folder, "training.log_every": log_every}, workers)
             assert done.returncode == 0, done.stderr
             made[workers, log_every] = folder
         return made[workers, log_every]

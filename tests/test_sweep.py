@@ -17,6 +17,8 @@ from dcgan_dist.sweep import main, sweep_location
 from dcgan_dist.sweeps.ledger import Ledger
 
 SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
+OF_SIZES = {"model.ngf": {"choice": [4, 8]}}
+OF_BATCHES = {"training.batch_size, model.slope": {"choice": [[8, 0.1], [16, 0.2]]}}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,8 @@ SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
         ({"space": SPACE, "cluster": {"workers": 2}}, "cluster.workers is 2: in a sweep, workers_per_trial says it"),
         ({"space": SPACE, "run_dir": "runs/a"}, "run_dir is 'runs/a': each trial has its own"),
         ({"space": SPACE, "schedul": "asha"}, "did you mean schedule"),
+        ({"space": OF_SIZES, "schedule": "pbt"}, "which cannot change while a run is on its way"),
+        ({"space": OF_BATCHES, "schedule": "pbt"}, "which cannot change while a run is on its way"),
     ],
 )
 def test_what_no_sweep_can_be_made_of_is_refused_in_a_line(

@@ -21,13 +21,15 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from io import FileIO
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
 import fsspec
 
 from dcgan_dist.errors import DataError, StorageError, Unreachable
+
+if TYPE_CHECKING:
+    import aiohttp
 
 STALL_S = 10.0  # silence after which a transfer counts as broken off
 PATIENCE_S = 25.0  # without a new byte, over all tries, until the storage counts as out of reach
@@ -325,6 +327,8 @@ class _Transfer:
 
 
 async def _get(storage: Any, path: str, headers: dict[str, str]) -> Any:
+    import aiohttp
+
     session = await storage.set_session()
     return session.get(
         storage.encode_url(path),
@@ -367,6 +371,8 @@ def _open_storage(url: str) -> tuple[Any, str]:
     check_scheme(url)
     options: dict[str, Any] = {}
     if _is_http(url):
+        import aiohttp  # a third of a second, which only those who read over http should pay
+
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(sock_connect=STALL_S, sock_read=STALL_S)}
     elif url.startswith(("s3://", "s3a://")):
         # Tried again here, not in there as well.

@@ -81,20 +81,6 @@ def test_a_trial_that_does_badly_goes_on_from_the_best_with_other_values_also_ov
     assert_exploited(again.folder, found)
 
 
-@pytest.mark.parametrize(
-    "space",
-    [{"model.ngf": {"choice": [4, 8]}}, {"training.batch_size, model.slope": {"choice": [[8, 0.1], [16, 0.2]]}}],
-)
-def test_settings_that_cannot_change_in_mid_run_are_refused_in_a_line(
-    drive: Callable[..., Driver], space: dict[str, Any]
-) -> None:
-    driver = drive(schedule="pbt", space=space)
-    code, _, err = driver.finish()
-    assert (code, err.count("\n")) == (2, 1), err
-    assert "which cannot change while a run is on its way" in err
-    assert not driver.folder.exists()
-
-
 # Without a cluster
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ import yaml
 
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
-from dcgan_dist.launch.ray_tune import METRIC, TIME, WORST, TrialThread, make_scheduler, scratch_folder
+from dcgan_dist.errors import ClusterError
+from dcgan_dist.launch.capacity import Capacity
+from dcgan_dist.launch.ray_tune import METRIC, TIME, WORST, TrialThread, make_scheduler, scratch_folder, trials_at_once
 from dcgan_dist.sweeps.record import TrialRecord
 from tests.conftest import TINY, metrics
 from tests.launch.conftest import RayCluster
@@ -227,24 +230,27 @@ def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_goes_on(
     assert again.finish()[0] == code
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"workers_per_trial": 4}, "workers_per_trial is 4, 1 CPU each, but the cluster has 2 CPUs and 0 GPUs"),
-        ({"gpus_per_trial": 0.5}, "1 CPU and 0.5 GPUs each, but the cluster has 2 CPUs and 0 GPUs"),
-    ],
-)
-def test_more_than_the_cluster_has_is_refused_in_a_line(
-    drive: Callable[..., Driver], settings: dict[str, Any], says: str
-) -> None:
-    driver = drive(**settings)
+def test_more_than_the_cluster_has_is_refused_in_a_line(drive: Callable[..., Driver]) -> None:
+    driver = drive(workers_per_trial=4)
     code, _, err = driver.finish()
     assert (code, err.count("\n")) == (2, 1), err
-    assert says in err
+    assert "workers_per_trial is 4, 1 CPU each, but the cluster has 2 CPUs and 0 GPUs" in err
     assert not driver.folder.exists()
 
 
 # Without a cluster
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"gpus_per_trial": 0.5}, "workers_per_trial is 1, 1 CPU and 0.5 GPUs each, but the cluster has 2 CPUs and 0"),
+        ({"workers_per_trial": 2, "cpus_per_trial": 1.6}, "2, 1.6 CPUs each, but the cluster has 2 CPUs and 0 GPUs"),
+    ],
+)
+def test_trials_that_fit_on_no_host_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ClusterError, match=re.escape(says)):
+        trials_at_once(make_config(**settings), Capacity((("127.0.0.1", 2.0, 0.0),)))
 
 
 def make_config(**settings: object) -> SweepConfig:

@@ -77,10 +77,3 @@ def test_the_workers_of_a_trial_whose_process_is_killed_end_and_it_goes_on_with_
     stopped = run_status(driver.folder, "t0000")
     assert (stopped["status"], stopped["step"] >= before) == ("stopped", True)
     seconds_until(lambda: not ray_cluster.workers() and not helpers(ray_cluster), limit=30)
-
-
-def test_workers_that_fit_on_no_host_are_refused_in_a_line(drive: Callable[..., Driver]) -> None:
-    driver = drive(**{**PAIR, "cpus_per_trial": 1.6})
-    code, _, err = driver.finish()
-    assert (code, err.count("\n")) == (2, 1), err
-    assert "workers_per_trial is 2, 1.6 CPUs each, but the cluster has 2 CPUs" in err

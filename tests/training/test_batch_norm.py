@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dcgan_dist.training.batch_norm import RunningStatistics, evaluation, synchronise
-from tests.training.processes import in_processes
+from tests.processes import in_processes
 
 ROWS = torch.randn(7, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
 WEIGHTS = torch.randn(7, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

@@ -15,9 +15,9 @@ from dcgan_dist.training.draws import draw_dropout
 from dcgan_dist.training.setup import open_run_directory, resolve_config
 from dcgan_dist.training.step import AdversarialStep
 from dcgan_dist.training.trainer import Training, train
-from tests.conftest import TINY, train_and_signal
+from tests.conftest import TINY, signal_torchrun
 from tests.conftest import train as run_command
-from tests.training.processes import in_processes
+from tests.processes import in_processes
 from tests.training.test_trainer import checkpoint, differing
 
 OF_CONVOLUTIONS = {"model.ngf": 2, "model.ndf": 2}
@@ -96,7 +96,7 @@ def test_a_conditional_gan_with_dropout_killed_under_torchrun_and_resumed_ends_e
     given |= {"training.steps": 12}
     whole = run_command(given | {"run_dir": tmp_path / "whole"}, workers=2)
     assert whole.returncode == 0, whole.stderr
-    assert train_and_signal(given | {"run_dir": tmp_path / "cut"}, signal.SIGKILL, "step 6/", workers=2) != 0
+    assert signal_torchrun(given | {"run_dir": tmp_path / "cut"}, signal.SIGKILL, "step 6/", workers=2) != 0
     again = run_command(given | {"run_dir": tmp_path / "cut"}, workers=2)
     assert again.returncode == 0, again.stderr
     assert differing(checkpoint(tmp_path / "cut", 12), checkpoint(tmp_path / "whole", 12)) == []

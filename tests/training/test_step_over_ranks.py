@@ -9,7 +9,7 @@ from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.training.batch_norm import synchronise
 from dcgan_dist.training.checkpoint import training_tensors
 from dcgan_dist.training.step import AdversarialStep
-from tests.training.processes import in_processes
+from tests.processes import in_processes
 from tests.training.test_step import BATCH, MODEL, make_batch, snapshot
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 
 from dcgan_dist.data.sources.archives import digest_of_file
 from dcgan_dist.data.sources.base import Item, RawImage, Source, Split
@@ -18,10 +17,11 @@ from dcgan_dist.errors import DataError
 
 _CLASSES = tuple("0123456789")
 _SHAPE = (32, 32, 3)
-# What scipy's reader raises on damaged content, beside its own MatReadError (a plain Exception's subclass).
+# What scipy's reader raises on damaged content, beside its own MatReadError (a plain Exception's subclass). It is
+# imported where it reads: that takes as long as the rest of this package, in every process that opens images.
 _READER_ERRORS = (
     *(OSError, EOFError, LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError),
-    *(MemoryError, AttributeError, struct.error, zlib.error, scipy.io.matlab.MatReadError),
+    *(MemoryError, AttributeError, struct.error, zlib.error),
 )
 
 
@@ -36,11 +36,13 @@ class SvhnSource(Source):
 
     def items(self) -> Iterator[Item]:
         """See `Source`."""
+        import scipy.io
+
         try:
             # Nothing in such a file is run: it can hold arrays, structures and opaque bytes alone.
             content = scipy.io.loadmat(self.path, variable_names=("X", "y"))
             images, labels = content["X"], content["y"].ravel()
-        except _READER_ERRORS as error:
+        except (*_READER_ERRORS, scipy.io.matlab.MatReadError) as error:
             raise _bad(self.path, error) from error
         if images.dtype != np.uint8 or images.shape[:3] != _SHAPE or images.shape[3:] != labels.shape:
             raise _bad(self.path, f"X is {images.dtype} of shape {images.shape}, y has {labels.size} labels")
@@ -84,9 +86,11 @@ def svhn_source(path: Path, split: Split, only: tuple[str, ...]) -> SvhnSource:
 
 def _count(path: Path) -> int:
     """Return the number of images in a file, of which only the heads of its arrays are read."""
+    import scipy.io
+
     try:
         shapes: dict[str, Any] = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
-    except _READER_ERRORS as error:
+    except (*_READER_ERRORS, scipy.io.matlab.MatReadError) as error:
         raise _bad(path, error) from error
     shape = shapes.get("X", ())
     if len(shape) != 4 or shape[:3] != _SHAPE or "y" not in shapes:

@@ -1,0 +1,107 @@
+"""Real processes that start in the time of a fork: a server has imported beforehand what they would import."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from dcgan_dist import train
+from dcgan_dist.distributed import World, leave_world
+
+# The server only imports: it has no threads that a fork would lose. An optimizer's first step would import dynamo.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["pytest", "torch._dynamo", "dcgan_dist.training.trainer", __name__])
+
+
+@dataclass(frozen=True)
+class Running:
+    """A train command in a process of its own, which leads a session, and the streams of what it prints."""
+
+    process: BaseProcess
+    streams: Sequence[io.TextIOBase]
+
+    def finish(self, seconds: float = 200) -> tuple[int, list[str]]:
+        """Wait for the end; return the exit status and what was printed to each stream and not read yet."""
+        with ThreadPoolExecutor(len(self.streams)) as pool:
+            printed = list(pool.map(lambda stream: stream.read(), self.streams))
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, printed
+        return self.process.exitcode, printed
+
+
+@contextlib.contextmanager
+def start_training(words: Sequence[str], environment: Mapping[str, str], streams: int = 2) -> Iterator[Running]:
+    """Run the train command; with one stream, its errors go where the rest goes."""
+    pipes = [_FORKS.Pipe(duplex=False) for _ in range(streams)]
+    process = _FORKS.Process(target=_train, args=(words, environment, [writer for _, writer in pipes]))
+    process.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.join)
+        stack.callback(process.kill)
+        for reader, writer in pipes:
+            writer.close()
+            stack.enter_context(reader)
+        yield Running(process, [stack.enter_context(open(os.dup(reader.fileno()))) for reader, _ in pipes])
+
+
+def _train(words: Sequence[str], environment: Mapping[str, str], writers: Sequence[Connection]) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    for writer, descriptor in ((writers[0], 1), (writers[-1], 2)):
+        os.dup2(writer.fileno(), descriptor)
+    for writer in writers:
+        writer.close()
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    sys.exit(train.main(words))
+
+
+def train_together(words: Sequence[str], environment: Mapping[str, str], size: int) -> subprocess.CompletedProcess[str]:
+    """Run the train command to its end, alone or in several processes that are told what torchrun tells them.
+
+    Unlike under torchrun, none is ended when another one fails: all must end, with the same exit status.
+    """
+    told: list[dict[str, str]] = [{}]
+    if size > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+        group |= {"WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "none"}
+        told = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    with contextlib.ExitStack() as stack:
+        ranks = [stack.enter_context(start_training(words, {**environment, **own})) for own in told]
+        ends = [rank.finish() for rank in ranks]
+    out, err = ("".join(texts) for texts in zip(*(printed for _, printed in ends), strict=True))
+    (code,) = {code for code, _ in ends}
+    return subprocess.CompletedProcess(words, code, out, err)
+
+
+def in_processes(function: Callable[..., None], folder: Path, *arguments: Any, size: int = 2) -> None:
+    """Call `function(world, *arguments)` on every rank of a gloo group; an exception of any rank is raised here."""
+    everything = (size, str(folder / "store"), function, arguments)
+    mp.start_processes(_enter, args=everything, nprocs=size, start_method="forkserver")
+
+
+def _enter(rank: int, size: int, store: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    try:
+        function(World(rank, size, torch.device("cpu")), *arguments)
+    finally:
+        leave_world()
