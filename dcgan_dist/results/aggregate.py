@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache as once
 from pathlib import Path
@@ -470,7 +470,7 @@ def _trial(found: Found, files: RunFiles) -> Trial:
     shown = clean(directory)
     columns = dict(zip(files.names, files.values, strict=True))
     status, reason = _status(files.status, "status.json is missing" if not files.status else "")
-    settings = {key: _as_declared(key, value) for key, value in files.settings.items()}
+    settings = _as_declared(files.settings)
     seconds, images = _last(columns, "time_s"), _last(columns, "images_seen")
     world, step = _last(columns, "world_size"), _last(columns, "step")
     scores = _scores(files.scores)
@@ -634,14 +634,20 @@ def _last(columns: Mapping[str, Curve], name: str) -> float | None:
     return float(usable[-1]) if usable.size else None
 
 
-def _as_declared(key: str, value: Any) -> Any:
-    """Return a setting as its type has it: YAML reads `1e-5`, as people write it, as a text."""
-    if isinstance(value, str) and isinstance(_defaults().get(key), float):
-        try:
-            return coerce(key, value, "float")
-        except ConfigError:
-            return value
-    return value
+@once
+def _numbers() -> tuple[str, ...]:
+    return tuple(key for key, value in _defaults().items() if isinstance(value, float))
+
+
+def _as_declared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with numbers as such: YAML reads `1e-5`, as people write it, as a text."""
+    declared = dict(settings)
+    for key in _numbers():
+        value = settings.get(key)
+        if isinstance(value, str):
+            with suppress(ConfigError):  # it stays the text that it is
+                declared[key] = coerce(key, value, "float")
+    return declared
 
 
 def _changed(settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
