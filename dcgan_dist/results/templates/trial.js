@@ -79,7 +79,7 @@ function figuresOf(trial, detail) {
   if (!detail.figures.length) return null;
   const drawn = detail.figures.map((figure) => make("figure", { class: "explored" },
     make("figcaption", {}, figure.title, " ", make("small", {}, `step ${number(figure.step)}`)),
-    figure.image ? make("img", { src: imageSource(figure.image), alt: `${figure.title}. ${figure.finding}`, loading: "lazy" }) : make("div", { class: "note warn" }, figure.problem),
+    figure.image ? make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": figure.title }, make("img", { src: imageSource(figure.image), alt: `${figure.title}. ${figure.finding}`, loading: "lazy" })) : make("div", { class: "note warn" }, figure.problem),
     figure.finding ? make("p", {}, figure.finding) : null));
   return [make("h3", {}, "Figures"), drawn];
 }
