@@ -212,10 +212,10 @@ def alike(looked: Probabilities) -> dict[str, Any]:
     seen = np.stack([values.argmax(axis=1) for values in looked.values()])
     n = seen.shape[1]
     if n < 2:
-        return {"share": 1.0, "ci95": [0.0, 1.0], "n": n}
+        return {"value": 1.0, "ci95": [0.0, 1.0], "n": n}
     to_others = ((seen[:, :, None] == seen[:, None, :]).mean(axis=0).sum(axis=1) - 1) / (n - 1)
     mean, half = float(to_others.mean()), Z95 * 2 * float(to_others.std(ddof=1)) / n**0.5
-    return {"share": mean, "ci95": [max(0.0, mean - half), min(1.0, mean + half)], "n": n}
+    return {"value": mean, "ci95": [max(0.0, mean - half), min(1.0, mean + half)], "n": n}
 
 
 @dataclass(frozen=True)
@@ -497,7 +497,7 @@ def _plot(
     both.set_ylabel("show it (% of results)")
     _line(both, x, [one.latent for one in measured], "z", 0)
     _line(both, x, [one.pixels for one in measured], "pixels", 1)
-    both.axhline(100 * base["share"], color="0.5", linewidth=1, linestyle=":", label="samples of any z")
+    both.axhline(100 * base["value"], color="0.5", linewidth=1, linestyle=":", label="samples of any z")
     parts.set_title("on z, by attribute", fontsize=8)
     parts.set_ylabel("show it (% of results)")
     for number, (name, value) in enumerate(wanted.items()):
@@ -518,7 +518,7 @@ def _plot(
 def _line(axes: Axes, x: Sequence[int], shares: Sequence[dict[str, Any]], name: str, number: int) -> None:
     # Slightly apart, so that the bars can be told from one another.
     apart = [count * 1.03**number for count in x]
-    percents = [100 * one["share"] for one in shares]
+    percents = [100 * one["value"] for one in shares]
     line_with_intervals(axes, apart, percents, [[100 * end for end in one["ci95"]] for one in shares], name, number)
 
 
@@ -538,10 +538,10 @@ def _finding(
         told = [one for one in measured if one.exemplars in (1, 3, 10)] or list(measured)
         return (
             f"With {_join(str(one.exemplars) for one in told)} exemplars a concept, "
-            f"{_join(_percent(one.latent['share']) for one in told)} of {measured[0].latent['n']} results on z show "
-            f"{judge.words(wanted)}, and {_join(_percent(one.pixels['share']) for one in told)} on pixels "
-            f"({_percent(base['share'])} of all samples do); two results on z are the same in "
-            f"{_join(_percent(one.alike['share']) for one in told)} of {len(judge.values)} attributes."
+            f"{_join(_percent(one.latent['value']) for one in told)} of {measured[0].latent['n']} results on z show "
+            f"{judge.words(wanted)}, and {_join(_percent(one.pixels['value']) for one in told)} on pixels "
+            f"({_percent(base['value'])} of all samples do); two results on z are the same in "
+            f"{_join(_percent(one.alike['value']) for one in told)} of {len(judge.values)} attributes."
         )
     of = f"{formula} with {_join(str(one['exemplars']) for one in results)} exemplars a concept; nothing was measured"
     outside = [one["outside"] for one in results]

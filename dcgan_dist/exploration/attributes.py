@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -199,9 +200,11 @@ def first_z(run: Trained, count: int) -> Tensor:
 
 
 def share(mask: Bools) -> dict[str, Any]:
-    """Return the share that is true, with n and Wilson's 95% interval, all in [0, 1]."""
-    right, n = int(mask.sum()), len(mask)
-    return {"share": right / n, "ci95": [bound / 100 for bound in wilson(right, n)], "n": n}
+    """Return the share that is true with n and Wilson's 95% interval, all in [0, 1]; NaN of none."""
+    if not len(mask):
+        return {"value": math.nan, "ci95": [math.nan, math.nan], "n": 0}
+    bounds = wilson(int(mask.sum()), len(mask))
+    return {"value": float(mask.mean()), "ci95": [bound / 100 for bound in bounds], "n": len(mask)}
 
 
 def the_label(run: Trained, label: str | None) -> str | None:

@@ -242,7 +242,7 @@ def _plot(canvas: Canvas, parts: Sequence[float], by_turn: Measured, by_random: 
     canvas.text(f"Measured over {n} new samples, with 95% intervals, as the judge of rooms sees them.")
     view, rest = canvas.plots(2)
     for number, (name, one) in enumerate((("turn vector", by_turn), ("random vectors", by_random))):
-        shares, ends = [100 * at["share"] for at in one.right], [[100 * end for end in at["ci95"]] for at in one.right]
+        shares, ends = [100 * at["value"] for at in one.right], [[100 * end for end in at["ci95"]] for at in one.right]
         line_with_intervals(view, parts, shares, ends, name, number)
         means = [at["mean"] for at in one.changed]
         line_with_intervals(rest, parts, means, [at["ci95"] for at in one.changed], name, number)
@@ -266,7 +266,7 @@ def _finding(by_turn: Measured | None, by_random: Measured | None, left: int, ri
         )
 
     def told(one: Measured) -> str:
-        low, middle, high = (f"{one.right[at]['share']:.0%}" for at in (0, len(one.right) // 2, -1))
+        low, middle, high = (f"{one.right[at]['value']:.0%}" for at in (0, len(one.right) // 2, -1))
         return f"{low}, {middle} and {high}"
 
     return (

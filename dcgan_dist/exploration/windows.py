@@ -31,7 +31,7 @@ from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError, NeedsChoice
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import fitted
-from dcgan_dist.evaluation.tasks import wilson
+from dcgan_dist.exploration.attributes import share
 from dcgan_dist.exploration.boxes import Boxes, check_region_name, read_boxes, samples_of
 from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
@@ -456,14 +456,6 @@ def compared(before: Before, after: Pixels, judge: Judge, extractor: RandomConv)
     }
 
 
-def share(which: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Return the share of True with Wilson's 95% interval; NaN of none."""
-    if not len(which):
-        return {"value": math.nan, "ci95": [math.nan, math.nan], "n": 0}
-    low, high = wilson(int(which.sum()), len(which))
-    return {"value": float(which.mean()), "ci95": [low / 100, high / 100], "n": len(which)}
-
-
 def _count(
     config: WindowsConfig, run: Trained, layer: MapLayer, maps: list[int], others: list[list[int]], judge: Judge
 ) -> dict[str, Any]:
@@ -573,6 +565,5 @@ __all__ = [
     "map_layers",
     "painted",
     "pixel_changes",
-    "share",
     "with_boxes",
 ]

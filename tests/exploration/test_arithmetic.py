@@ -104,7 +104,7 @@ def test_alike_is_the_share_of_equal_pairs() -> None:
     random = np.random.default_rng(0)
     seen = [np.eye(3)[random.integers(0, 3, 12)], np.eye(2)[random.integers(0, 2, 12)]]
     by_hand = [a[i].argmax() == a[j].argmax() for a in seen for i in range(12) for j in range(i)]
-    assert alike({"a": seen[0], "b": seen[1]})["share"] == pytest.approx(np.mean(by_hand))
+    assert alike({"a": seen[0], "b": seen[1]})["value"] == pytest.approx(np.mean(by_hand))
     low, high = alike({"a": seen[0], "b": seen[1]})["ci95"]
     assert low < np.mean(by_hand) < high
     assert alike({"a": np.eye(3)[[1, 1, 1]]})["ci95"] == [1.0, 1.0]
@@ -129,10 +129,10 @@ def test_shares_are_those_of_results_made_by_hand(family: str, opened: Opened) -
     a, b, c = (run.z(ids).numpy().mean(axis=0) for ids in pools)
     z = torch.from_numpy(a - b + c)[None]
     image = run.generate(z, run.y(1, label))
-    assert one.latent["share"] == float(judge.probabilities(image)["bright"].argmax() == 1)
+    assert one.latent["value"] == float(judge.probabilities(image)["bright"].argmax() == 1)
     x, y, w = (run.generate(run.z(ids), run.y(3, label)).mean(axis=0) for ids in pools)
     control = np.clip(x - y + w, 0, 255)[None]
-    assert one.pixels["share"] == float(judge.probabilities(control)["bright"].argmax() == 1)
+    assert one.pixels["value"] == float(judge.probabilities(control)["bright"].argmax() == 1)
     assert one.latent["n"] == 4
     assert one.outside == pytest.approx(float((np.abs(a - b + c) > 1).mean()))
 
@@ -178,7 +178,7 @@ def test_found_concepts_are_measured(opened: Opened, monkeypatch: pytest.MonkeyP
     looked = judge.probabilities(run.generate(run.z(range(64)), run.y(64)))
     bright, left = looked["bright"].argmax(axis=1) == 1, looked["view"].argmax(axis=1) == 0
     assert drawn.numbers["wanted"] == "bright, view left"
-    assert drawn.numbers["base_rate"]["share"] == (bright & left).mean()
+    assert drawn.numbers["base_rate"]["value"] == (bright & left).mean()
     assert drawn.numbers["formula"][0]["found"] == bright.sum()
     assert [one["exemplars"] for one in drawn.numbers["measured"]] == [1, 2]
     assert "of 5 results on z show bright, view left" in drawn.finding

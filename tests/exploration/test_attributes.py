@@ -88,7 +88,7 @@ def test_confidence_is_the_product_over_attributes() -> None:
 def test_shares_have_wilson_intervals(right: int, n: int) -> None:
     found = share(np.arange(n) < right)
     interval = binomtest(right, n).proportion_ci(0.95, "wilson")
-    assert found["share"] == right / n
+    assert found["value"] == right / n
     assert found["n"] == n
     assert found["ci95"] == pytest.approx([interval.low, interval.high], abs=2e-5)  # 1.96 for the quantile
 

@@ -53,7 +53,7 @@ def test_measured_shares_are_those_of_samples_made_by_hand(family: str, opened: 
         grey = run.generate(z + part * vector, run.y(12, label)).astype(float).mean(axis=3)
         right.append(grey[:, :, half:].mean(axis=(1, 2)) > grey[:, :, :half].mean(axis=(1, 2)))
         bright.append(judge.probabilities(grey[..., None])["bright"].argmax(axis=1))
-    assert [one["share"] for one in measured.right] == [mask.mean() for mask in right]
+    assert [one["value"] for one in measured.right] == [mask.mean() for mask in right]
     changed = [at != bright[1] for at in bright]
     assert [one["mean"] for one in measured.changed] == [mask.mean() for mask in changed]
     assert measured.changed[1]["mean"] == 0
@@ -62,7 +62,7 @@ def test_measured_shares_are_those_of_samples_made_by_hand(family: str, opened: 
         assert measured.changed[2]["ci95"] == pytest.approx([low, high], abs=1e-4)  # 1.96 for the quantile
     was_left = ~right[1]
     expected = None if not was_left.any() else right[2][was_left].mean()
-    assert (measured.turned or {"share": None})["share"] == expected
+    assert (measured.turned or {"value": None})["value"] == expected
 
 
 @pytest.mark.parametrize("family", ["gan", "cdcgan"])

@@ -457,7 +457,9 @@ def test_nothing_there_is_one_clear_line(tmp_path):
 
 VALUES = """:|: 1|: 1e-5|: 1.0e-05|: null|: ~|: yes|: 0x1f|: 010|: 1_000|: a:b|: a:|: -3|: .nan|: -.inf|: 'q'|: "|: - x
 : #c|: a #c|: {}|: 2001-01-01|: 1:30| : 1|: >|: a b|: ---|: *a|: &a b|: /tmp/x|: s3://b/c|: rooms:9
-: -|: ?|: 1  |x|: 1.5e-3|: -0|: -01|: 1.50|: -1.5e+3|: 1.5e3|: t00012|: NULL|: oFF|: a/b-c.d+e|: 0.0|: /""".replace("\n", "|").split("|")
+: -|: ?|: 1  |x|: 1.5e-3|: -0|: -01|: 1.50|: -1.5e+3|: 1.5e3|: t00012|: NULL|: oFF|: a/b-c.d+e|: 0.0|: /""".replace(
+    "\n", "|"
+).split("|")
 LINES = st.builds(
     lambda spaces, key, rest: " " * spaces + key + rest,
     st.sampled_from([0, 0, 2, 2, 4, 3]),
