@@ -29,11 +29,22 @@ class ProgressLine:
             bad: number of unreadable inputs.
             found: how many of the images had been done before this began.
         """
+        if self._is_due():
+            self._write(describe(self._what, done, share, bad, self._printed - self._start, found))
+
+    def state(self, words: str) -> None:
+        """Tell how far something is whose steps cannot be counted beforehand, and for how long it has been going on."""
+        if self._is_due():
+            self._write(f"{self._what}: {words}, {_clock(self._printed - self._start)}")
+
+    def _is_due(self) -> bool:
         now = time.monotonic()
         if now - self._printed < (TERMINAL_PERIOD_S if self._is_terminal else PLAIN_PERIOD_S):
-            return
+            return False
         self._printed = now
-        line = describe(self._what, done, share, bad, now - self._start, found)
+        return True
+
+    def _write(self, line: str) -> None:
         if self._is_terminal:
             self._stream.write("\r" + line.ljust(self._width))
             self._width = len(line)
@@ -53,7 +64,11 @@ def describe(what: str, done: int, share: float, bad: int, elapsed: float, found
     rate = (done - found) / elapsed if elapsed > 0 else 0.0
     line = f"{what}: {done:,} images, {share:.0%}, {rate:,.0f}/s"
     if rate and 0 < share <= 1:
-        minutes, seconds = divmod(round(done * (1 - share) / share / rate), 60)
-        hours, minutes = divmod(minutes, 60)
-        line += f", {f'{hours}:{minutes:02d}' if hours else minutes}:{seconds:02d} left"
+        line += f", {_clock(done * (1 - share) / share / rate)} left"
     return line + (f", {bad:,} unreadable" if bad else "")
+
+
+def _clock(elapsed: float) -> str:
+    minutes, seconds = divmod(round(elapsed), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{f'{hours}:{minutes:02d}' if hours else minutes}:{seconds:02d}"

@@ -12,7 +12,8 @@ one before.
 
 Only the products with the samples depend on where w lives, and there the shape decides:
 
-- many samples: w is a vector of weights; a product is one pass over the rows, a block at a time (`_Rows`).
+- many samples: w is a vector of weights; a product is one pass over the rows, a block at a time (`_Rows`). The Hessian
+  of a few samples drawn from them is the preconditioner, which saves most of the passes where features are correlated.
 - few samples: w is a sum of samples, so its coefficients and the Gram matrix are enough (Chapelle 2007). The matrix
   is one large product; from there on each iteration reads n^2 values instead of 2nd (`_Gram`).
 
@@ -27,6 +28,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,9 @@ from dcgan_dist.errors import ConfigError, DataError
 Features = Tensor | npt.NDArray[Any]
 """Samples by features: a tensor, an array or a memory map, of float16, bfloat16, float32 or float64."""
 
+Report = Callable[[float, float], None]
+"""What is told of a fit: C, and the largest relative duality gap so far."""
+
 # The Gram matrix of so many samples fills 1 GiB; beyond, its n^2 d operations cost more than they save.
 LARGEST_GRAM = 16384
 NEWTON_STEPS = 100
@@ -46,8 +51,16 @@ NEWTON_STEPS = 100
 FORCING = 0.1
 CG_STEPS = 500
 LINE_STEPS = 40
-# Bytes of float32 in a block: large enough for fast products, small enough to add little to the memory in use.
-BLOCK_BYTES = 64 << 20
+# Samples that stand for all in the preconditioner: at most so many, and so small a share of samples and of features,
+# that their own products cost little.
+STANDING = 2048
+STANDING_SHARE = 1 / 8
+# Bytes of float32 in a block. On a CPU, the second product with a block finds it in the cache; elsewhere it is large
+# enough for fast products, and small enough to add little to the memory in use.
+CPU_BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 2 << 30
+# Blocks whose sum is still exact enough in float32: the sums of so many are added up in float64.
+ADDED_BLOCKS = 8
 # Samples on a side of the tiles that the Gram matrix is computed in.
 GRAM_ROWS = 256
 
@@ -94,6 +107,7 @@ def fit_path(
     tolerance: float = 1e-4,
     device: torch.device | str | None = None,
     gram: Tensor | None = None,
+    report: Report | None = None,
 ) -> list[LinearSVM]:
     """Fit one SVM for each C; each starts from the one before, so that rising values are the quickest.
 
@@ -105,12 +119,14 @@ def fit_path(
         tolerance: relative duality gap at which a fit ends: the objective is within this of the smallest possible.
         device: where to compute; the tensor's own, or the CPU, if None.
         gram: what `gram_of` gave for the same samples, whose labels may have been others.
+        report: told before each Newton step of the C that is fitted for and the largest relative duality gap.
 
     Raises:
         DataError: features that are not finite, samples without labels, labels out of range or of one class.
         ConfigError: a C or a tolerance that is no positive number.
     """
-    return next(fit_draws(x, y, [None], cs, classes=classes, tolerance=tolerance, device=device, gram=gram))
+    fits = fit_draws(x, y, [None], cs, classes=classes, tolerance=tolerance, device=device, gram=gram, report=report)
+    return next(fits)
 
 
 def gram_of(x: Features, device: torch.device | str | None = None) -> Tensor | None:
@@ -140,6 +156,7 @@ def fit_draws(
     tolerance: float = 1e-4,
     device: torch.device | str | None = None,
     gram: Tensor | None = None,
+    report: Report | None = None,
 ) -> Iterator[list[LinearSVM]]:
     """Fit a path over C to each of several subsets of the same samples, as `fit_path` would.
 
@@ -154,6 +171,7 @@ def fit_draws(
         tolerance: see `fit_path`.
         device: see `fit_path`.
         gram: see `fit_path`.
+        report: see `fit_path`.
     """
     if not cs or not all(0 < c < float("inf") for c in cs):
         raise ConfigError(f"C is {list(cs)!r}: give one or more positive numbers")
@@ -178,7 +196,7 @@ def fit_draws(
         of_part = shared if rows is None or shared is None else shared[rows][:, rows]
         if of_part is None:
             part.check()
-        yield _fit(part, labels if rows is None else labels[rows], cs, classes, tolerance, of_part)
+        yield _fit(part, labels if rows is None else labels[rows], cs, classes, tolerance, of_part, report)
 
 
 def _checked_labels(y: Tensor | npt.NDArray[np.integer[Any]], count: int, classes: int) -> Tensor:
@@ -218,14 +236,19 @@ class _Samples:
         """Whether the Gram matrix of the samples is smaller than they are, and fits."""
         return self.count <= min(self.width, LARGEST_GRAM)
 
-    def take(self, rows: Tensor) -> _Samples:
+    def rows(self, numbers: Tensor) -> Tensor:
+        """Return a copy of the samples of these numbers, as they are stored."""
+        return self._stored[numbers.to(self._stored.device)].to(self.device)
+
+    def take(self, numbers: Tensor) -> _Samples:
         """Return the samples of these numbers, copied."""
-        return _Samples(self._stored[rows.to(self._stored.device)], self.device)
+        return _Samples(self._stored[numbers.to(self._stored.device)], self.device)
 
     def blocks(self, dtype: torch.dtype = torch.float32, size: int = 0) -> Iterator[tuple[slice, Tensor]]:
         """Give blocks, (rows, width), with their places among the samples; each holds until the next is asked for."""
         if not size:
-            size = max(1, BLOCK_BYTES // (4 * max(1, self.width))) * (1 if self.device.type == "cpu" else 32)
+            most = CPU_BLOCK_BYTES if self.device.type == "cpu" else BLOCK_BYTES
+            size = max(1, most // (4 * max(1, self.width)))
         if self._stored.dtype == dtype and self._stored.device == self.device:
             for start in range(0, self.count, size):
                 place = slice(start, min(start + size, self.count))
@@ -250,8 +273,8 @@ class _Samples:
 
     def square_norm(self) -> float:
         """Return the mean of |x|^2, with the 1 appended, of the first samples."""
-        _, block = next(self.blocks())
-        return float(block[:256].double().square().sum(dim=1).mean()) + 1
+        _, block = next(self.blocks(size=256))
+        return float(block.double().square().sum(dim=1).mean()) + 1
 
     def gram(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the products of all pairs of samples with a 1 appended, (count, count)."""
@@ -298,6 +321,10 @@ class _Space(ABC):
     def duals(self, v: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return dual variables a >= 0, (classes, n), that v tells for signs y, and X'ya; None where it tells none."""
 
+    def preconditioner(self, active: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return a rough inverse of I + X' diag(active) X for each class, `active` >= 0 being (classes, n)."""
+        return lambda v: v
+
     @abstractmethod
     def weights(self, v: Tensor) -> Tensor:
         """Return the vectors as weights of the features and of the 1 that follows them, (classes, width + 1)."""
@@ -316,12 +343,16 @@ class _Rows(_Space):
     def push_pull(self, v: Tensor, reply: Callable[[Tensor, slice], Tensor]) -> tuple[Tensor, Tensor]:
         narrow, intercepts = v[:, :-1].to(self.dtype), v[:, -1:]
         scores = torch.empty(len(v), self.samples.count, dtype=torch.float64, device=v.device)
-        pulled = torch.zeros_like(v)
-        for place, block in self.samples.blocks(self.dtype):
+        pulled, part = torch.zeros_like(v), torch.zeros_like(narrow)
+        for number, (place, block) in enumerate(self.samples.blocks(self.dtype), 1):
             scores[:, place] = (narrow @ block.T).double() + intercepts
             weights = reply(scores[:, place], place)
-            pulled[:, :-1] += weights.to(self.dtype) @ block
+            part.addmm_(weights.to(self.dtype), block)
             pulled[:, -1] += weights.sum(dim=1)
+            if number % ADDED_BLOCKS == 0:
+                pulled[:, :-1] += part
+                part.zero_()
+        pulled[:, :-1] += part
         return scores, pulled
 
     def inner(self, v: Tensor, u: Tensor) -> Tensor:
@@ -332,6 +363,46 @@ class _Rows(_Space):
 
     def duals(self, v: Tensor, y: Tensor) -> None:
         return None
+
+    def preconditioner(self, active: Tensor) -> Callable[[Tensor], Tensor]:
+        """See `_Space`; the same of a few samples, each standing for many, inverted by Woodbury's identity.
+
+        A few samples overrate the directions that they happen to span. The middle eigenvalue of their products tells by
+        how much; all directions are taken to be at least as steep, so that only those far steeper make a difference.
+        """
+        rows, x, gram, middle = self._standing
+        weights = active[:, rows] * (self.samples.count / len(rows))
+        floor = (1 + weights.mean(dim=1) * middle)[:, None]
+        roots = (weights / floor).sqrt()
+        inner = roots[:, :, None] * gram * roots[:, None, :]
+        inner.diagonal(dim1=1, dim2=2).add_(1.0)
+        factor = torch.linalg.cholesky(inner)
+
+        def apply(v: Tensor) -> Tensor:
+            scores = (roots * (v @ x.T))[:, :, None]
+            solved = torch.linalg.solve_triangular(factor, scores, upper=False)
+            solved = torch.linalg.solve_triangular(factor.mT, solved, upper=True)[:, :, 0]
+            nearer: Tensor = (v - (roots * solved) @ x) / floor
+            return nearer
+
+        return apply
+
+    @cached_property
+    def _standing(self) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Numbers, (m,), of the samples that stand for all; those with the 1 appended, float64, (m, width + 1).
+
+        Then their products, (m, m), and the middle eigenvalue of these.
+        """
+        samples = self.samples
+        count = max(1, min(STANDING, int(STANDING_SHARE * min(samples.count, samples.width))))
+        order = torch.randperm(samples.count, generator=torch.Generator().manual_seed(0))
+        rows = order[:count].sort().values.to(samples.device)
+        part = samples.rows(rows).double()
+        x = torch.cat((part, part.new_ones(count, 1)), dim=1)
+        gram = x @ x.T
+        values = torch.linalg.eigvalsh(gram)
+        # Of fewer different samples than that, the middle one is 0, and rounding would decide.
+        return rows, x, gram, float(values[count // 2].maximum(1e-10 * values[-1]))
 
     def weights(self, v: Tensor) -> Tensor:
         return v
@@ -374,7 +445,13 @@ class _Gram(_Space):
 
 
 def _fit(
-    samples: _Samples, labels: Tensor, cs: Sequence[float], classes: int, tolerance: float, gram: Tensor | None
+    samples: _Samples,
+    labels: Tensor,
+    cs: Sequence[float],
+    classes: int,
+    tolerance: float,
+    gram: Tensor | None,
+    report: Report | None,
 ) -> list[LinearSVM]:
     """Fit the path to all of these samples."""
     present = labels.unique()
@@ -393,14 +470,14 @@ def _fit(
         products = 0
         while reached * 10 < c:
             reached *= 10
-            w, _, more = _minimise(space, signs, reached, w, max(tolerance, 1e-2))
+            w, _, more = _minimise(space, signs, reached, w, max(tolerance, 1e-2), report)
             products += more
         reached = c
-        w, gap, more = _minimise(space, signs, c, w, tolerance)
+        w, gap, more = _minimise(space, signs, c, w, tolerance, report)
         products += more
         if gap > tolerance and not space.precise:
             space = _Gram(samples, samples.gram(torch.float64)) if few else _Rows(samples, torch.float64)
-            w, gap, more = _minimise(space, signs, c, w, tolerance)
+            w, gap, more = _minimise(space, signs, c, w, tolerance, report)
             products += more
         if gap > tolerance:
             short = f"its objective is within {gap:.1e} of the smallest, not {tolerance:.1e}"
@@ -427,7 +504,9 @@ def _objectives(samples: _Samples, signs: Tensor, cs: Sequence[float], weights: 
     return total
 
 
-def _minimise(space: _Space, signs: Tensor, c: float, w: Tensor, tolerance: float) -> tuple[Tensor, float, int]:
+def _minimise(
+    space: _Space, signs: Tensor, c: float, w: Tensor, tolerance: float, report: Report | None
+) -> tuple[Tensor, float, int]:
     """Minimise P for all classes from `w` on; return the vectors, the largest relative gap, and the products taken."""
     w = space.restate(w).clone()
     left = torch.arange(len(signs), device=signs.device)  # classes that have not converged
@@ -452,6 +531,8 @@ def _minimise(space: _Space, signs: Tensor, c: float, w: Tensor, tolerance: floa
         # Where rounding keeps a step from making the objective smaller, more steps are of no use.
         going = (gap > tolerance) & (objective < objectives[left])
         gaps[left], objectives[left] = gap, objective
+        if report is not None:
+            report(c, float(gaps.max()))
         if not going.any():
             break
         left, y, here = left[going], y[going], here[..., going, :]
@@ -474,16 +555,18 @@ def _dual(space: _Space, c: float, duals: Tensor, pulled: Tensor) -> Tensor:
 
 
 def _newton_direction(space: _Space, gradient: Tensor, active: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Solve (I + X' diag(active) X) step = -gradient by conjugate gradients.
+    """Solve (I + X' diag(active) X) step = -gradient by preconditioned conjugate gradients.
 
     Returns:
         The step, its scores on the samples, and the number of products taken.
     """
+    precondition = space.preconditioner(active)
     residual = -gradient
-    step, direction = torch.zeros_like(residual), residual.clone()
-    step_scores = torch.zeros_like(active)
+    step, step_scores = torch.zeros_like(residual), torch.zeros_like(active)
     size = space.inner(residual, residual)
     enough = FORCING**2 * size
+    nearer = precondition(residual)
+    direction, slope = nearer, space.inner(residual, nearer)
     used = 0
     going = True
     while going and used < CG_STEPS:
@@ -492,13 +575,15 @@ def _newton_direction(space: _Space, gradient: Tensor, active: Tensor) -> tuple[
         curved = direction + pulled
         bend = space.inner(direction, curved)
         # Solved for some classes before others; by rounding, what is positive may come out negative at the very end.
-        length = torch.where((size > enough) & (bend > 0), size / bend, 0.0)
+        length = torch.where((size > enough) & (bend > 0), slope / bend, 0.0)
         step += length[:, None] * direction
         step_scores += length[:, None] * scores
-        residual -= length[:, None] * curved
-        size, before = space.inner(residual, residual), size
+        residual = residual - length[:, None] * curved
+        size = space.inner(residual, residual)
         going = bool(((size > enough) & (length > 0)).any())
-        direction = residual + torch.where(length > 0, size / before, 0.0)[:, None] * direction
+        nearer = precondition(residual)
+        slope, before = space.inner(residual, nearer), slope
+        direction = nearer + torch.where(length > 0, slope / before, 0.0)[:, None] * direction
     return step, step_scores, used
 
 

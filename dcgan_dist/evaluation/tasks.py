@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.evaluation.labelled import Labels
@@ -104,9 +105,25 @@ class L2SVM:
         for rows in draws:
             kept = self._samples(values, np.sort(rows))
             y = torch.from_numpy(labels[kept.rows])
-            yield fit_path(
-                kept.x, y, grid, classes=classes, tolerance=self.tolerance, device=self.device, gram=kept.gram
-            )
+            line = ProgressLine(f"SVM of {len(y):,} images")
+
+            def report(c: float, gap: float, line: ProgressLine = line) -> None:
+                line.state(f"C = {c:g}, duality gap {gap:.1e}, sought {self.tolerance:.0e}")
+
+            try:
+                fits = fit_path(
+                    kept.x,
+                    y,
+                    grid,
+                    classes=classes,
+                    tolerance=self.tolerance,
+                    device=self.device,
+                    gram=kept.gram,
+                    report=report,
+                )
+            finally:
+                line.close()
+            yield fits
 
     def _samples(self, values: Values, rows: Rows) -> _Kept:
         for kept in self._kept:

@@ -91,6 +91,47 @@ def test_a_path_gives_what_single_fits_give_in_fewer_products():
     assert sum(fit.iterations for fit in path) < 0.8 * sum(fit.iterations for fit in single)
 
 
+def correlated(count, width, classes):
+    """Directions whose strength falls as 1 / rank, as the features of a network have them."""
+    x, y = blobs(count, width, classes, seed=5, spread=8.0)
+    turned, _ = np.linalg.qr(np.random.default_rng(6).normal(size=(width, width)))
+    return ((x * (100 / np.arange(1, width + 1))) @ turned).astype(np.float32), y
+
+
+@pytest.mark.parametrize(("make", "cs", "share"), [(correlated, [1e-3, 1e-1], 0.7), (blobs, [1e-4, 1e-2], 1.2)])
+def test_a_few_samples_that_stand_for_all_save_products_and_leave_the_minimum_where_it_is(monkeypatch, make, cs, share):
+    x, y = make(6000, 600, 5)
+    with_them = fit_path(x, y, cs, classes=5)
+    monkeypatch.setattr(linear_svm._Rows, "preconditioner", linear_svm._Space.preconditioner)
+    without = fit_path(x, y, cs, classes=5)
+    for one, other in zip(with_them, without, strict=True):
+        np.testing.assert_allclose(one.objective, other.objective, rtol=2e-4)
+    assert sum(fit.iterations for fit in with_them) < share * sum(fit.iterations for fit in without)
+
+
+def test_the_preconditioner_is_the_inverse_of_what_the_samples_that_stand_for_all_add_up_to():
+    x, _ = blobs(800, 80, 2)
+    space = linear_svm._Rows(linear_svm._Samples(torch.from_numpy(x), torch.device("cpu")))
+    active = torch.rand(3, 800, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    active[active < 0.5] = 0
+    rows = space._standing[0]
+    assert len(rows) == 10
+    few = torch.cat((torch.from_numpy(x).double()[rows], torch.ones(10, 1, dtype=torch.float64)), dim=1)
+    weights = active[:, rows] * 80
+    middle = torch.linalg.svdvals(few)[4] ** 2
+    floor = 1 + weights.mean(dim=1) * middle
+    dense = floor[:, None, None] * torch.eye(81).double() + torch.einsum("cm,mi,mj->cij", weights, few, few)
+    v = torch.randn(3, 81, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    ours = space.preconditioner(active)(v)
+    torch.testing.assert_close(ours, torch.linalg.solve(dense, v), rtol=1e-9, atol=1e-15)
+
+
+def test_few_different_samples_at_a_huge_c_are_no_trouble_to_the_preconditioner():
+    x, y = activations(30, 100, 3)
+    many = np.tile(x, (20, 1)), np.tile(y, 20)
+    assert fit_path(*many, [1e2], classes=3)[0].gap <= 1e-4
+
+
 def test_draws_from_one_pool_are_the_fits_to_each_subset(monkeypatch):
     x, y = blobs(450, 500, 4)
     random = torch.Generator().manual_seed(0)
@@ -114,7 +155,7 @@ def test_a_memory_map_gives_the_same_fit_without_being_read_into_memory(tmp_path
     x, y = blobs(count, width, 3)
     x, y = x[:count].astype(storage), y[:count]
     np.save(tmp_path / "x.npy", x)
-    monkeypatch.setattr(linear_svm, "BLOCK_BYTES", 64 << 10)
+    monkeypatch.setattr(linear_svm, "CPU_BLOCK_BYTES", 64 << 10)
     monkeypatch.setattr(linear_svm, "GRAM_ROWS", 40)
     in_memory = fit_path(x.astype(np.float32), y, [1e-2], classes=3)[0]
     tracemalloc.start()

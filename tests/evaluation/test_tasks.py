@@ -1,6 +1,7 @@
 """Protocols: splits by seed, choices on validation images alone, intervals that mean what they say."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from scipy.stats import binomtest
 from sklearn.svm import LinearSVC
 
+from dcgan_dist.data import progress
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.rooms import room_attributes
 from dcgan_dist.errors import DataError
@@ -208,3 +210,15 @@ def test_questions_about_the_same_images_share_what_does_not_depend_on_labels(mo
         score_full(L2SVM((1e-3, 1e-2), CPU), values, values, divide(answers, seed=0), CPU) for answers in questions
     ]
     assert [score.value for score in together] == [score.value for score in alone]
+
+
+def test_a_long_fit_tells_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PLAIN_PERIOD_S", 0.0)
+    values, labels = noisy_classes()
+    score_full(L2SVM((1e-3, 1e-1), CPU), values, values, divide(labels, seed=0), CPU)
+    lines = capsys.readouterr().err.splitlines()
+    pattern = r"SVM of (630|720) images: C = (\S+), duality gap (\S+), sought 1e-04, 0:00"
+    told = [re.fullmatch(pattern, line).groups() for line in lines]
+    assert {count for count, _, _ in told} == {"630", "720"}
+    ends = {(count, c): float(gap) for count, c, gap in told}  # between the values of the grid, fits end sooner
+    assert max(gap for (_, c), gap in ends.items() if c in ("0.001", "0.1")) <= 1e-4
