@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -42,6 +42,17 @@ class TaskPool(Protocol):
         Args:
             function: a function at the top of a module; what it raises comes up here.
             tasks: its arguments; they and the results must be fit for pickling, and should be small.
+
+        Raises:
+            WorkerFailed: a worker died.
+        """
+
+    def search(self, function: Callable[[Task], float], tasks: Sequence[Task]) -> list[float]:
+        """Return the value of each task, trials of a search: a cluster does them as a sweep.
+
+        Args:
+            function: see `run`.
+            tasks: see `run`.
 
         Raises:
             WorkerFailed: a worker died.
@@ -78,6 +89,10 @@ class LocalPool:
             end_of_line.close()  # tasks that are still being worked on are of no use any more
             pool.shutdown(cancel_futures=True)
             line.close()
+
+    def search(self, function: Callable[[Task], float], tasks: Sequence[Task]) -> list[float]:
+        """See `TaskPool`."""
+        return list(self.run(function, tasks))
 
 
 def usable_cores() -> int:

@@ -1,8 +1,7 @@
 """The supervised control of section 5.2: a classifier of the discriminator's architecture, trained on the labels.
 
 Its learning rate, L2 penalty, momentum and dropout come from a random search, whose trials are judged on validation
-images: as a `Learner`, a trial is the number that is chosen. Trials are independent tasks, several at a time where the
-pool has several processes, as that of a cluster has.
+images: as a `Learner`, a trial is the number that is chosen. Over a cluster the search is a Tune sweep.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.evaluation.labelled import Labels
-from dcgan_dist.evaluation.tasks import Classifier, Rows, Values, permutation
+from dcgan_dist.evaluation.tasks import Classifier, Rows, Values, permutation, predict_all
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.parallel import LocalPool, TaskPool
 
@@ -110,15 +109,25 @@ class SupervisedCNN:
         self, values: Values, labels: Labels, draws: Sequence[Rows], grid: Sequence[float], classes: int
     ) -> Iterator[Sequence[Classifier]]:
         """See `Learner`."""
-        where = self.workers_device or str(self.device)
-        trainings = (
-            _Training(self.model, self.epochs, self.seed, where, int(number), values, rows, labels[rows], classes)
-            for rows in draws
-            for number in grid
-        )
+        trainings = [self._training(values, labels, rows, number, classes) for rows in draws for number in grid]
         with closing(self.pool.run(_train, trainings)) as networks:
             for _ in draws:
                 yield [network.to(self.device) for network in islice(networks, len(grid))]
+
+    def judge(self, values: Values, labels: Labels, draws: Sequence[Rows], held: Rows, classes: int) -> list[float]:
+        """See `tasks.Judge`."""
+        trials = [
+            _Judged(self._training(values, labels, rows, number, classes), held, labels[held])
+            for number in self.grid
+            for rows in draws
+        ]
+        shares = np.array(self.pool.search(_train_and_judge, trials))
+        means: list[float] = shares.reshape(len(self.grid), len(draws)).mean(axis=1).tolist()
+        return means
+
+    def _training(self, values: Values, labels: Labels, rows: Rows, number: float, classes: int) -> _Training:
+        where = self.workers_device or str(self.device)
+        return _Training(self.model, self.epochs, self.seed, where, int(number), values, rows, labels[rows], classes)
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,22 @@ class _Training:
     rows: Rows
     labels: Labels  # of those rows
     classes: int
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A training of the search, and the rows that judge it."""
+
+    training: _Training
+    held: Rows
+    labels: Labels  # of those rows
+
+
+def _train_and_judge(trial: _Judged) -> float:
+    """Return the share of held-out rows whose class a training tells."""
+    device = torch.device(trial.training.device)
+    found = predict_all([_train(trial.training).to(device)], trial.training.values, trial.held, device)
+    return float((found[0].numpy() == trial.labels).mean())
 
 
 def _train(training: _Training) -> _Network:

@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import ray
@@ -75,7 +76,7 @@ class RayPool:
             ClusterError: a host does not see what `needs` names.
             WorkerFailed: the workers of a task died again and again, or the cluster was lost.
         """
-        remote: Any = ray.remote(_do).options(num_cpus=1, num_gpus=int(self.uses_gpus), max_retries=RETRIES)
+        remote: Any = ray.remote(do_task).options(num_cpus=1, num_gpus=int(self.uses_gpus), max_retries=RETRIES)
         rest = iter(tasks)
         waiting: deque[Any] = deque()  # in the order of the tasks
         running: list[Any] = []
@@ -106,9 +107,24 @@ class RayPool:
         # What still runs when this ends early is ended with the connection to the cluster. To cancel it here would make
         # Ray 2.60 end this process now and then, where a task is one that was tried again after its worker's death.
 
+    def search(self, function: Callable[[Task], float], tasks: Sequence[Task]) -> list[float]:
+        """Return the value of each task, each a trial of a Tune sweep; see `parallel.TaskPool`.
 
-def _do(function: Callable[[Task], Result], task: Task, needs: tuple[str, ...]) -> Result:
-    """Do a task, in a worker process of any host."""
+        Raises:
+            ClusterError: a host does not see what `needs` names.
+            WorkerFailed: the workers of a trial died again and again, or the cluster was lost.
+        """
+        from dcgan_dist.launch.ray_search import sweep_over  # Tune takes a second to import
+
+        return sweep_over(partial(do_task, function, needs=self.needs), tasks, self.workers, self.uses_gpus)
+
+
+def do_task(function: Callable[[Task], Result], task: Task, needs: tuple[str, ...]) -> Result:
+    """Do a task, in a worker process of any host.
+
+    Raises:
+        ClusterError: the host does not see what is needed.
+    """
     for path in needs:
         if not os.path.exists(path):
             raise ClusterError(

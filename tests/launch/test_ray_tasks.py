@@ -124,7 +124,7 @@ def test_prepare_over_a_cluster_loses_a_worker_is_stopped_goes_on_and_ends_with_
             time.sleep(0.01)
 
     wait_for(3)
-    workers = [pid for pid in descendants(ray_cluster.process) if b"ray::_do" in title(pid)]
+    workers = [pid for pid in descendants(ray_cluster.process) if b"ray::do_task" in title(pid)]
     assert workers
     os.kill(workers[0], signal.SIGKILL)
     wait_for(15)
