@@ -35,15 +35,18 @@ TINY = {
 
 
 # What takes longest begins first, so that no process is left alone with it at the end.
-LONGEST = [
-    "tests/launch",  # as one, on one Ray cluster
-    "tests/cluster/test_local_hosts.py",
-]
+# Each of these is one piece, on one Ray cluster where it needs one; `tests/launch` alone would outlast all the rest.
+LONGEST = {
+    "sweeps and launches": ("tests/launch/",),
+    "hosts": ("tests/cluster/test_local_hosts.py",),
+    "scores on Ray": tuple(f"tests/launch/test_{name}.py" for name in ("every_family", "ray_evaluate", "ray_search")),
+}
 
 
 def place_of(nodeid: str) -> str:
     """What of the tests runs in one process, one after the other: a file, or all that share a Ray cluster."""
-    return next((place for place in LONGEST if nodeid.startswith(place)), nodeid.split("::", 1)[0])
+    places = [place for place, begins in LONGEST.items() if nodeid.startswith(begins)]
+    return places[-1] if places else nodeid.split("::", 1)[0]
 
 
 @pytest.hookimpl(optionalhook=True)
