@@ -44,6 +44,7 @@ def sweep_over(function: Callable[[Task], float], tasks: Sequence[Task], at_once
                 resources_per_trial={"cpu": 1, "gpu": int(uses_gpus)},
                 max_concurrent_trials=at_once,
                 max_failures=RETRIES,
+                reuse_actors=True,
                 verbose=0,
                 raise_on_failed_trial=False,
             ).trials
