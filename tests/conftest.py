@@ -39,7 +39,9 @@ TINY = {
 LONGEST = {
     "sweeps and launches": ("tests/launch/",),
     "hosts": ("tests/cluster/test_local_hosts.py",),
-    "scores on Ray": tuple(f"tests/launch/test_{name}.py" for name in ("every_family", "ray_evaluate", "ray_search")),
+    "scores on Ray": tuple(
+        f"tests/launch/test_{name}.py" for name in ("sweep_of_families", "ray_evaluate", "ray_search")
+    ),
 }
 
 
@@ -103,7 +105,8 @@ def train_and_signal(settings: dict[str, object], number: signal.Signals, line: 
     """Start a run, send it a signal when a line of its output begins so; its exit status."""
     from tests.processes import start_training
 
-    with start_training(options({**TINY, **settings}), environment(), streams=1) as running:
+    words = options({**TINY, **settings})
+    with start_training(words, environment(), streams=1, is_to_be_killed=True) as running:
         wait_for_line(running.streams[0], line)
         os.killpg(running.process.pid or 0, number)
         return running.finish(60)[0]

@@ -6,6 +6,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -46,10 +47,15 @@ class Running:
 
 
 @contextlib.contextmanager
-def start_training(words: Sequence[str], environment: Mapping[str, str], streams: int = 2) -> Iterator[Running]:
-    """Run the train command; with one stream, its errors go where the rest goes."""
+def start_training(
+    words: Sequence[str], environment: Mapping[str, str], streams: int = 2, is_to_be_killed: bool = False
+) -> Iterator[Running]:
+    """Run the train command; with one stream, its errors go where the rest goes.
+
+    One that is to be killed stays when it has finished: however late the signal, it ends by that.
+    """
     pipes = [_FORKS.Pipe(duplex=False) for _ in range(streams)]
-    process = _FORKS.Process(target=_train, args=(words, environment, [writer for _, writer in pipes]))
+    process = _FORKS.Process(target=_train, args=(words, environment, [writer for _, writer in pipes], is_to_be_killed))
     process.start()
     with contextlib.ExitStack() as stack:
         stack.callback(process.join)
@@ -60,7 +66,9 @@ def start_training(words: Sequence[str], environment: Mapping[str, str], streams
         yield Running(process, [stack.enter_context(open(os.dup(reader.fileno()))) for reader, _ in pipes])
 
 
-def _train(words: Sequence[str], environment: Mapping[str, str], writers: Sequence[Connection]) -> None:
+def _train(
+    words: Sequence[str], environment: Mapping[str, str], writers: Sequence[Connection], is_to_be_killed: bool
+) -> None:
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
@@ -69,7 +77,10 @@ def _train(words: Sequence[str], environment: Mapping[str, str], writers: Sequen
     for writer in writers:
         writer.close()
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    sys.exit(train.main(words))
+    code = train.main(words)
+    if is_to_be_killed and code == 0:
+        signal.pause()
+    sys.exit(code)
 
 
 def train_together(words: Sequence[str], environment: Mapping[str, str], size: int) -> subprocess.CompletedProcess[str]:

@@ -284,6 +284,7 @@ def test_a_full_disk_keeps_the_finished_shards_and_the_next_run_goes_on(tmp_path
     assert contents(small_disk / "out") == contents(tmp_path / "whole")
 
 
+# It never ends by itself: however late the signal, it comes before the set is whole.
 PROGRAM = """
 import signal, sys
 from dcgan_dist.data.shards import Recipe, write_shards
@@ -293,7 +294,11 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a program started in the background would ignore it
     path, out, workers = sys.argv[1:]
     source = room_source(3000) if path == "rooms" else open_source("folder", path)
-    write_shards(source, Recipe(image_size=16, shard_size=200), out, pool=LocalPool(int(workers)))
+    def wait_at_the_end(done, share, bad, found):
+        if share == 1:
+            signal.pause()
+    recipe = Recipe(image_size=16, shard_size=200)
+    write_shards(source, recipe, out, pool=LocalPool(int(workers)), report=wait_at_the_end)
 """
 
 

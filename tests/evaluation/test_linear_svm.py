@@ -98,7 +98,7 @@ def correlated(count, width, classes):
     return ((x * (100 / np.arange(1, width + 1))) @ turned).astype(np.float32), y
 
 
-@pytest.mark.parametrize(("make", "cs", "share"), [(correlated, [1e-3, 1e-1], 0.7), (blobs, [1e-4, 1e-2], 1.2)])
+@pytest.mark.parametrize(("make", "cs", "share"), [(correlated, [1e-3], 0.5), (blobs, [1e-4, 1e-2], 1.2)])
 def test_a_few_samples_that_stand_for_all_save_products_and_leave_the_minimum_where_it_is(monkeypatch, make, cs, share):
     x, y = make(6000, 600, 5)
     with_them = fit_path(x, y, cs, classes=5)
@@ -124,6 +124,12 @@ def test_the_preconditioner_is_the_inverse_of_what_the_samples_that_stand_for_al
     v = torch.randn(3, 81, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     ours = space.preconditioner(active)(v)
     torch.testing.assert_close(ours, torch.linalg.solve(dense, v), rtol=1e-9, atol=1e-15)
+
+
+def test_c_may_be_a_whole_number():
+    x, y = correlated(300, 40, 3)
+    (whole,), (real,) = (fit_path(x, y, [c], classes=3) for c in (1, 1.0))
+    assert torch.equal(whole.weights, real.weights)
 
 
 def test_few_different_samples_at_a_huge_c_are_no_trouble_to_the_preconditioner():

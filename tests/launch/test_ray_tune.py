@@ -107,8 +107,11 @@ def drive(ray_cluster: RayCluster, tmp_path: Path) -> Callable[..., Driver]:
     return lambda name="sweep", **settings: Driver(ray_cluster, tmp_path / name, settings)
 
 
-def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(drive: Callable[..., Driver], tmp_path: Path) -> None:
-    undisturbed = drive("undisturbed")
+def test_a_sweep_and_a_trial_that_are_killed_end_as_if_they_had_not_been(
+    drive: Callable[..., Driver], tmp_path: Path
+) -> None:
+    settings = {"training.steps": 480}
+    undisturbed = drive("undisturbed", **settings)
     code, out, err = undisturbed.finish()
     assert (code, err) == (0, ""), out
     expected = trials(undisturbed.ledger)
@@ -121,25 +124,23 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(drive: Callable
         "t0004": "finished",
     }
 
-    before: dict[str, dict[str, Any]] = {}
-    for reached in (
-        lambda found: any(trial["milestones"] for trial in found.values()),
-        lambda found: ended(found) > 1,
-    ):
-        driver = drive("killed")
-        driver.until(reached)
-        driver.kill()
-        now = trials(driver.ledger)
-        for name, trial in before.items():
-            if ended({name: trial}):
-                assert now[name] == trial
-        before = now
-    driver = drive("killed")
+    driver = drive("killed", **settings)
+    driver.until(lambda found: bool(found.get("t0000", {}).get("milestones")))
+    os.kill(run_status(driver.folder, "t0000")["pid"], signal.SIGKILL)
+    driver.until(lambda found: found["t0000"]["attempts"] == 2)
+    assert trials(driver.ledger)["t0001"]["attempts"] == 1
+    driver.kill()
+    driver = drive("killed", **settings)
+    driver.until(lambda found: ended(found) > 1)
+    driver.kill()
+    before = trials(driver.ledger)
+    driver = drive("killed", **settings)
     code, out, err = driver.finish()
     assert (code, err) == (0, ""), out
     assert "going on after" in out
     found = trials(driver.ledger)
     assert list(found) == list(expected)
+    assert all(found[name] == trial for name, trial in before.items() if ended({name: trial}))
     for name, trial in expected.items():
         for key in ("parameters", "status", "reason", "step", "verdict", "scores", "objective", "milestones"):
             same = trial[key] if key != "reason" else trial[key].replace("undisturbed", "killed")
@@ -174,22 +175,6 @@ def test_a_trial_that_is_stopped_early_frees_its_place_at_once_and_each_leaves_a
         assert "step-00000000.png" in grids
 
 
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
-    ray_cluster: RayCluster, drive: Callable[..., Driver]
-) -> None:
-    driver = drive(**{"space": {"optim.lr": {"grid": [2e-4, 1e-3]}}, "training.steps": 600, "concurrent": 1})
-    driver.until(lambda found: bool(found.get("t0000", {}).get("milestones")))
-    os.kill(run_status(driver.folder, "t0000")["pid"], signal.SIGKILL)
-    code, out, err = driver.finish()
-    assert (code, err) == (0, ""), out
-    first, second = trials(driver.ledger).values()
-    assert (first["status"], first["attempts"]) == ("finished", 2)
-    assert (second["status"], second["attempts"]) == ("finished", 1)
-    assert [milestone["step"] for milestone in first["milestones"]] == [200, 400, 600]
-    steps = [int(str(row["step"])) for row in metrics(driver.folder / "trials/t0000")]
-    assert steps == sorted(set(steps))
-
-
 def test_a_trial_that_is_killed_once_too_often_fails_alone(
     ray_cluster: RayCluster, drive: Callable[..., Driver]
 ) -> None:
@@ -205,29 +190,23 @@ def test_a_trial_that_is_killed_once_too_often_fails_alone(
     assert run_status(driver.folder, "t0000")["reason"] == first["reason"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_goes_on(
-    drive: Callable[..., Driver], number: signal.Signals, code: int
-) -> None:
+def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_goes_on(drive: Callable[..., Driver]) -> None:
     space = {"training.steps": {"grid": [LONG, 24]}}
-    driver = drive(space=space)
-    driver.until(lambda found: ended(found) == 1 and found["t0000"]["step"] > 0)
-    driver.process.send_signal(number)
-    status, out, err = driver.finish()
-    assert (status, err.count("\n")) == (code, 1), err
-    assert "1 of 2 trials done; the same command goes on" in err
-    assert "t0001" in out
-    assert driver.ledger["status"] == "stopped"
-    stopped = run_status(driver.folder, "t0000")
-    assert stopped["status"] == "stopped"
-    assert (driver.folder / f"trials/t0000/checkpoints/step-{stopped['step']:08d}").is_dir()
-    if number == signal.SIGTERM:
-        return
-    again = drive(space=space)
-    again.until(lambda found: found["t0000"]["step"] > stopped["step"])
-    assert trials(again.ledger)["t0000"]["attempts"] == 2
-    again.process.send_signal(number)
-    assert again.finish()[0] == code
+    reached = 0
+    for attempt, (number, code) in enumerate(((signal.SIGINT, 130), (signal.SIGTERM, 143)), start=1):
+        driver = drive(space=space)
+        driver.until(lambda found, past=reached: ended(found) == 1 and found["t0000"]["step"] > past)
+        assert trials(driver.ledger)["t0000"]["attempts"] == attempt
+        driver.process.send_signal(number)
+        status, out, err = driver.finish()
+        assert (status, err.count("\n")) == (code, 1), err
+        assert "1 of 2 trials done; the same command goes on" in err
+        assert "t0001" in out
+        assert driver.ledger["status"] == "stopped"
+        stopped = run_status(driver.folder, "t0000")
+        assert stopped["status"] == "stopped"
+        assert (driver.folder / f"trials/t0000/checkpoints/step-{stopped['step']:08d}").is_dir()
+        reached = stopped["step"]
 
 
 def test_more_than_the_cluster_has_is_refused_in_a_line(drive: Callable[..., Driver]) -> None:
