@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import signal
 import sys
@@ -34,6 +35,9 @@ class _Parser(ArgumentParser):
         raise ConfigError(_one_line(message))
 
 
+# Kept: one takes a fifth of a second to make, and a sweep makes the settings of hundreds of trials. (For mypy, the class
+# of a type variable is not hashable, hence the two comments where it is called.)
+@functools.cache
 def _make_parser(
     settings_class: type, prog: str | None = None, description: str | None = None, words: str = ""
 ) -> _Parser:
@@ -173,7 +177,7 @@ def parse_settings(
         ConfigError: unknown key, wrong type, or value out of range; the message names the key and the value.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        _make_parser(settings_class, prog, description, words).print_help()
+        _make_parser(settings_class, prog, description, words).print_help()  # type: ignore[arg-type]
         raise SystemExit(0)
     files, overrides = _read_arguments(arguments, declared_types(settings_class))
     values: dict[str, Any] = {}
@@ -204,7 +208,7 @@ def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Se
             raise unknown_setting(key, value, list(types))
         if value is None and "None" not in str(types[key]):
             raise ConfigError(f"{key} is null: expected {describe_type(types[key])}")
-    parser = _make_parser(settings_class)
+    parser = _make_parser(settings_class)  # type: ignore[arg-type]
     words = {key: f"--{key}={_word(value)}" for key, value in values.items()}
     try:
         parsed = parser.parse_args(list(words.values()))

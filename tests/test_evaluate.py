@@ -261,7 +261,8 @@ def test_rooms_are_scored_by_attribute(run, capsys):
     assert "night" in out
 
 
-def test_a_conditional_generator_is_scored_by_the_classifier_that_its_samples_train(tmp_path, capsys):
+def test_a_conditional_generator_is_scored_by_the_classifier_that_its_samples_train(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dcgan_dist.evaluate.usable_cores", lambda: 1)  # several are in `evaluation/test_one_nn.py`
     run = tmp_path / "run"
     made = train({"run_dir": run, "model.name": "cdcgan", "model.image_size": 28, "training.steps": 4})
     assert made.returncode == 0, made.stderr

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -433,12 +434,19 @@ def test_nothing_half_written_or_damaged_is_trusted(tmp_path):
             path.unlink()
 
 
+@pytest.fixture(scope="module")
+def halfway(long_archive, tmp_path_factory) -> Path:
+    """The shards of an archive, made at a stretch, and what an interruption left of the same."""
+    folder, source = tmp_path_factory.mktemp("halfway"), open_source("folder", long_archive)
+    write_shards(source, recipe(shard_size=500), folder / "whole")
+    interrupted(source, folder / "out", 2000, shard_size=500)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["images.unordered", "images.journal"])
 @pytest.mark.parametrize("size", [0, 5_000, 100_000, -1])
-def test_a_damaged_spool_is_used_as_far_as_it_is_whole(tmp_path, long_archive, name, size):
-    source = open_source("folder", long_archive)
-    write_shards(source, recipe(shard_size=500), tmp_path / "whole")
-    interrupted(source, tmp_path / "out", 2000, shard_size=500)
+def test_a_damaged_spool_is_used_as_far_as_it_is_whole(tmp_path, long_archive, halfway, name, size):
+    shutil.copytree(halfway / ".out.unfinished", tmp_path / ".out.unfinished")
     path = tmp_path / ".out.unfinished" / name
     content = path.read_bytes()
     assert len(content) > 5_000
@@ -448,10 +456,11 @@ def test_a_damaged_spool_is_used_as_far_as_it_is_whole(tmp_path, long_archive, n
     else:
         path.write_bytes(content[:size])
     found: list[int] = []
+    source = open_source("folder", long_archive)
     write_shards(source, recipe(shard_size=500), tmp_path / "out", report=lambda *now: found.append(now[3]))
     assert found[-1] in ((0,) if 0 <= size <= 5_000 else (0, 1024, 2048))
     assert size != -1 or found[-1] == 1024
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(halfway / "whole")
 
 
 def test_what_was_begun_with_other_settings_is_cleared_away(tmp_path):
