@@ -35,8 +35,8 @@ class _Parser(ArgumentParser):
         raise ConfigError(_one_line(message))
 
 
-# Kept: one takes a fifth of a second to make, and a sweep makes the settings of hundreds of trials. Mypy takes the class
-# of a type variable for unhashable, hence the two comments where this is called.
+# Kept: one takes a fifth of a second to make, and a sweep makes the settings of hundreds of trials. (Mypy takes the
+# class of a type variable for unhashable, hence the two comments where this is called.)
 @functools.cache
 def _make_parser(
     settings_class: type, prog: str | None = None, description: str | None = None, words: str = ""
