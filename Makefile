@@ -8,10 +8,11 @@ INSTALLED := $(VENV)/installed
 
 setup: $(INSTALLED)
 
+# The package is compiled here once: many processes import it, also where Python is told not to write.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,s3,onnx]'
-	$(BIN)/python -m compileall -q dcgan_dist tests  # many processes will start, some where Python may not write
+	$(BIN)/python -m compileall -q dcgan_dist tests
 	touch $@
 
 train: setup
