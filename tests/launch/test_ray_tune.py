@@ -107,11 +107,8 @@ def drive(ray_cluster: RayCluster, tmp_path: Path) -> Callable[..., Driver]:
     return lambda name="sweep", **settings: Driver(ray_cluster, tmp_path / name, settings)
 
 
-def test_a_sweep_and_a_trial_that_are_killed_end_as_if_they_had_not_been(
-    drive: Callable[..., Driver], tmp_path: Path
-) -> None:
-    settings = {"training.steps": 480}
-    undisturbed = drive("undisturbed", **settings)
+def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(drive: Callable[..., Driver], tmp_path: Path) -> None:
+    undisturbed = drive("undisturbed")
     code, out, err = undisturbed.finish()
     assert (code, err) == (0, ""), out
     expected = trials(undisturbed.ledger)
@@ -124,23 +121,25 @@ def test_a_sweep_and_a_trial_that_are_killed_end_as_if_they_had_not_been(
         "t0004": "finished",
     }
 
-    driver = drive("killed", **settings)
-    driver.until(lambda found: bool(found.get("t0000", {}).get("milestones")))
-    os.kill(run_status(driver.folder, "t0000")["pid"], signal.SIGKILL)
-    driver.until(lambda found: found["t0000"]["attempts"] == 2)
-    assert trials(driver.ledger)["t0001"]["attempts"] == 1
-    driver.kill()
-    driver = drive("killed", **settings)
-    driver.until(lambda found: ended(found) > 1)
-    driver.kill()
-    before = trials(driver.ledger)
-    driver = drive("killed", **settings)
+    before: dict[str, dict[str, Any]] = {}
+    for reached in (
+        lambda found: any(trial["milestones"] for trial in found.values()),
+        lambda found: ended(found) > 1,
+    ):
+        driver = drive("killed")
+        driver.until(reached)
+        driver.kill()
+        now = trials(driver.ledger)
+        for name, trial in before.items():
+            if ended({name: trial}):
+                assert now[name] == trial
+        before = now
+    driver = drive("killed")
     code, out, err = driver.finish()
     assert (code, err) == (0, ""), out
     assert "going on after" in out
     found = trials(driver.ledger)
     assert list(found) == list(expected)
-    assert all(found[name] == trial for name, trial in before.items() if ended({name: trial}))
     for name, trial in expected.items():
         for key in ("parameters", "status", "reason", "step", "verdict", "scores", "objective", "milestones"):
             same = trial[key] if key != "reason" else trial[key].replace("undisturbed", "killed")
@@ -173,6 +172,22 @@ def test_a_trial_that_is_stopped_early_frees_its_place_at_once_and_each_leaves_a
         reached = {12: ["t0000", "t0001"], 24: ["t0000"], 36: ["t0000"]}
         assert grids >= {f"step-{step:08d}.png" for step, those in reached.items() if name in those}
         assert "step-00000000.png" in grids
+
+
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
+    ray_cluster: RayCluster, drive: Callable[..., Driver]
+) -> None:
+    driver = drive(**{"space": {"optim.lr": {"grid": [2e-4, 1e-3]}}, "training.steps": 600, "concurrent": 1})
+    driver.until(lambda found: bool(found.get("t0000", {}).get("milestones")))
+    os.kill(run_status(driver.folder, "t0000")["pid"], signal.SIGKILL)
+    code, out, err = driver.finish()
+    assert (code, err) == (0, ""), out
+    first, second = trials(driver.ledger).values()
+    assert (first["status"], first["attempts"]) == ("finished", 2)
+    assert (second["status"], second["attempts"]) == ("finished", 1)
+    assert [milestone["step"] for milestone in first["milestones"]] == [200, 400, 600]
+    steps = [int(str(row["step"])) for row in metrics(driver.folder / "trials/t0000")]
+    assert steps == sorted(set(steps))
 
 
 def test_a_trial_that_is_killed_once_too_often_fails_alone(
