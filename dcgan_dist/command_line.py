@@ -35,7 +35,7 @@ class _Parser(ArgumentParser):
         raise ConfigError(_one_line(message))
 
 
-# Kept: one takes a fifth of a second to make, and a sweep makes the settings of hundreds of trials. (Mypy takes the
+# Kept: one takes an eighth of a second to make, and a sweep makes the settings of hundreds of trials. (Mypy takes the
 # class of a type variable for unhashable, hence the two comments where this is called.)
 @functools.cache
 def _make_parser(

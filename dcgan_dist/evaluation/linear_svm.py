@@ -175,7 +175,7 @@ def fit_draws(
     """
     if not cs or not all(0 < c < float("inf") for c in cs):
         raise ConfigError(f"C is {list(cs)!r}: give one or more positive numbers")
-    cs = [float(c) for c in cs]
+    cs = [float(c) for c in cs]  # a tensor made of whole numbers could not hold a step
     if not 0 < tolerance < 1:
         raise ConfigError(f"the SVM's tolerance is {tolerance!r}: take a number between 0 and 1, such as 1e-4")
     place = _place(x, device)
