@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Context
 from statistics import median
 from typing import Any
 
@@ -48,7 +49,9 @@ def number(value: float | None, digits: int = 3) -> str:
     if 0 < abs(value) < 1e-2:
         digit, _, power = f"{value:.{digits - 1}e}".partition("e")
         return f"{digit.rstrip('0').rstrip('.')}e{int(power)}"
-    return f"{value:.{digits}g}"
+    # A tie goes up, as in the page's own script: 88.25 is 88.3 in the text and in the table.
+    rounded = Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal_from_float(float(value))
+    return f"{float(rounded):.{digits}g}"
 
 
 def value_text(value: object) -> str:

@@ -468,3 +468,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(pile: Pile, tmp_pat
     with pytest.raises(StorageError, match="cannot write"):
         write_page(pile, tmp_path / "file" / "report.html", now=NOW)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_tie_is_rounded_as_the_pages_script_rounds_it():
+    assert [page_content.number(value) for value in (88.25, 0.125, -2.625, 88.24)] == ["88.3", "0.125", "-2.63", "88.2"]

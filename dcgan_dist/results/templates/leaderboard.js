@@ -112,7 +112,8 @@ function drawBoard() {
     ? make("div", { class: "more" }, make("button", { type: "button", onclick: () => { board.rows += 100; drawBoard(); } }, `Show ${Math.min(100, left)} more of ${number(left)}`))
     : null;
   show("board", trials.length ? table : make("p", { class: "more" }, "No trial fits."), more);
-  document.getElementById("shown-count").textContent = trials.length === core.trials.length ? `${number(trials.length)} trials` : `${number(trials.length)} of ${number(core.trials.length)} trials`;
+  const all = `${number(core.trials.length)} ${core.trials.length === 1 ? "trial" : "trials"}`;
+  document.getElementById("shown-count").textContent = trials.length === core.trials.length ? all : `${number(trials.length)} of ${all}`;
 }
 
 function pickTrial(key, on) {
