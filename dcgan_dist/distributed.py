@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.errors import ConfigError
 
 

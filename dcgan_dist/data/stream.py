@@ -22,6 +22,7 @@ import simplejpeg
 import torch
 import xxhash
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.downloading import Downloads, PieceReaders, Pieces
 from dcgan_dist.data.images import Pixels, decode, decode_stored, fit

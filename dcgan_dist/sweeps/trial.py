@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.config import Config, EvaluateConfig, ScoreConfig, SweepConfig, override
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World, join_world
