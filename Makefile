@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: train figures test lint setup clean
+.PHONY: train figures test test-slow test-all stress lint setup clean
 
 setup: $(INSTALLED)
 
@@ -25,8 +25,20 @@ figures: setup
 	$(BIN)/python -m dcgan_dist.explore all --run runs/rooms
 	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
 
+# What a person who changes the code wants to know at once; the rest starts clusters, kills processes, or repeats.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+test-all: test test-slow
+
+# An hour or two: the same bits in every process, on a machine whose cores are taken. Goes on where it was.
+stress: setup
+	$(BIN)/python -m tests.stress steps --count 5000
+	$(BIN)/python -m tests.stress resumes --count 60
+	$(BIN)/python -m tests.stress operators --count 2000
 
 lint: setup
 	$(BIN)/ruff check .

@@ -44,6 +44,9 @@ LONGEST = {
     ),
 }
 
+# Fixtures that start a Ray cluster or network namespaces: tests that take one are slow.
+CLUSTERS = {"ray_cluster", "hosts"}
+
 
 def place_of(nodeid: str) -> str:
     """What of the tests runs in one process, one after the other: a file, or all that share a Ray cluster."""
@@ -65,7 +68,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what takes longest first."""
+    """Mark what needs a cluster or several hosts as slow; put what takes longest first."""
+    for item in items:
+        if CLUSTERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     order = {place: number for number, place in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(place_of(item.nodeid), len(order)))
 
