@@ -29,10 +29,13 @@ KINDS = ("operators", "steps", "resumes")
 
 @contextmanager
 def load(processes: int) -> Iterator[None]:
-    """Keep the cores busy with torch processes that do nothing but multiply matrices."""
+    """Keep the cores busy with torch processes that do nothing but multiply matrices.
+
+    They yield to what is tried, which would take hours otherwise; its threads are interrupted all the same.
+    """
     with ExitStack() as stack:
         for _ in range(processes):
-            busy = subprocess.Popen([sys.executable, "-c", BUSY])
+            busy = subprocess.Popen(["nice", "-n", "5", sys.executable, "-c", BUSY])
             stack.callback(busy.wait)
             stack.callback(busy.kill)
         yield

@@ -17,7 +17,7 @@ from dcgan_dist.training.step import AdversarialStep
 from tests.stress.forked import in_child, settle
 from tests.stress.operators import ramp
 
-BATCH = 16
+BATCH = 8
 SEED = 7
 
 
