@@ -54,6 +54,9 @@ def main() -> int:
     given = parser.parse_args()
     if given.without_mending:  # before anything of the package is imported
         sys.modules["dcgan_dist.vector_math"] = ModuleType("dcgan_dist.vector_math")
+    from dcgan_dist.parallel import yield_idle_cores
+
+    yield_idle_cores()  # as every command does
     from tests.stress import operators, resumes, steps
 
     case = {"kind": given.kind, "mended": not given.without_mending}
