@@ -109,6 +109,8 @@ def yield_idle_cores() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # DDP warns of `find_unused_parameters`, which `training/step.py` needs, from C++, where no filter can reach it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 class _Duty:

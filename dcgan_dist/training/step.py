@@ -56,7 +56,14 @@ class Player:
             with warnings.catch_warnings():  # torch 2.13 renames the argument, older versions have only this name
                 warnings.simplefilter("ignore", FutureWarning)
                 wrapped = DistributedDataParallel(
-                    network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+                    network,
+                    device_ids=devices,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                    # There are none. But otherwise DDP lays out its buckets anew after the first step of a process, and
+                    # from three ranks on the last bits of a sum depend on where in a bucket it stands: a resumed run
+                    # would not end equal to one that was left alone.
+                    find_unused_parameters=world.device.type == "cpu",
                 )
         return cls(network, wrapped, adam, RunningStatistics(network, world))
 

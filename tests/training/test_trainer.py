@@ -50,7 +50,10 @@ def test_a_run_leaves_what_the_contract_names(finished_run):
     assert (run / "config.yaml").exists()
 
 
-@pytest.mark.parametrize(("workers", "kill_at"), [(1, 1), (1, 6), (1, 23), (2, 14)])
+@pytest.mark.parametrize(
+    ("workers", "kill_at"),
+    [(1, 1), (1, 6), (1, 23), pytest.param(2, 14, marks=pytest.mark.slow)],
+)
 def test_a_killed_run_started_again_ends_equal_bit_for_bit(finished_run, tmp_path, workers, kill_at):
     run, whole = tmp_path / "run", finished_run(workers, log_every=1)
     settings = {"run_dir": run, "training.log_every": 1}
@@ -67,6 +70,16 @@ def test_a_killed_run_started_again_ends_equal_bit_for_bit(finished_run, tmp_pat
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     assert [event.step for event in events.Scalars("loss_d")] == list(range(1, 25))
+
+
+@pytest.mark.slow
+def test_with_three_workers_whose_sums_have_an_order_a_resumed_run_ends_equal_bit_for_bit(tmp_path):
+    settings = {"data.path": "rooms:240", "training.batch_size": 24, "training.log_every": 1, "model.ngf": 8}
+    for run, ends in (("whole", [12]), ("resumed", [4, 12])):
+        for steps in ends:
+            done = train({**settings, "run_dir": tmp_path / run, "training.steps": steps}, workers=3)
+            assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "resumed")
 
 
 def test_metrics_of_an_interval_cut_by_a_kill_are_equal_too(finished_run, tmp_path):
