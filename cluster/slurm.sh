@@ -23,7 +23,31 @@ RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-address=$(srun --nodes=1 --ntasks=1 -w "${nodes[0]}" hostname --ip-address | awk '{print $1}')
+cpus=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
+
+# Since Slurm 22.05 a step has one CPU unless it asks for more.
+step=(srun --nodes=1 --ntasks=1 --overlap --cpus-per-task "$cpus")
+[ -z "${SLURM_GPUS_PER_NODE:-}" ] || step+=(--gpus-per-node "$SLURM_GPUS_PER_NODE")
+
+# The head's address is the one that it has on the way to the last node: its own name may lead to loopback, as on Debian.
+read -r -d '' find_address <<'PYTHON' || true
+import socket
+import sys
+
+try:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((sys.argv[1], 9))  # sends nothing
+        address = probe.getsockname()[0]
+except OSError as error:
+    sys.exit(f"slurm.sh: no way from here to {sys.argv[1]} ({error})")
+if address.startswith("127."):
+    sys.exit(f"slurm.sh: {sys.argv[1]} leads to this node itself ({address}): correct DNS or /etc/hosts")
+print(address)
+PYTHON
+address=127.0.0.1
+if [ "${#nodes[@]}" -gt 1 ]; then
+    address=$("${step[@]}" -w "${nodes[0]}" python -c "$find_address" "${nodes[-1]}")
+fi
 port=$((20000 + SLURM_JOB_ID % 10000))
 folder=/tmp/ray-$SLURM_JOB_ID # on each node's own disk; short, since it holds sockets
 steps=()
@@ -31,8 +55,7 @@ steps=()
 start_on() {
     local node=$1
     shift
-    srun --nodes=1 --ntasks=1 --overlap -w "$node" ray start --block --disable-usage-stats \
-        --num-cpus "$SLURM_CPUS_PER_TASK" "$@" &
+    "${step[@]}" -w "$node" ray start --block --disable-usage-stats --num-cpus "$cpus" "$@" &
     steps+=($!)
 }
 
@@ -54,7 +77,7 @@ for node in "${nodes[@]:1}"; do
 done
 
 # The driver runs beside the head. It waits for the nodes that are still joining.
-srun --nodes=1 --ntasks=1 --overlap -w "${nodes[0]}" python -m dcgan_dist.train "$@" --cluster.wait true &
+"${step[@]}" -w "${nodes[0]}" python -m dcgan_dist.train "$@" --cluster.wait true &
 driver=$!
 trap 'kill -TERM $driver' TERM
 status=0
