@@ -48,8 +48,9 @@ on() {
     local host=$1 pid
     shift
     pid=$(first_process "$host")
-    nsenter --target "$pid" --mount --uts --ipc --net --pid --wd="$PWD" \
-        env -i PATH="$(dirname "$PYTHON"):/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+    # Not nsenter's own option for it, which would lead to the folder as it is outside, where it can be written.
+    nsenter --target "$pid" --mount --uts --ipc --net --pid \
+        env -i --chdir="$PWD" PATH="$(dirname "$PYTHON"):/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
         HOME=/tmp/home LANG=C.UTF-8 PYTHONUNBUFFERED=1 \
         RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_JOB_STOP_WAIT_TIME_S=120 \
         AWS_ENDPOINT_URL=$STORE_URL AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_DEFAULT_REGION=us-east-1 \
@@ -65,7 +66,15 @@ become_host() {
     printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$NAME-$host" >"$home/hosts"
     mount --bind "$home/hosts" /etc/hosts
     mount -t tmpfs -o size=2g tmpfs /dev/shm
-    mount --bind "$home/tmp" /tmp
+    # A checkout or an environment below /tmp stays where it is, to be read.
+    for folder in "$ROOT" "$(dirname "$(dirname "$PYTHON")")"; do
+        if [[ $folder == /tmp/* ]]; then
+            mkdir -p "$home$folder"
+            mount --bind "$folder" "$home$folder"
+            mount -o remount,bind,ro "$home$folder"
+        fi
+    done
+    mount --rbind "$home/tmp" /tmp
     mount -o remount,bind,ro /
     # Bash reaps processes whose parents are gone.
     sleep infinity &
@@ -171,7 +180,7 @@ down() {
         host=$(basename "$host")
         if [ -e "/run/netns/$NAME-$host" ]; then ip netns delete "$NAME-$host"; fi
     done
-    rm -rf "$STATE"
+    rm -rf --one-file-system "$STATE"
 }
 
 [ "$(id -u)" = 0 ] || fail "namespaces are root's to make: run this as root"

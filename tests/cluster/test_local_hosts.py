@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,6 @@ import pytest
 from tests.conftest import TINY, options
 
 PROJECT = Path(__file__).parents[2]
-SCRIPT = PROJECT / "cluster/local_hosts.sh"
 
 
 def why_not() -> str:
@@ -37,15 +37,16 @@ def why_not() -> str:
 class Hosts:
     """Two hosts of this test's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, checkout: Path = PROJECT, python: Path | str = sys.executable) -> None:
         self.name = f"dcgan-test-{uuid.uuid4().hex[:8]}"
+        self.checkout, self.python = checkout, python
 
     def __call__(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "HOSTS_NAME": self.name, "PYTHON": sys.executable}
+        environment = {**os.environ, "HOSTS_NAME": self.name, "PYTHON": str(self.python)}
         done = subprocess.run(
-            [SCRIPT, *map(str, words)],
+            [self.checkout / "cluster/local_hosts.sh", *map(str, words)],
             env=environment,
-            cwd=PROJECT,
+            cwd=self.checkout,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -113,3 +114,24 @@ def test_mistakes_are_one_line(hosts: Hosts) -> None:
         done = hosts(*words, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert says in done.stderr
+
+
+def test_a_checkout_and_an_environment_below_tmp_are_seen_there_and_cannot_be_written(hosts: Hosts) -> None:
+    with tempfile.TemporaryDirectory(prefix="check out ", dir="/tmp") as name:
+        shutil.copytree(PROJECT / "cluster", Path(name, "cluster"))
+        programs = Path(name, "environment/bin")
+        programs.mkdir(parents=True)
+        for program in ("python", "ray", "moto_server"):
+            text = f'#!/bin/sh\nexec "{Path(sys.executable).with_name(program)}" "$@"\n'
+            programs.joinpath(program).write_text(text)
+            programs.joinpath(program).chmod(0o755)
+        own = Hosts(Path(name), programs / "python")
+        try:
+            own("up", 1)
+            assert "slurm.sh" in own("run", "ls", "cluster").stdout
+            assert own("run", "python", "-c", "import ray; print(ray.__version__)").returncode == 0
+            assert "Read-only" in own("run", "touch", "cluster/new", check=False).stderr
+        finally:
+            own("down")
+        assert own.left() == []
+        assert Path(name, "cluster/slurm.sh").exists()
