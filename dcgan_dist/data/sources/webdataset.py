@@ -14,7 +14,7 @@ import xxhash
 from dcgan_dist.data.braces import expand_braces
 from dcgan_dist.data.images import SUFFIXES
 from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest
-from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, digest_of_file, too_large
+from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, compared_bytes, digest_of_file, too_large
 from dcgan_dist.data.sources.base import Content, EncodedImage, Item, Source, Unreadable
 from dcgan_dist.data.tar_index import Member, map_file, members
 from dcgan_dist.errors import DataError
@@ -135,7 +135,7 @@ def webdataset_source(path: str, only: tuple[str, ...]) -> WebDatasetSource:
             )
     digest = xxhash.xxh3_64()
     for tar in tars:
-        digest.update(f"{tar.name}\0{digest_of_file(tar)}\0".encode())
+        digest.update(f"{tar.name}\0{digest_of_file(tar, compared_bytes(len(tars)))}\0".encode())
     return WebDatasetSource(
         name="webdataset",
         where=path,
