@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from dcgan_dist.config import check_numbers
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.exploration.drawing import Canvas
 from dcgan_dist.exploration.networks import Trained
@@ -38,6 +39,7 @@ class FigureConfig:
     """Folder of what can be made again. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.step != "latest" and not self.step.isdecimal():
             raise ConfigError(f"step is {self.step!r}: take a step, or latest")
         if not 0 <= self.seed < 2**32:

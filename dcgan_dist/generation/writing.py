@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.data.images import MAX_PIXELS, Encoding, Pixels, encode
+from dcgan_dist.config import GRID_PIXELS
+from dcgan_dist.data.images import Encoding, Pixels, encode
 from dcgan_dist.data.manifest import KEEP_NAME, MANIFEST_NAME
 from dcgan_dist.data.places import LocalPlace, place_of, sync_folder
 from dcgan_dist.data.remote import is_url
@@ -222,7 +223,7 @@ def _write_grid(samples: Samples, count: int, output: Output, pool: TaskPool, re
     size, channels = samples.model.image_size, samples.model.channels
     assert size is not None
     assert channels is not None
-    most = MAX_PIXELS // (size + _GAP) ** 2
+    most = GRID_PIXELS // (size + _GAP) ** 2
     if count > most:
         raise ConfigError(f"count is {count}: a grid of images of {size} pixels has at most {most:,}; take a folder")
     labels = samples.labels(0, count)

@@ -5,6 +5,7 @@ Keys are hashes of the images, so that their order is a random one, and a range 
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -187,9 +188,8 @@ def _environment_at(path: Path) -> Path:
         raise DataError(f"input {str(path)!r} is no LMDB: it holds no {_DATA}")
     if len(below) > 1:
         told = ", ".join(below[:5]) + (", …" if len(below) > 5 else "")
-        raise DataError(
-            f"input {str(path)!r} holds {len(below)} LMDBs ({told}): name one, such as --input {path / below[0]}"
-        )
+        one = shlex.quote(str(path / below[0]))
+        raise DataError(f"input {str(path)!r} holds {len(below)} LMDBs ({told}): name one, such as --input {one}")
     return path / below[0]
 
 
