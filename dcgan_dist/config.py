@@ -83,10 +83,15 @@ def check_numbers(settings: object, group: str = "") -> None:
             _require(value <= most, key, value, f"take at most {most:,}")
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number of at least 0 and at most 18 digits."""
+    return text.isdecimal() and len(text) <= 18
+
+
 def _whole_numbers(text: str) -> tuple[int, ...]:
     """Return the numbers of at least 1 that a text lists, separated by commas; none where there is anything else."""
     parts = [part.strip() for part in text.split(",")]
-    return tuple(map(int, parts)) if all(part.isdecimal() and int(part) for part in parts) else ()
+    return tuple(map(int, parts)) if all(is_whole(part) and int(part) for part in parts) else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -564,7 +569,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        is_step = self.step in ("latest", "all") or self.step.isdecimal()
+        is_step = self.step in ("latest", "all") or is_whole(self.step)
         _require(is_step, "step", self.step, "take a step, latest or all")
         for key in (
             "images",
@@ -647,7 +652,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        is_step = self.step == "latest" or self.step.isdecimal()
+        is_step = self.step == "latest" or is_whole(self.step)
         _require(is_step, "step", self.step, "take a step, or latest")
         _require(self.count is None or self.count >= 1, "count", self.count, "take 1 or more")
         _require(self.workers is None or self.workers >= 1, "workers", self.workers, "take 1 or more")
@@ -672,7 +677,7 @@ class ExportConfig:
     """Whether to replace an output that exists."""
 
     def __post_init__(self) -> None:
-        is_step = self.step == "latest" or self.step.isdecimal()
+        is_step = self.step == "latest" or is_whole(self.step)
         _require(is_step, "step", self.step, "take a step, or latest")
 
 

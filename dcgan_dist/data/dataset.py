@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.config import IMAGE_SIZES
+from dcgan_dist.config import IMAGE_SIZES, is_whole
 from dcgan_dist.data.braces import expand_braces
 from dcgan_dist.data.cache import (
     COPIES,
@@ -410,7 +410,7 @@ def _local_tar(place: str) -> Tar:
 
 
 def _open_rooms(path: str, number: str, image_size: int | None, channels: int | None, cache: Path) -> Dataset:
-    if not number.isdecimal() or int(number) < 1:
+    if not is_whole(number) or int(number) < 1:
         raise DataError(f"data.path is {path!r}: take a number of rooms, as in rooms:20000")
     size = image_size or DEFAULT_IMAGE_SIZE
     if size not in IMAGE_SIZES:

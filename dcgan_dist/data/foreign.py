@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.config import IMAGE_SIZES
+from dcgan_dist.config import IMAGE_SIZES, is_whole
 from dcgan_dist.data.cache import one_at_a_time
 from dcgan_dist.data.images import SUFFIXES, decode
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
@@ -242,7 +242,7 @@ def _add_sample(
         sample.label = label if isinstance(label, int | str) else None
     if member := found.get("cls"):
         text = bytes(archive[member.offset : member.offset + member.size]).decode("utf-8", "replace").strip()
-        sample.label = int(text) if text.isdecimal() else text
+        sample.label = int(text) if is_whole(text) else text
     samples.append(sample)
 
 

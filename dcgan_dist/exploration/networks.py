@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dcgan_dist.config import ModelConfig
+from dcgan_dist.config import ModelConfig, is_whole
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, DataError, RunDirectoryError
@@ -234,7 +234,7 @@ def parse_ids(name: str, text: str, of: str = "numbers of samples as on the shee
     ids: list[int] = []
     for word in text.replace(" ", "").split(","):
         first, dash, last = word.partition("-")
-        if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
+        if not is_whole(first) or (dash and not (is_whole(last) and int(last) >= int(first))):
             raise ConfigError(f"{name} is {text!r}: list {of}, such as 3,17,20-25")
         if int(last or first) >= 2**40 or int(last or first) - int(first) + len(ids) >= _MOST_IDS:
             raise ConfigError(f"{name} is {text!r}: list {_MOST_IDS:,} at most, with numbers below 2**40")
