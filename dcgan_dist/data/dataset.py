@@ -297,7 +297,7 @@ def _open_folder(
             raise DataError(f"{str(manifest_path)!r} cannot be read ({error.strerror})") from error
         manifest = Manifest.from_json(content, repr(str(manifest_path)))
         places = {entry.name for entry in os.scandir(folder)}
-        if not any(shard.file in places for shard in manifest.shards):
+        if manifest.shards and not any(shard.file in places for shard in manifest.shards):
             raise DataError(f"{text!r} has a manifest, but none of its shards: copy them too, or run prepare again")
         return _dataset(text, manifest, str(folder), folder, image_size, channels)
     tars = sorted(str(entry) for entry in folder.iterdir() if _is_tar(entry.name))
@@ -441,7 +441,10 @@ def _checked(dataset: Dataset, image_size: int | None, channels: int | None) -> 
         raise DataError(f"{path!r}: shards hold grey images, model.channels is 3: set it to 1")
     if channels == 1 and dataset.channels == 3:
         raise DataError(f"{path!r}: shards hold colour images, model.channels is 1: prepare them again with --grey")
-    if sum(dataset.sizes) != dataset.count or not dataset.count:
+    if not dataset.count:
+        left_out = "its keep-list leaves out all of them" if dataset.manifest.keep else "its manifest lists none"
+        raise DataError(f"{path!r} has no images: {left_out}, so prepare it again")
+    if sum(dataset.sizes) != dataset.count:
         raise DataError(f"{path!r}: its shards hold {sum(dataset.sizes)} images, its manifest says {dataset.count}")
     return dataset
 
