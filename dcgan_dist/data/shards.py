@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
 from dcgan_dist.data.places import PART, LocalPlace, Place, RemotePlace, is_hidden, place_of, sync_folder
 from dcgan_dist.data.remote import check_scheme, shown
 from dcgan_dist.data.shard_writer import PartSamples, Recipe, Samples, ShardTask, make_shard, record_name
-from dcgan_dist.data.sources import Part, Source, classes_of, nothing_found
+from dcgan_dist.data.sources import Folders, Part, Source, classes_of, nothing_found, single_class_of
 from dcgan_dist.data.spool import JOURNAL_NAME, SPOOL_NAME, Spool, fill_spool
 from dcgan_dist.errors import DataError, DcganDistError, InputError, StorageError, Unreachable
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
@@ -373,7 +373,7 @@ class _Job:
         """Make what is not there yet, and return the manifest of the whole."""
         recipe = self._recipe
         parts = self._source.parts(recipe.shard_size, recipe.seed, recipe.count)
-        classes = self._from_spool(pool) if parts is None else self._from_parts(parts, pool)
+        classes, folders = self._from_spool(pool) if parts is None else self._from_parts(parts, pool)
         self._check_bad(self._done + self._bad)
         return Manifest(
             image_size=recipe.image_size,
@@ -384,15 +384,17 @@ class _Job:
             shards=tuple(self._shards),
             made_with=settings,
             skipped=tuple(self._skipped),
+            single_class="" if classes else single_class_of(folders),
         )
 
-    def _from_parts(self, parts: Sequence[Part], pool: TaskPool) -> tuple[str, ...]:
+    def _from_parts(self, parts: Sequence[Part], pool: TaskPool) -> tuple[tuple[str, ...], Collection[Folders]]:
         total, wanted = sum(part.count for part in parts), self._recipe.count
         if not total:
             raise nothing_found(self._source)
         if wanted is not None and total < wanted:
             raise _too_few(self._source, total, wanted)
-        classes, labels = classes_of(self._source.places() or (), self._source.classes)
+        folders = self._source.places() or ()
+        classes, labels = classes_of(folders, self._source.classes)
         tasks = self._tasks(PartSamples(part, labels, self._recipe) for part in parts)
         seen = 0
         with closing(pool.run(make_shard, tasks)) as results:
@@ -406,9 +408,9 @@ class _Job:
                 self._check_bad(total)
                 self._work.finished += 1
                 self._tell(seen / total)
-        return classes
+        return classes, folders
 
-    def _from_spool(self, pool: TaskPool) -> tuple[str, ...]:
+    def _from_spool(self, pool: TaskPool) -> tuple[tuple[str, ...], Collection[Folders]]:
         source, recipe = self._source, self._recipe
         known = source.count if recipe.count is None else recipe.count
 
@@ -436,7 +438,7 @@ class _Job:
                 self._shards += [] if finished.shard is None else [finished.shard]
                 self._work.finished += 1
                 self._tell(1 - _FILLING * (1 - number / count))
-        return classes
+        return classes, spool.folders
 
     def _tasks(self, all_samples: Iterator[Samples]) -> Iterator[ShardTask]:
         for number, samples in enumerate(all_samples):

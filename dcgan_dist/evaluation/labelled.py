@@ -158,12 +158,14 @@ def class_labels(dataset: Dataset) -> Labels:
     """
     labels = dataset.labels()
     found = np.unique(labels[labels >= 0])
-    if not len(found):
+    name = dataset.manifest.single_class
+    if not len(found) and not name:
         raise DataError(f"{dataset.path!r} has no labels: give a folder with one sub-folder a class, or shards of it")
-    if len(found) == 1:
+    if len(found) < 2:
         names = dataset.classes
-        name = names[found[0]] if found[0] < len(names) else str(found[0])
-        raise DataError(f"{dataset.path!r} has images of one class only ({name}): a score needs two or more")
+        if len(found):
+            name = names[found[0]] if found[0] < len(names) else str(found[0])
+        raise DataError(f"{dataset.path!r} has one class ({name}): a score needs images of two or more")
     return labels
 
 

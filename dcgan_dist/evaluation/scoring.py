@@ -118,10 +118,10 @@ class Evaluation:
 
     def _questions(self) -> list[_Question]:
         config, data, test = self.config, self.data, self.test_data
-        if test is not None and test.classes != data.classes:
-            raise DataError(f"test_data {test.path!r} has other classes than data {data.path!r}")
         labels = self._labels(data)
         tests: dict[str, Labels] = {} if test is None else self._labels(test)
+        if test is not None and test.classes != data.classes:
+            raise DataError(f"test_data {test.path!r} has other classes than data {data.path!r}")
         validation = config.validation
         if validation is None and config.task == "svhn" and len(labels["class"]) >= 2 * _SVHN_VALIDATION:
             validation = _SVHN_VALIDATION
