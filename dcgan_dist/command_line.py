@@ -93,7 +93,7 @@ def _refuse_twice(text: str, known: Mapping[str, str], where: str) -> None:
     lines: dict[str, int] = {}
     seen: set[int] = set()  # aliases stand for the same node many times, or for one that holds them
 
-    def walk(node: yaml.Node, group: str) -> None:
+    def walk(node: yaml.Node | None, group: str) -> None:
         if not isinstance(node, yaml.MappingNode) or id(node) in seen:
             return
         seen.add(id(node))

@@ -83,6 +83,11 @@ def check_numbers(settings: object, group: str = "") -> None:
             _require(value <= most, key, value, f"take at most {most:,}")
 
 
+def _check_member(extension: str | None, key: str) -> None:
+    plain = extension is None or (extension == extension.lower().strip("./ ") != "" and "/" not in extension)
+    _require(plain, key, extension, "take an extension in small letters, without its dot, such as png or image.jpg")
+
+
 def is_whole(text: str) -> bool:
     """Whether a text is a whole number of at least 0 and at most 18 digits."""
     return text.isdecimal() and len(text) <= 18
@@ -227,6 +232,9 @@ class DataConfig:
     """Processes per rank that decode images; 0 decodes in a background thread."""
     prefetch: int = 4
     """Batches kept ready per rank (and per decoding process)."""
+    image_member: str | None = None
+    """Which members of tars that someone else made are the images, by their extension, such as `png` or `image.jpg`.
+    Left out, those of an image's extension: of KEY.png and KEY.mask.png the plain one."""
     on_damage: Literal["skip", "fail"] = "skip"
     """What a damaged record does: leave its place in the batch empty and count it, or end the run."""
     max_damage: float = 0.01
@@ -241,6 +249,7 @@ class DataConfig:
         check_numbers(self, "data.")
         _require(bool(self.path), "data.path", self.path, "name a folder or URL of shards, or rooms:N")
         _require(self.workers >= 0, "data.workers", self.workers, "take 0 or more")
+        _check_member(self.image_member, "data.image_member")
         _require(self.prefetch >= 1, "data.prefetch", self.prefetch, "take 1 or more")
         _require(0 <= self.max_damage <= 1, "data.max_damage", self.max_damage, "take a share, in [0, 1]")
         limit = self.cache_gib
@@ -439,6 +448,8 @@ class PrepareConfig:
     """Folder, or URL of object storage (s3, any fsspec scheme), for the shards and their manifest.json."""
     split: Literal["train", "test", "extra"] = "train"
     """Which part of CIFAR-10, SVHN (which alone has `extra`), MNIST or Fashion-MNIST to take."""
+    image_member: str | None = None
+    """Which members of `webdataset` tars are the images, by their extension; see data.image_member of `train`."""
     only: str | None = None
     """Names of folders or classes, separated by commas, to take no others: `bedroom`, `cat,dog`."""
     image_size: int | None = None
@@ -477,6 +488,7 @@ class PrepareConfig:
             f"take one of {', '.join(map(str, IMAGE_SIZES))}",
         )
         _require(self.count is None or self.count >= 1, "count", self.count, "take 1 or more")
+        _check_member(self.image_member, "image_member")
         _require(self.shard_size >= 1, "shard_size", self.shard_size, "take 1 or more")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")
         _require(self.workers is None or self.workers >= 1, "workers", self.workers, "take 1 or more")

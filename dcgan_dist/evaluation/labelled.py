@@ -47,6 +47,7 @@ def open_labelled(
     channels: int,
     cache: Path,
     split: Literal["train", "test"] = "train",
+    image_member: str | None = None,
 ) -> Dataset:
     """Open the images of a task.
 
@@ -58,6 +59,7 @@ def open_labelled(
         channels: what the discriminator takes.
         cache: folder of the shards that are made.
         split: which part of CIFAR-10, SVHN or MNIST, where the path has both.
+        image_member: extension of the images in tars made elsewhere.
 
     Raises:
         DataError: there is nothing there, or it has other channels.
@@ -68,7 +70,8 @@ def open_labelled(
         rooms = room_source(SCORED_ROOMS, SCORED_ROOMS_SEED)
         dataset = _made(rooms, "rooms", image_size, channels, cache)
     elif _is_shards(path):
-        dataset = open_dataset(path, image_size=image_size if path.startswith("rooms:") else None, cache=cache)
+        size = image_size if path.startswith("rooms:") else None
+        dataset = open_dataset(path, image_size=size, cache=cache, image_member=image_member)
         if dataset.fitted:  # images of any size, made to measure when they are read
             dataset = replace(dataset, image_size=image_size)
     else:

@@ -414,9 +414,10 @@ def measured(
     """
     about = run.get("data", {})
     path = config.unlabelled or str(about.get("path"))
-    is_rooms = path.startswith("rooms:")
+    size = trained.image_size if path.startswith("rooms:") else None
+    member = None if config.unlabelled else about.get("image_member")
     try:
-        dataset = open_dataset(path, image_size=trained.image_size if is_rooms else None, cache=config.cache)
+        dataset = open_dataset(path, image_size=size, cache=config.cache, image_member=member)
     except DataError as error:
         raise DataError(f"{error}; batch-norm statistics are measured there: give --unlabelled PATH") from error
     if dataset.channels != trained.channels:

@@ -156,9 +156,16 @@ class Trained:
         Raises:
             DataError: they are not there, or have other channels.
         """
-        chosen = str(self.settings.get("data", {}).get("path")) if path is None else path
+        about = self.settings.get("data", {}) if path is None else {"path": path}
         try:
-            return open_labelled(chosen, "folder", image_size=self.image_size, channels=self.channels, cache=self.cache)
+            return open_labelled(
+                str(about.get("path")),
+                "folder",
+                image_size=self.image_size,
+                channels=self.channels,
+                cache=self.cache,
+                image_member=about.get("image_member"),
+            )
         except DataError as error:
             if path is not None:
                 raise

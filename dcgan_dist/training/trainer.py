@@ -94,6 +94,7 @@ def train(
         cache=cache,
         cache_gib=config.data.cache_gib,
         on_damage=config.data.on_damage,
+        image_member=config.data.image_member,
     )
     config = resolve_config(config, dataset)
     run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
