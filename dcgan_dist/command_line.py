@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -84,6 +84,32 @@ def _read_text(path: str) -> str:
     return content.decode()
 
 
+def _refuse_twice(text: str, known: Mapping[str, str], where: str) -> None:
+    """Check that no setting stands twice in a text of YAML, of which the last would win.
+
+    Raises:
+        ConfigError: one does; it names both lines.
+    """
+    lines: dict[str, int] = {}
+    seen: set[int] = set()  # aliases stand for the same node many times, or for one that holds them
+
+    def walk(node: yaml.Node | None, group: str) -> None:
+        if not isinstance(node, yaml.MappingNode) or id(node) in seen:
+            return
+        seen.add(id(node))
+        for key_node, value_node in node.value:
+            name = str(key_node.value)
+            # `run-dir` is `run_dir`, but what stands in a setting such as `concept` is no name of a setting.
+            key = group + (name.replace("-", "_") if group.removesuffix(".") not in known else name)
+            line = key_node.start_mark.line + 1
+            if key in lines:
+                raise ConfigError(f"{where} has {key} twice, in lines {lines[key]} and {line}: keep one of them")
+            lines[key] = line
+            walk(value_node, f"{key}.")
+
+    walk(yaml.compose(text, yaml.SafeLoader), "")
+
+
 def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]:
     """Return the settings of a YAML file, a path or URL, as ``{"optim.lr": 2e-4, ...}``; values are as YAML reads them.
 
@@ -91,13 +117,15 @@ def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]
         ConfigError: no such file, not YAML, or an unknown key.
     """
     try:
-        content = yaml.safe_load(_read_text(str(path)))
+        text = _read_text(str(path))
+        content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, StorageError) as error:
         raise ConfigError(f"cannot read the config file {str(path)!r}: {_one_line(str(error))}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the config file {str(path)!r} is not YAML: {_one_line(str(error))}") from error
     if not isinstance(content, dict | None):
         raise ConfigError(f"the config file {str(path)!r} holds no settings: write them as `optim: {{lr: 2e-4}}`")
+    _refuse_twice(text, declared_types(settings_class), f"the config file {str(path)!r}")
     settings = {key: value for key, value in (content or {}).items() if key not in RECORDED_KEYS}
     return _flatten_mapping(settings, list(declared_types(settings_class)))
 
@@ -179,7 +207,11 @@ def parse_settings(
     if any(word in ("-h", "--help") for word in arguments):
         _make_parser(settings_class, prog, description, words).print_help()  # type: ignore[arg-type]
         raise SystemExit(0)
-    files, overrides = _read_arguments(arguments, declared_types(settings_class))
+    types = declared_types(settings_class)
+    files, overrides = _read_arguments(arguments, types)
+    for key in (key for key in overrides if types[key].startswith("dict")):
+        with suppress(yaml.YAMLError):  # refused when the settings are built, as no mapping
+            _refuse_twice(overrides[key], {"": ""}, f"--{key}")
     values: dict[str, Any] = {}
     for layer in [*(read_yaml_settings(file, settings_class) for file in files), overrides]:
         values = _overlay(values, layer)

@@ -31,10 +31,72 @@ def _require(condition: bool, key: str, value: object, way_out: str) -> None:
         raise ConfigError(f"{key} is {value!r}: {way_out}")
 
 
+# The largest values of settings that decide how much memory, how many processes or how many files there are; all others
+# are at most MOST. Widths of networks count by their squares: at 1,024, G and D with their gradients and Adam's moments
+# take about 25 GB.
+MOST = 10**9
+LARGEST: dict[str, float] = {
+    "model.z_dim": 1 << 14,
+    "model.ngf": 1 << 10,
+    "model.ndf": 1 << 10,
+    "model.classes": 1 << 16,
+    "model.maxout": 1 << 6,
+    "training.batch_size": 1 << 17,
+    "training.sample_count": 10_000,
+    "training.steps": 10**12,
+    "data.workers": 1 << 9,
+    "data.prefetch": 1 << 9,
+    "cluster.workers": 1 << 12,
+    "cluster.cpus_per_worker": 1 << 12,
+    "deduplication.batch_size": 1 << 17,
+    "seed": math.inf,  # has a range of its own
+    "first": math.inf,
+    "workers": 1 << 12,
+    "workers_per_trial": 1 << 12,
+    "cpus_per_trial": 1 << 12,
+    "gpus_per_trial": 1 << 12,
+    "concurrent": 1 << 12,
+    "trials": 10**6,
+    "milestones": 10**4,
+    "draws": 10**6,
+    "choosing_draws": 10**6,
+    "centroids": 1 << 16,
+    "epochs": 10**6,
+    "score.draws": 10**6,
+}
+_LARGEST_LAYER = 1 << 14
+# Of a picture with two pixels between its images.
+GRID_PIXELS = 100_000_000
+
+
+def check_numbers(settings: object, group: str = "") -> None:
+    """Check that every number among the fields of ``settings`` is finite and not absurdly large.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for entry in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value, key = getattr(settings, entry.name), group + entry.name
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            most = LARGEST.get(key, MOST)
+            _require(math.isfinite(value), key, value, "take a finite number")
+            _require(value <= most, key, value, f"take at most {most:,}")
+
+
+def _check_member(extension: str | None, key: str) -> None:
+    plain = extension is None or (extension == extension.lower().strip("./ ") != "" and "/" not in extension)
+    _require(plain, key, extension, "take an extension in small letters, without its dot, such as png or image.jpg")
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number of at least 0 and at most 18 digits."""
+    return text.isdecimal() and len(text) <= 18
+
+
 def _whole_numbers(text: str) -> tuple[int, ...]:
     """Return the numbers of at least 1 that a text lists, separated by commas; none where there is anything else."""
     parts = [part.strip() for part in text.split(",")]
-    return tuple(map(int, parts)) if all(part.isdecimal() and int(part) for part in parts) else ()
+    return tuple(map(int, parts)) if all(is_whole(part) and int(part) for part in parts) else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +153,7 @@ class ModelConfig:
     """gan, cgan: share of the units of each hidden layer of the discriminator that dropout silences in training."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "model.")
         _require(
             self.image_size is None or self.image_size in IMAGE_SIZES,
             "model.image_size",
@@ -112,7 +175,9 @@ class ModelConfig:
         )
         for key in ("generator_units", "discriminator_units"):
             text = getattr(self, key)
-            _require(bool(_whole_numbers(text)), f"model.{key}", text, "take whole numbers such as 256 or 1200,1200")
+            numbers = _whole_numbers(text)
+            _require(bool(numbers), f"model.{key}", text, "take whole numbers such as 256 or 1200,1200")
+            _require(max(numbers) <= _LARGEST_LAYER, f"model.{key}", text, f"take numbers to {_LARGEST_LAYER:,}")
         _require(self.maxout == 0 or self.maxout >= 2, "model.maxout", self.maxout, "take 0, or 2 or more")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "take a share, in [0, 1)")
 
@@ -148,6 +213,7 @@ class OptimConfig:
     """Share of the run, at its end, over which the learning rate falls linearly to 0 (released MNIST model: 0.5)."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "optim.")
         _require(self.lr > 0 and math.isfinite(self.lr), "optim.lr", self.lr, "take a positive number")
         _require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "take one in [0, 1)")
         _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "take one in [0, 1)")
@@ -166,6 +232,9 @@ class DataConfig:
     """Processes per rank that decode images; 0 decodes in a background thread."""
     prefetch: int = 4
     """Batches kept ready per rank (and per decoding process)."""
+    image_member: str | None = None
+    """Which members of tars that someone else made are the images, by their extension, such as `png` or `image.jpg`.
+    Left out, those of an image's extension: of KEY.png and KEY.mask.png the plain one."""
     on_damage: Literal["skip", "fail"] = "skip"
     """What a damaged record does: leave its place in the batch empty and count it, or end the run."""
     max_damage: float = 0.01
@@ -177,8 +246,10 @@ class DataConfig:
     leave a tenth of its disk free."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "data.")
         _require(bool(self.path), "data.path", self.path, "name a folder or URL of shards, or rooms:N")
         _require(self.workers >= 0, "data.workers", self.workers, "take 0 or more")
+        _check_member(self.image_member, "data.image_member")
         _require(self.prefetch >= 1, "data.prefetch", self.prefetch, "take 1 or more")
         _require(0 <= self.max_damage <= 1, "data.max_damage", self.max_damage, "take a share, in [0, 1]")
         limit = self.cache_gib
@@ -225,6 +296,7 @@ class TrainingConfig:
     """Every how many of the checkpoints made by steps one is kept forever; 0 for none."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "training.")
         if self.epochs is not None and self.steps is not None:
             both = f"training.epochs is {self.epochs} and training.steps is {self.steps}"
             raise ConfigError(f"{both}: give one of them, the other as null")
@@ -258,6 +330,7 @@ class ClusterConfig:
     """CPUs that Ray sets aside for each worker."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "cluster.")
         _require(self.workers >= 1, "cluster.workers", self.workers, "take 1 or more")
         _require(self.max_failures >= -1, "cluster.max_failures", self.max_failures, "take 0 or more, -1 for no limit")
         _require(self.cpus_per_worker > 0, "cluster.cpus_per_worker", self.cpus_per_worker, "take a positive number")
@@ -280,9 +353,13 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")
         plain = bool(self.name) and not set(self.name) & set("/\\\0") and self.name not in (".", "..")
         _require(plain, "name", self.name, "take a plain file name")
+        size, samples = self.model.image_size, self.training.sample_count
+        most = GRID_PIXELS // ((size or 0) + 2) ** 2
+        _require(samples <= most, "training.sample_count", samples, f"a grid of {size} pixels has at most {most:,}")
         batch, workers = self.training.batch_size, self.cluster.workers
         _require(
             batch % workers == 0,
@@ -323,6 +400,7 @@ class DeduplicationConfig:
     """Learning rate of Adam."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "deduplication.")
         radius, code = self.radius, self.code_size
         _require(8 <= code <= 256 and code % 8 == 0, "deduplication.code_size", code, "take a multiple of 8 to 256")
         _require(0 <= radius < code, "deduplication.radius", radius, "take 0 or more, below code_size")
@@ -347,6 +425,7 @@ class TaskClusterConfig:
     """Tasks done at the same time over a Ray cluster; 0 for the processes of this machine, without Ray."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "cluster.")
         _require(self.workers >= 0, "cluster.workers", self.workers, "take 0 or more")
 
 
@@ -369,6 +448,8 @@ class PrepareConfig:
     """Folder, or URL of object storage (s3, any fsspec scheme), for the shards and their manifest.json."""
     split: Literal["train", "test", "extra"] = "train"
     """Which part of CIFAR-10, SVHN (which alone has `extra`), MNIST or Fashion-MNIST to take."""
+    image_member: str | None = None
+    """Which members of `webdataset` tars are the images, by their extension; see data.image_member of `train`."""
     only: str | None = None
     """Names of folders or classes, separated by commas, to take no others: `bedroom`, `cat,dog`."""
     image_size: int | None = None
@@ -399,6 +480,7 @@ class PrepareConfig:
     cluster: TaskClusterConfig = field(default_factory=TaskClusterConfig)
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _require(
             self.image_size is None or self.image_size in IMAGE_SIZES,
             "image_size",
@@ -406,6 +488,7 @@ class PrepareConfig:
             f"take one of {', '.join(map(str, IMAGE_SIZES))}",
         )
         _require(self.count is None or self.count >= 1, "count", self.count, "take 1 or more")
+        _check_member(self.image_member, "image_member")
         _require(self.shard_size >= 1, "shard_size", self.shard_size, "take 1 or more")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")
         _require(self.workers is None or self.workers >= 1, "workers", self.workers, "take 1 or more")
@@ -497,7 +580,8 @@ class EvaluateConfig:
     cluster: TaskClusterConfig = field(default_factory=TaskClusterConfig)
 
     def __post_init__(self) -> None:
-        is_step = self.step in ("latest", "all") or self.step.isdecimal()
+        check_numbers(self)
+        is_step = self.step in ("latest", "all") or is_whole(self.step)
         _require(is_step, "step", self.step, "take a step, latest or all")
         for key in (
             "images",
@@ -579,7 +663,8 @@ class SampleConfig:
     cluster: TaskClusterConfig = field(default_factory=TaskClusterConfig)
 
     def __post_init__(self) -> None:
-        is_step = self.step == "latest" or self.step.isdecimal()
+        check_numbers(self)
+        is_step = self.step == "latest" or is_whole(self.step)
         _require(is_step, "step", self.step, "take a step, or latest")
         _require(self.count is None or self.count >= 1, "count", self.count, "take 1 or more")
         _require(self.workers is None or self.workers >= 1, "workers", self.workers, "take 1 or more")
@@ -604,7 +689,7 @@ class ExportConfig:
     """Whether to replace an output that exists."""
 
     def __post_init__(self) -> None:
-        is_step = self.step == "latest" or self.step.isdecimal()
+        is_step = self.step == "latest" or is_whole(self.step)
         _require(is_step, "step", self.step, "take a step, or latest")
 
 
@@ -628,6 +713,7 @@ class ScoreConfig:
     """How many of the best trials are scored at the end by the whole protocol of `evaluate`; 0 for none."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "score.")
         for key in ("images", "labels_per_class", "draws"):
             _require(getattr(self, key) >= 1, f"score.{key}", getattr(self, key), "take 1 or more")
         samples = self.samples
@@ -703,6 +789,7 @@ class ReportConfig:
     """Folder in which what was read is kept for next time. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _require(bool(self.output), "output", self.output, "name a file, such as report.html")
         _require(self.watch is None or 1 <= self.watch < math.inf, "watch", self.watch, "take 1 second or more")
 
@@ -720,6 +807,7 @@ class CompareConfig:
     """Folder in which what was read is kept for next time. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _require(self.rows >= 0, "rows", self.rows, "take 0 (for all) or more")
 
 

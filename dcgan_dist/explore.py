@@ -10,6 +10,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
@@ -51,6 +52,8 @@ def _open(config: FigureConfig) -> Trained:
     """Load the networks that the settings name."""
     if config.run is None:
         raise ConfigError("run is missing: give --run DIR, the run directory to look into")
+    if config.output is not None and Path(config.output).is_file():
+        raise ConfigError(f"output is {config.output!r}, a file: name a folder, and the files in it by --name")
     from dcgan_dist.data.cache import cache_directory
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.exploration.networks import open_trained

@@ -70,6 +70,8 @@ def check_output(output: str | Path) -> Path:
     path = Path(output).expanduser()
     if "://" in str(output):
         raise ConfigError(f"output is {str(output)!r}: the page is written to a disk; take a path, and copy it then")
+    if not path.name.lower().endswith((".html", ".htm")) and not path.is_dir():
+        raise ConfigError(f"output is {str(output)!r}: name a file that ends in .html; the tables go beside it")
     if path.is_dir():
         raise ConfigError(f"output is {str(output)!r}, a folder: name a file in it, such as {path / 'report.html'}")
     try:

@@ -6,6 +6,7 @@ On one machine ``python -m dcgan_dist.train --config configs/rooms.yaml``; over 
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def print_results(location: str) -> None:
     grids = sorted(Path(root, "samples").glob("step-*.png"))  # none here when the run directory is a URL
     print(f"run directory   {root}")
     print(f"sample grid     {grids[-1] if grids else f'{root}/samples'}")
-    print(f"curves          tensorboard --logdir {root}", flush=True)
+    print(f"curves          tensorboard --logdir {shlex.quote(root)}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dcgan_dist.command_line import parse_settings, run
-from dcgan_dist.config import Config, PrepareConfig, flatten
+from dcgan_dist.config import Config, PrepareConfig, SweepConfig, flatten
 from dcgan_dist.errors import ConfigError, Diverged, Stopped
 
 
@@ -195,6 +195,36 @@ def test_a_malformed_command_line_is_refused(arguments: Sequence[str], message: 
 )
 def test_a_malformed_file_is_refused(text: str, message: str, write: Callable[..., str]) -> None:
     assert message in mistake("--config", write(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nname: a\nseed: 2\n", "has seed twice, in lines 1 and 3: keep one of them"),
+        ("optim:\n  lr: 1\n  lr: 1\n", "has optim.lr twice, in lines 2 and 3"),
+        ("optim: {lr: 1}\noptim: {beta1: 0.1}\n", "has optim twice, in lines 1 and 2"),
+        ("optim: {lr: 1}\noptim.lr: 2\n", "has optim.lr twice, in lines 1 and 2"),
+        ("run-dir: a\nrun_dir: b\n", "has run_dir twice, in lines 1 and 2"),
+        ("{seed: 1, seed: 1}\n", "has seed twice, in lines 1 and 1"),
+        ("environment: {a: 1, a: 2}\n", "has environment.a twice"),
+    ],
+)
+def test_a_setting_that_stands_twice_is_refused_with_both_lines(
+    text: str, message: str, write: Callable[..., str]
+) -> None:
+    assert message in mistake("--config", write(text))
+
+
+def test_a_key_that_stands_twice_in_a_space_is_refused(write: Callable[..., str]) -> None:
+    space = "{optim.lr: {choice: [1]}, optim.lr: {choice: [2]}}"
+    for words in (["--config", write(f"space: {space}\n")], ["--space", space]):
+        with pytest.raises(ConfigError, match=r"has (space\.)?optim\.lr twice, in lines 1 and 1"):
+            parse_settings(SweepConfig, words, "sweep", "")
+
+
+def test_aliases_are_no_settings_that_stand_twice(write: Callable[..., str]) -> None:
+    assert given("--config", write("model: &m {ngf: 4}\n")) == {"model.ngf": 4}
+    assert given("--config", write("optim: {lr: &n 1}\nmodel: {slope: *n}\n")) == {"optim.lr": 1, "model.slope": 1}
 
 
 def test_empty_files_and_groups_and_the_record_of_where_a_run_ran_are_admitted(write: Callable[..., str]) -> None:

@@ -1,6 +1,7 @@
 """The settings themselves: what each range admits, and changing them by dotted key."""
 
 import dataclasses
+import math
 import re
 
 import pytest
@@ -8,8 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import ALTERNATIVES, IMAGE_SIZES, Config, ModelConfig, PrepareConfig, flatten, override
+from dcgan_dist.config import (
+    ALTERNATIVES,
+    IMAGE_SIZES,
+    CompareConfig,
+    Config,
+    EvaluateConfig,
+    ModelConfig,
+    PrepareConfig,
+    ReportConfig,
+    SampleConfig,
+    SweepConfig,
+    declared_types,
+    flatten,
+    override,
+)
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.exploration.catalogue import FIGURES
 
 
 @pytest.mark.parametrize(
@@ -40,6 +56,9 @@ from dcgan_dist.errors import ConfigError
         ("data.path", ""),
         ("data.workers", -1),
         ("data.prefetch", 0),
+        ("data.image_member", ""),
+        ("data.image_member", ".png"),
+        ("data.image_member", "a/b"),
         ("training.epochs", 0.0),
         ("training.epochs", float("inf")),
         ("training.epochs", float("nan")),
@@ -77,6 +96,59 @@ def test_a_value_out_of_range_is_refused_naming_key_and_value(key: str, value: o
 def test_prepare_refuses_values_out_of_range(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"{key} is {value!r}: ")):
         override(PrepareConfig(), {key: value})
+
+
+SETTINGS = {
+    "train": Config,
+    "prepare": PrepareConfig,
+    "evaluate": EvaluateConfig,
+    "sample": SampleConfig,
+    "sweep": SweepConfig,
+    "report": ReportConfig,
+    "compare": CompareConfig,
+    **{name: figure.settings for name, figure in FIGURES.items()},
+}
+NEGATIVE = {"cluster.max_failures": "-1 is no limit", "model.slope": "any finite number"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_number_is_infinite_negative_or_absurdly_large(name: str) -> None:
+    defaults = SETTINGS[name]()
+    for key, declared in declared_types(type(defaults)).items():
+        kinds = {"int", "float"} & set(declared.split(" | "))
+        if not kinds:
+            continue
+        values: list[float] = [10**13, 10**30] + [-1] * (key not in NEGATIVE)
+        if "float" in kinds:
+            values = [*map(float, values), math.nan, math.inf, -math.inf]
+        for value in values:
+            named = rf"\b{key.rpartition('.')[2]}\b.* {re.escape(repr(value))}"
+            with pytest.raises(ConfigError, match=named) as caught:
+                override(defaults, {key: value})
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "way_out"),
+    [
+        ("model.ngf", 10**6, "take at most 1,024"),
+        ("model.z_dim", 10**6, "take at most 16,384"),
+        ("training.batch_size", 10**6, "take at most 131,072"),
+        ("training.sample_count", 100_000, "take at most 10,000"),
+        ("cluster.workers", 10**6, "take at most 4,096"),
+        ("data.workers", 10**6, "take at most 512"),
+        ("model.generator_units", "256,1000000", "take numbers to 16,384"),
+    ],
+)
+def test_an_absurd_size_is_refused_with_the_sizes_that_work(key: str, value: object, way_out: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{key} is {value!r}: {way_out}")):
+        override(Config(), {key: value})
+
+
+def test_a_grid_of_samples_is_bounded_by_the_size_of_its_images() -> None:
+    assert override(Config(), {"training.sample_count": 10_000, "model.image_size": 64}).training.sample_count == 10_000
+    with pytest.raises(ConfigError, match=r"training.sample_count is 2000: a grid of 256 pixels has at most 1,502"):
+        override(Config(), {"training.sample_count": 2000, "model.image_size": 256})
 
 
 @pytest.mark.parametrize(

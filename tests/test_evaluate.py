@@ -314,6 +314,20 @@ def break_weights(run, broken):
         (["--run=HERE/run", "--task=flowers"], "task is 'flowers'"),
         (["--run=HERE/run", "--task=rooms", "--data=HERE/pictures"], "holds no procedural rooms"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/pictures"], "has no labels"),
+        (["--run=HERE/run", "--task=folder", "--data=HERE/one"], "HERE/one' has one class (cat)"),
+        (["--run=HERE/run", "--task=folder", "--data=HERE/one.zip"], "HERE/one.zip' has one class (cat)"),
+        (["--run=HERE/run", "--task=folder", "--data=HERE/one-shards"], "HERE/one-shards' has one class (cat)"),
+        (["--run=HERE/run", "--task=cifar10", "--data=HERE/one"], "HERE/one' has one class (cat)"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--test-data=HERE/one"], "one' has one class (cat)"),
+        (
+            ["--run=HERE/run", "--task=folder", "--data=HERE/few", "--test=10", "--validation=10"],
+            "has one class among the 1 images to train on",
+        ),
+        (
+            ["--run=HERE/run", "--task=folder", "--data=HERE/two", "--test-data=HERE/three"],
+            "has other classes than data",
+        ),
+        (["--run=HERE/run", "--task=folder", "--data=HERE/empty"], "is an empty folder"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/cut.tar.gz"], "cut.tar.gz"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/shards"], "is damaged: it has"),
         (["--run=HERE/run", "--task=svhn", "--data=HERE/val_32x32.mat"], "name it train_32x32.mat, test_32x32.mat"),
@@ -329,6 +343,22 @@ def test_bad_input_is_one_line_status_2_and_no_score(run, tmp_path, capsys, word
     for number in range(3):
         image = encode(np.full((9, 9, 3), number, np.uint8), "png")
         (tmp_path / "pictures" / f"{number}.png").write_bytes(image)
+    (tmp_path / "empty").mkdir()
+    for name, classes in {
+        "one": ["cat"],
+        "few": ["cat"],
+        "two": ["cat", "dog"],
+        "three": ["cat", "dog", "eel"],
+    }.items():
+        for folder in classes:
+            shutil.copytree(tmp_path / "pictures", tmp_path / name / folder)
+    for number in range(17):
+        shutil.copy(tmp_path / "pictures" / "0.png", tmp_path / "few" / "cat" / f"more-{number}.png")
+    shutil.copytree(tmp_path / "one" / "cat", tmp_path / "few" / "dog", ignore=shutil.ignore_patterns("[12].png"))
+    shutil.make_archive(str(tmp_path / "one"), "zip", tmp_path / "one")
+    if "HERE/one-shards" in words[-1]:
+        made_of = ["--source=folder", f"--input={tmp_path / 'one'}", f"--output={tmp_path / 'one-shards'}"]
+        assert prepare([*made_of, "--image-size=16", "--workers=1"]) == 0
     whole = shutil.make_archive(str(tmp_path / "cut"), "gztar", tmp_path / "pictures")
     with open(whole, "r+b") as file:
         file.truncate(150)

@@ -71,12 +71,17 @@ def test_all_draws_what_it_can_and_says_why_it_leaves_out_the_rest(trained, tmp_
         (("walk", "--run", "RUN", "--name", "../walk"), "name is '../walk': take one that is no path"),
         (("walk", "--run", "RUN", "--seed", "-1"), "seed is -1"),
         (("walk", "--run", "RUN", "--pionts", "3"), "unknown setting pionts (value '3'); did you mean points?"),
+        (
+            ("walk", "--run", "RUN", "--output", "walk.png"),
+            "output is 'walk.png': name a folder, and the files in it by",
+        ),
+        (("walk", "--run", "RUN", "--output", "RUN/config.yaml"), "config.yaml', a file: name a folder"),
         (("all", "--run", "RUN", "--name", "x"), "name is 'x': of all figures each has its own"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(words, told, trained, tmp_path, capsys):
     run = shutil.copytree(trained("dcgan"), tmp_path / "run")
-    code, out, err = status(capsys, *(str(run) if word == "RUN" else word for word in words))
+    code, out, err = status(capsys, *(word.replace("RUN", str(run)) for word in words))
     assert (code, out) == (2, "")
     assert told in err
     assert err.count("\n") == 1

@@ -1,16 +1,20 @@
 import hashlib
+import io
 import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import lmdb
 import numpy as np
 import pytest
 import s3fs
@@ -20,6 +24,7 @@ from dcgan_dist.data.images import encode
 from dcgan_dist.data.progress import describe
 from dcgan_dist.data.shards import Recipe, read_manifest, write_shards
 from dcgan_dist.data.sources import Source, open_source, room_source
+from dcgan_dist.errors import DataError
 from dcgan_dist.prepare import main
 
 
@@ -165,16 +170,80 @@ def test_an_interrupted_set_on_object_storage_goes_on_from_what_is_whole(tmp_pat
     assert before["set-000001.tar"] == stored(client)["set-000001.tar"]
 
 
-def test_what_was_begun_on_object_storage_with_other_settings_is_cleared_away(tmp_path, client):
+def test_unfinished_work_on_object_storage_of_other_settings_is_refused_and_kept(tmp_path, client):
     def stop(done: int, share: float, bad: int, found: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_shards(room_source(30), Recipe(image_size=16, shard_size=10, name="old"), "s3://images/set", report=stop)
-    assert "old-000000.tar" in stored(client)
-    write_shards(room_source(30), Recipe(image_size=16, name="new"), "s3://images/set")
-    write_shards(room_source(30), Recipe(image_size=16, name="new"), tmp_path / "whole")
-    assert stored(client) == local(tmp_path / "whole")
+    before = stored(client)
+    assert "old-000000.tar" in before
+    with pytest.raises(DataError, match=r"is unfinished \(name there 'old', now 'new'.* remove 's3://images/set'"):
+        write_shards(room_source(30), Recipe(image_size=16, name="new"), "s3://images/set")
+    assert stored(client) == before
+
+
+def picture_of(number: int) -> bytes:
+    """An encoded image; those of all numbers have the same length."""
+    return encode(np.full((8, 8, 3), number, np.uint8), "png").ljust(200, b"\0")
+
+
+def archive_of(path: Path, images: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in images.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def lmdb_of(folder: Path, images: dict[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
+        for name, content in images.items():
+            transaction.put(name.encode(), content)
+
+
+def folder_of(folder: Path, images: dict[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, content in images.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+CHANGES = {
+    "replaced": lambda images: images | {"b/7.png": picture_of(99)},
+    "swapped": lambda images: images | {"a/2.png": images["b/7.png"], "b/7.png": images["a/2.png"]},
+    "renamed": lambda images: {name.replace("b/7", "b/8"): content for name, content in images.items()},
+    "added": lambda images: images | {"b/9.png": picture_of(9)},
+    "removed": lambda images: {name: content for name, content in images.items() if name != "b/7.png"},
+    "label renamed": lambda images: {name.replace("b/", "c/"): content for name, content in images.items()},
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "webdataset", "lsun"])
+def test_an_input_that_has_changed_is_noticed_and_a_copy_of_it_is_the_same(tmp_path, capsys, kind):
+    write = {"folder": folder_of, "lsun": lmdb_of}.get(kind, archive_of)
+    name = "in.tar" if write is archive_of else "in"
+    source = "folder" if kind == "tar" else kind
+    images = {f"{'ab'[number % 2]}/{number}.png": picture_of(number) for number in range(1, 8)}
+    given, out = tmp_path / name, tmp_path / "out"
+    write(given, images)
+    words = ("--source", source, "--output", out, "--image-size=16", "--workers=1")
+    assert status(capsys, *words, "--input", given)[0] == 0
+    copy = tmp_path / "elsewhere" / name
+    copy.parent.mkdir()
+    (shutil.copytree if given.is_dir() else shutil.copy)(given, copy)
+    for path in (copy, *copy.rglob("*")):
+        os.utime(path, (1, 1))
+    if kind == "folder":
+        (copy / ".DS_Store").write_text("x")
+    assert "nothing to do" in status(capsys, *words, "--input", copy)[1]
+    for change, changed in CHANGES.items():
+        write(given, changed(images))
+        code, _, err = status(capsys, *words, "--input", given)
+        assert (change, code, err.count("\n")) == (change, 2, 1)
+        assert ("the content of the input has changed" in err) or change in ("added", "removed")
+    assert read_manifest(out).count == 7
 
 
 def test_verify_says_whole_or_lists_the_damage(tmp_path, capsys):
@@ -273,17 +342,20 @@ def test_missing_and_cut_shards_are_made_anew_and_the_others_stay(tmp_path, caps
     assert (out / "rooms-000001.tar").stat().st_mtime_ns == untouched
 
 
-def test_shards_that_their_source_no_longer_gives_are_not_mended(tmp_path, capsys):
+def test_shards_that_their_source_no_longer_gives_are_not_mended_and_stay(tmp_path, capsys):
     arguments = ["--source", "rooms", "--count", "20", "--shard_size", "10", "--image_size", "16", "--workers", "1"]
     out = tmp_path / "out"
     assert main([*arguments, "--output", str(out)]) == 0
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["shards"][0]["digest"] = "0" * 16
     (out / "manifest.json").write_text(json.dumps(manifest))
-    (out / "rooms-000000.tar").unlink()
+    cut = (out / "rooms-000000.tar").read_bytes()[:5000]
+    (out / "rooms-000000.tar").write_bytes(cut)
+    names = set(os.listdir(out))
     assert main([*arguments, "--output", str(out)]) == 2
     assert "does not give the images of rooms-000000.tar any more" in capsys.readouterr().err
-    assert not (out / "rooms-000000.tar").exists()
+    assert (out / "rooms-000000.tar").read_bytes() == cut
+    assert set(os.listdir(out)) == names
 
 
 def test_a_de_duplicated_set_is_no_webdataset_source(tmp_path, capsys):

@@ -87,6 +87,8 @@ def test_words_and_settings_can_stand_in_any_order(tmp_path, capsys):
         (["runs", "--outptu", "x"], "did you mean output?"),
         (["runs", "--output", "empty"], "a folder: name a file in it, such as empty/report.html"),
         (["runs", "--output", "/proc/none/report.html"], "cannot be written"),
+        (["runs", "--output", "report.pdf"], "name a file that ends in .html"),
+        (["runs", "--output", "report"], "name a file that ends in .html"),
         (["runs", "--output", "s3://bucket/report.html"], "to a disk"),
         (["runs", "--watch", "0"], "watch is 0.0"),
         (["runs", "--output"], "--output needs a value"),

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.config import IMAGE_SIZES
+from dcgan_dist.config import IMAGE_SIZES, is_whole
 from dcgan_dist.data.braces import expand_braces
 from dcgan_dist.data.cache import (
     COPIES,
@@ -246,6 +246,7 @@ def open_dataset(
     cache: str | Path | None = None,
     cache_gib: float | None = None,
     on_damage: Literal["skip", "fail"] = "skip",
+    image_member: str | None = None,
 ) -> Dataset:
     """Find a set of shards by its path, and check that it gives the images asked for.
 
@@ -257,6 +258,7 @@ def open_dataset(
         cache_gib: most GiB of downloaded shards that are kept; left out, as many as leave a tenth of the disk free.
         on_damage: what damage does that is found when tars made elsewhere are indexed: `skip` leaves out what is
             damaged, and writes it down in the manifest; `fail` raises.
+        image_member: extension of the images in tars made elsewhere; see `index_tars`.
 
     Raises:
         DataError: there is nothing there, it is damaged or unfinished, or has other images than asked for.
@@ -272,10 +274,12 @@ def open_dataset(
         raise DataError(f"data.path is {text!r}: {scheme}: is no scheme that can be read; take a path, URL or rooms:N")
     tars = [text] if Path(text).exists() else expand_braces(text)
     if len(tars) > 1 or _is_tar(text):
-        return _open_foreign(text, tars, image_size, channels, cache_directory(cache), cache_gib, on_damage)
+        return _open_foreign(
+            text, tars, image_size, channels, cache_directory(cache), cache_gib, on_damage, image_member
+        )
     if is_url(text):
         return _open_remote(text, image_size, channels, cache_directory(cache), cache_gib)
-    return _open_folder(text, image_size, channels, cache, on_damage)
+    return _open_folder(text, image_size, channels, cache, on_damage, image_member)
 
 
 def _open_folder(
@@ -284,6 +288,7 @@ def _open_folder(
     channels: int | None,
     cache: str | Path | None,
     on_damage: Literal["skip", "fail"] = "skip",
+    image_member: str | None = None,
 ) -> Dataset:
     folder = Path(text).expanduser().absolute()
     if not folder.is_dir():
@@ -297,7 +302,7 @@ def _open_folder(
             raise DataError(f"{str(manifest_path)!r} cannot be read ({error.strerror})") from error
         manifest = Manifest.from_json(content, repr(str(manifest_path)))
         places = {entry.name for entry in os.scandir(folder)}
-        if not any(shard.file in places for shard in manifest.shards):
+        if manifest.shards and not any(shard.file in places for shard in manifest.shards):
             raise DataError(f"{text!r} has a manifest, but none of its shards: copy them too, or run prepare again")
         return _dataset(text, manifest, str(folder), folder, image_size, channels)
     tars = sorted(str(entry) for entry in folder.iterdir() if _is_tar(entry.name))
@@ -305,7 +310,7 @@ def _open_folder(
         raise DataError(f"{text!r} has no {MANIFEST_NAME} and no .tar: give a folder of shards, which prepare makes")
     if any(Path(tar).with_suffix(".index").exists() for tar in tars):
         raise DataError(f"{text!r} has shards, but no {MANIFEST_NAME}: prepare did not finish there, run it again")
-    return _open_foreign(text, tars, image_size, channels, cache_directory(cache), None, on_damage)
+    return _open_foreign(text, tars, image_size, channels, cache_directory(cache), None, on_damage, image_member)
 
 
 def _open_remote(
@@ -367,13 +372,14 @@ def _open_foreign(
     cache: Path,
     cache_gib: float | None,
     on_damage: Literal["skip", "fail"],
+    image_member: str | None,
 ) -> Dataset:
     if is_url(places[0]):
-        manifest, indexes = index_remote(places, cache, cache_gib)
+        manifest, indexes = index_remote(places, cache, cache_gib, image_member)
     else:
         tars = [_local_tar(place) for place in places]
         places = [tar.place for tar in tars]
-        manifest, indexes = index_tars(tars, cache)
+        manifest, indexes = index_tars(tars, cache, image_member)
     if manifest.damage and on_damage == "fail":
         first, more = manifest.damage[0], len(manifest.damage) - 1
         rest = f" (and {more} more places)" if more else ""
@@ -410,7 +416,7 @@ def _local_tar(place: str) -> Tar:
 
 
 def _open_rooms(path: str, number: str, image_size: int | None, channels: int | None, cache: Path) -> Dataset:
-    if not number.isdecimal() or int(number) < 1:
+    if not is_whole(number) or int(number) < 1:
         raise DataError(f"data.path is {path!r}: take a number of rooms, as in rooms:20000")
     size = image_size or DEFAULT_IMAGE_SIZE
     if size not in IMAGE_SIZES:
@@ -441,7 +447,10 @@ def _checked(dataset: Dataset, image_size: int | None, channels: int | None) -> 
         raise DataError(f"{path!r}: shards hold grey images, model.channels is 3: set it to 1")
     if channels == 1 and dataset.channels == 3:
         raise DataError(f"{path!r}: shards hold colour images, model.channels is 1: prepare them again with --grey")
-    if sum(dataset.sizes) != dataset.count or not dataset.count:
+    if not dataset.count:
+        left_out = "its keep-list leaves out all of them" if dataset.manifest.keep else "its manifest lists none"
+        raise DataError(f"{path!r} has no images: {left_out}, so prepare it again")
+    if sum(dataset.sizes) != dataset.count:
         raise DataError(f"{path!r}: its shards hold {sum(dataset.sizes)} images, its manifest says {dataset.count}")
     return dataset
 

@@ -1,8 +1,9 @@
 """Shards that someone else made: WebDataset tars with no manifest, indexed on first use.
 
 A sample is a run of members with the same key: one image (``KEY.jpg``, ``.png``, ``.webp``, …, or ``.raw`` for plain
-uint8 values of one square size), and a label in ``KEY.cls`` or under "label" in ``KEY.json`` where there is one.
-Members of other kinds are passed over. Nothing is unpickled or run.
+uint8 values of one square size; of ``KEY.png`` and ``KEY.mask.png`` the plain one, unless `image_member` says which),
+and a label in ``KEY.cls`` or under "label" in ``KEY.json`` where there is one. Members of other kinds are passed over.
+Nothing is unpickled or run.
 
 What is damaged is left out and written down in the manifest; the samples in front of it and behind it are kept. A
 sample that may have lost its label with it is left out too, if the others of the set have labels.
@@ -11,7 +12,6 @@ sample that may have lost its label with it is left out too, if the others of th
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -22,17 +22,25 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.config import IMAGE_SIZES
+from dcgan_dist.config import IMAGE_SIZES, is_whole
 from dcgan_dist.data.cache import one_at_a_time
 from dcgan_dist.data.images import SUFFIXES, decode
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
-from dcgan_dist.data.tar_index import Fault, Member, scan
+from dcgan_dist.data.tar_index import (
+    WHICH_IMAGE,
+    Fault,
+    Member,
+    image_extensions,
+    scan,
+    several_images,
+    split_name,
+)
 from dcgan_dist.errors import DataError
 
 _IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
 _RAW = "raw"
-# As webdataset splits names: the key ends at the first dot of the file's name.
-_NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$", re.DOTALL)
+# Raised when what is found in the same tars changes.
+_REVISION = 2
 _LOOKED_AT = 16  # images whose size and colours tell what the set is
 _MOST_CLASSES = 1 << 16
 _MOST_FAULTS = 100  # that are written down of a tar
@@ -67,7 +75,7 @@ class _Sample:
     doubt: str = ""  # why its label may be lost
 
 
-def index_tars(tars: Sequence[Tar], cache: Path) -> tuple[Manifest, tuple[Path, ...]]:
+def index_tars(tars: Sequence[Tar], cache: Path, image_member: str | None = None) -> tuple[Manifest, tuple[Path, ...]]:
     """Return a manifest of tars that have none, and the index file of each; made once for each state of the tars.
 
     The manifest's image size is None, unless the images are raw; `made_with` has the size that the images have of
@@ -76,7 +84,7 @@ def index_tars(tars: Sequence[Tar], cache: Path) -> tuple[Manifest, tuple[Path, 
     Raises:
         DataError: no images, or raw images among others or of several sizes.
     """
-    states = [(tar.place, *tar.state) for tar in tars]
+    states = [_REVISION, image_member, *((tar.place, *tar.state) for tar in tars)]
     key = xxhash.xxh3_128_hexdigest(json.dumps(states).encode())
     folder = cache / "foreign" / key
     indexes = tuple(folder / f"{number:06d}.index" for number in range(len(tars)))
@@ -84,14 +92,14 @@ def index_tars(tars: Sequence[Tar], cache: Path) -> tuple[Manifest, tuple[Path, 
     with one_at_a_time(cache, key):
         if not manifest.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            made = _make(tars, indexes)
+            made = _make(tars, indexes, image_member)
             part = manifest.with_suffix(".part")
             part.write_text(made.to_json(), encoding="utf-8")
             part.rename(manifest)
     return Manifest.from_json(manifest.read_bytes(), str(manifest)), indexes
 
 
-def _make(tars: Sequence[Tar], indexes: Sequence[Path]) -> Manifest:
+def _make(tars: Sequence[Tar], indexes: Sequence[Path], image_member: str | None) -> Manifest:
     shards: list[Shard] = []
     tables: list[npt.NDArray[np.void]] = []
     labels: list[list[Label]] = []
@@ -101,7 +109,7 @@ def _make(tars: Sequence[Tar], indexes: Sequence[Path]) -> Manifest:
     others = 0
     for tar, index in zip(tars, indexes, strict=True):
         archive = tar.content()
-        samples, found = _read(archive)
+        samples, found = _read(archive, image_member)
         table = np.zeros(len(samples), dtype=RECORD)
         for row, sample in enumerate(samples):
             image, attributes = sample.image, sample.attributes
@@ -138,7 +146,8 @@ def _make(tars: Sequence[Tar], indexes: Sequence[Path]) -> Manifest:
     named = f"{tars[0].place!r}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
     if not count:
         first = f"; damage at byte {damage[0]['offset']}: it {damage[0]['reason']}" if damage else ""
-        raise DataError(f"{named}: no images (members such as KEY.jpg or KEY.png) are in there{first}")
+        members = "members such as KEY.jpg or KEY.png" if image_member is None else f"members KEY.{image_member}"
+        raise DataError(f"{named}: no images ({members}) are in there{first}")
     if raw_sizes and (others or len(raw_sizes) > 1):
         raise DataError(f"{named}: raw images are mixed with others, or of several sizes; prepare them as shards")
 
@@ -177,7 +186,7 @@ def _told(shard: str, faults: Sequence[Fault]) -> list[dict[str, Any]]:
     return told
 
 
-def _read(archive: memoryview) -> tuple[list[_Sample], list[Fault]]:
+def _read(archive: memoryview, image_member: str | None) -> tuple[list[_Sample], list[Fault]]:
     """Find the samples of a tar that have an image, and all that is wrong with it."""
     samples: list[_Sample] = []
     faults: list[Fault] = []
@@ -191,17 +200,17 @@ def _read(archive: memoryview) -> tuple[list[_Sample], list[Fault]]:
             faults.append(part)
             beside = part
             continue
-        match = _NAME.match(part.name)
-        if match is None:
+        name = split_name(part.name)
+        if name is None:
             continue
-        if match[1] != key:
+        if name[0] != key:
             if key is not None and found:
-                _add_sample(samples, faults, key, found, archive, beside)
+                _add_sample(samples, faults, key, found, archive, beside, image_member)
             # What lies between two samples may have been a part of either.
             last = max((member.offset for member in found.values()), default=0)
             beside = beside if beside is not None and beside.offset >= last else None
-            key, found = match[1], {}
-        extension = match[2].lower()
+            key, found = name[0], {}
+        extension = name[1]
         if extension in found:
             faults.append(Fault(part.offset, part.size, f"has {part.name!r} twice, again at byte {part.offset}"))
         else:
@@ -216,17 +225,19 @@ def _add_sample(
     found: dict[str, Member],
     archive: memoryview,
     beside: Fault | None,
+    image_member: str | None,
 ) -> None:
     """Add a sample to the others, unless it has no image or several, and what is wrong with it to the faults."""
-    images = [extension for extension in found if extension.rpartition(".")[2] in _IMAGES | {_RAW}]
+    images = image_extensions(found, _IMAGES | {_RAW}, image_member)
     if not images:
         return
     image = found[images[0]]
     if len(images) > 1 or image.size >= 1 << 32:
-        several = f"has {len(images)} images of the key {key!r} at byte {image.offset}"
-        large = f"has an image of {image.size} bytes at byte {image.offset}"
         lost = sum(found[extension].size for extension in images)
-        faults.append(Fault(image.offset, lost, several if len(images) > 1 else large))
+        if len(images) > 1:
+            faults.append(Fault(image.offset, lost, several_images(key, images), WHICH_IMAGE))
+        else:
+            faults.append(Fault(image.offset, lost, f"has an image of {image.size} bytes at byte {image.offset}"))
         return
     sample = _Sample(key, image, images[0].endswith(_RAW), attributes=found.get("json"))
     if beside is not None:
@@ -242,7 +253,7 @@ def _add_sample(
         sample.label = label if isinstance(label, int | str) else None
     if member := found.get("cls"):
         text = bytes(archive[member.offset : member.offset + member.size]).decode("utf-8", "replace").strip()
-        sample.label = int(text) if text.isdecimal() else text
+        sample.label = int(text) if is_whole(text) else text
     samples.append(sample)
 
 

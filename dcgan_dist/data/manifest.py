@@ -75,6 +75,7 @@ class Manifest:
         keep: which of the images count; None for all.
         damage: what was found damaged when shards made elsewhere were indexed, and is no part of the set, as
             ``{"shard": file, "offset": place, "bytes": lost, "reason": text}``.
+        single_class: name of the only folder of images, which is no label, since it tells none from another.
     """
 
     image_size: int | None
@@ -87,10 +88,14 @@ class Manifest:
     skipped: tuple[dict[str, str], ...] = ()
     keep: KeepList | None = None
     damage: tuple[dict[str, Any], ...] = ()
+    single_class: str = ""
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+        content = {"format": FORMAT, **asdict(self)}
+        if not self.single_class:
+            del content["single_class"]
+        return json.dumps(content, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Manifest:

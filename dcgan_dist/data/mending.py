@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import closing
 
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
 from dcgan_dist.data.places import LocalPlace, place_of
-from dcgan_dist.data.shard_writer import PartSamples, Recipe, ShardTask, make_shard, record_name
-from dcgan_dist.data.shards import check_same, made_with
+from dcgan_dist.data.shard_writer import PartSamples, Recipe, ShardTask, make_shard
+from dcgan_dist.data.shards import check_same, lock_folder, made_with
 from dcgan_dist.data.sources import Source, classes_of
 from dcgan_dist.errors import DataError, StorageError
 from dcgan_dist.parallel import TaskPool
@@ -36,32 +38,35 @@ def mend_shards(source: Source, recipe: Recipe, output: str, pool: TaskPool) -> 
     if parts is None:
         return []
     _, labels = classes_of(source.places() or (), source.classes)
+    work = place.folder / ".mending"
     tasks = [
         ShardTask(
             name=name,
             samples=PartSamples(part, labels, recipe),
             encoding=recipe.encoding,
-            place=place,
+            place=LocalPlace(work),
             is_there=False,
         )
         for number, part in enumerate(parts)
         if f"{(name := f'{recipe.name}-{number:06d}')}.tar" in damaged
     ]
     try:
-        with closing(pool.run(make_shard, tasks)) as results:
-            for task, made in zip(tasks, results, strict=True):
-                wanted = damaged[f"{task.name}.tar"]
-                if made.shard != wanted:
+        lock = lock_folder(work, output)
+        try:
+            with closing(pool.run(make_shard, tasks)) as results:
+                for task, made in zip(tasks, results, strict=True):
+                    wanted = damaged[f"{task.name}.tar"]
+                    if made.shard != wanted:  # what is left of the damaged shard stays
+                        raise DataError(
+                            f"{source.where} does not give the images of {wanted.file} any more: has it changed?"
+                        )
                     for name in (wanted.file, wanted.index):
-                        place.remove(name)
-                    raise DataError(
-                        f"{source.where} does not give the images of {wanted.file} any more: has it changed?"
-                    )
+                        (work / name).replace(place.folder / name)
+        finally:
+            shutil.rmtree(work)
+            os.close(lock)
     except OSError as error:
         raise StorageError(f"the shards of {output!r} cannot be written: {error.strerror or error}") from error
-    finally:
-        for task in tasks:
-            place.remove(record_name(task.name))
     return sorted(damaged)
 
 

@@ -22,6 +22,8 @@ from dcgan_dist.errors import DataError
 
 PART = ".part"  # end of the name of a file that is being written
 
+_WINDOWS_HIDDEN = ("thumbs.db", "desktop.ini")
+
 
 class Place(Protocol):
     """A folder, here or elsewhere."""
@@ -53,6 +55,11 @@ class Place(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is one that operating systems put into folders by themselves, such as ``.DS_Store``."""
+    return name.startswith(".") or name.lower() in _WINDOWS_HIDDEN
 
 
 def place_of(location: str) -> Place:

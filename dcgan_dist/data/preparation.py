@@ -44,6 +44,7 @@ def prepare(config: PrepareConfig, pool: TaskPool) -> None:
         seed=config.seed,
         split=config.split,
         only=only,
+        image_member=config.image_member,
     )
     _make(config, source, config.output, pool)
 

@@ -34,7 +34,9 @@ def copy_name(shard: Shard) -> str:
     return f"{shard.digest}-{shard.bytes}.tar"
 
 
-def index_remote(urls: Sequence[str], cache: Path, cache_gib: float | None) -> tuple[Manifest, tuple[Path, ...]]:
+def index_remote(
+    urls: Sequence[str], cache: Path, cache_gib: float | None, image_member: str | None = None
+) -> tuple[Manifest, tuple[Path, ...]]:
     """Return manifest and indexes of tars of which nothing is known but their addresses.
 
     Each is downloaded once for that, and then is a copy in the cache like others, which may go and be fetched again.
@@ -43,6 +45,7 @@ def index_remote(urls: Sequence[str], cache: Path, cache_gib: float | None) -> t
         urls: the tars.
         cache: this host's cache.
         cache_gib: most GiB of copies in it; None for as many as leave a tenth of the disk free.
+        image_member: see `index_tars`.
 
     Raises:
         DataError: a tar is not there, or there are no images in them.
@@ -70,7 +73,7 @@ def index_remote(urls: Sequence[str], cache: Path, cache_gib: float | None) -> t
             )
             for number, (url, state) in enumerate(zip(urls, states, strict=True))
         ]
-        manifest, indexes = index_tars(tars, cache)
+        manifest, indexes = index_tars(tars, cache, image_member)
     for shard, first in zip(manifest.shards, firsts, strict=True):
         with suppress(FileNotFoundError):
             first.rename(cache / COPIES / copy_name(shard))

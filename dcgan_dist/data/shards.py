@@ -16,8 +16,7 @@ import fcntl
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,10 +27,10 @@ import xxhash
 from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.data.images import JPEG_QUALITY
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
-from dcgan_dist.data.places import PART, LocalPlace, Place, RemotePlace, place_of, sync_folder
-from dcgan_dist.data.remote import check_scheme
+from dcgan_dist.data.places import PART, LocalPlace, Place, RemotePlace, is_hidden, place_of, sync_folder
+from dcgan_dist.data.remote import check_scheme, shown
 from dcgan_dist.data.shard_writer import PartSamples, Recipe, Samples, ShardTask, make_shard, record_name
-from dcgan_dist.data.sources import Part, Source, classes_of, nothing_found
+from dcgan_dist.data.sources import Folders, Part, Source, classes_of, nothing_found, single_class_of
 from dcgan_dist.data.spool import JOURNAL_NAME, SPOOL_NAME, Spool, fill_spool
 from dcgan_dist.errors import DataError, DcganDistError, InputError, StorageError, Unreachable
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
@@ -88,11 +87,17 @@ def check_same(manifest: Manifest, wanted: dict[str, Any], where: str) -> None:
     Raises:
         DataError: they were not; it names what differs.
     """
-    has = manifest.made_with
-    differing = [key for key in (has | wanted) if has.get(key) != wanted.get(key)]
+    differing = _differing(manifest.made_with, wanted)
     if differing:
-        told = "; ".join(f"{key} there {has.get(key)!r}, now {wanted.get(key)!r}" for key in differing)
-        raise DataError(f"output {where!r} holds shards made with other settings ({told}): name another folder")
+        raise DataError(f"output {where!r} holds shards made with other settings ({differing}): name another folder")
+
+
+def _differing(has: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Return which settings differ, in words; "" where none does."""
+    keys = [key for key in (has | wanted) if has.get(key) != wanted.get(key)]
+    if keys == ["input_digest"]:
+        return "the content of the input has changed"
+    return "; ".join(f"{key} there {has.get(key)!r}, now {wanted.get(key)!r}" for key in keys)
 
 
 def find_finished(output: str | Path, wanted: dict[str, Any]) -> Manifest | None:
@@ -109,8 +114,9 @@ def find_finished(output: str | Path, wanted: dict[str, Any]) -> Manifest | None
         raise DataError(f"output {where!r} is a file: name a folder")
     names = place.names()
     if MANIFEST_NAME not in names:
-        if names and not (isinstance(place, RemotePlace) and SETTINGS_NAME in names):
-            raise DataError(f"output {where!r} holds other files: name a new or empty folder")
+        other = next((name for name in sorted(names) if not is_hidden(name)), None)
+        if other is not None and not (isinstance(place, RemotePlace) and SETTINGS_NAME in names):
+            raise DataError(f"output {where!r} holds other files, such as {other!r}: name a new or empty folder")
         return None
     manifest = Manifest.from_json(place.read(MANIFEST_NAME), f"{where}/{MANIFEST_NAME}")
     check_same(manifest, wanted, where)
@@ -157,7 +163,7 @@ def write_shards(
     with _unfinished(str(output), settings) as work:
         finished = find_finished(output, settings)
         if finished is not None:  # by another process, between the first look and the lock
-            shutil.rmtree(work.folder)
+            work.give_up()
             return finished
         try:
             job = _Job(source, recipe, work, max_bad, report)
@@ -188,6 +194,7 @@ class _Work:
         output: the folder or URL that was asked for.
         folder: of this host, locked for this process: of the shards if they stay here, and of the spool.
         place: of the shards.
+        name: first part of their names.
         names: the files that a former run left at `place`.
         finished: how many shards are finished, with nothing said against them.
     """
@@ -195,6 +202,7 @@ class _Work:
     output: str
     folder: Path
     place: Place
+    name: str
     names: set[str]
     finished: int = 0
 
@@ -205,12 +213,20 @@ class _Work:
         place, target = self.place, place_of(self.output)
         if isinstance(target, LocalPlace):
             sync_folder(self.folder)
+            for name in filter(is_hidden, target.names()):  # a folder with anything in it cannot be replaced
+                (target.folder / name).rename(self.folder / name)
             self.folder.rename(target.folder.resolve())
             sync_folder(target.folder.parent)
             place = target
         else:
-            shutil.rmtree(self.folder)
-        _clear_up(place, place.names(), manifest.made_with["name"])
+            self.give_up()
+        _clear_up(place, place.names(), self.name)
+
+    def give_up(self) -> None:
+        """Remove the folder of this host, unless somebody else has put something into it."""
+        _clear(LocalPlace(self.folder), self.name)
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 def _of_set(name: str, ends: str = "json|tar|index") -> re.Pattern[str]:
@@ -245,58 +261,76 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
         lock = lock_folder(folder, output)
     except OSError as error:
         raise DataError(f"output {output!r} cannot be written: {error.strerror}") from error
-    work = None
+    work, was_there = None, False
     try:
-        text = json.dumps(settings, sort_keys=True).encode()
         here = LocalPlace(folder)
         try:
             for each in {here, place}:
-                _resume_or_clear(each, text)
+                was_there |= _resume(each, settings, output)
         except OSError as error:
             raise StorageError(f"output {output!r} cannot be written: {error.strerror}") from error
-        work = _Work(output, folder, place, place.names())
+        work = _Work(output, folder, place, settings["name"], place.names())
         yield work
     except BaseException as error:
-        # What was made of input that cannot be used is of no use, unless it is good shards.
+        # What was made of input that cannot be used is of no use, unless it is good shards or a former run's work.
         is_useless = isinstance(error, InputError) and not isinstance(error, Unreachable)
         with suppress(DcganDistError, OSError):
             has_shards = any(map(_of_set(settings["name"], "json").fullmatch, place.names()))
             has_spool = (folder / JOURNAL_NAME).exists() and (folder / JOURNAL_NAME).stat().st_size > 0
-            if (work is None or not work.finished) if is_useless else not (has_shards or has_spool):
-                _clear(place)
-                shutil.rmtree(folder, ignore_errors=True)
-                for above in missing:
-                    above.rmdir()
+            is_kept = work is None or work.finished or was_there if is_useless else has_shards or has_spool
+            if not is_kept:
+                for each in {here, place}:
+                    _clear(each, settings["name"])
+            folder.rmdir()
+            for above in missing:
+                above.rmdir()
         raise
     finally:
         os.close(lock)
 
 
-def _resume_or_clear(place: Place, settings: bytes) -> None:
-    """Keep what was made with these settings, and clear anything else away."""
+def _resume(place: Place, settings: dict[str, Any], output: str) -> bool:
+    """Return whether a former run has left work with these settings; where it left none, write down the settings.
+
+    Raises:
+        DataError: there is work that was made with other settings, or that nothing is known of.
+    """
     names = place.names()
-    with suppress(DataError):
-        if SETTINGS_NAME in names and place.read(SETTINGS_NAME) == settings:
-            for name in names:
-                if name.endswith(PART):
-                    place.remove(name)
-            return
-    _clear(place)
+    if SETTINGS_NAME in names:
+        way_out = f"name another output, or remove {shown(str(place))!r} to give up that work"
+        try:
+            has = json.loads(place.read(SETTINGS_NAME))
+            differing = _differing(has, json.loads(json.dumps(settings)))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise DataError(
+                f"output {output!r}: the {SETTINGS_NAME} of its unfinished work is damaged: {way_out}"
+            ) from error
+        if differing:
+            raise DataError(
+                f"output {output!r} was begun with other settings, and is unfinished ({differing}): run it again "
+                f"with those to finish it, {way_out}"
+            )
+    else:
+        other = next((name for name in sorted(names) if not is_hidden(name)), None)
+        if other is not None:
+            raise DataError(f"output {output!r}: {str(place)!r} holds other files, such as {other!r}: move it away")
+    for name in names:
+        if name.startswith(".") and name.endswith(PART):
+            place.remove(name)
+    if SETTINGS_NAME in names:
+        return True
     with place.new(SETTINGS_NAME) as file:
-        file.write(settings)
+        file.write(json.dumps(settings, sort_keys=True).encode())
+    return False
 
 
-def _clear(place: Place) -> None:
-    if isinstance(place, LocalPlace):
-        for path in place.folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        return
+def _clear(place: Place, name: str) -> None:
+    """Remove what a run has made of an unfinished set, and nothing else."""
+    is_ours = _of_set(name).fullmatch
     names = place.names()
-    if SETTINGS_NAME in names:  # else nothing there is of an unfinished set
-        with suppress(ValueError, KeyError, TypeError):
-            for name in filter(_of_set(json.loads(place.read(SETTINGS_NAME))["name"]).fullmatch, names):
-                place.remove(name)
-        place.remove(SETTINGS_NAME)
+    for ours in [*sorted(filter(is_ours, names)), SPOOL_NAME, JOURNAL_NAME, SETTINGS_NAME]:
+        if ours in names:
+            place.remove(ours)
 
 
 def lock_folder(work: Path, output: str) -> int:
@@ -339,7 +373,7 @@ class _Job:
         """Make what is not there yet, and return the manifest of the whole."""
         recipe = self._recipe
         parts = self._source.parts(recipe.shard_size, recipe.seed, recipe.count)
-        classes = self._from_spool(pool) if parts is None else self._from_parts(parts, pool)
+        classes, folders = self._from_spool(pool) if parts is None else self._from_parts(parts, pool)
         self._check_bad(self._done + self._bad)
         return Manifest(
             image_size=recipe.image_size,
@@ -350,15 +384,17 @@ class _Job:
             shards=tuple(self._shards),
             made_with=settings,
             skipped=tuple(self._skipped),
+            single_class="" if classes else single_class_of(folders),
         )
 
-    def _from_parts(self, parts: Sequence[Part], pool: TaskPool) -> tuple[str, ...]:
+    def _from_parts(self, parts: Sequence[Part], pool: TaskPool) -> tuple[tuple[str, ...], Collection[Folders]]:
         total, wanted = sum(part.count for part in parts), self._recipe.count
         if not total:
             raise nothing_found(self._source)
         if wanted is not None and total < wanted:
             raise _too_few(self._source, total, wanted)
-        classes, labels = classes_of(self._source.places() or (), self._source.classes)
+        folders = self._source.places() or ()
+        classes, labels = classes_of(folders, self._source.classes)
         tasks = self._tasks(PartSamples(part, labels, self._recipe) for part in parts)
         seen = 0
         with closing(pool.run(make_shard, tasks)) as results:
@@ -372,9 +408,9 @@ class _Job:
                 self._check_bad(total)
                 self._work.finished += 1
                 self._tell(seen / total)
-        return classes
+        return classes, folders
 
-    def _from_spool(self, pool: TaskPool) -> tuple[str, ...]:
+    def _from_spool(self, pool: TaskPool) -> tuple[tuple[str, ...], Collection[Folders]]:
         source, recipe = self._source, self._recipe
         known = source.count if recipe.count is None else recipe.count
 
@@ -402,7 +438,7 @@ class _Job:
                 self._shards += [] if finished.shard is None else [finished.shard]
                 self._work.finished += 1
                 self._tell(1 - _FILLING * (1 - number / count))
-        return classes
+        return classes, spool.folders
 
     def _tasks(self, all_samples: Iterator[Samples]) -> Iterator[ShardTask]:
         for number, samples in enumerate(all_samples):

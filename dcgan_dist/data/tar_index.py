@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,39 @@ class Member:
     name: str
     offset: int
     size: int
+
+
+# As webdataset splits names: the key ends at the first dot of the file's name.
+_SAMPLE_NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$", re.DOTALL)
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Return the key and the extension (in small letters, without its dot) of a WebDataset member; None for no such."""
+    match = _SAMPLE_NAME.match(name)
+    return None if match is None else (match[1], match[2].lower())
+
+
+def image_extensions(extensions: Iterable[str], image_types: Collection[str], chosen: str | None) -> list[str]:
+    """Return which members of a sample may be its image: that of the extension `chosen`, if any was.
+
+    Else those of an image type, and of these only plain ones (`png`) where there are any beside others (`mask.png`).
+    """
+    if chosen is not None:
+        return [extension for extension in extensions if extension == chosen]
+    images = [extension for extension in extensions if extension.rpartition(".")[2] in image_types]
+    return [extension for extension in images if "." not in extension] or images
+
+
+def several_images(key: str, extensions: Sequence[str]) -> str:
+    """Return what is wrong with a sample of which several members may be the image."""
+    named = ", ".join(extensions[:3]) + (", …" if len(extensions) > 3 else "")
+    return f"has {len(extensions)} images of the key {key!r} ({named})"
+
+
+WHICH_IMAGE = (
+    "choose one by image_member, such as png; or rename the files, since WebDataset ends a key at the first dot of a "
+    "name (img.0001.png has the key 'img'), or prepare them with --source folder"
+)
 
 
 @dataclass(frozen=True)

@@ -90,18 +90,26 @@ class GeneratorEvaluation:
         space = "inception" if self.is_inception else "random-conv-v1"
         return "/".join([space, f"{self.count}-images"] + [f"seed-{self.config.seed}"] * (self.config.seed != 0))
 
-    def _open(self, path: str | None, task: str = "folder", split: Literal["train", "test"] = "train") -> Dataset:
+    def _open(
+        self,
+        path: str | None,
+        task: str = "folder",
+        split: Literal["train", "test"] = "train",
+        image_member: str | None = None,
+    ) -> Dataset:
         size, channels = self.model.image_size, self.model.channels
         assert size is not None
         assert channels is not None
-        return open_labelled(path, task, image_size=size, channels=channels, cache=self.cache, split=split)
+        return open_labelled(
+            path, task, image_size=size, channels=channels, cache=self.cache, split=split, image_member=image_member
+        )
 
     def _open_data(self) -> Dataset:
         if self.config.data is not None:
             return self._open(self.config.data)
-        path = str(self.run.get("data", {}).get("path"))
+        about = self.run.get("data", {})
         try:
-            return self._open(path)
+            return self._open(str(about.get("path")), image_member=about.get("image_member"))
         except DataError as error:
             raise DataError(f"{error}; the run was trained there: give --data PATH") from error
 

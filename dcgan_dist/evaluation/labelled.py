@@ -47,6 +47,7 @@ def open_labelled(
     channels: int,
     cache: Path,
     split: Literal["train", "test"] = "train",
+    image_member: str | None = None,
 ) -> Dataset:
     """Open the images of a task.
 
@@ -58,6 +59,7 @@ def open_labelled(
         channels: what the discriminator takes.
         cache: folder of the shards that are made.
         split: which part of CIFAR-10, SVHN or MNIST, where the path has both.
+        image_member: extension of the images in tars made elsewhere.
 
     Raises:
         DataError: there is nothing there, or it has other channels.
@@ -68,7 +70,8 @@ def open_labelled(
         rooms = room_source(SCORED_ROOMS, SCORED_ROOMS_SEED)
         dataset = _made(rooms, "rooms", image_size, channels, cache)
     elif _is_shards(path):
-        dataset = open_dataset(path, image_size=image_size if path.startswith("rooms:") else None, cache=cache)
+        size = image_size if path.startswith("rooms:") else None
+        dataset = open_dataset(path, image_size=size, cache=cache, image_member=image_member)
         if dataset.fitted:  # images of any size, made to measure when they are read
             dataset = replace(dataset, image_size=image_size)
     else:
@@ -158,12 +161,14 @@ def class_labels(dataset: Dataset) -> Labels:
     """
     labels = dataset.labels()
     found = np.unique(labels[labels >= 0])
-    if not len(found):
+    name = dataset.manifest.single_class
+    if not len(found) and not name:
         raise DataError(f"{dataset.path!r} has no labels: give a folder with one sub-folder a class, or shards of it")
-    if len(found) == 1:
+    if len(found) < 2:
         names = dataset.classes
-        name = names[found[0]] if found[0] < len(names) else str(found[0])
-        raise DataError(f"{dataset.path!r} has images of one class only ({name}): a score needs two or more")
+        if len(found):
+            name = names[found[0]] if found[0] < len(names) else str(found[0])
+        raise DataError(f"{dataset.path!r} has one class ({name}): a score needs images of two or more")
     return labels
 
 

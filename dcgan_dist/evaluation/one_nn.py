@@ -203,7 +203,8 @@ class OneNearestNeighbour:
         self._names = tuple(map(str, run.get("environment", {}).get("classes", ())))
         path = config.data or str(run.get("data", {}).get("path"))
         test_path = self._test_path(path)
-        train, test = self._open(path, "train"), self._open(test_path, "test")
+        member = None if config.data else run.get("data", {}).get("image_member")
+        train, test = self._open(path, "train", member), self._open(test_path, "test")
         of_rooms = all(data.path.startswith("rooms:") for data in (train, test))  # both from room 0 on
         if of_rooms or test.digest == train.digest:
             raise DataError(f"test_data {test.path!r} holds the images of data {path!r}: take others")
@@ -228,11 +229,13 @@ class OneNearestNeighbour:
             "trained on"
         )
 
-    def _open(self, path: str | None, split: Literal["train", "test"]) -> Dataset:
+    def _open(self, path: str | None, split: Literal["train", "test"], image_member: str | None = None) -> Dataset:
         """Open a set, and see that it has the run's classes."""
         size, channels = self._extractor.image_size, self._extractor.channels
         kind = "rooms" if path is None else kind_of(path)
-        data = open_labelled(path, kind, image_size=size, channels=channels, cache=self._cache, split=split)
+        data = open_labelled(
+            path, kind, image_size=size, channels=channels, cache=self._cache, split=split, image_member=image_member
+        )
         classes = self.model.classes or 0
         found = int(class_labels(data).max()) + 1
         if found > classes:

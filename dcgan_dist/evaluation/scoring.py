@@ -118,10 +118,10 @@ class Evaluation:
 
     def _questions(self) -> list[_Question]:
         config, data, test = self.config, self.data, self.test_data
-        if test is not None and test.classes != data.classes:
-            raise DataError(f"test_data {test.path!r} has other classes than data {data.path!r}")
         labels = self._labels(data)
         tests: dict[str, Labels] = {} if test is None else self._labels(test)
+        if test is not None and test.classes != data.classes:
+            raise DataError(f"test_data {test.path!r} has other classes than data {data.path!r}")
         validation = config.validation
         if validation is None and config.task == "svhn" and len(labels["class"]) >= 2 * _SVHN_VALIDATION:
             validation = _SVHN_VALIDATION
@@ -414,9 +414,10 @@ def measured(
     """
     about = run.get("data", {})
     path = config.unlabelled or str(about.get("path"))
-    is_rooms = path.startswith("rooms:")
+    size = trained.image_size if path.startswith("rooms:") else None
+    member = None if config.unlabelled else about.get("image_member")
     try:
-        dataset = open_dataset(path, image_size=trained.image_size if is_rooms else None, cache=config.cache)
+        dataset = open_dataset(path, image_size=size, cache=config.cache, image_member=member)
     except DataError as error:
         raise DataError(f"{error}; batch-norm statistics are measured there: give --unlabelled PATH") from error
     if dataset.channels != trained.channels:

@@ -220,7 +220,7 @@ def divide(
         where: the set in words, for messages.
 
     Raises:
-        DataError: too few images.
+        DataError: too few images, or none of a second class to train on.
     """
     usable = np.flatnonzero(labels >= 0)
     order = usable[permutation(len(usable), seed, "division")]
@@ -234,6 +234,10 @@ def divide(
         )
     # The test images come first, so that the validation's size does not change which they are.
     parts = np.split(order, [held, held + chosen_by])
+    if len(np.unique(labels[parts[2]])) < 2:
+        raise DataError(
+            f"{where} has one class among the {left} images to train on: a score needs images of two or more"
+        )
     classes = int(labels.max()) + 1
     if test_labels is None:
         return Partition(parts[2], parts[1], parts[0], labels, labels, classes)

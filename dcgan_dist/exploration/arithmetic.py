@@ -20,6 +20,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from dcgan_dist.config import is_whole
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, NeedsChoice
 from dcgan_dist.evaluation.tasks import Z95
@@ -138,7 +139,7 @@ def parse_formula(text: str) -> list[Term]:
 
 def _numbers(name: str, text: str) -> list[int]:
     words = text.replace(" ", "").split(",")
-    if not all(word.isdecimal() and 1 <= int(word) <= _MOST_EXEMPLARS for word in words):
+    if not all(is_whole(word) and 1 <= int(word) <= _MOST_EXEMPLARS for word in words):
         raise ConfigError(f"{name} is {text!r}: list numbers of exemplars from 1 to {_MOST_EXEMPLARS}, such as 1,3")
     return sorted({int(word) for word in words})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def boxes_page(run: Trained, images: Pixels, region: str, label: str | None) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["quote"] = shlex.quote
     return environment.get_template("boxes.html").render(
         about=boxes_content(run, {}, label),
         region=region,

@@ -62,8 +62,8 @@ class EvolutionConfig(FigureConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("count", "rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: take 1 or more")
+            if not 1 <= getattr(self, name) <= 200:
+                raise ConfigError(f"{name} is {getattr(self, name)}: take 1 to 200")
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,16 @@ from typing import Any, Literal
 
 import torch
 
+from dcgan_dist.config import check_numbers, is_whole
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.exploration.drawing import Canvas
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.results.storage import Mirror, parse_location, to_json, write_atomically, writing
 
 FOLDER = "figures"
+
+
+_FILES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".html", ".json", ".mp4", ".txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +42,13 @@ class FigureConfig:
     """Folder of what can be made again. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
 
     def __post_init__(self) -> None:
-        if self.step != "latest" and not self.step.isdecimal():
+        check_numbers(self)
+        if self.step != "latest" and not is_whole(self.step):
             raise ConfigError(f"step is {self.step!r}: take a step, or latest")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is {self.seed}: take a whole number in [0, 2**32)")
+        if self.output is not None and self.output.lower().endswith(_FILES):
+            raise ConfigError(f"output is {self.output!r}: name a folder, and the files in it by --name")
         if self.name is not None and (not self.name or set(self.name) & set("/\\\0") or self.name.startswith(".")):
             raise ConfigError(f"name is {self.name!r}: take one that is no path and does not start with a dot")
 

@@ -63,11 +63,11 @@ class NeighboursConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("count", "nearest"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: take 1 or more")
-        if self.compared < _FEWEST:
-            raise ConfigError(f"compared is {self.compared}: take {_FEWEST} or more")
+        for name, most in (("count", 200), ("nearest", 20)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)}: take 1 to {most}")
+        if not _FEWEST <= self.compared <= 10**5:
+            raise ConfigError(f"compared is {self.compared}: take {_FEWEST} to 100,000")
         if self.images is not None and self.images < _FEWEST:
             raise ConfigError(f"images is {self.images}: take {_FEWEST} or more")
 

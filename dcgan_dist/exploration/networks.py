@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dcgan_dist.config import ModelConfig
+from dcgan_dist.config import ModelConfig, is_whole
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, DataError, RunDirectoryError
@@ -156,9 +156,16 @@ class Trained:
         Raises:
             DataError: they are not there, or have other channels.
         """
-        chosen = str(self.settings.get("data", {}).get("path")) if path is None else path
+        about = self.settings.get("data", {}) if path is None else {"path": path}
         try:
-            return open_labelled(chosen, "folder", image_size=self.image_size, channels=self.channels, cache=self.cache)
+            return open_labelled(
+                str(about.get("path")),
+                "folder",
+                image_size=self.image_size,
+                channels=self.channels,
+                cache=self.cache,
+                image_member=about.get("image_member"),
+            )
         except DataError as error:
             if path is not None:
                 raise
@@ -234,7 +241,7 @@ def parse_ids(name: str, text: str, of: str = "numbers of samples as on the shee
     ids: list[int] = []
     for word in text.replace(" ", "").split(","):
         first, dash, last = word.partition("-")
-        if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
+        if not is_whole(first) or (dash and not (is_whole(last) and int(last) >= int(first))):
             raise ConfigError(f"{name} is {text!r}: list {of}, such as 3,17,20-25")
         if int(last or first) >= 2**40 or int(last or first) - int(first) + len(ids) >= _MOST_IDS:
             raise ConfigError(f"{name} is {text!r}: list {_MOST_IDS:,} at most, with numbers below 2**40")

@@ -53,12 +53,14 @@ class WalkConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.points < 2:
-            raise ConfigError(f"points is {self.points}: take 2 or more")
-        if self.between < 0:
-            raise ConfigError(f"between is {self.between}: take 0 or more")
+        if not 2 <= self.points <= 100:
+            raise ConfigError(f"points is {self.points}: take 2 to 100")
+        if not 0 <= self.between <= 40:
+            raise ConfigError(f"between is {self.between}: take 0 to 40")
         if self.frames <= self.between:
             raise ConfigError(f"frames is {self.frames}, but between is {self.between}: take more frames than that")
+        if self.frames > 200:
+            raise ConfigError(f"frames is {self.frames}: take 200 or fewer")
         check_film(self.animation)
 
 

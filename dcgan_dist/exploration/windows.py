@@ -12,6 +12,7 @@ inside them.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,8 +75,8 @@ class WindowsConfig(FigureConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_region_name(self.region_name)
-        if self.samples < 2:
-            raise ConfigError(f"samples is {self.samples}: take 2 or more")
+        if not 2 <= self.samples <= 20000:
+            raise ConfigError(f"samples is {self.samples}: take 2 to 20,000")
         if self.layer is not None and self.layer < 1:
             raise ConfigError(f"layer is {self.layer}: the layers are numbered from 1, next to z")
         if self.strongest is not None and self.strongest < 1:
@@ -269,8 +270,8 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
             raise ConfigError(f"samples is {config.samples}, and none of them has a window: take more, or a later step")
     else:
         raise NeedsChoice(
-            f"boxes is missing: make a page with `explore boxes --run {run.location}`, draw a box around each "
-            f"{region}, and give the file that it saves as --boxes FILE"
+            f"boxes is missing: make a page with `explore boxes --run {shlex.quote(run.location)}`, draw a box around "
+            f"each {region}, and give the file that it saves as --boxes FILE"
         )
     found = _fit(run, layer, boxes, label)
     maps = found.maps(config.strongest)

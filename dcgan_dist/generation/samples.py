@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dcgan_dist.config import ModelConfig
+from dcgan_dist.config import ModelConfig, is_whole
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.models.family import family_of
@@ -190,7 +190,7 @@ def class_number(label: str, names: tuple[str, ...], location: str, family: str)
         )
     if label in names:
         return names.index(label)
-    if label.isdecimal() and int(label) < len(names):
+    if is_whole(label) and int(label) < len(names):
         return int(label)
     numbers = ", ".join(f"{number}" if name == str(number) else f"{number} {name}" for number, name in enumerate(names))
     told = numbers if len(names) <= 20 else f"0 to {len(names) - 1}, or a name such as {names[0]!r}"

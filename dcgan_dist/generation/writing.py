@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.data.images import MAX_PIXELS, Encoding, Pixels, encode
+from dcgan_dist.config import GRID_PIXELS
+from dcgan_dist.data.images import Encoding, Pixels, encode
 from dcgan_dist.data.manifest import KEEP_NAME, MANIFEST_NAME
 from dcgan_dist.data.places import LocalPlace, place_of, sync_folder
 from dcgan_dist.data.remote import is_url
@@ -38,8 +39,13 @@ SHARD_SIZE = 32 * BLOCK
 _GAP = 2  # pixels between the images of a grid
 # Files that `sample` writes, or that belong to a set of shards: nothing else is ever overwritten.
 _OWN_FILES = re.compile(rf"\d{{8,}}\.png|.+-\d{{6,}}\.(tar|index)|{MANIFEST_NAME}|{re.escape(KEEP_NAME)}")
-_OTHER_FILES = re.compile(r".+\.(jpe?g|gif|webp|bmp|tiff?|zip|tgz|gz|npy|pt|h5|parquet|csv)", re.IGNORECASE)
-_SHARD_NAMES = re.compile(r"(?P<name>.+?)(-%0\d+d|-\d+)?\.tar")
+_SUFFIX = re.compile(r".*\.[A-Za-z]\w*")
+_PATTERN = re.compile(r"%\d*[A-Za-z]")
+_SHARD_NAMES = re.compile(r"((?P<name>[^%]+?)(-%0\d+d|-\d+)?|%0\d+d)\.tar")
+_FORMS = (
+    "name FILE.png for a grid, FILE.npz for arrays, DIR/NAME-%06d.tar for shards in a folder of their own, or a folder "
+    "of images (one with a suffix: NAME.SUFFIX/)"
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ def output_of(path: str, form: Form | None = None) -> Output:
         form: what it means in place of that.
 
     Raises:
-        ConfigError: a folder of images as a URL, a grid or an archive that is named as something else.
+        ConfigError: a folder of images as a URL, a grid or an archive that is named as something else, or a name that
+            says nothing of its form.
     """
     head, _, last = path.rstrip("/").rpartition("/")
     shard = _SHARD_NAMES.fullmatch(last)
@@ -80,16 +87,14 @@ def output_of(path: str, form: Form | None = None) -> Output:
         end = "png" if form == "grid" else "npz"
         raise ConfigError(f"output is {path!r} and format is {form!r}: name a file that ends in .{end}")
     form = form or guessed
-    if form == "folder" and _OTHER_FILES.fullmatch(last):
-        raise ConfigError(
-            f"output is {path!r}: name FILE.png for a grid, FILE.npz for arrays, DIR/NAME-%06d.tar for shards, or a "
-            "folder"
-        )
+    has_suffix = guessed == "folder" and _SUFFIX.fullmatch(last) and not path.endswith("/")
+    if not path or has_suffix or (shard is None and _PATTERN.search(last)):
+        raise ConfigError(f"output is {path!r}: {_FORMS}")
     if form == "folder" and is_url(path):
         raise ConfigError(f"output is {path!r}, a folder of images on remote storage: take --format shards, or .npz")
     if shard is not None:
         folder = head or ("/" if path.startswith("/") else ".")
-        return Output("shards", folder, shard["name"])
+        return Output("shards", folder, shard["name"] or Output.name)
     return Output(form, path.rstrip("/") if form in ("grid", "npz") else path)
 
 
@@ -104,7 +109,8 @@ def refuse_existing(output: Output, overwrite: bool) -> None:
     if not found:
         return
     if not overwrite:
-        raise ConfigError(f"output {output.path!r} exists: name another one, or give --overwrite to replace it")
+        forms = f" ({_FORMS})" if output.form == "shards" else ""
+        raise ConfigError(f"output {output.path!r} exists: name another one, or give --overwrite to replace it{forms}")
     if is_url(output.path):
         return
     path = Path(output.path)
@@ -114,10 +120,14 @@ def refuse_existing(output: Output, overwrite: bool) -> None:
         return
     if not path.is_dir() or path.is_symlink():
         raise ConfigError(f"output {output.path!r} is no folder: name another one")
-    others = (Path(top) / name for top, _, names in os.walk(path) for name in names if not _OWN_FILES.fullmatch(name))
-    other = next(others, None)
+    _refuse_others(path)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Check that a folder holds nothing but what `sample` and `prepare` write, since it is to be replaced."""
+    other = next((name for _, _, names in os.walk(folder) for name in names if not _OWN_FILES.fullmatch(name)), None)
     if other is not None:
-        raise ConfigError(f"output {output.path!r} holds other files, such as {other.name!r}: name another folder")
+        raise ConfigError(f"output {str(folder)!r} holds other files, such as {other!r}: name another folder")
 
 
 def _stands_at_url(output: Output) -> bool:
@@ -166,11 +176,11 @@ def write_samples(
     refuse_existing(output, overwrite)
     try:
         if output.form == "grid":
-            _write_grid(samples, count, output, pool, report)
+            _write_grid(samples, count, output, pool, report, overwrite)
         elif output.form == "npz":
-            _write_npz(samples, count, output, pool, report)
+            _write_npz(samples, count, output, pool, report, overwrite)
         elif output.form == "folder":
-            _write_folder(samples, count, output, pool, report)
+            _write_folder(samples, count, output, pool, report, overwrite)
         else:
             _write_shards(samples, count, output, pool, report, encoding)
     except OSError as error:
@@ -218,11 +228,11 @@ def _all_images(samples: Samples, count: int, pool: TaskPool, report: Report) ->
 # --- a grid, an archive -----------------------------------------------------------------------------------------------
 
 
-def _write_grid(samples: Samples, count: int, output: Output, pool: TaskPool, report: Report) -> None:
+def _write_grid(samples: Samples, count: int, output: Output, pool: TaskPool, report: Report, overwrite: bool) -> None:
     size, channels = samples.model.image_size, samples.model.channels
     assert size is not None
     assert channels is not None
-    most = MAX_PIXELS // (size + _GAP) ** 2
+    most = GRID_PIXELS // (size + _GAP) ** 2
     if count > most:
         raise ConfigError(f"count is {count}: a grid of images of {size} pixels has at most {most:,}; take a folder")
     labels = samples.labels(0, count)
@@ -234,8 +244,7 @@ def _write_grid(samples: Samples, count: int, output: Output, pool: TaskPool, re
         order = in_class_rows(labels, columns)
         blank = np.full((1, *images.shape[1:]), 255, np.uint8)
         images = np.concatenate([images, blank])[order]
-    folder, name = _place_and_name(output.path)
-    with _new(folder, name) as file:
+    with _new(output, overwrite) as file:
         file.write(encode(make_grid(images, columns, _GAP), "png"))
 
 
@@ -255,14 +264,13 @@ def in_class_rows(labels: Labels, columns: int) -> npt.NDArray[np.int64]:
     return np.concatenate(rows)
 
 
-def _write_npz(samples: Samples, count: int, output: Output, pool: TaskPool, report: Report) -> None:
+def _write_npz(samples: Samples, count: int, output: Output, pool: TaskPool, report: Report, overwrite: bool) -> None:
     """Write `images` (count, S, S, C) and their `z` (count, z_dim).
 
     Of a conditional run also `labels` (count,), and the names of its `classes`.
     """
     size, channels = samples.model.image_size, samples.model.channels
-    folder, name = _place_and_name(output.path)
-    with _new(folder, name) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with _new(output, overwrite) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         if samples.is_conditional:
             stretches = (samples.labels(part.start, part.stop) for part in _stretches(samples, count))
             _add_array(archive, "labels", (count,), "<i8", stretches)
@@ -289,20 +297,24 @@ def _add_array(
 
 
 @contextmanager
-def _new(folder: str, name: str) -> Iterator[Any]:
-    """Give a file to write to, which replaces what has its name when all of it is there."""
+def _new(output: Output, overwrite: bool) -> Iterator[Any]:
+    """Give a file to write to, which gets its name when all of it is there."""
+    folder, name = _place_and_name(output.path)
     place = place_of(folder)
     if isinstance(place, LocalPlace):
         place.folder.mkdir(parents=True, exist_ok=True)
     with place.new(name) as file:
         yield file
+        refuse_existing(output, overwrite)  # it may have come meanwhile
 
 
 # --- a folder ---------------------------------------------------------------------------------------------------------
 
 
-def _write_folder(samples: Samples, count: int, output: Output, pool: TaskPool, report: Report) -> None:
-    with _new_folder(output.path) as folder, closing(pool.run(_encoded, _stretches(samples, count))) as results:
+def _write_folder(
+    samples: Samples, count: int, output: Output, pool: TaskPool, report: Report, overwrite: bool
+) -> None:
+    with _new_folder(output, overwrite) as folder, closing(pool.run(_encoded, _stretches(samples, count))) as results:
         places = [folder]
         if samples.is_conditional:
             places = [folder / _folder_name(number, name) for number, name in enumerate(samples.class_names)]
@@ -322,15 +334,21 @@ def _folder_name(number: int, name: str) -> str:
 
 
 @contextmanager
-def _new_folder(path: str) -> Iterator[Path]:
+def _new_folder(output: Output, overwrite: bool) -> Iterator[Path]:
     """Give a new folder: it gets its name at the end of the block, in place of what had it, or goes if that fails."""
-    target = Path(path).absolute()
-    folder = target.with_name(f".{target.name}.unfinished")
+    target = Path(output.path).absolute()
+    folder = target.with_name(f".{target.name}.sampling")  # not the one that `write_shards` works in
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(folder, path)
+    lock = lock_folder(folder, output.path)
+    try:
+        _refuse_others(folder)
+    except ConfigError:
+        os.close(lock)
+        raise
     try:
         _empty(folder)  # of what a killed run left
         yield folder
+        refuse_existing(output, overwrite)  # it may have come meanwhile
         os.sync()  # millions of files at once, not one by one
         _replace(folder, target)
     except BaseException:
@@ -461,6 +479,7 @@ def _write_shards(
     whole = Path(target).absolute()
     beside = whole.with_name(f".{whole.name}.new")
     write_shards(source, recipe, beside, pool=pool, report=report)
+    refuse_existing(output, overwrite=True)  # other files may have come meanwhile
     _replace(beside, whole)
 
 

@@ -639,6 +639,7 @@ def check_data(config: SweepConfig) -> None:
             image_size=None if "model.image_size" in searched else config.model.image_size,
             channels=None if "model.channels" in searched else config.model.channels,
             cache=config.data.cache,
+            image_member=config.data.image_member,
         )
     data = config.score.data
     if data is not None and not is_url(data) and not data.startswith("rooms:") and not Path(data).exists():

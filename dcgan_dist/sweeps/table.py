@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -318,7 +319,7 @@ def _print_importance(ledger: Ledger, console: Console) -> None:
 
 def _print_places(ledger: Ledger, console: Console) -> None:
     location, best = ledger.location.rstrip("/"), ledger.best
-    lines = [("sweep directory", location), ("curves", f"tensorboard --logdir {location}/trials")]
+    lines = [("sweep directory", location), ("curves", f"tensorboard --logdir {shlex.quote(f'{location}/trials')}")]
     if best is not None:
         lines += [
             ("best trial", f"{trial_location(location, best.trial)} ({settings(best.parameters)})"),

@@ -157,6 +157,7 @@ def _with_steps(config: Config) -> Config:
         cache=Path(data.cache) if data.cache else None,
         cache_gib=data.cache_gib,
         on_damage=data.on_damage,
+        image_member=data.image_member,
     )
     steps = resolve_config(config, dataset).training.steps
     return override(config, {"training.epochs": None, "training.steps": steps})

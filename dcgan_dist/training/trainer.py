@@ -94,6 +94,7 @@ def train(
         cache=cache,
         cache_gib=config.data.cache_gib,
         on_damage=config.data.on_damage,
+        image_member=config.data.image_member,
     )
     config = resolve_config(config, dataset)
     run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
@@ -147,6 +148,7 @@ class Training:
         # The same on all ranks, as sums that a step takes anyway: images lost in this epoch, ranks that failed to read.
         self.epoch = 0
         self.lost_in_epoch = torch.zeros((), dtype=torch.int64, device=world.device)
+        self.empty_steps = torch.zeros((), dtype=torch.int64, device=world.device)  # the last ones without a real image
         self.failed_ranks = torch.zeros((), dtype=torch.int64, device=world.device)
         generator, discriminator = build_networks(config.model)
         self.image_range: tuple[float, float] = generator.image_range
@@ -189,8 +191,9 @@ class Training:
         if self.run is not None:
             self.run.set_status("running", step=self.state.step, steps=total)
             if self.state.step == 0:
-                self._write_real_images()
-                self._write_samples()
+                with self._recording_the_end():
+                    self._write_real_images()
+                    self._write_samples()
         per_step = batches_per_step(config)
         batches = self.stream.iterate(self.state.step * per_step, total * per_step)
         clock = Clock()
@@ -274,6 +277,7 @@ class Training:
         held = [len(real), sum(len(each.images) for each in mini_batches), int(self.failure is not None)]
         counts = self.world.sum_(torch.tensor(held, dtype=torch.int64, device=device))
         self.lost_in_epoch += len(mini_batches) * self.config.training.batch_size - counts[1]
+        self.empty_steps = (self.empty_steps + 1) * (counts[1] == 0)
         self.failed_ranks += counts[2]
         count = counts[0].clamp_min(1).to(self.dtype)
         return real, y, count, len(real) / count
@@ -338,7 +342,8 @@ class Training:
     def _stop_at_too_much_damage(self, step: int, total: int, clock: Clock) -> None:
         """End the run, on all ranks alike, where more of this epoch's images are lost than is allowed."""
         settings, lost = self.config.data, int(self.lost_in_epoch)
-        if lost <= settings.max_damage * self.dataset.count:
+        none_is_left = int(self.empty_steps) * batches_per_step(self.config) >= self.stream.batches_per_epoch
+        if lost <= settings.max_damage * self.dataset.count and not none_is_left:
             return
         if self.last_logged != step:
             self._log(step, total, clock)
@@ -351,7 +356,7 @@ class Training:
             f"shard: {self.damage.shards()}), more than data.max_damage ({settings.max_damage:g}) allows: restore the "
             f"shards or raise it, and the same command goes on"
         )
-        raise DataError(self.world.broadcast_text(message))
+        raise DataError(self.world.broadcast_text(self._none_is_left() if none_is_left else message))
 
     def _agree(self, told: bool) -> tuple[int, bool]:
         """Number of the signal by which any rank was asked to stop (or 0), and whether a checkpoint is overdue."""
@@ -455,14 +460,30 @@ class Training:
             self.run.write_image(f"step-{self.state.step:08d}", make_grid(to_uint8(images, self.image_range), columns))
 
     def _write_real_images(self) -> None:
-        """Write the first images of the first epoch beside the samples."""
+        """Write the first images of the first epoch beside the samples, of the first batch that has any.
+
+        Raises:
+            DataError: no image of the data can be read.
+        """
         assert self.run is not None
         count = min(self.config.training.sample_count, self.dataset.count)
         first = ImageStream(
             self.dataset, seed=self.config.seed, batch_size=count, rank=0, world_size=1, workers=0, prefetch=1,
             on_damage="skip",
         )  # fmt: skip
-        self.run.write_image("real", make_grid(first.read(0).images.numpy()))
+        for number in range(first.batches_per_epoch):
+            batch = first.read(number)
+            if len(batch.images):
+                self.run.write_image("real", make_grid(batch.images.numpy()))
+                return
+        damage = batch.damage[0]
+        error = DataError(f"{self._none_is_left()}: shard {damage.shard!r} offset {damage.offset} {damage.reason}")
+        if self.world.size == 1:
+            raise error
+        self.failure = error  # for the other ranks, too
+
+    def _none_is_left(self) -> str:
+        return f"no image of {self.dataset.path!r} can be read: restore its shards, or prepare them again"
 
     def _check_replicas(self) -> None:
         """Raise where a parameter differs between ranks."""

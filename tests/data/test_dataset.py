@@ -195,7 +195,14 @@ class TestShardsMadeElsewhere:
         ("files", "message"),
         [
             ({"a.txt": b"x"}, "no images"),
-            ({"a.png": PICTURE, "a.jpg": PICTURE}, "has 2 images of the key 'a'"),
+            (
+                {"a.png": PICTURE, "a.jpg": PICTURE},
+                "has 2 images of the key 'a' (png, jpg): choose one by image_member",
+            ),
+            (
+                {"i.01.png": PICTURE, "i.02.png": PICTURE},
+                "(01.png, 02.png): choose one by image_member, such as png; or ",
+            ),
             ({"/a.png": PICTURE}, "names must not lead out of it"),
             ({"a.raw": bytes(768), "b.png": PICTURE}, "raw images are mixed with others"),
             ({"a.raw": bytes(769)}, "769 bytes are no raw square image"),
@@ -208,6 +215,18 @@ class TestShardsMadeElsewhere:
             open_dataset(tar)
         assert message in one_line(error)
         assert not list(cache.rglob("manifest.json"))
+
+    def test_the_plain_extension_is_the_image_and_a_setting_says_otherwise(self, tmp_path):
+        other = encoded(random_images(1, seed=5)[0], "png")
+        tar = tar_with(
+            tmp_path / "a.tar", {"a.png": PICTURE, "a.mask.png": other, "b.mask.png": other, "b.jpg": PICTURE}
+        )
+        sizes = [int(size) for size in open_dataset(tar).records(0)["size"]]
+        assert sizes == [len(PICTURE)] * 2
+        chosen = open_dataset(tar, image_member="mask.png")
+        assert [int(size) for size in chosen.records(0)["size"]] == [len(other)] * 2
+        with pytest.raises(DataError, match=r"no images \(members KEY.tiff\) are in there"):
+            open_dataset(tar, image_member="tiff")
 
     def test_links_are_refused(self, tmp_path):
         with tarfile.open(tmp_path / "a.tar", "w") as archive:

@@ -463,13 +463,81 @@ def test_a_damaged_spool_is_used_as_far_as_it_is_whole(tmp_path, long_archive, h
     assert contents(tmp_path / "out") == contents(halfway / "whole")
 
 
-def test_what_was_begun_with_other_settings_is_cleared_away(tmp_path):
-    write_shards(room_source(40), recipe(seed=2), tmp_path / "whole")
+def test_unfinished_work_of_other_settings_is_refused_and_kept(tmp_path):
     interrupted(room_source(40), tmp_path / "out", 24)
-    found: list[int] = []
-    write_shards(room_source(40), recipe(seed=2), tmp_path / "out", report=lambda *now: found.append(now[3]))
-    assert found[-1] == 0
+    work = tmp_path / ".out.unfinished"
+    before = contents(work)
+    with pytest.raises(
+        DataError, match=r"unfinished \(seed there 0, now 2\): .*/\.out\.unfinished' to give up that work"
+    ):
+        write_shards(room_source(40), recipe(seed=2), tmp_path / "out")
+    assert contents(work) == before
+    write_shards(room_source(40), recipe(), tmp_path / "whole")
+    write_shards(room_source(40), recipe(), tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_unfinished_work_whose_settings_are_damaged_is_refused_and_kept(tmp_path):
+    interrupted(room_source(40), tmp_path / "out", 24)
+    work = tmp_path / ".out.unfinished"
+    for content in (b"", b"{", b"[]"):
+        (work / "settings.json").write_bytes(content)
+        before = contents(work)
+        with pytest.raises(DataError, match=r"settings.json of its unfinished work is damaged"):
+            write_shards(room_source(40), recipe(), tmp_path / "out")
+        assert contents(work) == before
+    (work / "settings.json").unlink()
+    with pytest.raises(DataError, match=r"holds other files, such as 'rooms-000000.index'"):
+        write_shards(room_source(40), recipe(), tmp_path / "out")
+    assert (work / "rooms-000000.tar").exists()
+
+
+def test_work_of_a_former_run_outlives_input_that_cannot_be_used(tmp_path, long_archive):
+    source = open_source("folder", long_archive)
+    interrupted(source, tmp_path / "out", 2000, shard_size=500)
+    spool = tmp_path / ".out.unfinished" / "images.unordered"
+    size = spool.stat().st_size
+    content = long_archive.read_bytes()
+
+    class Damaged(type(source)):
+        def items(self):
+            raise DataError("damaged")
+
+    with pytest.raises(DataError, match="damaged"):
+        write_shards(Damaged(**vars(source)), recipe(shard_size=500), tmp_path / "out")
+    assert spool.stat().st_size == size > 0
+    assert long_archive.read_bytes() == content
+
+
+HIDDEN = (".DS_Store", "._x", ".nfs0001", "Thumbs.db", "desktop.ini")
+
+
+def test_hidden_files_in_the_output_count_for_nothing_and_stay(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    interrupted(room_source(40), out, 24)
+    for number, folder in enumerate((out, tmp_path / ".out.unfinished")):
+        for name in HIDDEN[number:]:
+            (folder / name).write_text("x")
+    found: list[int] = []
+    write_shards(room_source(40), recipe(), out, report=lambda *now: found.append(now[3]))
+    assert found[-1] >= 24
+    write_shards(room_source(40), recipe(), tmp_path / "whole")
+    ours = {name: content for name, content in contents(out).items() if name not in HIDDEN}
+    assert ours == contents(tmp_path / "whole")
+    assert {name for name in HIDDEN if (out / name).exists()} == set(HIDDEN)
+    write_shards(room_source(40), recipe(), out)
+
+
+def test_what_somebody_put_into_the_folder_of_unfinished_work_is_not_removed(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.png").write_bytes(b"no image")
+    work = tmp_path / ".out.unfinished"
+    work.mkdir()
+    (work / ".notes").write_text("mine")
+    with pytest.raises(DataError, match="cannot be read"):
+        write_shards(open_source("folder", tmp_path / "in"), recipe(), tmp_path / "out")
+    assert [path.name for path in work.iterdir()] == [".notes"]
 
 
 def test_a_run_that_ended_before_it_had_cleared_up_is_cleared_up_after(tmp_path):

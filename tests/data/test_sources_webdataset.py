@@ -10,6 +10,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from dcgan_dist.data.shards import Recipe, write_shards
 from dcgan_dist.data.sources import classes_of, open_source
 from dcgan_dist.errors import DataError
 
@@ -94,6 +95,40 @@ def test_a_sample_that_is_no_use_is_one_bad_input(tmp_path):
     assert len(reasons) == 5
     assert reasons[-1] == 5
     assert all(isinstance(reason, str) for reason in reasons[:4])
+
+
+def read(items) -> list[tuple[str, int]]:
+    return [(item.name.split()[-1], int(item.content.picture(4, 3)[0][0, 0, 0])) for item in items]
+
+
+def test_the_plain_extension_is_the_image_and_a_setting_says_otherwise(tmp_path):
+    members = {"1.png": png(1), "1.mask.png": png(9), "2.depth.webp": png(9), "2.jpg": png(2), "3.seg.png": png(3)}
+    path = tar(tmp_path / "a.tar", members)
+    assert read(open_source("webdataset", path).items()) == [("1.png", 1), ("2.jpg", 2), ("3.seg.png", 3)]
+    chosen = open_source("webdataset", path, image_member="mask.png")
+    assert read(chosen.items()) == [("1.mask.png", 9)]
+    assert chosen.identity != open_source("webdataset", path).identity
+    with pytest.raises(DataError, match=r"a.tar \(members .tiff\) holds no image"):
+        write_shards(open_source("webdataset", path, image_member="tiff"), Recipe(image_size=16), tmp_path / "out")
+    with pytest.raises(DataError, match="webdataset alone has members"):
+        open_source("folder", path, image_member="png")
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        (["img.0001.png", "img.0002.png", "img.0003.jpg", "img.0004.png"], "(0001.png, 0002.png, 0003.jpg, …)"),
+        (["1.png", "1.jpg"], "(png, jpg)"),
+        (["1.left.png", "1.right.png"], "(left.png, right.png)"),
+    ],
+)
+def test_several_images_of_a_key_are_refused_with_the_rule_of_the_first_dot(tmp_path, members, named):
+    path = tar(tmp_path / "a.tar", {name: png(1) for name in members})
+    with pytest.raises(DataError) as caught:
+        write_shards(open_source("webdataset", path), Recipe(image_size=16), tmp_path / "out")
+    for part in (named, "choose one by image_member", "the first dot of a name", "--source folder"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_nothing_is_unpickled_or_extracted(tmp_path, monkeypatch):

@@ -186,7 +186,7 @@ def test_labels_that_are_missing_or_all_the_same_are_told(tmp_path):
 
     with pytest.raises(DataError, match="has no labels: give a folder with one sub-folder a class"):
         class_labels(pictures("none/1.png", "none/2.png"))
-    with pytest.raises(DataError, match=r"images of one class only \(cat\)"):
+    with pytest.raises(DataError, match=r"has one class \(cat\)"):
         class_labels(pictures("one/cat/1.png", "one/cat/2.png", "one/3.png"))
     with pytest.raises(DataError, match=r"trained on grey images .* has colour images"):
         open_labelled("rooms:60", "folder", image_size=16, channels=1, cache=tmp_path)

@@ -37,6 +37,9 @@ def images(samples: Samples, count: int) -> np.ndarray:
         ("s3://bucket/set", "shards", Output("shards", "s3://bucket/set")),
         ("a/fake-%06d.tar", None, Output("shards", "a", "fake")),
         ("a/fake.tar", None, Output("shards", "a", "fake")),
+        ("fours/%06d.tar", None, Output("shards", "fours", "samples")),
+        ("a/x.v2/", None, Output("folder", "a/x.v2/")),
+        ("100%/50%.png", None, Output("grid", "100%/50%.png")),
         ("/fake-000000.tar", "shards", Output("shards", "/", "fake")),
         ("fakes.tar", None, Output("shards", ".", "fakes")),
         ("s3://bucket/grid.png", None, Output("grid", "s3://bucket/grid.png")),
@@ -49,8 +52,13 @@ def test_the_form_of_the_path_tells_the_form_of_the_output(path, form, expected)
 @pytest.mark.parametrize(
     ("path", "form", "message"),
     [
-        ("out/x.jpg", None, "name FILE.png for a grid"),
-        ("x.zip", None, "name FILE.png for a grid"),
+        *(
+            (path, None, f"output is {path!r}: name FILE.png for a grid, FILE.npz for arrays, DIR/NAME-%06d.tar")
+            for path in ("out/x.jpg", "x.zip", "x.txt", "x.jpeg", "a/x.v2", "x%d.png", "x%s", "x%06d.npz", "x-%d.tar")
+        ),
+        ("x%d%d.tar", None, "DIR/NAME-%06d.tar for shards in a folder of their own"),
+        ("", None, "output is ''"),
+        ("x.txt", "folder", "one with a suffix: NAME.SUFFIX/"),
         ("a.png", "shards", "output is 'a.png' and format is 'shards'"),
         ("a", "npz", "name a file that ends in .npz"),
         ("a", "grid", "name a file that ends in .png"),
@@ -175,6 +183,34 @@ def test_a_folder_with_other_files_is_never_overwritten(trained, tmp_path):
         with pytest.raises(ConfigError, match=r"holds other files, such as 'letter.txt'"):
             write(open_samples(str(trained("gan"))), 5, path, form=form, overwrite=True)
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_shards_without_a_folder_of_their_own_are_refused_with_the_rule(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("t.tar", "./t-%06d.tar", str(tmp_path / "t.tar")):
+        with pytest.raises(ConfigError, match=r"exists: .*DIR/NAME-%06d.tar for shards in a folder of their own"):
+            refuse_existing(output_of(path), overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["x", "x.png", "x.npz"])
+def test_what_came_to_the_output_while_it_was_made_is_not_replaced(trained, tmp_path, name):
+    samples, path = open_samples(str(trained("gan"))), tmp_path / name
+
+    def come(done: int, share: float, bad: int, found: int) -> None:
+        (path / "mine").mkdir(parents=True) if name == "x" else path.write_text("mine")
+
+    with pytest.raises(ConfigError, match="exists: name another one"):
+        write_samples(samples, 8, output_of(str(path)), pool=LocalPool(1), report=come)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    assert (path / "mine").is_dir() if name == "x" else path.read_text() == "mine"
+
+
+def test_the_unfinished_work_of_prepare_of_the_same_name_stays(trained, tmp_path):
+    work = tmp_path / ".x.unfinished"
+    work.mkdir()
+    (work / "rooms-000000.tar").write_bytes(b"work")
+    write(open_samples(str(trained("gan"))), 8, tmp_path / "x")
+    assert (work / "rooms-000000.tar").read_bytes() == b"work"
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.npz", "folder"])

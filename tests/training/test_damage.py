@@ -1,14 +1,17 @@
 """Runs over damaged shards as real processes: what they say, keep, and when they stop."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 
 from dcgan_dist.distributed import World
-from tests.conftest import metrics, train
-from tests.data.shard_sets import make_set
+from dcgan_dist.train import main as train_here
+from tests.conftest import TINY, metrics, options, train
+from tests.data.shard_sets import ShardSet, make_set
 from tests.processes import in_processes
 
 SIZES = [100, 100, 56]
@@ -141,3 +144,76 @@ def _gather(world: World) -> None:
 
 def test_texts_of_any_length_are_gathered_in_the_order_of_ranks(tmp_path):
     in_processes(_gather, tmp_path)
+
+
+def empty(shards: ShardSet, way: str) -> None:
+    """Take all images from a set."""
+    manifest = shards.folder / "manifest.json"
+    about = json.loads(manifest.read_text())
+    if way == "cut to nothing":
+        for tar in shards.tars:
+            tar.write_bytes(b"")
+    elif way == "every record damaged":
+        for shard, tar in enumerate(shards.tars):
+            damage_images(shards, shard, range(shards.manifest.shards[shard].samples))
+            assert tar.stat().st_size
+    elif way == "missing":
+        for tar in shards.tars:
+            tar.unlink()
+    elif way == "keep-list of none":
+        keep = bytes(-(-about["count"] // 8))
+        (shards.folder / "keep.bits").write_bytes(keep)
+        about["keep"] = {"file": "keep.bits", "count": 0, "digest": xxhash.xxh3_64_hexdigest(keep)}
+    else:
+        about |= {"count": 0, "shards": []}
+    manifest.write_text(json.dumps(about))
+
+
+EMPTY = {
+    "cut to nothing": "no image of .* can be read: restore its shards",
+    "every record damaged": "no image of .* can be read: restore its shards",
+    "missing": "has a manifest, but none of its shards",
+    "keep-list of none": "has no images: its keep-list leaves out all of them",
+    "manifest of none": "has no images: its manifest lists none",
+}
+
+
+@pytest.mark.parametrize("way", EMPTY)
+@pytest.mark.parametrize("max_damage", [0.01, 1])
+def test_a_set_without_images_is_one_line_and_status_2(tmp_path, capsys, way, max_damage):
+    shards = make_set(tmp_path / "set", [8, 8])
+    empty(shards, way)
+    words = options({**TINY, "run_dir": tmp_path / "run", "data.path": shards.folder, "data.max_damage": max_damage})
+    assert train_here(words) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(rf"dcgan-dist train: .*{EMPTY[way]}.*\n", err)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("way", ["cut to nothing", "every record damaged"])
+def test_a_set_that_loses_its_last_image_meanwhile_ends_the_run(tmp_path, capsys, way, workers):
+    shards = make_set(tmp_path / "set", [16, 16])
+    settings = {"run_dir": tmp_path / "run", "data.path": shards.folder, "data.max_damage": 1, "training.steps": 4}
+    assert train_here(options(TINY | settings)) == 0
+    empty(shards, way)
+    capsys.readouterr()
+    settings["training.steps"] = 40
+    if workers == 1:
+        assert train_here(options(TINY | settings)) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+    else:
+        done = train(settings, workers)
+        assert done.returncode == 2
+        err = done.stderr
+    assert f"no image of '{shards.folder}' can be read: restore its shards, or prepare them again" in err
+    assert status(tmp_path / "run")["status"] == "failed"
+    assert int(str(status(tmp_path / "run")["step"])) < 20
+
+
+def test_a_set_without_images_ends_all_ranks(tmp_path):
+    shards = make_set(tmp_path / "set", [16])
+    empty(shards, "cut to nothing")
+    done = train({"run_dir": tmp_path / "run", "data.path": shards.folder, "data.max_damage": 1}, 2)
+    assert done.returncode == 2
+    assert "can be read: restore its shards" in done.stderr

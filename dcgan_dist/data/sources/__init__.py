@@ -17,6 +17,7 @@ from dcgan_dist.data.sources.base import (
     classes_of,
     nothing_found,
     shuffled,
+    single_class_of,
 )
 from dcgan_dist.data.sources.cifar10 import CIFAR10_CLASSES, read_cifar_batch
 from dcgan_dist.data.sources.opening import open_source
@@ -39,4 +40,5 @@ __all__ = [
     "read_cifar_batch",
     "room_source",
     "shuffled",
+    "single_class_of",
 ]

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from bz2 import BZ2File
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,7 @@ from typing import IO, Any
 import xxhash
 
 from dcgan_dist.data.images import SUFFIXES
+from dcgan_dist.data.places import is_hidden
 from dcgan_dist.data.sources.base import Content, EncodedImage, Folders, Item, Unreadable
 from dcgan_dist.errors import DataError
 
@@ -30,6 +32,8 @@ MAX_FILE_BYTES = 1 << 28  # of one encoded image or batch
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 ARCHIVE_ERRORS = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError)
 
+_READERS = 8
+_FILES_AT_A_TIME = 4096
 _OUTSIDE, _LINK, _NO_FILE = "its name points out of the archive", "it is a link", "it is no plain file"
 
 Wanted = Callable[[Folders], bool]
@@ -62,14 +66,22 @@ def has_suffix(path: Path, suffixes: Collection[str]) -> bool:
     return any(path.name.lower().endswith(suffix) for suffix in suffixes)
 
 
-def digest_of_file(path: Path, blocks: int = 256, block: int = 1 << 16) -> str:
-    """Return a digest of a file's size and of evenly spread parts of it (all of it up to 16 MiB)."""
+def compared_bytes(files: int) -> int:
+    """Return how many bytes of each of `files` files `digest_of_file` reads: 1 GiB in all, at least 64 KiB of each."""
+    return max(1 << 16, (1 << 30) // max(1, files))
+
+
+def digest_of_file(path: Path, most: int = compared_bytes(1)) -> str:
+    """Return a digest of a file's size and content: of all of it up to `most` bytes, else of evenly spread parts."""
     size = path.stat().st_size
     digest = xxhash.xxh3_64(str(size).encode())
-    with path.open("rb") as file:
-        if size <= blocks * block:
-            digest.update(file.read())
+    block = min(max(1 << 14, most >> 12), 1 << 18)
+    with path.open("rb", buffering=0) as file:
+        if size <= most:
+            while content := file.read(1 << 20):
+                digest.update(content)
         else:
+            blocks = most // block
             for number in range(blocks):
                 file.seek((size - block) * number // (blocks - 1))
                 digest.update(file.read(block))
@@ -249,25 +261,39 @@ def members(path: Path, wanted: Wanted) -> Iterator[Member]:
 
 
 def identity_of(path: Path) -> dict[str, str | int]:
-    """Return what tells this folder or archive from others: names and sizes, parts of an archive's content."""
+    """Return what tells this folder or archive from others: its name, and names, sizes and contents of its files.
+
+    Contents go through `digest_of_file`, so that a copy is the same input, whatever its times. Hidden files, which come
+    and go by themselves, do not count.
+    """
     if path.is_file():
         return {"input": path.name, "input_bytes": path.stat().st_size, "input_digest": digest_of_file(path)}
-    digest, count, total = xxhash.xxh3_64(), 0, 0
-    for file, parts, _ in _folder_files(path):
+    files = [(file, parts) for file, parts, _ in _folder_files(path) if not any(map(is_hidden, parts))]
+    most = compared_bytes(len(files))
+
+    def describe(file: tuple[Path, Folders]) -> tuple[int, str]:
         try:
-            size = file.stat().st_size
+            if file[0].is_file():
+                return file[0].stat().st_size, digest_of_file(file[0], most)
         except OSError:
-            size = -1
-        digest.update("/".join(parts).encode("utf-8", "surrogateescape") + f"\0{size}\0".encode())
-        count, total = count + 1, total + max(0, size)
-    return {"input": path.name, "input_files": count, "input_bytes": total, "input_digest": digest.hexdigest()}
+            pass  # reported when the images are read
+        return 0, ""
+
+    digest, total = xxhash.xxh3_64(), 0
+    with ThreadPoolExecutor(_READERS) as pool:  # the time goes in waiting for the disk
+        for start in range(0, len(files), _FILES_AT_A_TIME):  # a pool keeps a record of each file given to it
+            some = files[start : start + _FILES_AT_A_TIME]
+            for (_, parts), (size, content) in zip(some, pool.map(describe, some), strict=True):
+                digest.update("/".join(parts).encode("utf-8", "surrogateescape") + f"\0{size}\0{content}\0".encode())
+                total += size
+    return {"input": path.name, "input_files": len(files), "input_bytes": total, "input_digest": digest.hexdigest()}
 
 
 def is_image(path: Folders, only: Collection[str]) -> bool:
     """Whether the name is that of an image, below one of the folders `only` where there are any."""
-    is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in path)
+    hidden = any(is_hidden(part) or part == "__MACOSX" for part in path)
     is_asked_for = not only or not set(only).isdisjoint(path[:-1])
-    return is_asked_for and not is_hidden and path[-1].lower().endswith(SUFFIXES)
+    return is_asked_for and not hidden and path[-1].lower().endswith(SUFFIXES)
 
 
 def image_item(member: Member) -> Item:

@@ -177,6 +177,12 @@ def classes_of(
     return names, {whole: numbers[path[-1]] if path else -1 for whole, path in paths.items()}
 
 
+def single_class_of(folders: Collection[Folders]) -> str:
+    """Return the name of the folder that all images are in; "" where there are several, or none."""
+    names = set(folders)
+    return "".join(names.pop()[-1:]) if len(names) == 1 else ""
+
+
 def nothing_found(source: Source) -> DataError:
     """Return the error of a source in which no image was found."""
     if source.only:

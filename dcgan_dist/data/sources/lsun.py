@@ -5,6 +5,7 @@ Keys are hashes of the images, so that their order is a random one, and a range 
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-import xxhash
 
-from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, too_large
+from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, digest_of_file, too_large
 from dcgan_dist.data.sources.base import Content, EncodedImage, Folders, Item, Source, Unreadable
 from dcgan_dist.errors import DataError
 
 _DATA = "data.mdb"
-_PROBES = 256
-_PROBED_BYTES = 4096
 
 # Environments that are open in this process, with the number of their readers: LMDB allows each but once.
 _open: dict[str, tuple[Any, int]] = {}
@@ -170,11 +168,10 @@ def lsun_source(path: Path) -> LsunSource:
         count = transaction.stat()["entries"]
         if not count:
             raise DataError(f"{folder} holds no images: it is an LMDB without records")
-        identity = _identity(transaction, count)
     return LsunSource(
         name="lsun",
         where=str(folder),
-        identity={"input": folder.name, **identity},
+        identity={"input": folder.name, "input_entries": count, "input_digest": digest_of_file(folder / _DATA)},
         count=count,
         folder=folder,
         category=_category(folder.name),
@@ -191,9 +188,8 @@ def _environment_at(path: Path) -> Path:
         raise DataError(f"input {str(path)!r} is no LMDB: it holds no {_DATA}")
     if len(below) > 1:
         told = ", ".join(below[:5]) + (", …" if len(below) > 5 else "")
-        raise DataError(
-            f"input {str(path)!r} holds {len(below)} LMDBs ({told}): name one, such as --input {path / below[0]}"
-        )
+        one = shlex.quote(str(path / below[0]))
+        raise DataError(f"input {str(path)!r} holds {len(below)} LMDBs ({told}): name one, such as --input {one}")
     return path / below[0]
 
 
@@ -202,26 +198,3 @@ def _category(name: str) -> str:
     for end in ("_lmdb", "_train", "_val", "_test"):
         name = name.removesuffix(end)
     return name
-
-
-def _identity(transaction: Any, count: int) -> dict[str, str | int]:
-    """Return what tells an environment from others: keys evenly spread over their range, with parts of their values."""
-    digest = xxhash.xxh3_64(str(count).encode())
-    with transaction.cursor() as cursor:
-        cursor.last()
-        last = bytes(cursor.key())
-        cursor.first()
-        first = bytes(cursor.key())
-        # All keys of an environment may begin in the same way.
-        common = first[: next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)]
-        low, high = (int.from_bytes(key[len(common) :][:8].ljust(8, b"\0"), "big") for key in (first, last))
-        for probe in range(_PROBES):
-            at = common + (low + (high - low) * probe // (_PROBES - 1)).to_bytes(8, "big")
-            if probe == 0 or not cursor.set_range(at):
-                cursor.set_key(first if probe == 0 else last)
-            value = cursor.value()
-            digest.update(b"%b\0%d\0" % (bytes(cursor.key()), len(value)))
-            digest.update(bytes(value[:_PROBED_BYTES]))
-        cursor.set_key(last)
-        digest.update(b"%b\0" % last)
-    return {"input_entries": count, "input_digest": digest.hexdigest()}

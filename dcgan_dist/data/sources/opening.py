@@ -25,6 +25,7 @@ def open_source(
     seed: int = 0,
     split: Split = "train",
     only: tuple[str, ...] = (),
+    image_member: str | None = None,
 ) -> Source:
     """Open a source of images.
 
@@ -35,10 +36,13 @@ def open_source(
         seed: of the rooms.
         split: which part of CIFAR-10, SVHN (which alone has `extra`), MNIST, Fashion-MNIST or ImageNet.
         only: names of folders or classes, to take no others; all where empty.
+        image_member: extension of the members of `webdataset` that are the images; see `WebDatasetSource`.
 
     Raises:
         DataError: there is nothing there, or nothing of that kind.
     """
+    if image_member is not None and kind != "webdataset":
+        raise DataError(f"image_member is {image_member!r}: webdataset alone has members, so leave it out")
     if kind == "rooms":
         if path is not None:
             raise DataError(f"input is {str(path)!r}: rooms are drawn, so leave it out")
@@ -52,9 +56,9 @@ def open_source(
     place = Path(path).expanduser()
     try:
         if kind == "webdataset" and is_list_of_tars(str(place)):
-            return webdataset_source(os.path.abspath(place), only)
+            return webdataset_source(os.path.abspath(place), only, image_member)
         _check(place, str(path))
-        return _opened(kind, Path(os.path.abspath(place)), split, only)
+        return _opened(kind, Path(os.path.abspath(place)), split, only, image_member)
     except OSError as error:
         raise DataError(f"input {str(path)!r} cannot be read: {error.strerror}") from error
 
@@ -68,7 +72,7 @@ def _check(place: Path, given: str) -> None:
         raise DataError(f"input {given!r} is an empty file")
 
 
-def _opened(kind: str, place: Path, split: Split, only: tuple[str, ...]) -> Source:
+def _opened(kind: str, place: Path, split: Split, only: tuple[str, ...], image_member: str | None) -> Source:
     match kind:
         case "lsun":
             if only:
@@ -81,7 +85,7 @@ def _opened(kind: str, place: Path, split: Split, only: tuple[str, ...]) -> Sour
         case "imagenet":
             return imagenet_source(place, split, only)
         case "webdataset":
-            return webdataset_source(str(place), only)
+            return webdataset_source(str(place), only, image_member)
     if not place.is_dir() and not has_suffix(place, ARCHIVES):
         raise DataError(f"input {str(place)!r} is of an unknown kind: take a folder, {', '.join(ARCHIVES)}")
     return folder_source(place, only) if kind == "folder" else cifar_source(place, split, only)

@@ -9,6 +9,9 @@ from typing import Any
 from dcgan_dist.data import rooms
 from dcgan_dist.data.images import Pixels, fit
 from dcgan_dist.data.sources.base import Folders, Item, Source, shuffled
+from dcgan_dist.errors import DataError
+
+MOST_ROOMS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,13 @@ class RoomSource(Source):
 
 
 def room_source(count: int, seed: int = 0) -> RoomSource:
-    """Return the first `count` procedural rooms of `seed`."""
+    """Return the first `count` procedural rooms of `seed`.
+
+    Raises:
+        DataError: they would take days to draw.
+    """
+    if count > MOST_ROOMS:
+        raise DataError(f"{count:,} rooms are too many to draw: take at most {MOST_ROOMS:,}")
     return RoomSource(
         name="rooms",
         where=f"rooms of seed {seed}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -14,13 +13,20 @@ import xxhash
 from dcgan_dist.data.braces import expand_braces
 from dcgan_dist.data.images import SUFFIXES
 from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest
-from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, digest_of_file, too_large
+from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, compared_bytes, digest_of_file, too_large
 from dcgan_dist.data.sources.base import Content, EncodedImage, Item, Source, Unreadable
-from dcgan_dist.data.tar_index import Member, map_file, members
+from dcgan_dist.data.tar_index import (
+    WHICH_IMAGE,
+    Member,
+    image_extensions,
+    map_file,
+    members,
+    several_images,
+    split_name,
+)
 from dcgan_dist.errors import DataError
 
-# As webdataset splits names: the key ends at the first dot of the file's name.
-_NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$", re.DOTALL)
+_IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
 _MAX_LABEL_BYTES = 1 << 16
 _END = Member("\0.end", 0, 0)
 
@@ -29,18 +35,20 @@ _END = Member("\0.end", 0, 0)
 class WebDatasetSource(Source):
     """The images of WebDataset tars: a sample is a run of members with the same key, of which one is an image.
 
-    Its label stands in ``KEY.cls``, or under "label" in ``KEY.json``. Members of other kinds are passed over; nothing
+    The image is the member of the extension `image_member` or, where that is None, the one of an image's extension. Its
+    label stands in ``KEY.cls``, or under "label" in ``KEY.json``. Members of other kinds are passed over; nothing
     is extracted or unpickled. A damaged tar is an error that names the place, not fewer images.
     """
 
     tars: tuple[Path, ...]
+    image_member: str | None = None
 
     def items(self) -> Iterator[Item]:
         """See `Source`."""
         for number, tar in enumerate(self.tars):
             archive = map_file(tar)
             for key, found in _samples(archive, str(tar)):
-                item = _item(archive, tar, key, found)
+                item = _item(archive, tar, key, found, self.image_member)
                 if item is not None and (not self.only or not set(self.only).isdisjoint(item.folders)):
                     share = max(member.offset + member.size for member in found.values()) / len(archive)
                     yield Item(item.name, item.folders, item.content, (number + share) / len(self.tars), item.reason)
@@ -50,31 +58,29 @@ def _samples(archive: memoryview, where: str) -> Iterator[tuple[str, dict[str, M
     """Go through the samples of a tar: the key, and the member of each extension."""
     key, found = "", dict[str, Member]()
     for member in chain(members(archive, where), [_END]):
-        match = _NAME.match(member.name)
-        if match is None:
+        name = split_name(member.name)
+        if name is None:
             continue
-        if match[1] != key:
+        if name[0] != key:
             if found:
                 yield key, found
-            key, found = match[1], {}
-        extension = "." + match[2].lower()
+            key, found = name[0], {}
+        extension = name[1]
         if extension in found:
             raise DataError(f"{where} has {member.name!r} twice, again at byte {member.offset}")
         found[extension] = member
 
 
-def _item(archive: memoryview, tar: Path, key: str, found: dict[str, Member]) -> Item | None:
-    images = [member for extension, member in found.items() if extension.endswith(SUFFIXES)]
+def _item(archive: memoryview, tar: Path, key: str, found: dict[str, Member], chosen: str | None) -> Item | None:
+    images = image_extensions(found, _IMAGES, chosen)
     if not images:
         return None
-    name = f"{tar.name}: {images[0].name}"
+    image = found[images[0]]
+    name = f"{tar.name}: {image.name}"
     if len(images) > 1:
-        return Item(name, (), Unreadable(f"the key {key!r} has {len(images)} images"), 0)
-    content: Content
-    if images[0].size > MAX_FILE_BYTES:
-        content = Unreadable(too_large(images[0].size))
-    else:
-        content = EncodedImage(_bytes(archive, images[0]))
+        return Item(name, (), Unreadable(f"it {several_images(key, images)}: {WHICH_IMAGE}"), 0)
+    is_large = image.size > MAX_FILE_BYTES
+    content: Content = Unreadable(too_large(image.size)) if is_large else EncodedImage(_bytes(archive, image))
     try:
         label = _label(archive, found)
     except DataError as error:
@@ -87,7 +93,7 @@ def _bytes(archive: memoryview, member: Member) -> bytes:
 
 
 def _label(archive: memoryview, found: dict[str, Member]) -> str | None:
-    for extension in (".cls", ".json"):
+    for extension in ("cls", "json"):
         member = found.get(extension)
         if member is None:
             continue
@@ -95,7 +101,7 @@ def _label(archive: memoryview, found: dict[str, Member]) -> str | None:
             raise DataError(f"its label in {member.name!r} has {member.size} bytes")
         try:
             text = _bytes(archive, member).decode().strip()
-            value = text if extension == ".cls" else json.loads(text)
+            value = text if extension == "cls" else json.loads(text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"its label in {member.name!r} cannot be read ({type(error).__name__})") from error
         label = value.get("label") if isinstance(value, dict) else value
@@ -109,8 +115,8 @@ def is_list_of_tars(path: str) -> bool:
     return "{" in path and not Path(path).exists()
 
 
-def webdataset_source(path: str, only: tuple[str, ...]) -> WebDatasetSource:
-    """Open a tar, the tars of a folder, or a brace list of them.
+def webdataset_source(path: str, only: tuple[str, ...], image_member: str | None = None) -> WebDatasetSource:
+    """Open a tar, the tars of a folder, or a brace list of them; see `WebDatasetSource`.
 
     Raises:
         DataError: there is none, or one of them is missing.
@@ -135,11 +141,15 @@ def webdataset_source(path: str, only: tuple[str, ...]) -> WebDatasetSource:
             )
     digest = xxhash.xxh3_64()
     for tar in tars:
-        digest.update(f"{tar.name}\0{digest_of_file(tar)}\0".encode())
+        digest.update(f"{tar.name}\0{digest_of_file(tar, compared_bytes(len(tars)))}\0".encode())
+    identity: dict[str, str | int] = {"input": place.name, "input_files": len(tars), "input_digest": digest.hexdigest()}
+    if image_member is not None:
+        identity["image_member"] = image_member
     return WebDatasetSource(
         name="webdataset",
-        where=path,
-        identity={"input": place.name, "input_files": len(tars), "input_digest": digest.hexdigest()},
+        where=path + (f" (members .{image_member})" if image_member else ""),
+        identity=identity,
         only=only,
+        image_member=image_member,
         tars=tuple(tars),
     )
