@@ -91,6 +91,10 @@ class EventLog:
                 path.unlink()
         self._path = new
 
+    def damaged(self) -> list[Path]:
+        """Return the files that cannot be read to their end: after damage, or where an append was cut short."""
+        return [path for path in sorted(self._folder.glob(EVENT_FILES)) if _readable_bytes(path) < path.stat().st_size]
+
     def sync(self) -> None:
         """Wait until all that was appended is on the disk."""
         if self._path is not None:
@@ -104,3 +108,8 @@ def _events_with_values(path: Path, step: int | None) -> Iterator[bytes]:
         event = event_pb2.Event.FromString(record)
         if event.HasField("summary") and (step is None or event.step <= step):
             yield record
+
+
+def _readable_bytes(path: Path) -> int:
+    # A record has 16 bytes beside its content: its length, and a checksum of each.
+    return sum(len(record) + 16 for record in RawEventFileLoader(str(path)).Load())

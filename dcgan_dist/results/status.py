@@ -42,6 +42,7 @@ STALE_SECONDS = 30.0
 SETTLE_SECONDS = 0.5
 """How long a new writer on object storage, which has no locks, waits to see whether another came at the same time."""
 _LOCK_SECONDS = 10.0
+_END_OF_TIME = 1e11  # no unix time is later; a damaged one may be
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 
@@ -96,10 +97,11 @@ def is_alive(status: dict[str, Any]) -> bool:
 
 def parse_status(content: bytes | None) -> dict[str, Any] | None:
     """Return status.json as a dictionary; None where there is none, or no usable one."""
-    status = parse_json_object(content)
-    if status is None or not isinstance(status.get("pid"), int):
+    status = parse_json_object(content) or {}
+    pid, heartbeat = status.get("pid"), status.get("heartbeat")
+    if not isinstance(pid, int) or not 0 < pid < 2**31 or not isinstance(heartbeat, int | float):
         return None
-    return status if isinstance(status.get("heartbeat"), int | float) else None
+    return status if 0 <= heartbeat < _END_OF_TIME else None  # nor is NaN a time
 
 
 def read_status(location: str) -> dict[str, Any] | None:
@@ -266,10 +268,12 @@ class Lease:
         self._place.write((to_json(self._record) + "\n").encode(), durable)
 
     def _confirm(self) -> None:
-        status = parse_status(self._place.read())
-        if status is None:
+        content = self._place.read()
+        if content is None:
             raise RunDirectoryError(f"{self._place.name} was removed while this process was writing there")
-        if status.get("writer") != self._record["writer"]:
+        status = parse_status(content)
+        # A damaged status.json is nobody's: the next write mends it.
+        if status is not None and status.get("writer") != self._record["writer"]:
             raise RunDirectoryError(
                 f"{self._place.name} is in use by process {status['pid']} on host {status.get('host')}, which took it"
                 " over from this one: let that one go on, or stop it and start again"

@@ -92,12 +92,16 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     """
     temporary = temporary_for(path)
     with writing(path):
-        with temporary.open("wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # on a full disk, others need its room
+            raise
         if durable:
             sync_path(path.parent)
 
@@ -239,6 +243,15 @@ class Mirror:
             return False
         return True
 
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name; the old one goes when the new one is there.
+
+        Raises:
+            StorageError: the storage does not answer, or the file is gone.
+        """
+        self._send(new_name, lambda: self._system.cp_file(self._path(name), self._path(new_name)))
+        self.remove([name])
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove files in the order given; one that is gone already is no error.
 
@@ -335,6 +348,6 @@ def parse_json_object(content: bytes | None) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

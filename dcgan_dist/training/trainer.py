@@ -517,20 +517,17 @@ class Training:
         self.run.prune_checkpoints(settings.keep_last, settings.keep_every * settings.checkpoint_every)
 
     def _resume(self) -> None:
-        """Load the newest checkpoint on the leader and give it to every rank; drop what was written after it."""
+        """Load the checkpoint that the run directory went back to on the leader, and give it to every rank."""
         message, text = "", ""
-        if self.run is not None:
-            found = self.run.newest_checkpoint()
-            self.run.rewind(found.step if found else 0)
-            if found:
-                try:
-                    for name, tensors in training_tensors(self.step).items():
-                        load_tensors(found.path, tensors, name)
-                    self.activation_history = load_file(found.path / "signals.safetensors")["activations"]
-                    text = json.dumps(found.state)
-                    self.last_checkpoint = found.path
-                except InputError as error:
-                    message = str(error)
+        if self.run is not None and (found := self.run.newest) is not None:
+            try:
+                for name, tensors in training_tensors(self.step).items():
+                    load_tensors(found.path, tensors, name)
+                self.activation_history = load_file(found.path / "signals.safetensors")["activations"]
+                text = json.dumps(found.state)
+                self.last_checkpoint = found.path
+            except InputError as error:
+                message = str(error)
         message = self.world.broadcast_text(message)
         if message:
             raise RunDirectoryError(message)
