@@ -150,8 +150,293 @@ def test_rewind_drops_lines_events_grids_and_checkpoints_beyond_the_step_and_a_t
     assert read_scalars(tmp_path) == {"loss_d": [(10, 5.0), (20, 10.0)]}
     samples = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert samples == ["real.png", "step-00000010.png", "step-00000020.png"]
-    kept = set(after.values())
-    assert all(content in kept for content in before.values())
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000010", "step-00000020"]
+
+
+def test_metrics_are_strict_json_with_null_for_what_is_not_finite(tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    with open_run(str(tmp_path)) as run:
+        run.append_metrics(
+            {"step": 1, "loss_d": float("nan"), "loss_g": float("-inf"), "d_real": 0.1 + 0.2, "note": "é"}
+        )
+        (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()  # there at once
+        assert json.loads(line, parse_constant=refuse) == {
+            "step": 1,
+            "loss_d": None,
+            "loss_g": None,
+            "d_real": 0.1 + 0.2,
+            "note": "é",
+        }
+        with pytest.raises(TypeError, match="step"):
+            run.append_metrics({"step": "1"})
+        run.set_status("diverged", "loss", loss_d=float("nan"))
+    json.loads((tmp_path / "status.json").read_text(), parse_constant=refuse)
+
+
+def test_damaged_line_of_metrics_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(RunDirectoryError, match=r"metrics.jsonl is damaged in line 2"):
+        read_metrics(str(tmp_path))
+    assert read_metrics(str(tmp_path / "none")) == []
+
+
+def test_images_are_png_of_the_same_values(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    with open_run(str(tmp_path)) as run:
+        for name, image in (("real", values), ("grey.png", values[..., :1]), ("flat", values[..., 0])):
+            path = run.write_image(name, image)
+            assert path == tmp_path / "samples" / f"{name.removesuffix('.png')}.png"
+            with Image.open(path) as opened:
+                assert opened.format == "PNG"
+                np.testing.assert_array_equal(np.asarray(opened), image.squeeze())
+        for name in ("../real", "a/b", ".hidden"):
+            with pytest.raises(ValueError, match="plain file name"):
+                run.write_image(name, values)
+
+
+def test_config_can_be_read_by_plain_yaml(tmp_path: Path) -> None:
+    settings = {"run_dir": None, "optim": {"lr": 2e-4, "eps": 1e-8}, "data": {"path": "rooms:20000"}}
+    with open_run(str(tmp_path)) as run:
+        run.write_config(settings, {"python": "3.11"})
+        assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {**settings, "environment": {"python": "3.11"}}
+        (tmp_path / "config.yaml").write_text("a: [")
+        with pytest.raises(RunDirectoryError, match=r"config\.yaml"):
+            run.read_config()
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "relative"])
+def test_local_locations_are_absolute_folders(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs of mine" / "a b"
+    location = "runs of mine/a b" if form == "relative" else form.format(folder)
+    with open_run(location) as run:
+        assert run.local == folder
+        assert run.location == location
+        run.set_status("finished")
+    assert read_status(location)["status"] == "finished"  # type: ignore[index]
+
+
+def test_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("words")
+    with pytest.raises(RunDirectoryError, match=r"no run directory.*'thesis\.tex'"):
+        open_run(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_other_objects_at_the_url_are_refused_and_left_alone(s3_server: ThreadedMotoServer) -> None:
+    boto3.client("s3").put_object(Bucket="results", Key="thesis/a/b.tex", Body=b"words")
+    with pytest.raises(RunDirectoryError, match=r"no run directory.*'a'"):
+        open_run("s3://results/thesis")
+    assert list(objects()) == ["thesis/a/b.tex"]
+
+
+def test_unusable_locations_are_one_line_that_names_them(tmp_path: Path, s3_server: ThreadedMotoServer) -> None:
+    (tmp_path / "file").write_text("")
+    for location in (
+        str(tmp_path / "file"),
+        str(tmp_path / "file" / "run"),
+        "nonsense://bucket/run",
+        "s3://no-such-bucket/run",
+    ):
+        with pytest.raises(InputError) as caught:
+            open_run(location)
+        assert location in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert objects() == {}
+
+
+def test_unreachable_object_storage_is_one_line_at_once(
+    s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    begin = time.monotonic()
+    with pytest.raises(RunDirectoryError, match=r"cannot use the run directory s3://results/x: .*127\.0\.0\.1:9"):
+        open_run("s3://results/x")
+    assert time.monotonic() - begin < 10
+
+
+def test_missing_package_for_s3_names_the_extra() -> None:
+    code = """
+import sys
+sys.modules["s3fs"] = None
+from dcgan_dist.results.run_directory import open_run
+try:
+    open_run("s3://results/x")
+except ValueError as error:
+    print(error)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "s3://results/x needs a package that is not installed: pip install 'dcgan-dist[s3]'\n"
+
+
+def test_results_import_no_torch() -> None:
+    code = "import sys, dcgan_dist.results.run_directory; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_damaged_object_falls_back_to_the_checkpoint_before(
+    s3_server: ThreadedMotoServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run("s3://results/run") as run:
+        for step in (10, 20, 30):
+            run.commit_checkpoint(step, tensors, {})
+    client = boto3.client("s3")
+    client.put_object(
+        Bucket="results", Key="run/checkpoints/step-00000030/networks.safetensors", Body=b"n" * 5999 + b"m"
+    )
+    client.delete_object(Bucket="results", Key="run/checkpoints/step-00000020/state.json")
+    with open_run("s3://results/run") as run:
+        newest = run.newest_checkpoint()
+        assert newest is not None
+        assert newest.step == 10
+        lines = capsys.readouterr().err.splitlines()
+        assert ["step-00000030 is damaged" in lines[0], "step-00000020 is incomplete" in lines[1]] == [True, True]
+        run.rewind(10)
+        # The damaged one is out of the way; the other, as an upload that was cut short leaves it, does not count.
+        kept = [name.removeprefix("run/") for name in objects() if "step-" in name and "00000010" not in name]
+        assert kept == [
+            "checkpoints/step-00000020/networks.safetensors",
+            "set_aside/1/step-00000030/networks.safetensors",
+            "set_aside/1/step-00000030/state.json",
+        ]
+
+
+def test_on_object_storage_state_comes_last_and_metrics_before(
+    s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    send = Mirror._send
+
+    def record(self: Mirror, name: str, action: object) -> None:
+        sent.append(name.rpartition("/")[2])
+        send(self, name, action)  # type: ignore[arg-type]
+
+    with open_run("s3://results/run") as run:
+        run.append_metrics({"step": 10, "loss_d": 1.0})
+        monkeypatch.setattr(Mirror, "_send", record)
+        run.commit_checkpoint(10, tensors, {"reason": "interval"})
+        kinds = [name.split(".")[0] for name in sent if name != "status.json"]
+        assert kinds == ["metrics", "events", "networks", "state"]
+        # The same step again, with equal tensors: what counts already is not touched before the new state replaces it.
+        sent.clear()
+        run.commit_checkpoint(10, tensors, {"reason": "signal"})
+        assert [name for name in sent if name != "status.json"] == ["state.json"]
+
+
+def test_background_upload_brings_metrics_to_object_storage_without_being_asked(
+    s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_directory, "UPLOAD_SECONDS", 0.05)
+    monkeypatch.setattr(status, "REMOTE_HEARTBEAT_SECONDS", 0.05)
+    with open_run("s3://results/run") as run:
+        opened = read_status("s3://results/run")
+        run.append_metrics({"step": 10, "loss_d": 1.0})
+        run.write_image("real", np.zeros((4, 4, 3), np.uint8))
+        run.set_status("running", step=10)
+        give_up = time.monotonic() + 20
+        while time.monotonic() < give_up:
+            found = read_status("s3://results/run")
+            if "run/samples/real.png" in objects() and found is not None and found.get("step") == 10:
+                break
+            time.sleep(0.05)
+        assert read_metrics("s3://results/run") == [{"step": 10, "loss_d": 1.0}]
+        assert found is not None
+        assert opened is not None
+        assert found["heartbeat"] > opened["heartbeat"]
+
+
+def test_upload_that_fails_again_and_again_comes_out_of_the_next_call(
+    s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_directory, "UPLOAD_SECONDS", 0.05)
+    run = open_run("s3://results/run")
+    s3_server.stop()
+    run.append_metrics({"step": 1, "loss_d": 1.0})
+    give_up = time.monotonic() + 20
+    while run._failure is None and time.monotonic() < give_up:
+        time.sleep(0.02)
+    with pytest.raises(StorageError, match="cannot write s3://results/run/"):
+        run.append_metrics({"step": 2, "loss_d": 1.0})
+    with pytest.raises(StorageError):
+        run.commit_checkpoint(2, tensors, {})
+    with pytest.raises(StorageError):
+        run.close()
+    kept = run.local.with_name(f"kept-{run.local.name}")
+    assert f"what could not be uploaded is in {kept}" in capsys.readouterr().err
+    assert (kept / "metrics.jsonl").exists()
+
+
+def test_upload_that_fails_once_is_tried_again(s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_run("s3://results/run") as run:
+        host, port = s3_server.get_host_and_port()
+        s3_server.stop()
+        monkeypatch.setattr(run._mirror, "_delays", (0.5, 0.5, 1.0, 1.0))
+        second = ThreadedMotoServer(host, port, verbose=False)
+        threading.Timer(0.7, second.start).start()
+        run.commit_checkpoint(1, tensors, {})
+        assert "run/checkpoints/step-00000001/state.json" in objects()
+    second.stop()
+
+
+def write_run(location: str, steps: int = 60) -> None:
+    """Write a run with a line of metrics and a grid every 10 steps and a checkpoint every 20, of which two are kept."""
+    with open_run(location) as run:
+        run.write_config({"training": {"checkpoint_every": 20}}, {})
+        run.go_back("refuse", 20)
+        for step in range(10, steps + 1, 10):
+            run.append_metrics({"step": step, "loss_d": step / 2})
+            run.write_image(f"step-{step:08d}", np.full((4, 4, 3), step, np.uint8))
+            if step % 20 == 0:
+                run.commit_checkpoint(step, tensors, {"last_logged": step})
+                run.prune_checkpoints(2, 0)
+        run.set_status("stopped", step=steps)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files of a run but those that each start writes anew."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("status.json", ".lock")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+NEWEST = "checkpoints/step-00000060"
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut": lambda run: os.truncate(run / NEWEST / "networks.safetensors", 100),
+    "flipped": lambda run: (run / NEWEST / "networks.safetensors").write_bytes(b"N" + b"n" * 5999),
+    "missing": lambda run: (run / NEWEST / "networks.safetensors").unlink(),
+    "a folder": lambda run: [
+        (run / NEWEST / "networks.safetensors").unlink(),
+        (run / NEWEST / "networks.safetensors").mkdir(),
+    ],
+    "state cut": lambda run: os.truncate(run / NEWEST / "state.json", 50),
+    "state nested": lambda run: (run / NEWEST / "state.json").write_bytes(b"[" * 100_000),
+    "state missing": lambda run: (run / NEWEST / "state.json").unlink(),
+    "all cut": lambda run: [os.truncate(path, 1) for path in run.glob("checkpoints/*/networks.safetensors")],
+    "all gone": lambda run: shutil.rmtree(run / "checkpoints"),
+    "one of a later step": lambda run: (run / "checkpoints/step-00000080").mkdir(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_run_is_left_as_it_is_until_it_is_to_be_set_aside_and_then_nothing_is_lost(
+    tmp_path: Path, damage: str
+) -> None:
+    write_run(str(tmp_path))
+    DAMAGES[damage](tmp_path)
+    before = contents(tmp_path)
+    with open_run(str(tmp_path)) as run, pytest.raises(RunDirectoryError) as caught:
+        run.go_back("refuse", 20)
+    assert contents(tmp_path) == before
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "--training.on_damaged_run set-aside" in str(caught.value)
+    with open_run(str(tmp_path)) as run:
+        newest = run.go_back("set-aside", 20)
+    step = newest.step if newest else 0
+    assert step == {"all cut": 0, "all gone": 0, "one of a later step": 60}.get(damage, 40)
+    assert [row["step"] for row in read_metrics(str(tmp_path))] == list(range(10, step + 1, 10))
+    assert set(before.values()) <= set(contents(tmp_path).values())
     with open_run(str(tmp_path)) as run:  # and that was all
         again = run.go_back("refuse", 20)
     assert (again.step if again else 0) == step
