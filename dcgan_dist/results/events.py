@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from dcgan_dist.results.storage import sync_path, temporary_for, writing
+from dcgan_dist.results.storage import sync_path, temporary_for, undone_by_errors, writing
 
 EVENT_FILES = "events.out.tfevents.*"
 
@@ -80,10 +80,11 @@ class EventLog:
         new = _new_path(self._folder)
         temporary = temporary_for(new)
         temporary.unlink(missing_ok=True)
-        _append(temporary, [*_head(), *kept])
         with writing(new):
-            sync_path(temporary)
-            temporary.replace(new)
+            with undone_by_errors(temporary):
+                _append(temporary, [*_head(), *kept])
+                sync_path(temporary)
+                temporary.replace(new)
             # A TensorBoard that reads the last file would be stuck if it vanished; from an empty one it moves on.
             for path in before[-1:]:
                 os.truncate(path, 0)

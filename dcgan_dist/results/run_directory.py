@@ -62,6 +62,7 @@ from dcgan_dist.results.storage import (
     sync_path,
     temporary_for,
     to_json,
+    undone_by_errors,
     write_atomically,
     writing,
 )
@@ -204,7 +205,13 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except DcganDistError as second:
+            if error is None:
+                raise
+            if str(second) != str(error):  # what came first says more, and goes on
+                print(second, file=sys.stderr, flush=True)
 
     # In the background
 
@@ -401,7 +408,7 @@ class RunDirectory:
 
     def _copy_aside(self, name: str) -> None:
         target = self._aside_for(name)
-        with writing(self.local / target):
+        with writing(self.local / target), undone_by_errors(self.local / target):
             shutil.copy2(self.local / name, self.local / target)
 
     def _aside_for(self, name: str) -> str:
@@ -514,14 +521,15 @@ class RunDirectory:
         folder = f"checkpoints/{path.name}"
         content = mirror.read(f"{folder}/{STATE_NAME}")
         state = parse_state(content, f"{self.location}/{folder}")
-        path.mkdir(parents=True)
         try:
-            for name in state["files"]:
-                mirror.download(f"{folder}/{name}", path / name)
-            (path / STATE_NAME).write_bytes(content or b"")
+            with writing(path):
+                path.mkdir(parents=True)
+                for name in state["files"]:
+                    mirror.download(f"{folder}/{name}", path / name)
+                (path / STATE_NAME).write_bytes(content or b"")
             return read_checkpoint(path)
         except (RunDirectoryError, StorageError):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
             raise
 
     def prune_checkpoints(self, keep_last: int, keep_every: int) -> None:

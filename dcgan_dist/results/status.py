@@ -146,8 +146,17 @@ class LocalPlace:
         return read_file(self.name, STATUS_NAME)
 
     def write(self, content: bytes, durable: bool) -> None:
-        """Replace status.json."""
-        write_atomically(self._folder / STATUS_NAME, content, durable=durable)
+        """Replace status.json; where the disk has no room for a second one, the first is overwritten."""
+        path = self._folder / STATUS_NAME
+        try:
+            write_atomically(path, content, durable=durable)
+        except StorageError as error:
+            is_full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            if not is_full or not path.exists():
+                raise
+            with writing(path), path.open("r+b", buffering=0) as file:
+                # Blanks instead of a shorter file: nothing has to be cut off, and it is JSON at every moment.
+                file.write(content.rstrip().ljust(path.stat().st_size - 1) + b"\n")
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -11,10 +11,12 @@ import math
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
@@ -65,6 +67,16 @@ def writing(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+@contextmanager
+def undone_by_errors(path: Path) -> Iterator[None]:
+    """Remove a file that could not be written whole: on a full disk, others need its room."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def sync_path(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -92,18 +104,38 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     """
     temporary = temporary_for(path)
     with writing(path):
-        try:
+        with undone_by_errors(temporary):
             with temporary.open("wb") as file:
                 file.write(content)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
             temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)  # on a full disk, others need its room
-            raise
         if durable:
             sync_path(path.parent)
+
+
+def check_writable(location: str) -> None:
+    """Check that files can be written into a folder, which need not be there yet, or below a URL.
+
+    Raises:
+        RunDirectoryError: they cannot.
+        StorageError: object storage does not take a file.
+    """
+    where = parse_location(location)
+    if isinstance(where, str):
+        probe = f".{uuid.uuid4().hex}.writing"
+        mirror = Mirror(where, delays=())
+        mirror.write(probe, b"")
+        mirror.remove([probe])
+        return
+    try:
+        with TemporaryFile(dir=next(folder for folder in (where, *where.parents) if folder.exists())):
+            pass
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{location} cannot be written: {error.strerror or error}; take a folder that can be"
+        ) from error
 
 
 class Mirror:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,10 +99,9 @@ def train(
     config = resolve_config(config, dataset)
     run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
     try:
-        return Training(config, world, dataset, run, reporter or Silent()).run_to_end()
+        with run or nullcontext():
+            return Training(config, world, dataset, run, reporter or Silent()).run_to_end()
     finally:
-        if run is not None:
-            run.close()
         gc.collect()  # DDP's reducers must be gone before the process group is destroyed
 
 
@@ -217,7 +217,11 @@ class Training:
                 status: Literal["diverged", "stopped", "failed"] = "failed"
                 if isinstance(error, Diverged | Stopped):
                     status = "diverged" if isinstance(error, Diverged) else "stopped"
-                self.run.set_status(status, f"{error}" or type(error).__name__, step=self.state.step)
+                try:
+                    self.run.set_status(status, f"{error}" or type(error).__name__, step=self.state.step)
+                except DcganDistError as second:
+                    if str(second) != str(error):
+                        print(second, file=sys.stderr, flush=True)
             raise
 
     def _take(self, batches: BatchIterator, count: int) -> list[Batch]:
