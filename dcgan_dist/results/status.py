@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -368,6 +368,27 @@ def place_of(location: str, mirror: Mirror | None = None) -> Place:
     """
     where = parse_location(location)
     return LocalPlace(where) if isinstance(where, Path) else RemotePlace(mirror or Mirror(where))
+
+
+def update_file(location: str, name: str, change: Callable[[bytes | None], bytes]) -> None:
+    """Replace a file of a run directory by what `change` makes of its content; of several at once, none is lost.
+
+    On a disk they wait for each other. On object storage the replacing is conditional: where another came first,
+    `change` is called again with what that one wrote.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
+    where = parse_location(location)
+    if isinstance(where, Path):
+        with LocalPlace(where).exclusive():
+            write_atomically(where / name, change(read_file(location, name)))
+        return
+    mirror = Mirror(where)
+    while True:
+        content, version = mirror.read_version(name)
+        if mirror.swap(name, change(content), version):
+            return
 
 
 def mark_run(location: str, status: Status, reason: str, *, session: str) -> bool:

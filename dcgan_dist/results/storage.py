@@ -27,6 +27,9 @@ RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
 # These stores have no folders to make, and "making" one can create a bucket by a slip of the pen.
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2", "memory"})
 
+# What S3 answers to a conditional write when the file has changed, or is being replaced by another at this moment.
+_CHANGED = ("PreconditionFailed", "ConditionalRequestConflict")
+
 Result = TypeVar("Result")
 
 
@@ -243,6 +246,51 @@ class Mirror:
             StorageError: it cannot be written, even when tried again.
         """
         self._send(name, lambda: self._system.pipe_file(self._path(name), content))
+
+    def read_version(self, name: str) -> tuple[bytes | None, str | None]:
+        """Return the content of a file and what tells this version from others, both None where there is none.
+
+        The version is the one that was there before the content was read, so that `swap` errs on the safe side.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+
+        def look() -> dict[str, Any]:
+            self._system.invalidate_cache()
+            return dict(self._system.info(self._path(name)))
+
+        try:
+            version = self._try(name, "read", look).get("ETag")
+        except FileNotFoundError:
+            return None, None
+        return self.read(name), version
+
+    def swap(self, name: str, content: bytes, version: str | None) -> bool:
+        """Replace a file where it still has a version (None: where it is still missing); False where it has not.
+
+        On other storage than S3, whose conditional writes fsspec does not offer, it is replaced in any case.
+
+        Raises:
+            StorageError: it cannot be written, even when tried again.
+        """
+        condition: dict[str, str] = {}
+        if "s3" in self._system.protocol:
+            condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        swapped = True
+
+        def send() -> None:
+            nonlocal swapped
+            try:
+                self._system.pipe_file(self._path(name), content, **condition)
+            except OSError as error:
+                answer = getattr(error.__cause__, "response", None) or {}
+                if answer.get("Error", {}).get("Code") not in _CHANGED:
+                    raise
+                swapped = False
+
+        self._send(name, send)
+        return swapped
 
     def upload(self, name: str, source: Path) -> None:
         """Replace a file by a local one, of any size.
