@@ -19,6 +19,7 @@ from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 from dcgan_dist.results.published import PUBLISHED, TABLE_3
+from dcgan_dist.results.storage import check_writable
 
 PROG = "dcgan-dist evaluate"
 
@@ -29,6 +30,7 @@ def _command(arguments: Sequence[str]) -> None:
         raise ConfigError("run is missing: give --run DIR, the run directory to score")
     given = lasting_output(config.run)
     location = absolute_input(given) if config.cluster.workers else given
+    check_writable(given)  # before hours of computing
     yield_idle_cores()
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.evaluation.generator_scores import GENERATOR_TASKS, evaluate_generators

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 
 from dcgan_dist.command_line import parse_settings, run, split_words
 from dcgan_dist.config import ReportConfig
-from dcgan_dist.errors import ConfigError, InputError, StorageError
+from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError, StorageError
 from dcgan_dist.results.aggregate import Pile, Tell, collect
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.remembered import cache_file
-from dcgan_dist.results.storage import Mirror, parse_location, temporary_for, writing
+from dcgan_dist.results.storage import Mirror, check_writable, parse_location, writing
 from dcgan_dist.results.tables import write_tables
 from dcgan_dist.results.thumbnails import Thumbnails
 
@@ -75,12 +75,9 @@ def check_output(output: str | Path) -> Path:
     if path.is_dir():
         raise ConfigError(f"output is {str(output)!r}, a folder: name a file in it, such as {path / 'report.html'}")
     try:
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        probe = temporary_for(folder / path.name)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"output {str(output)!r} cannot be written: {error.strerror or error}") from error
+        check_writable(str(path.parent))
+    except RunDirectoryError as error:
+        raise ConfigError(f"output {str(output)!r} cannot be written: {error}") from error
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -295,9 +296,7 @@ def evaluate_generators(
 
     try:
         evaluation.prepare()
-        entries = add_each(location, config.task, scores(), finished, say)
+        return add_each(location, config.task, scores(), finished, partial(show, evaluation.protocol), say)
     finally:
         if not config.keep_features:
             evaluation.files.clear()
-    show(evaluation.protocol, entries)
-    return entries

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -399,12 +400,10 @@ def evaluate_one_nn(
         yield from task.score_real_images()
 
     try:
-        entries = add_each(location, config.task, scores(), finished, say)
+        return add_each(location, config.task, scores(), finished, partial(show, task.protocol), say)
     finally:
         if not config.keep_features:
             task.clear()
-    show(task.protocol, entries)
-    return entries
 
 
 __all__ = ["COUNTS", "GeneratedImages", "OneNearestNeighbour", "RealImages", "evaluate_one_nn", "kind_of", "moved"]

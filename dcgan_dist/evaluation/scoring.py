@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -469,12 +470,10 @@ def evaluate(
     evaluation = Evaluation(config, first.model, device, pool, workers_device)
     scores = _scores(evaluation, itertools.chain([first], discriminators), run, finished)
     try:
-        entries = add_each(location, config.task, scores, finished, say)
+        return add_each(location, config.task, scores, finished, partial(show, evaluation.protocol), say)
     finally:
         if not config.keep_features:
             evaluation.files.clear()
-    show(entries[0]["protocol"], entries)
-    return entries
 
 
 def _scores(

@@ -91,6 +91,11 @@ class Drawn:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
+def folder_of(config: FigureConfig, location: str) -> str:
+    """Return the folder or URL that the figures of a run are written to."""
+    return config.output or f"{location.rstrip('/')}/{FOLDER}"
+
+
 def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, begun: float) -> list[str]:
     """Write a figure's PNG, JSON and other files, each whole or not at all, the JSON last.
 
@@ -129,7 +134,7 @@ def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, 
         "seconds": round(time.perf_counter() - begun, 2),
     }
     contents = pictures | others | {f"{name}.json": to_json(about).encode() + b"\n"}
-    place = parse_location(config.output or f"{run.location.rstrip('/')}/{FOLDER}")
+    place = parse_location(folder_of(config, run.location))
     if isinstance(place, Path):
         with writing(place):
             place.mkdir(parents=True, exist_ok=True)
@@ -142,4 +147,4 @@ def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, 
     return [f"{place}/{file}" for file in contents]
 
 
-__all__ = ["FOLDER", "AllConfig", "Drawn", "FigureConfig", "write_figure"]
+__all__ = ["FOLDER", "AllConfig", "Drawn", "FigureConfig", "folder_of", "write_figure"]

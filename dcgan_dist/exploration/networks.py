@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ class Trained:
         settings: the run's config.yaml.
         model: settings of the networks.
         generator: in evaluation mode, on `device`.
-        discriminator: likewise.
         samples: the endless row of samples that `sample --seed` gives; its numbers are the ids of a sheet.
         device: where to compute.
         seed: of what the figure draws.
@@ -61,11 +61,21 @@ class Trained:
     settings: dict[str, Any]
     model: ModelConfig
     generator: Generator
-    discriminator: Discriminator
     samples: Samples
     device: torch.device
     seed: int
     cache: Path
+
+    @cached_property
+    def discriminator(self) -> Discriminator:
+        """In evaluation mode, on `device`; loaded on first use, for few figures look into it.
+
+        Raises:
+            RunDirectoryError: it is damaged.
+            StorageError: it cannot be read.
+        """
+        _, discriminator, _, _ = load_networks(self.location, self.step, "discriminator")
+        return discriminator.eval().to(self.device).requires_grad_(False)
 
     @property
     def image_size(self) -> int:
@@ -189,7 +199,6 @@ def open_trained(location: str, step: str, *, seed: int, device: torch.device, c
     """
     samples = open_samples(location, step, seed=seed, device=device.type)
     generator, _, model, digest = load_networks(location, samples.step, "generator")
-    _, discriminator, _, _ = load_networks(location, samples.step, "discriminator")
     state_name = f"checkpoints/{name_of(samples.step)}/{STATE_NAME}"
     content = read_file(location, state_name)
     seen = 0 if content is None else int(parse_state(content, state_name).get("images_seen", 0))
@@ -205,7 +214,6 @@ def open_trained(location: str, step: str, *, seed: int, device: torch.device, c
         settings=read_run_config(location),
         model=model,
         generator=generator.requires_grad_(False),
-        discriminator=discriminator.eval().to(device).requires_grad_(False),
         samples=samples,
         device=device,
         seed=seed,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -28,6 +29,7 @@ from dcgan_dist.data.remote import is_url
 from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.generation.samples import Samples
 from dcgan_dist.models.network import Generator
+from dcgan_dist.results.storage import check_writable
 from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
 from dcgan_dist.training.trained import load_generator
 
@@ -75,11 +77,13 @@ def check_output(path: str, overwrite: bool) -> None:
 
     Raises:
         ConfigError: its ending is not of `FORMATS`, it exists, or the package for it is missing.
+        RunDirectoryError: its folder cannot be written.
     """
     if not path.lower().endswith(FORMATS) or is_url(path):
         raise ConfigError(f"output is {path!r}: name a file of this host that ends in {' or '.join(FORMATS)}")
     if Path(path).is_dir() or (Path(path).exists() and not overwrite):
         raise ConfigError(f"output {path!r} exists: name another one, or give --overwrite to replace it")
+    check_writable(str(Path(path).absolute().parent))
     if path.lower().endswith(".onnx"):
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
         if missing:
@@ -153,8 +157,9 @@ def _save_program(
     program: _Program, inputs: tuple[Tensor, ...], facts: dict[str, Any], path: Path
 ) -> tuple[Callable[..., Tensor], str]:
     made = torch.export.export(program, inputs, dynamic_shapes=_dynamic_shapes(inputs), strict=False)
-    with path.open("wb") as file:
-        torch.export.save(made, file, extra_files={_FACTS: json.dumps(facts)})
+    content = io.BytesIO()  # in memory first: of a disk that is full, torch makes a RuntimeError
+    torch.export.save(made, content, extra_files={_FACTS: json.dumps(facts)})
+    path.write_bytes(content.getvalue())
     with path.open("rb") as file:
         run: Callable[..., Tensor] = torch.export.load(file).module()
     return run, "torch.export"

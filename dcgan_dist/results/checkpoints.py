@@ -25,6 +25,10 @@ _WRITING = ".writing-"
 _REMOVED = ".removed-"
 
 
+class IncompleteCheckpoint(RunDirectoryError):
+    """A checkpoint has no state.json: one whose upload was cut short, or a damaged one."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose files match their digests.
@@ -105,9 +109,15 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], sta
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         write_atomically(temporary / STATE_NAME, text.encode())
         with writing(target):
-            # Where the same step is written anew: killed between these two, `recover` does the second.
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
+            if target.exists():
+                # The same step again. Killed between the two renames, `recover` does the second.
+                removed = folder / f"{_REMOVED}{name_of(step)}"
+                shutil.rmtree(removed, ignore_errors=True)
+                target.rename(removed)
+                temporary.rename(target)
+                shutil.rmtree(removed, ignore_errors=True)
+            else:
+                temporary.rename(target)
             sync_path(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -118,17 +128,18 @@ def parse_state(content: bytes | None, where: str) -> dict[str, Any]:
     """Return the content of a state.json.
 
     Raises:
-        RunDirectoryError: it is missing or damaged.
+        IncompleteCheckpoint: it is missing.
+        RunDirectoryError: it is damaged.
     """
     if content is None:
-        raise RunDirectoryError(f"{where} is incomplete: it has no {STATE_NAME}")
+        raise IncompleteCheckpoint(f"{where} is incomplete: it has no {STATE_NAME}")
     try:
         state = json.loads(content)
         if state["digest"] != _digest_state(state):
             raise ValueError("its digest differs")
         if any(name in ("", ".", "..") or set(name) & set("/\\\0") for name in state["files"]):
             raise ValueError("it names files of other folders")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunDirectoryError(f"{where} is damaged: {STATE_NAME} is not what was written ({error})") from error
     return dict(state)
 
@@ -170,6 +181,15 @@ def remove_checkpoint(folder: Path, step: int) -> None:
         shutil.rmtree(removed)
 
 
+def holds_more(path: Path) -> bool:
+    """Return whether a checkpoint's folder holds anything that its state.json does not name, or cannot be known to."""
+    try:
+        named = parse_state((path / STATE_NAME).read_bytes(), str(path))["files"]
+    except (OSError, RunDirectoryError):
+        return True
+    return not {entry.name for entry in path.iterdir()} <= {STATE_NAME, *named}
+
+
 def recover(folder: Path) -> None:
     """Clear away what a killed process left; a checkpoint that lacked only its name gets it.
 
@@ -177,13 +197,13 @@ def recover(folder: Path) -> None:
         StorageError: it cannot be removed.
     """
     with writing(folder):
-        for path in sorted(folder.glob(f"{_WRITING}*")):
+        for path in sorted(folder.glob(f"{_WRITING}step-*")):
             target = folder / path.name.removeprefix(_WRITING)
             if not target.exists() and _is_intact(path):
                 path.rename(target)
             else:
                 shutil.rmtree(path)
-        for path in sorted(folder.glob(f"{_REMOVED}*")):
+        for path in sorted(folder.glob(f"{_REMOVED}step-*")):
             shutil.rmtree(path)
 
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from dcgan_dist.results.storage import sync_path, temporary_for, writing
+from dcgan_dist.results.storage import sync_path, temporary_for, undone_by_errors, writing
 
 EVENT_FILES = "events.out.tfevents.*"
 
@@ -80,16 +80,21 @@ class EventLog:
         new = _new_path(self._folder)
         temporary = temporary_for(new)
         temporary.unlink(missing_ok=True)
-        _append(temporary, [*_head(), *kept])
         with writing(new):
-            sync_path(temporary)
-            temporary.replace(new)
+            with undone_by_errors(temporary):
+                _append(temporary, [*_head(), *kept])
+                sync_path(temporary)
+                temporary.replace(new)
             # A TensorBoard that reads the last file would be stuck if it vanished; from an empty one it moves on.
             for path in before[-1:]:
                 os.truncate(path, 0)
             for path in before[:-1]:
                 path.unlink()
         self._path = new
+
+    def damaged(self) -> list[Path]:
+        """Return the files that cannot be read to their end: after damage, or where an append was cut short."""
+        return [path for path in sorted(self._folder.glob(EVENT_FILES)) if _readable_bytes(path) < path.stat().st_size]
 
     def sync(self) -> None:
         """Wait until all that was appended is on the disk."""
@@ -104,3 +109,8 @@ def _events_with_values(path: Path, step: int | None) -> Iterator[bytes]:
         event = event_pb2.Event.FromString(record)
         if event.HasField("summary") and (step is None or event.step <= step):
             yield record
+
+
+def _readable_bytes(path: Path) -> int:
+    # A record has 16 bytes beside its content: its length, and a checksum of each.
+    return sum(len(record) + 16 for record in RawEventFileLoader(str(path)).Load())

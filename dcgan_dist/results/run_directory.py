@@ -7,6 +7,7 @@ on; what it left half-written is cleared away then.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
 from dcgan_dist.results.checkpoints import (
     STATE_NAME,
     Checkpoint,
+    IncompleteCheckpoint,
+    holds_more,
     name_of,
     parse_state,
     read_checkpoint,
@@ -59,6 +62,7 @@ from dcgan_dist.results.storage import (
     sync_path,
     temporary_for,
     to_json,
+    undone_by_errors,
     write_atomically,
     writing,
 )
@@ -67,8 +71,13 @@ CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 UPLOAD_SECONDS = 5.0
 """Shortest pause between two uploads of metrics, events and samples."""
+SET_ASIDE = "set_aside"
+"""Folder of a run directory, with a numbered folder for each time that something damaged was moved out of the way."""
+_WAY_OUT = f"restore it, or give --training.on_damaged_run set-aside, which moves what is in the way to {SET_ASIDE}/"
+OnDamagedRun = Literal["refuse", "set-aside"]
 _SCRATCH_PREFIX = "dcgan_dist-run-"
-_MIRRORED = (CONFIG_NAME, METRICS_NAME, EVENT_FILES, "samples/*.png")
+# What is set aside comes first: it is on object storage before what takes its name there.
+_MIRRORED = (f"{SET_ASIDE}/*/*", CONFIG_NAME, METRICS_NAME, EVENT_FILES, "samples/*.png")
 
 
 def open_run(location: str, *, session: str = "", scratch: Path | None = None) -> RunDirectory:
@@ -158,6 +167,7 @@ class RunDirectory:
         local: absolute path of the folder that is written: the location itself, or, for a URL, a temporary folder of
             this host that `close` removes once everything is uploaded.
         previous: status.json as the writer before left it, None in a new directory.
+        newest: the checkpoint that `go_back` went back to, None where there is none.
     """
 
     def __init__(
@@ -172,6 +182,9 @@ class RunDirectory:
         self.location = location
         self.local = local
         self.previous = previous
+        self.newest: Checkpoint | None = None
+        self._committed: int | None = None  # step of the last checkpoint written here
+        self._aside = ""  # folder of what this process sets aside
         self._lease = lease
         self._mirror = mirror
         self._uploader = uploader
@@ -192,7 +205,13 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except DcganDistError as second:
+            if error is None:
+                raise
+            if str(second) != str(error):  # what came first says more, and goes on
+                print(second, file=sys.stderr, flush=True)
 
     # In the background
 
@@ -235,10 +254,11 @@ class RunDirectory:
             return None
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunDirectoryError(f"{self.location}/{CONFIG_NAME} cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise RunDirectoryError(f"{self.location}/{CONFIG_NAME} holds no settings")
+            if not isinstance(content, dict):
+                raise ValueError("it holds no settings")
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunDirectoryError(f"{self.location}/{CONFIG_NAME} is damaged ({reason}): {_WAY_OUT}") from error
         return content
 
     def write_config(self, settings: Mapping[str, object], environment: Mapping[str, object]) -> None:
@@ -284,23 +304,71 @@ class RunDirectory:
         write_atomically(path, content.getvalue(), durable=False)
         return path
 
+    def go_back(self, on_damaged_run: OnDamagedRun, checkpoint_every: int) -> Checkpoint | None:
+        """Go back to the newest whole checkpoint, or to the start where there is none, and keep it as `newest`.
+
+        What a killed process wrote beyond it is dropped, since the steps that follow write the same again. More than
+        that lies beyond it where a checkpoint is damaged or gone; that is never dropped.
+
+        Args:
+            on_damaged_run: whether to refuse then, or to move all of it into a folder below `set_aside`.
+            checkpoint_every: most steps between two checkpoints of the process that wrote here before.
+
+        Raises:
+            RunDirectoryError: a checkpoint is damaged or gone.
+        """
+        self._check()
+        self.newest, damaged = self._find_newest()
+        step, logged = (self.newest.step, self.newest.state.get("last_logged", 0)) if self.newest else (0, 0)
+        reasons = [str(error) for found, error in damaged.items() if not self._was_cut_short(found, error)]
+        last = self._last_step()
+        if not reasons and last > max(step + checkpoint_every, logged):
+            reasons.append(f"{self.location} has metrics or samples of step {last}, but the checkpoints are gone")
+        if reasons:
+            where = f"step {step}" if self.newest else "the start"
+            if on_damaged_run == "refuse":
+                raise RunDirectoryError(f"{reasons[0]}; before it, training could go on from {where}: {_WAY_OUT}")
+            print(f"{reasons[0]}; going back to {where}", file=sys.stderr, flush=True)
+            self._set_aside_beyond(step)
+        self.rewind(step)
+        return self.newest
+
+    def _was_cut_short(self, step: int, error: RunDirectoryError) -> bool:
+        """Whether a checkpoint is one whose upload a kill cut short: it never counted."""
+        is_local = (self.local / "checkpoints" / name_of(step)).exists()
+        return self._mirror is not None and not is_local and isinstance(error, IncompleteCheckpoint)
+
+    def _last_step(self) -> int:
+        """Return the last step of which there are metrics or samples."""
+        steps = [step for name in self._names("samples") if (step := step_of(name.removesuffix(".png"))) is not None]
+        path = self.local / METRICS_NAME
+        if path.exists():
+            with path.open("rb") as file:
+                steps += [step for line in file if (step := _step_of_row(line)) is not None]
+        return max(steps, default=0)
+
     def rewind(self, step: int) -> None:
         """Drop all that lies beyond `step`: lines of metrics, TensorBoard events, grids of samples, checkpoints.
 
-        A torn last line goes too. Call it before going on from a checkpoint; a checkpoint beyond that one is damaged,
-        and would otherwise count as newer than those to come.
+        A torn last line goes too. Lines that are damaged stay, and damaged checkpoints and events are set aside.
         """
         self._check()
         self._lease.confirm()
         self._rewind_metrics(step)
+        for path in self._events.damaged():
+            self._copy_aside(path.name)
         self._events.rewind(step)
         for name in self._names("samples"):
             if (found := step_of(name.removesuffix(".png"))) is not None and found > step:
                 self._remove(f"samples/{name}")
-        for found in self._checkpoint_steps():
-            if found > step:
+        beyond = [found for found in self._checkpoint_steps() if found > step]
+        damaged = self._find_newest()[1] if beyond else {}
+        for found in beyond:
+            if found not in damaged:
                 print(f"{self.location}: dropped checkpoint {name_of(found)}, beyond step {step}", flush=True)
                 self._remove_checkpoint(found)
+            elif not self._was_cut_short(found, damaged[found]):
+                self.set_aside(f"checkpoints/{name_of(found)}")
         self._upload()
 
     def _rewind_metrics(self, step: int) -> None:
@@ -310,10 +378,54 @@ class RunDirectory:
         kept = []
         with path.open("rb") as file:
             for line in file:
-                row = parse_json_object(line)
-                if row is not None and isinstance(row.get("step"), int) and row["step"] <= step:
+                is_torn = line.startswith(b"{") and not line.endswith(b"\n") and parse_json_object(line) is None
+                found = _step_of_row(line)
+                if not is_torn and (found is None or found <= step):
                     kept.append(line if line.endswith(b"\n") else line + b"\n")
         write_atomically(path, b"".join(kept))
+
+    # What is damaged
+
+    def _set_aside_beyond(self, step: int) -> None:
+        """Set aside what `rewind` would drop; the checkpoints come last, so that after a kill this begins again."""
+        for path in [self.local / METRICS_NAME, *sorted(self.local.glob(EVENT_FILES))]:
+            if path.exists():
+                self._copy_aside(path.name)
+        for name in self._names("samples"):
+            if (found := step_of(name.removesuffix(".png"))) is not None and found > step:
+                self.set_aside(f"samples/{name}")
+        self._upload()
+
+    def set_aside(self, name: str) -> None:
+        """Move a file or folder of the run directory into a folder below `set_aside`."""
+        path, target = self.local / name, self._aside_for(name)
+        if path.exists():
+            with writing(self.local / target):
+                path.rename(self.local / target)
+        if self._mirror is not None:
+            for each in self._mirror.names(name) or [name]:
+                self._mirror.rename(each, f"{target}{each.removeprefix(name)}")
+
+    def _copy_aside(self, name: str) -> None:
+        target = self._aside_for(name)
+        with writing(self.local / target), undone_by_errors(self.local / target):
+            shutil.copy2(self.local / name, self.local / target)
+
+    def _aside_for(self, name: str) -> str:
+        """Return the name under which this process sets something aside, whose folder is there."""
+        if not self._aside:
+            taken = {entry.split("/")[0] for entry in self._names(SET_ASIDE)}
+            number = next(number for number in itertools.count(1) if str(number) not in taken)
+            self._aside = f"{SET_ASIDE}/{number}"
+            print(
+                f"{self.location}: what is damaged, or lost by it, is kept in {self._aside}",
+                file=sys.stderr,
+                flush=True,
+            )
+        target = f"{self._aside}/{name.rpartition('/')[2]}"
+        with writing(self.local / target):
+            (self.local / target).parent.mkdir(parents=True, exist_ok=True)
+        return target
 
     def _names(self, folder: str) -> list[str]:
         """Names of the files in a sub-folder, here and on object storage."""
@@ -349,6 +461,7 @@ class RunDirectory:
         self._lease.confirm()
         self._sync_metrics()
         path = write_checkpoint(self.local / "checkpoints", step, write, dict(state))
+        self._committed = step
         if self._mirror is not None:
             # Metrics first: those of a checkpoint's steps must be there when it is.
             self._upload()
@@ -379,15 +492,23 @@ class RunDirectory:
         Every damaged or incomplete one above it is named in a printed line. From object storage it is downloaded.
         """
         self._check()
+        found, damaged = self._find_newest()
+        for error in damaged.values():
+            print(f"skipping a checkpoint: {error}", file=sys.stderr, flush=True)
+        return found
+
+    def _find_newest(self) -> tuple[Checkpoint | None, dict[int, RunDirectoryError]]:
+        """Return the newest whole checkpoint, and what is wrong with each newer one, by step."""
+        damaged: dict[int, RunDirectoryError] = {}
         for step in reversed(self._checkpoint_steps()):
             path = self.local / "checkpoints" / name_of(step)
             try:
                 if self._mirror is None or path.exists():
-                    return read_checkpoint(path)
-                return self._download_checkpoint(self._mirror, path)
+                    return read_checkpoint(path), damaged
+                return self._download_checkpoint(self._mirror, path), damaged
             except RunDirectoryError as error:
-                print(f"skipping a checkpoint: {error}", file=sys.stderr, flush=True)
-        return None
+                damaged[step] = error
+        return None, damaged
 
     def _checkpoint_steps(self) -> list[int]:
         steps = set(steps_in(self.local / "checkpoints"))
@@ -400,26 +521,33 @@ class RunDirectory:
         folder = f"checkpoints/{path.name}"
         content = mirror.read(f"{folder}/{STATE_NAME}")
         state = parse_state(content, f"{self.location}/{folder}")
-        path.mkdir(parents=True)
         try:
-            for name in state["files"]:
-                mirror.download(f"{folder}/{name}", path / name)
-            (path / STATE_NAME).write_bytes(content or b"")
+            with writing(path):
+                path.mkdir(parents=True)
+                for name in state["files"]:
+                    mirror.download(f"{folder}/{name}", path / name)
+                (path / STATE_NAME).write_bytes(content or b"")
             return read_checkpoint(path)
         except (RunDirectoryError, StorageError):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
             raise
 
     def prune_checkpoints(self, keep_last: int, keep_every: int) -> None:
         """Remove all checkpoints but the newest `keep_last` and, where it is not 0, every multiple of `keep_every`.
+
+        The newest is the one that this process has written: whatever is named after later steps neither counts nor
+        goes. A checkpoint with files in it that no run has written stays too.
 
         Args:
             keep_last: number of checkpoints.
             keep_every: steps.
         """
         self._check()
-        for step in to_prune(self._checkpoint_steps(), keep_last, keep_every):
-            self._remove_checkpoint(step)
+        steps = [step for step in self._checkpoint_steps() if self._committed is None or step <= self._committed]
+        for step in to_prune(steps, keep_last, keep_every):
+            path = self.local / "checkpoints" / name_of(step)
+            if not (path.exists() and holds_more(path)):
+                self._remove_checkpoint(step)
 
     def _remove_checkpoint(self, step: int) -> None:
         if self._mirror is not None:
@@ -477,6 +605,12 @@ class RunDirectory:
                 shutil.rmtree(self.local, ignore_errors=True)
         if self._failure is not None and not self._failure_known:
             raise self._failure
+
+
+def _step_of_row(line: bytes) -> int | None:
+    """Return the step of a line of metrics, None where it is damaged."""
+    step = (parse_json_object(line) or {}).get("step")
+    return step if isinstance(step, int) else None
 
 
 def read_state(path: Path) -> dict[str, Any]:

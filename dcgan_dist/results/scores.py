@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from dcgan_dist.errors import RunDirectoryError
-from dcgan_dist.results.storage import Mirror, parse_location, read_file, to_json, write_atomically
+from dcgan_dist.errors import DcganDistError, RunDirectoryError
+from dcgan_dist.results.status import update_file
+from dcgan_dist.results.storage import read_file, to_json
 
 SCORES_NAME = "scores.json"
 _KEY = ("step", "method", "protocol")
@@ -31,14 +28,21 @@ def read_scores(location: str) -> dict[str, list[Entry]]:
         RunDirectoryError: scores.json is damaged.
         StorageError: it cannot be read.
     """
-    content = read_file(location, SCORES_NAME)
+    return _parse(location, read_file(location, SCORES_NAME))
+
+
+def _parse(location: str, content: bytes | None) -> dict[str, list[Entry]]:
     if content is None:
         return {}
     try:
         scores = json.loads(content)
         if not isinstance(scores, dict) or not all(isinstance(entries, list) for entries in scores.values()):
             raise ValueError("it is no list of scores by task")
-    except ValueError as error:
+        if not all(isinstance(entry, dict) for entries in scores.values() for entry in entries):
+            raise ValueError("a score is no object")
+        for entries in scores.values():
+            entries.sort(key=_place)  # their steps are numbers
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RunDirectoryError(f"{location}/{SCORES_NAME} is damaged ({error}): move it away") from error
     return scores
 
@@ -47,7 +51,7 @@ def add_scores(location: str, task: str, entries: Sequence[Entry]) -> dict[str, 
     """Put scores into a run's scores.json, which is replaced whole or not at all.
 
     Args:
-        location: folder or URL of the run. Commands on one host wait for each other; on object storage the last wins.
+        location: folder or URL of the run. Commands at the same time lose nothing, see `update_file`.
         task: of the scores.
         entries: the scores, each with `step` (None for a control), `method` and `protocol`.
 
@@ -58,27 +62,32 @@ def add_scores(location: str, task: str, entries: Sequence[Entry]) -> dict[str, 
         RunDirectoryError: scores.json is damaged.
         StorageError: it cannot be written.
     """
-    place = parse_location(location)
-    with _alone(place):
-        scores = read_scores(location)
-        new = {_key(entry): entry for entry in entries}
+    new = {_key(entry): entry for entry in entries}
+    scores: dict[str, list[Entry]] = {}
+
+    def merged(content: bytes | None) -> bytes:
+        nonlocal scores
+        scores = _parse(location, content)
         kept = [entry for entry in scores.get(task, []) if _key(entry) not in new]
         # Controls, which have no step, come first.
         scores[task] = sorted([*kept, *new.values()], key=_place)
-        content = "{\n" + ",\n".join(
+        text = "{\n" + ",\n".join(
             f" {json.dumps(name)}: [\n" + ",\n".join(f"  {to_json(entry)}" for entry in of_task) + "\n ]"
             for name, of_task in scores.items()
         )
-        data = (content + "\n}\n").encode()
-        if isinstance(place, Path):
-            write_atomically(place / SCORES_NAME, data)
-        else:
-            Mirror(place).write(SCORES_NAME, data)
+        return (text + "\n}\n").encode()
+
+    update_file(location, SCORES_NAME, merged)
     return scores
 
 
 def add_each(
-    location: str, task: str, entries: Iterable[Entry], finished: Sequence[Entry], say: Callable[[str], None]
+    location: str,
+    task: str,
+    entries: Iterable[Entry],
+    finished: Sequence[Entry],
+    show: Callable[[list[Entry]], None],
+    say: Callable[[str], None],
 ) -> list[Entry]:
     """Put each score into a run's scores.json as soon as it is there, and return all.
 
@@ -87,6 +96,7 @@ def add_each(
         task: of the scores.
         entries: the scores; one that was made before is the very object of `finished`, and is not written again.
         finished: scores that the file has.
+        show: is given all of them at the end, also where they could not be written.
         say: told in a line which were there already.
 
     Raises:
@@ -94,14 +104,21 @@ def add_each(
     """
     made: list[Entry] = []
     there: list[str] = []
+    failure: DcganDistError | None = None
     for entry in entries:
         if any(entry is other for other in finished):
             there.append(str(entry["method"]) if entry["step"] is None else f"step {entry['step']}")
         else:
-            add_scores(location, task, [entry])
+            try:
+                add_scores(location, task, [entry])
+            except DcganDistError as error:  # what was computed is worth showing, and maybe the next can be written
+                failure = error
         made.append(entry)
     if there:
         say(f"scored before, from the same data and settings: {', '.join(there)} (--step N scores one again)")
+    show(made)
+    if failure is not None:
+        raise failure
     return made
 
 
@@ -112,7 +129,3 @@ def _key(entry: Entry) -> tuple[Any, ...]:
 def _place(entry: Entry) -> tuple[int, str, str]:
     step = entry.get("step")
     return (-1 if step is None else int(step), str(entry.get("method")), str(entry.get("protocol")))
-
-
-def _alone(place: Path | str) -> AbstractContextManager[Any]:
-    return FileLock(place / f".{SCORES_NAME}.lock") if isinstance(place, Path) else nullcontext()

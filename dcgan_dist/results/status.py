@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -42,6 +42,7 @@ STALE_SECONDS = 30.0
 SETTLE_SECONDS = 0.5
 """How long a new writer on object storage, which has no locks, waits to see whether another came at the same time."""
 _LOCK_SECONDS = 10.0
+_END_OF_TIME = 1e11  # no unix time is later; a damaged one may be
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 
@@ -96,10 +97,11 @@ def is_alive(status: dict[str, Any]) -> bool:
 
 def parse_status(content: bytes | None) -> dict[str, Any] | None:
     """Return status.json as a dictionary; None where there is none, or no usable one."""
-    status = parse_json_object(content)
-    if status is None or not isinstance(status.get("pid"), int):
+    status = parse_json_object(content) or {}
+    pid, heartbeat = status.get("pid"), status.get("heartbeat")
+    if not isinstance(pid, int) or not 0 < pid < 2**31 or not isinstance(heartbeat, int | float):
         return None
-    return status if isinstance(status.get("heartbeat"), int | float) else None
+    return status if 0 <= heartbeat < _END_OF_TIME else None  # nor is NaN a time
 
 
 def read_status(location: str) -> dict[str, Any] | None:
@@ -144,8 +146,17 @@ class LocalPlace:
         return read_file(self.name, STATUS_NAME)
 
     def write(self, content: bytes, durable: bool) -> None:
-        """Replace status.json."""
-        write_atomically(self._folder / STATUS_NAME, content, durable=durable)
+        """Replace status.json; where the disk has no room for a second one, the first is overwritten."""
+        path = self._folder / STATUS_NAME
+        try:
+            write_atomically(path, content, durable=durable)
+        except StorageError as error:
+            is_full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            if not is_full or not path.exists():
+                raise
+            with writing(path), path.open("r+b", buffering=0) as file:
+                # Blanks instead of a shorter file: nothing has to be cut off, and it is JSON at every moment.
+                file.write(content.rstrip().ljust(path.stat().st_size - 1) + b"\n")
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -266,10 +277,12 @@ class Lease:
         self._place.write((to_json(self._record) + "\n").encode(), durable)
 
     def _confirm(self) -> None:
-        status = parse_status(self._place.read())
-        if status is None:
+        content = self._place.read()
+        if content is None:
             raise RunDirectoryError(f"{self._place.name} was removed while this process was writing there")
-        if status.get("writer") != self._record["writer"]:
+        status = parse_status(content)
+        # A damaged status.json is nobody's: the next write mends it.
+        if status is not None and status.get("writer") != self._record["writer"]:
             raise RunDirectoryError(
                 f"{self._place.name} is in use by process {status['pid']} on host {status.get('host')}, which took it"
                 " over from this one: let that one go on, or stop it and start again"
@@ -355,6 +368,27 @@ def place_of(location: str, mirror: Mirror | None = None) -> Place:
     """
     where = parse_location(location)
     return LocalPlace(where) if isinstance(where, Path) else RemotePlace(mirror or Mirror(where))
+
+
+def update_file(location: str, name: str, change: Callable[[bytes | None], bytes]) -> None:
+    """Replace a file of a run directory by what `change` makes of its content; of several at once, none is lost.
+
+    On a disk they wait for each other. On object storage the replacing is conditional: where another came first,
+    `change` is called again with what that one wrote.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
+    where = parse_location(location)
+    if isinstance(where, Path):
+        with LocalPlace(where).exclusive():
+            write_atomically(where / name, change(read_file(location, name)))
+        return
+    mirror = Mirror(where)
+    while True:
+        content, version = mirror.read_version(name)
+        if mirror.swap(name, change(content), version):
+            return
 
 
 def mark_run(location: str, status: Status, reason: str, *, session: str) -> bool:

@@ -46,7 +46,7 @@ FREE_SETTINGS = frozenset(
     (
         *("trials", "sweep_dir", "run_dir", "cluster.storage", "cluster.wait", "concurrent", "verbose"),
         *("trial_failures", "cpus_per_trial", "gpus_per_trial", "score.finalists"),
-        *("data.cache", "data.cache_gib", "data.workers", "data.prefetch"),
+        *("data.cache", "data.cache_gib", "data.workers", "data.prefetch", "training.on_damaged_run"),
     )
 )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dcgan_dist.errors import RunDirectoryError
+from dcgan_dist.errors import RunDirectoryError, StorageError
 from dcgan_dist.training.step import AdversarialStep
 
 PLAYERS = ("generator", "discriminator")
@@ -27,10 +28,16 @@ def training_tensors(step: AdversarialStep) -> dict[str, dict[str, torch.Tensor]
 
 
 def save_tensors(folder: Path, tensors: dict[str, torch.Tensor], name: str) -> None:
-    """Write `NAME.safetensors`; tensors that lie channels last are written row by row."""
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors"
-    )
+    """Write `NAME.safetensors`; tensors that lie channels last are written row by row.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    path = folder / f"{name}.safetensors"
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+    except SafetensorError as error:  # what the library makes of errors of the operating system
+        raise StorageError(f"cannot write {path}: {error}") from error
 
 
 def load_tensors(folder: Path, tensors: dict[str, torch.Tensor], name: str) -> None:

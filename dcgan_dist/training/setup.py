@@ -17,7 +17,7 @@ from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.models.family import families, family_of
-from dcgan_dist.results.run_directory import RunDirectory, open_run
+from dcgan_dist.results.run_directory import CONFIG_NAME, RunDirectory, open_run
 
 DEFAULT_EPOCHS = 5.0
 # Settings that decide what a step computes: a run cannot go on with others. data.path is compared by its content.
@@ -78,16 +78,28 @@ def lr_factor(config: Config, step: int) -> float:
 
 
 def open_run_directory(config: Config, dataset: Dataset, location: str, session: str) -> RunDirectory:
-    """Open the run directory, record the settings and refuse to go on with another run's.
+    """Open the run directory, go back to its newest whole checkpoint and record the settings.
 
     Raises:
-        RunDirectoryError: it is in use, cannot be written, or holds a run that these settings cannot go on with.
+        RunDirectoryError: it is in use, cannot be written, is damaged, or holds a run that these settings cannot go on
+            with; it is left as it was.
     """
+    on_damaged_run = config.training.on_damaged_run
     run = open_run(location, session=session)
     try:
-        before = run.read_config()
+        try:
+            before = run.read_config()
+        except RunDirectoryError:
+            if on_damaged_run == "refuse":
+                raise
+            run.set_aside(CONFIG_NAME)
+            before = None
         if before is not None:
             _refuse_other_run(config, dataset, before, location)
+        written_every = _group(before or {}, "training").get("checkpoint_every")
+        if not isinstance(written_every, int):
+            written_every = config.training.checkpoint_every
+        run.go_back(on_damaged_run, written_every)
         facts = {"data_digest": dataset.digest, "classes": list(dataset.classes)}
         run.write_config(asdict(config), environment() | facts)
     except BaseException:
@@ -111,6 +123,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    group = settings.get(name)
+    return group if isinstance(group, dict) else {}
+
+
 def _refuse_other_run(config: Config, dataset: Dataset, before: dict[str, Any], location: str) -> None:
     """Refuse to go on with settings under which the checkpoints of the run would mean something else."""
     new, defaults = flatten(config), flatten(Config())
@@ -125,7 +142,7 @@ def _refuse_other_run(config: Config, dataset: Dataset, before: dict[str, Any], 
     differing = [
         f"{key} ({old[key]!r} then, {new[key]!r} now)" for key in (*FIXED_SETTINGS, *fixed) if old[key] != new[key]
     ]
-    if before.get("environment", {}).get("data_digest") != dataset.digest:
+    if _group(before, "environment").get("data_digest") != dataset.digest:
         differing.append(
             f"data.path ({old['data.path']!r} then, {new['data.path']!r} now: other images, or another keep-list; "
             f"{dataset.count:,} now)"

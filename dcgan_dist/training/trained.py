@@ -122,7 +122,7 @@ def load_networks(
     content = read_file(location, f"checkpoints/{name_of(step)}/{name}")
     expected = state["files"].get(name, {}).get("xxh3_128")
     if content is None or xxhash.xxh3_128_hexdigest(content) != expected:
-        raise RunDirectoryError(f"{where} is damaged: {name} is not what was written; score another step")
+        raise RunDirectoryError(f"{where} is damaged: {name} is not what was written; take another step with --step")
     try:
         model = ModelConfig(**settings["model"])
         generator, discriminator = build_networks(model)

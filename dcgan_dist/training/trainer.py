@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -99,10 +100,9 @@ def train(
     config = resolve_config(config, dataset)
     run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
     try:
-        return Training(config, world, dataset, run, reporter or Silent()).run_to_end()
+        with run or nullcontext():
+            return Training(config, world, dataset, run, reporter or Silent()).run_to_end()
     finally:
-        if run is not None:
-            run.close()
         gc.collect()  # DDP's reducers must be gone before the process group is destroyed
 
 
@@ -220,7 +220,11 @@ class Training:
                 status: Literal["diverged", "stopped", "failed"] = "failed"
                 if isinstance(error, Diverged | Stopped):
                     status = "diverged" if isinstance(error, Diverged) else "stopped"
-                self.run.set_status(status, f"{error}" or type(error).__name__, step=self.state.step)
+                try:
+                    self.run.set_status(status, f"{error}" or type(error).__name__, step=self.state.step)
+                except DcganDistError as second:
+                    if str(second) != str(error):
+                        print(second, file=sys.stderr, flush=True)
             raise
 
     def _take(self, batches: BatchIterator, count: int) -> list[Batch]:
@@ -538,20 +542,17 @@ class Training:
         self.run.prune_checkpoints(settings.keep_last, settings.keep_every * settings.checkpoint_every)
 
     def _resume(self) -> None:
-        """Load the newest checkpoint on the leader and give it to every rank; drop what was written after it."""
+        """Load the checkpoint that the run directory went back to on the leader, and give it to every rank."""
         message, text = "", ""
-        if self.run is not None:
-            found = self.run.newest_checkpoint()
-            self.run.rewind(found.step if found else 0)
-            if found:
-                try:
-                    for name, tensors in training_tensors(self.step).items():
-                        load_tensors(found.path, tensors, name)
-                    self.activation_history = load_file(found.path / "signals.safetensors")["activations"]
-                    text = json.dumps(found.state)
-                    self.last_checkpoint = found.path
-                except InputError as error:
-                    message = str(error)
+        if self.run is not None and (found := self.run.newest) is not None:
+            try:
+                for name, tensors in training_tensors(self.step).items():
+                    load_tensors(found.path, tensors, name)
+                self.activation_history = load_file(found.path / "signals.safetensors")["activations"]
+                text = json.dumps(found.state)
+                self.last_checkpoint = found.path
+            except InputError as error:
+                message = str(error)
         message = self.world.broadcast_text(message)
         if message:
             raise RunDirectoryError(message)

@@ -5,9 +5,11 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from moto.server import ThreadedMotoServer
 
-from dcgan_dist.errors import RunDirectoryError
+from dcgan_dist.errors import RunDirectoryError, StorageError
 from dcgan_dist.results.scores import add_scores, read_scores
+from dcgan_dist.results.storage import Mirror
 
 
 def entry(step, value, method="dcgan", protocol="full"):
@@ -57,3 +59,23 @@ def test_object_storage_holds_scores_too():
     add_scores("memory://runs/scored", "rooms", [entry(1, 2.0)])
     add_scores("memory://runs/scored", "rooms", [entry(2, 2.0)])
     assert [e["step"] for e in read_scores("memory://runs/scored")["rooms"]] == [1, 2]
+
+
+def test_commands_at_the_same_time_lose_nothing_on_object_storage_either(s3_server: ThreadedMotoServer) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda step: add_scores("s3://results/run", "rooms", [entry(step, 1.0)]), range(12)))
+    assert [e["step"] for e in read_scores("s3://results/run")["rooms"]] == list(range(12))
+
+
+def test_conditional_write_is_refused_where_another_came_first(s3_server: ThreadedMotoServer) -> None:
+    mirror = Mirror("s3://results/run")
+    assert mirror.read_version("a") == (None, None)
+    assert mirror.swap("a", b"1", None)
+    assert not mirror.swap("a", b"2", None)
+    content, version = mirror.read_version("a")
+    assert content == b"1"
+    assert mirror.swap("a", b"3", version)
+    assert not mirror.swap("a", b"4", version)
+    assert mirror.read("a") == b"3"
+    with pytest.raises(StorageError, match="bucket"):
+        Mirror("s3://no-such-bucket/run", delays=()).swap("a", b"1", None)
