@@ -74,6 +74,8 @@ class Capacity:
             gpus_per_worker = float(device == "cuda" or (self.gpus >= 1 and device != "cpu"))
             if device == "cuda" and self.gpus < 1 and not wanted.wait:
                 raise ClusterError(f"training.device is 'cuda', but {self}: take cpu, or --cluster.wait true")
+            if device == "auto" and self.gpus < 1 and wanted.wait and not quiet:
+                print("no host of the cluster has a GPU now: training on CPUs; --training.device cuda waits for GPUs")
         room = self.room(wanted.cpus_per_worker, gpus_per_worker)
         if room < wanted.workers:
             shortage = f"{self}, room for {room}"
