@@ -41,6 +41,7 @@ LARGEST: dict[str, float] = {
     "model.ndf": 1 << 10,
     "model.classes": 1 << 16,
     "model.maxout": 1 << 6,
+    "optim.lr": 1e30,  # with such a rate people see a run diverge
     "training.batch_size": 1 << 17,
     "training.sample_count": 10_000,
     "training.steps": 10**12,

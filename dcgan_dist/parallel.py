@@ -6,16 +6,19 @@ which the launcher provides. The results come in the order of the tasks, so that
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 from dcgan_dist.errors import WorkerFailed
@@ -95,9 +98,48 @@ class LocalPool:
         return list(self.run(function, tasks))
 
 
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def usable_cores(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Return the number of cores that this process may use: its affinity, or a container's quota where that is less.
+
+    Args:
+        groups: where the control groups are, of version 1 or 2.
+        own: the file that names those of this process.
+    """
+    return max(1, min(len(os.sched_getaffinity(0)), *(math.ceil(quota) for quota in _cpu_quotas(groups, own)), 1 << 20))
+
+
+def _cpu_quotas(groups: Path, own: Path) -> Iterator[float]:
+    """Yield how many CPUs' time the control groups of this process and those above them are given."""
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:  # no such thing on this system
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        below = PurePosixPath(path.lstrip("/"))
+        if not controllers:
+            root, read = groups, _quota_of_version_2
+        elif "cpu" in controllers.split(","):
+            root, read = groups / controllers, _quota_of_version_1
+            root = root if root.exists() else groups / "cpu"
+        else:
+            continue
+        # In a container the path may be that outside, of which nothing is seen here: then the root is its own group.
+        for folder in [root / below, *(root / above for above in below.parents)]:
+            with suppress(OSError, ValueError, ZeroDivisionError):  # no limit there, or no such group
+                quota = read(folder)
+                if quota > 0:
+                    yield quota
+
+
+def _quota_of_version_2(folder: Path) -> float:
+    quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+    return int(quota) / int(period)  # a quota of "max" is none
+
+
+def _quota_of_version_1(folder: Path) -> float:
+    quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii")) for name in ("quota", "period"))
+    return quota / period  # a quota of -1 is none
 
 
 def yield_idle_cores() -> None:
@@ -109,6 +151,9 @@ def yield_idle_cores() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # OpenMP knows the cores that a process may use, but not a container's quota of their time.
+    if usable_cores() < len(os.sched_getaffinity(0)):
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     # DDP warns of `find_unused_parameters`, which `training/step.py` needs, from C++, where no filter can reach it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dcgan_dist.errors import DataError, WorkerFailed
-from dcgan_dist.parallel import LocalPool
+from dcgan_dist.parallel import LocalPool, usable_cores
 
 
 def sleepy_square(number: int) -> tuple[int, int]:
@@ -110,3 +110,33 @@ def is_running(process: str) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "100000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "max 100000"}, 2),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, 1),
+        ("0::/not/seen/here\n", {"cpu.max": "1000 100000"}, 1),
+        ("0::/\n", {}, 2),
+        ("0::/\n", {"cpu.max": "garbage"}, 2),
+        (
+            "4:cpu,cpuacct:/job\n0::/\n",
+            {"cpu,cpuacct/job/cpu.cfs_quota_us": "100000", "cpu,cpuacct/job/cpu.cfs_period_us": "100000"},
+            1,
+        ),
+        ("4:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ("9:memory:/\n", {"cpu.cfs_quota_us": "1", "cpu.cfs_period_us": "100000"}, 2),
+    ],
+)
+def test_a_containers_quota_of_cpus_counts(
+    own: str, files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1})
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text)
+    assert usable_cores(tmp_path / "groups", tmp_path / "own") == cores

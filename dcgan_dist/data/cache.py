@@ -9,12 +9,12 @@ is no room, those unused for longest first. A copy that is gone is fetched again
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import mmap
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -37,6 +37,7 @@ from dcgan_dist.data.remote import (
     shown,
 )
 from dcgan_dist.errors import DataError, StorageError
+from dcgan_dist.locks import lock
 
 CACHE_VARIABLE = "DCGAN_DIST_CACHE"
 COPIES = "shards"  # the folder in the cache with what can go to make room
@@ -71,7 +72,13 @@ def one_at_a_time(cache: Path, name: str) -> Iterator[None]:
     """Let one process of the host at a time do what `name` stands for; the lock of a dead process is free."""
     locks = cache / "locks"
     locks.mkdir(exist_ok=True)
-    with FileLock(locks / f"{name}.lock"):
+    only_one = FileLock(locks / f"{name}.lock")
+    with warnings.catch_warnings():
+        # Without locks it makes a file instead that only one can make, and says so.
+        warnings.simplefilter("ignore")
+        only_one.acquire()
+    with only_one:
+        only_one.release()  # `with` has taken it once more
         yield
 
 
@@ -179,7 +186,7 @@ def _hold(path: Path, size: int | None, youngest_s: float | None = None) -> File
     except FileNotFoundError:
         return None
     # Held otherwise for moments alone: by who removes it, or has just made it.
-    fcntl.flock(file, fcntl.LOCK_SH)
+    lock(file.fileno(), path, shared=True, wait=True)
     about = os.fstat(file.fileno())
     if not about.st_nlink or (youngest_s is not None and time.time() - about.st_mtime > youngest_s):
         file.close()
@@ -201,7 +208,7 @@ def _claim(path: Path) -> FileIO | None:
     except OSError as error:
         raise StorageError(f"the cache cannot keep {str(path)!r} ({error.strerror}): set data.cache") from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file.fileno(), path)
     except OSError as error:
         file.close()
         if error.errno in (errno.EAGAIN, errno.EACCES):
@@ -282,7 +289,7 @@ def _remove_unused(path: str) -> bool:
     """Remove a file unless it is locked."""
     try:
         with FileIO(path, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno(), path)
             os.unlink(path)
     except (BlockingIOError, FileNotFoundError, PermissionError):
         return False

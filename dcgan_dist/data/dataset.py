@@ -45,7 +45,7 @@ from dcgan_dist.data.shards import Recipe, made_with, write_shards
 from dcgan_dist.data.sources import room_source
 from dcgan_dist.data.tar_index import map_file
 from dcgan_dist.errors import DataError, Unreachable
-from dcgan_dist.parallel import LocalPool
+from dcgan_dist.parallel import LocalPool, usable_cores
 
 DEFAULT_IMAGE_SIZE = 64
 _ROOMS_FOR_PROCESSES = 5_000  # fewer are drawn sooner than processes start
@@ -427,7 +427,7 @@ def _open_rooms(path: str, number: str, image_size: int | None, channels: int | 
     version = xxhash.xxh3_64_hexdigest(json.dumps(made_with(source, recipe), sort_keys=True).encode())
     name = f"rooms-{int(number)}-{size}-{version}"
     folder = cache / "made" / name
-    workers = min(os.cpu_count() or 1, _MOST_MAKERS) if int(number) >= _ROOMS_FOR_PROCESSES else 1
+    workers = min(usable_cores(), _MOST_MAKERS) if int(number) >= _ROOMS_FOR_PROCESSES else 1
     with one_at_a_time(cache, name):
         progress = ProgressLine(f"drawing {path}")
         write_shards(source, recipe, folder, pool=LocalPool(workers), report=progress)

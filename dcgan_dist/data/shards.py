@@ -12,7 +12,6 @@ its finished shards, and the next one with the same settings goes on from them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -33,6 +32,7 @@ from dcgan_dist.data.shard_writer import PartSamples, Recipe, Samples, ShardTask
 from dcgan_dist.data.sources import Folders, Part, Source, classes_of, nothing_found, single_class_of
 from dcgan_dist.data.spool import JOURNAL_NAME, SPOOL_NAME, Spool, fill_spool
 from dcgan_dist.errors import DataError, DcganDistError, InputError, StorageError, Unreachable
+from dcgan_dist.locks import lock
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 
 __all__ = [
@@ -344,16 +344,16 @@ def lock_folder(work: Path, output: str) -> int:
     """
     while True:
         work.mkdir(exist_ok=True)
-        lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+        folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(folder, work)
             # Between opening and locking, its former owner may have renamed or removed it.
-            if work.exists() and os.path.samestat(os.fstat(lock), work.stat()):
-                return lock
+            if work.exists() and os.path.samestat(os.fstat(folder), work.stat()):
+                return folder
         except BlockingIOError as error:
-            os.close(lock)
+            os.close(folder)
             raise DataError(f"output {output!r} is being made by another process: wait for it") from error
-        os.close(lock)
+        os.close(folder)
 
 
 # --- making the shards ------------------------------------------------------------------------------------------------

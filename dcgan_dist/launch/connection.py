@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayError
 
 from dcgan_dist.errors import ClusterError
+from dcgan_dist.parallel import usable_cores
 
 STARTS = 3  # attempts to start a cluster of this machine
 CONNECT_S = 4  # for a connection, and again for the first answer
@@ -69,7 +70,7 @@ def _of_this_machine() -> dict[str, Any]:
             file=sys.stderr,
         )
     if _is_fit(folder):
-        return {"address": "local"}
+        return {"address": "local", "num_cpus": usable_cores()}
     if os.environ.get("RAY_TMPDIR"):
         raise ClusterError(
             f"RAY_TMPDIR is {os.environ['RAY_TMPDIR']!r}, where Ray cannot keep its sockets: name a folder that can be "
@@ -77,7 +78,7 @@ def _of_this_machine() -> dict[str, Any]:
         )
     # Ray's dashboard keeps sockets in TMPDIR itself, whatever folder Ray is given.
     os.environ["TMPDIR"] = folder_of_our_own = _folder_of_our_own()
-    return {"address": "local", "_temp_dir": folder_of_our_own}
+    return {"address": "local", "num_cpus": usable_cores(), "_temp_dir": folder_of_our_own}
 
 
 def _is_fit(folder: Path) -> bool:

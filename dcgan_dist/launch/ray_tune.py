@@ -8,7 +8,6 @@ sweep that is started again goes on from there. Tune's own record lies in a temp
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import json
 import logging
@@ -53,6 +52,7 @@ from dcgan_dist.launch.capacity import Capacity
 from dcgan_dist.launch.connection import connected_cluster, last_line
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import Handle, Line, PostedStream, Progress, Sender, Switchboard, WithoutRay, show
+from dcgan_dist.locks import lock
 from dcgan_dist.results.status import mark_run
 from dcgan_dist.sweeps.best import write_best
 from dcgan_dist.sweeps.exploit import Donor, check_space, donor_of, explore
@@ -757,7 +757,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)

@@ -25,6 +25,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from dcgan_dist import __version__
+from dcgan_dist.parallel import usable_cores
 from dcgan_dist.results import page_content
 from dcgan_dist.results.aggregate import Pile, Trial, read_image
 from dcgan_dist.results.storage import to_json, write_atomically, writing
@@ -136,7 +137,7 @@ def _bytes(pictures: Sequence[_Pictures]) -> int:
 
 
 def _all_pictures(trials: Sequence[Trial], style: Style, made: Thumbnails) -> list[_Pictures]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return list(pool.map(partial(_pictures, style=style, made=made), trials))
 
 

@@ -8,7 +8,6 @@ A writer that was taken for dead and comes back finds another's name in status.j
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
+from dcgan_dist.locks import lock, unlock
 from dcgan_dist.results.storage import (
     Mirror,
     parse_json_object,
@@ -169,7 +169,7 @@ class LocalPlace:
             yield
         finally:
             # A process forked meanwhile has the lock too, and closing ours would leave it locked: unlock it for both.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            unlock(descriptor)
             os.close(descriptor)
 
 
@@ -177,15 +177,10 @@ def _lock(descriptor: int, name: str) -> None:
     give_up = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor, name)
         except BlockingIOError as error:
             if time.monotonic() > give_up:
                 raise RunDirectoryError(f"{name} is locked by a process that is starting there: try again") from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            print(f"{name}: this file system has no locks; start one run at a time there", flush=True)
-            return
         else:
             return
         time.sleep(0.02)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
+import shlex
+import shutil
 import subprocess
+import sysconfig
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -110,17 +114,43 @@ def open_run_directory(config: Config, dataset: Dataset, location: str, session:
 
 def environment() -> dict[str, Any]:
     """Versions of what a run is computed with, and the git commit where there is one."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "dcgan_dist": dcgan_dist.__version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "host": platform.node(),
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": _git_commit(),
     }
+
+
+def require_compiler() -> None:
+    """Check that C++ for Python can be compiled here, as torch.compile does on a CPU.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    named = os.environ.get("CXX")
+    found = [program for program in (named or "g++", "clang++") if shutil.which(shlex.split(program)[0])]
+    way_out = "install g++ and Python's headers, or leave training.compile off"
+    if not found:
+        raise ConfigError(f"training.compile is true, but there is no C++ compiler {named or 'g++'!r}: {way_out}")
+    words = [*shlex.split(found[0]), "-fsyntax-only", "-x", "c++", "-I", sysconfig.get_path("include"), "-"]
+    program = "#include <Python.h>\n#include <vector>\n"
+    done = subprocess.run(words, input=program, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
+        raise ConfigError(f"training.compile is true, but the C++ compiler {found[0]!r} fails ({reason}): {way_out}")
+
+
+def _git_commit() -> str | None:
+    """Return the commit of this package's checkout, None where there is none or no git that says so in time."""
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:

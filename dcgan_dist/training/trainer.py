@@ -30,7 +30,7 @@ from dcgan_dist.training.damage import DamageLog
 from dcgan_dist.training.draws import draw_dropout, draw_labels, draw_z, one_hot
 from dcgan_dist.training.progress import Clock, Reporter, Silent, StopSignal, readable_time
 from dcgan_dist.training.sampling import fixed_inputs, grid_columns, make_grid, sample_feature_maps, to_real, to_uint8
-from dcgan_dist.training.setup import batches_per_step, lr_factor, open_run_directory, resolve_config
+from dcgan_dist.training.setup import batches_per_step, lr_factor, open_run_directory, require_compiler, resolve_config
 from dcgan_dist.training.signals import WINDOW, filter_oscillation, filter_swing, mean_activations, sample_distance
 from dcgan_dist.training.step import AdversarialStep
 
@@ -86,6 +86,8 @@ def train(
             f"training.batch_size is {config.training.batch_size}: batch norm needs at least 2 images on each of the "
             f"{world.size} workers"
         )
+    if config.training.compile and world.device.type == "cpu":
+        require_compiler()
     family_of(config.model)  # refuses what the data could only be fetched for in vain
     cache = Path(config.data.cache) if config.data.cache else None
     dataset = open_dataset(

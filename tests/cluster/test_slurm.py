@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 [ "$1 $2" != "ray start" ] || exec sleep 600
-[ "$1 $2" != "python -m" ] || exit 7
+[ "$1 $2" != "python -m" ] || { sleep 1; exit 7; }
 exec "$@"
 """
 SCONTROL = '#!/usr/bin/env bash\necho "$3" | tr , "\\n"\n'

@@ -15,6 +15,7 @@ import pytest
 
 from dcgan_dist.errors import ClusterError
 from dcgan_dist.launch import connection
+from dcgan_dist.parallel import usable_cores
 from tests.conftest import TINY, environment, options
 from tests.launch.conftest import RayCluster, free_ports
 
@@ -87,7 +88,7 @@ def test_a_dead_cluster_that_ray_start_left_behind_is_named_and_one_of_our_own_b
     monkeypatch.setattr(connection, "LONGEST_FOLDER", 200)
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray/ray_current_cluster").write_text(f"127.0.0.1:{free_ports(1)[0]}")
-    assert connection._of_this_machine() == {"address": "local"}
+    assert connection._of_this_machine() == {"address": "local", "num_cpus": usable_cores()}
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "is dead (Connection refused)" in said
