@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from io import FileIO
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 
@@ -165,8 +166,12 @@ def remote_state(url: str) -> tuple[int | None, str]:
         DataError, Unreachable: as `read_url`.
     """
     about: dict[str, Any] = _persist(url, lambda storage, path: _call(storage, "info", path), FIRST_PATIENCE_S)
-    version = about.get("ETag") or about.get("Last-Modified") or about.get("LastModified") or ""
-    return about.get("size"), str(version)
+    return about.get("size"), _version(about)
+
+
+def _version(about: dict[str, Any]) -> str:
+    """Return what a storage driver says of a file's version."""
+    return str(about.get("ETag") or about.get("Last-Modified") or about.get("LastModified") or "")
 
 
 def read_range(url: str, start: int, size: int) -> bytes | None:
@@ -232,6 +237,62 @@ def list_url(url: str) -> set[str]:
         return {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "file"}
 
     return _persist(url, names, FIRST_PATIENCE_S)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file below a URL.
+
+    Attributes:
+        name: below the URL, with slashes.
+        place: by which its storage finds it.
+        size: in bytes; None where the storage does not say.
+        version: its ETag or date; "" where the storage does not say.
+    """
+
+    name: str
+    place: str
+    size: int | None
+    version: str
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The parts of its name."""
+        return tuple(self.name.split("/"))
+
+
+def list_tree(url: str) -> list[Listed]:
+    """Return all files below a remote folder in the order of their names; none where there is nothing.
+
+    Raises:
+        Unreachable: the storage was not reached.
+    """
+
+    def find(storage: Any, path: str) -> list[Listed]:
+        storage.invalidate_cache()
+        root = path.rstrip("/") + "/"
+        try:
+            found = storage.find(root, detail=True)
+        except FileNotFoundError:
+            return []
+        return [
+            Listed(unquote(place) if _is_http(url) else place, name, about.get("size"), _version(about))
+            for name, about in found.items()
+            if about["type"] == "file" and name.startswith(root) and (place := name[len(root) :])
+        ]
+
+    return sorted(_persist(url, find, FIRST_PATIENCE_S), key=lambda file: file.path)
+
+
+def read_listed(url: str, file: Listed) -> bytes:
+    """Return the content of a small file that `list_tree` found.
+
+    Raises:
+        DataError: it is not there any more.
+        Unreachable: the storage was not reached.
+    """
+    content: bytes = _persist(url, lambda storage, _: _call(storage, "cat_file", file.place), PATIENCE_S)
+    return content
 
 
 def delete_url(url: str) -> None:
