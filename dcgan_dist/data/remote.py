@@ -468,17 +468,39 @@ def _persist(
                 ) from error
             if _is_missing(error):
                 raise DataError(f"there is no file {shown(url)!r}") from error
+            if goes_unsigned(storage, error):
+                continue
             if progress() > reached:
                 reached, since, failures = progress(), time.monotonic(), 0
             if time.monotonic() - since >= patience or _is_refused(error):
-                raise Unreachable(
-                    f"{shown(url)!r} cannot be read ({_reason(error)}): is its server up and open to you?"
-                ) from error
+                way_out = about_credentials(storage, error) or "is its server up and open to you?"
+                raise Unreachable(f"{shown(url)!r} cannot be read ({_reason(error)}): {way_out}") from error
             # A single lost connection says nothing of the storage, unlike an answer that it cannot.
             delays = failures + (1 if _status(error) else 0)
             failures += 1
         if delays:
             pause(min(FIRST_DELAY_S * 2 ** (delays - 1), LONGEST_DELAY_S) * random.uniform(0.5, 1))
+
+
+def goes_unsigned(storage: Any, error: Exception) -> bool:
+    """Have a bucket asked without a signature from now on, if `error` says that there are no credentials to sign with.
+
+    Public buckets answer then.
+    """
+    if type(error).__name__ != "NoCredentialsError" or getattr(storage, "anon", True):
+        return False
+    storage.anon = True
+    storage.connect(refresh=True)
+    return True
+
+
+def about_credentials(storage: Any, error: Exception) -> str:
+    """Return the way out where a bucket refuses an asker; "" for other errors and other storage."""
+    if not isinstance(error, PermissionError) or not hasattr(storage, "anon"):
+        return ""
+    if storage.anon:
+        return "it was asked without credentials, so set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    return "are the credentials right? A public bucket is read without any where FSSPEC_S3_ANON=true is set"
 
 
 def _call(storage: Any, name: str, *arguments: Any, **settings: Any) -> Any:
