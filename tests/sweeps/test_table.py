@@ -72,7 +72,7 @@ def test_results_are_ranked_and_name_the_best_settings_and_how_to_train_them(tmp
     ]
     assert f"python -m dcgan_dist.train --config '{tmp_path}/my sweep/best.yaml'" in text
     assert f"{tmp_path}/my sweep/trials/t0002 (optim.lr 0.003, optim.beta1 0.5)" in text
-    assert f"tensorboard --logdir {tmp_path}/my sweep/trials" in text
+    assert f"tensorboard --logdir '{tmp_path}/my sweep/trials'" in text
 
 
 def test_the_score_of_a_finalist_in_full_has_a_column_of_its_own(tmp_path: Path) -> None:
