@@ -88,8 +88,8 @@ def open_run_directory(config: Config, dataset: Dataset, location: str, session:
         before = run.read_config()
         if before is not None:
             _refuse_other_run(config, dataset, before, location)
-        facts = {"data_digest": dataset.digest, "classes": list(dataset.classes), "rooms_seed": dataset.rooms_seed}
-        run.write_config(asdict(config), environment() | facts)
+        facts = {"data_digest": dataset.digest, "classes": list(dataset.classes)}
+        run.write_config(asdict(config), environment() | facts | {"rooms_seed": dataset.rooms_seed})
     except BaseException:
         run.close()
         raise
