@@ -444,7 +444,8 @@ class PrepareConfig:
     sub-folder names become labels), `imagenet` (a folder of class folders, 32x32), `cifar10` (its python batches, or a
     class-folder tree), `svhn` (its cropped digits, .mat), `mnist`, `fashion_mnist` (idx files), `webdataset` (tars)."""
     input: str | None = None
-    """Path of the source; `rooms` needs none."""
+    """Path of the source, for `folder` and `webdataset` also a URL (http, https, s3, any fsspec scheme); `rooms` needs
+    none."""
     download: bool = False
     """Whether to get the source's files from their official address, in place of `input`: cifar10, svhn, mnist,
     fashion_mnist. They are kept in the cache."""

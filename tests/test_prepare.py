@@ -9,16 +9,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import lmdb
 import numpy as np
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from dcgan_dist.data.images import encode
 from dcgan_dist.data.progress import describe
@@ -26,6 +22,9 @@ from dcgan_dist.data.shards import Recipe, read_manifest, write_shards
 from dcgan_dist.data.sources import Source, open_source, room_source
 from dcgan_dist.errors import DataError
 from dcgan_dist.prepare import main
+from tests.object_storage import client
+
+__all__ = ["client"]
 
 
 def status(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -74,26 +73,6 @@ def test_unreadable_inputs_are_told_in_a_line(tmp_path, capsys):
     assert code == 0
     assert err.count("\n") == 1
     assert "left out 1 inputs ('bad.jpg': it is no readable image" in err
-
-
-@pytest.fixture
-def client(monkeypatch) -> Iterator[Any]:
-    """Object storage of this machine's own, with a bucket `images`."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()  # they remember the address of a former test
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="images")
-    yield client
-    for entry in client.list_objects_v2(Bucket="images").get("Contents", []):  # a new server has what an old one had
-        client.delete_object(Bucket="images", Key=entry["Key"])
-    client.close()
-    server.stop()
 
 
 def stored(client: Any) -> dict[str, str]:

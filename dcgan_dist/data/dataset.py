@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ from dcgan_dist.parallel import LocalPool, usable_cores
 DEFAULT_IMAGE_SIZE = 64
 _ROOMS_FOR_PROCESSES = 5_000  # fewer are drawn sooner than processes start
 _MOST_MAKERS = 8
+_ROOMS_SEED = "rooms_seed"  # in a manifest's `made_with`
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,11 @@ class Dataset:
     def classes(self) -> tuple[str, ...]:
         """Names of the labels; empty where unlabelled."""
         return self.manifest.classes
+
+    @property
+    def rooms_seed(self) -> int | None:
+        """Seed of procedural rooms, about which the truth is known, wherever they are; None for other images."""
+        return self.manifest.made_with.get(_ROOMS_SEED)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -334,6 +340,11 @@ def _open_remote(
     return _dataset(url, manifest, url, cache, image_size, channels, cache_gib)
 
 
+def _of_rooms(made_with: dict[str, Any]) -> dict[str, Any]:
+    """Return what `made_with` says of procedural rooms; nothing for other images."""
+    return {key: value for key, value in made_with.items() if key == _ROOMS_SEED}
+
+
 def _dataset(
     path: str,
     manifest: Manifest,
@@ -350,7 +361,7 @@ def _dataset(
         Dataset(
             path=shown(path),
             # What only `prepare` needs stays behind, so that the set is small to send.
-            manifest=replace(manifest, made_with={}, skipped=()),
+            manifest=replace(manifest, made_with=_of_rooms(manifest.made_with), skipped=()),
             tars=tuple(place(shard.file) for shard in manifest.shards),
             indexes=tuple(place(shard.index) for shard in manifest.shards),
             keep=None if manifest.keep is None else place(manifest.keep.file),

@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from io import FileIO
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 
@@ -165,8 +166,12 @@ def remote_state(url: str) -> tuple[int | None, str]:
         DataError, Unreachable: as `read_url`.
     """
     about: dict[str, Any] = _persist(url, lambda storage, path: _call(storage, "info", path), FIRST_PATIENCE_S)
-    version = about.get("ETag") or about.get("Last-Modified") or about.get("LastModified") or ""
-    return about.get("size"), str(version)
+    return about.get("size"), _version(about)
+
+
+def _version(about: dict[str, Any]) -> str:
+    """Return what a storage driver says of a file's version."""
+    return str(about.get("ETag") or about.get("Last-Modified") or about.get("LastModified") or "")
 
 
 def read_range(url: str, start: int, size: int) -> bytes | None:
@@ -232,6 +237,62 @@ def list_url(url: str) -> set[str]:
         return {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "file"}
 
     return _persist(url, names, FIRST_PATIENCE_S)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file below a URL.
+
+    Attributes:
+        name: below the URL, with slashes.
+        place: by which its storage finds it.
+        size: in bytes; None where the storage does not say.
+        version: its ETag or date; "" where the storage does not say.
+    """
+
+    name: str
+    place: str
+    size: int | None
+    version: str
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The parts of its name."""
+        return tuple(self.name.split("/"))
+
+
+def list_tree(url: str) -> list[Listed]:
+    """Return all files below a remote folder in the order of their names; none where there is nothing.
+
+    Raises:
+        Unreachable: the storage was not reached.
+    """
+
+    def find(storage: Any, path: str) -> list[Listed]:
+        storage.invalidate_cache()
+        root = path.rstrip("/") + "/"
+        try:
+            found = storage.find(root, detail=True)
+        except FileNotFoundError:
+            return []
+        return [
+            Listed(unquote(place) if _is_http(url) else place, name, about.get("size"), _version(about))
+            for name, about in found.items()
+            if about["type"] == "file" and name.startswith(root) and (place := name[len(root) :])
+        ]
+
+    return sorted(_persist(url, find, FIRST_PATIENCE_S), key=lambda file: file.path)
+
+
+def read_listed(url: str, file: Listed) -> bytes:
+    """Return the content of a small file that `list_tree` found.
+
+    Raises:
+        DataError: it is not there any more.
+        Unreachable: the storage was not reached.
+    """
+    content: bytes = _persist(url, lambda storage, _: _call(storage, "cat_file", file.place), PATIENCE_S)
+    return content
 
 
 def delete_url(url: str) -> None:
@@ -407,17 +468,39 @@ def _persist(
                 ) from error
             if _is_missing(error):
                 raise DataError(f"there is no file {shown(url)!r}") from error
+            if goes_unsigned(storage, error):
+                continue
             if progress() > reached:
                 reached, since, failures = progress(), time.monotonic(), 0
             if time.monotonic() - since >= patience or _is_refused(error):
-                raise Unreachable(
-                    f"{shown(url)!r} cannot be read ({_reason(error)}): is its server up and open to you?"
-                ) from error
+                way_out = about_credentials(storage, error) or "is its server up and open to you?"
+                raise Unreachable(f"{shown(url)!r} cannot be read ({_reason(error)}): {way_out}") from error
             # A single lost connection says nothing of the storage, unlike an answer that it cannot.
             delays = failures + (1 if _status(error) else 0)
             failures += 1
         if delays:
             pause(min(FIRST_DELAY_S * 2 ** (delays - 1), LONGEST_DELAY_S) * random.uniform(0.5, 1))
+
+
+def goes_unsigned(storage: Any, error: Exception) -> bool:
+    """Have a bucket asked without a signature from now on, if `error` says that there are no credentials to sign with.
+
+    Public buckets answer then.
+    """
+    if type(error).__name__ != "NoCredentialsError" or getattr(storage, "anon", True):
+        return False
+    storage.anon = True
+    storage.connect(refresh=True)
+    return True
+
+
+def about_credentials(storage: Any, error: Exception) -> str:
+    """Return the way out where a bucket refuses an asker; "" for other errors and other storage."""
+    if not isinstance(error, PermissionError) or not hasattr(storage, "anon"):
+        return ""
+    if storage.anon:
+        return "it was asked without credentials, so set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    return "are the credentials right? A public bucket is read without any where FSSPEC_S3_ANON=true is set"
 
 
 def _call(storage: Any, name: str, *arguments: Any, **settings: Any) -> Any:

@@ -97,7 +97,8 @@ class Trained:
     @property
     def is_rooms(self) -> bool:
         """Whether the run was trained on procedural rooms, about which the truth is known."""
-        return str(self.settings.get("data", {}).get("path", "")).startswith("rooms:")
+        of_rooms = self.settings.get("environment", {}).get("rooms_seed") is not None
+        return of_rooms or str(self.settings.get("data", {}).get("path", "")).startswith("rooms:")
 
     @property
     def subtitle(self) -> str:

@@ -180,8 +180,14 @@ class Mirror:
             except FileNotFoundError:
                 raise
             except Exception as error:  # every fsspec file system raises exceptions of its own
+                from dcgan_dist.data.remote import about_credentials, goes_unsigned  # slow, and rarely needed
+
+                if goes_unsigned(self._system, error):
+                    return self._try(name, verb, action)
                 if delay is None or isinstance(error, PermissionError):
                     reason = " ".join(str(error).split()) or type(error).__name__
+                    if way_out := about_credentials(self._system, error):
+                        reason += f": {way_out}"
                     raise StorageError(f"cannot {verb} {self.url}/{name}: {reason}") from error
             time.sleep(delay)
         raise AssertionError("the last try returns or raises")

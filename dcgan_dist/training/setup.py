@@ -105,7 +105,7 @@ def open_run_directory(config: Config, dataset: Dataset, location: str, session:
             written_every = config.training.checkpoint_every
         run.go_back(on_damaged_run, written_every)
         facts = {"data_digest": dataset.digest, "classes": list(dataset.classes)}
-        run.write_config(asdict(config), environment() | facts)
+        run.write_config(asdict(config), environment() | facts | {"rooms_seed": dataset.rooms_seed})
     except BaseException:
         run.close()
         raise

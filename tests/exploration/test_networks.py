@@ -1,13 +1,28 @@
 """The networks that figures look into: an image depends on its z and label alone, and ids are those of `sample`."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import xxhash
 
+from dcgan_dist.data.manifest import KEEP_NAME, MANIFEST_NAME, KeepList, pack_keep
+from dcgan_dist.data.shards import read_manifest
 from dcgan_dist.errors import ConfigError
-from dcgan_dist.exploration.networks import parse_ids
+from dcgan_dist.evaluation.labelled import room_labels
+from dcgan_dist.exploration.networks import Trained, open_trained, parse_ids
 from dcgan_dist.generation.samples import open_samples
+from dcgan_dist.prepare import main as prepare
+from dcgan_dist.train import main as train
 from dcgan_dist.training.trained import load_generator
+from tests.conftest import TINY, options
+from tests.data.shard_sets import make_set
+from tests.object_storage import client
+
+__all__ = ["client"]
 
 
 @pytest.mark.parametrize("name", ["dcgan", "gan", "cgan", "cdcgan"])
@@ -69,3 +84,34 @@ def test_lists_of_ids_are_read_or_refused():
             parse_ids("plus", text)
     with pytest.raises(ConfigError, match="list 10,000 at most"):
         parse_ids("plus", "0-99999999999")
+
+
+def train_on(data: str, run: Path) -> Trained:
+    words = options({**TINY, "run_dir": run, "data.path": data, "training.steps": 2})
+    assert train(words) == 0
+    return open_trained(str(run), "latest", seed=0, device=torch.device("cpu"), cache=run / "cache")
+
+
+def test_a_run_on_prepared_rooms_knows_that_they_are_rooms(tmp_path, client):
+    words = ["--source=rooms", "--count=40", "--image-size=16", "--seed=7", "--workers=1"]
+    shards = tmp_path / "shards"
+    assert prepare([*words, f"--output={shards}"]) == 0
+    assert prepare([*words, "--output=s3://images/rooms"]) == 0
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    keep = pack_keep(np.arange(40) < 30)
+    (copy / KEEP_NAME).write_bytes(keep)
+    kept = KeepList(file=KEEP_NAME, count=30, digest=xxhash.xxh3_64_hexdigest(keep))
+    (copy / MANIFEST_NAME).write_text(replace(read_manifest(copy), keep=kept).to_json())
+    for number, data in enumerate((str(shards), str(copy), "s3://images/rooms")):
+        run = train_on(data, tmp_path / f"run-{number}")
+        assert run.is_rooms
+        dataset = run.dataset()
+        assert dataset.rooms_seed == 7
+        labels = room_labels(dataset)
+        assert len(labels["window"]) == dataset.count
+    shutil.rmtree(shards)
+    assert open_trained(str(tmp_path / "run-0"), "latest", seed=0, device=run.device, cache=tmp_path).is_rooms
+
+
+def test_a_run_on_other_images_is_none_on_rooms(tmp_path):
+    assert not train_on(str(make_set(tmp_path / "set", [16]).folder), tmp_path / "run").is_rooms

@@ -26,7 +26,8 @@ import xxhash
 from dcgan_dist.data.images import SUFFIXES
 from dcgan_dist.data.places import is_hidden
 from dcgan_dist.data.sources.base import Content, EncodedImage, Folders, Item, Unreadable
-from dcgan_dist.errors import DataError
+from dcgan_dist.data.sources.remote_files import RemoteFile
+from dcgan_dist.errors import DataError, Unreachable
 
 MAX_FILE_BYTES = 1 << 28  # of one encoded image or batch
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -61,7 +62,7 @@ class Member:
     unreadable: str = ""
 
 
-def has_suffix(path: Path, suffixes: Collection[str]) -> bool:
+def has_suffix(path: Path | RemoteFile, suffixes: Collection[str]) -> bool:
     """Whether a file's name ends in one of `suffixes`, in capital letters or small ones."""
     return any(path.name.lower().endswith(suffix) for suffix in suffixes)
 
@@ -96,11 +97,15 @@ def _safe_path(name: str) -> tuple[str, ...] | None:
     return parts
 
 
-def _tar_members(path: Path, wanted: Wanted) -> Iterator[Member]:
-    size = max(1, path.stat().st_size)
+def _open(path: Path | RemoteFile) -> Any:
+    return path.open("rb", buffering=0) if isinstance(path, Path) else path.open()
+
+
+def _tar_members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
+    size = max(1, path.stat().st_size if isinstance(path, Path) else path.size or 1)
     number = 0
     try:
-        with path.open("rb", buffering=0) as file, _decompressed(file) as plain:
+        with _open(path) as file, _decompressed(file) as plain:
             stream = _Watched(plain)
             with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:
                 for entry in archive:
@@ -121,6 +126,8 @@ def _tar_members(path: Path, wanted: Wanted) -> Iterator[Member]:
                         content = archive.extractfile(entry)
                         yield Member(name, parts, share, content.read() if content is not None else b"")
                 is_whole = stream.has_end_mark(archive.offset)
+    except Unreachable:
+        raise
     except ARCHIVE_ERRORS as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} is damaged, cut short or no tar (after {number} members: {what})") from error
@@ -128,7 +135,7 @@ def _tar_members(path: Path, wanted: Wanted) -> Iterator[Member]:
         raise DataError(f"{path} is damaged or cut short after {number} members: get it again")
 
 
-def _decompressed(file: io.FileIO) -> Any:
+def _decompressed(file: Any) -> Any:
     """Return the plain bytes of a stream that may be compressed; unlike tarfile's own, it notices when cut short."""
     magic = file.read(6)
     file.seek(0)
@@ -161,9 +168,9 @@ class _Watched(io.RawIOBase):
         return start >= 0 and self._tail[start : start + tarfile.BLOCKSIZE] == bytes(tarfile.BLOCKSIZE)
 
 
-def _zip_members(path: Path, wanted: Wanted) -> Iterator[Member]:
+def _zip_members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _open(path) as file, zipfile.ZipFile(file) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             for number, entry in enumerate(entries, 1):
                 name, parts, share = entry.filename, _safe_path(entry.filename), number / len(entries)
@@ -176,6 +183,8 @@ def _zip_members(path: Path, wanted: Wanted) -> Iterator[Member]:
                     yield Member(name, parts, share, unreadable=too_large(entry.file_size))
                 elif wanted(parts):
                     yield _zip_member(archive, entry, parts, share)
+    except Unreachable:
+        raise
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         raise DataError(f"{path} is damaged, cut short or no zip ({error})") from error
 
@@ -183,6 +192,8 @@ def _zip_members(path: Path, wanted: Wanted) -> Iterator[Member]:
 def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, parts: Folders, share: float) -> Member:
     try:
         return Member(entry.filename, parts, share, archive.read(entry))
+    except Unreachable:
+        raise
     # RuntimeError: it has a password; NotImplementedError: a compression that Python does not know.
     except (*ARCHIVE_ERRORS, RuntimeError, NotImplementedError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -249,23 +260,25 @@ def too_large(size: int) -> str:
     return f"it has {size} bytes, more than {MAX_FILE_BYTES}"
 
 
-def members(path: Path, wanted: Wanted) -> Iterator[Member]:
+def members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
     """Read the wanted files of a folder or archive in its order, and name what is left out.
 
     Raises:
         DataError: it is damaged or cut short, or cannot be listed.
     """
-    if path.is_dir():
+    if isinstance(path, Path) and path.is_dir():
         return _folder_members(path, wanted)
     return _zip_members(path, wanted) if has_suffix(path, (".zip",)) else _tar_members(path, wanted)
 
 
-def identity_of(path: Path) -> dict[str, str | int]:
+def identity_of(path: Path | RemoteFile) -> dict[str, str | int]:
     """Return what tells this folder or archive from others: its name, and names, sizes and contents of its files.
 
     Contents go through `digest_of_file`, so that a copy is the same input, whatever its times. Hidden files, which come
     and go by themselves, do not count.
     """
+    if isinstance(path, RemoteFile):
+        return path.identity
     if path.is_file():
         return {"input": path.name, "input_bytes": path.stat().st_size, "input_digest": digest_of_file(path)}
     files = [(file, parts) for file, parts, _ in _folder_files(path) if not any(map(is_hidden, parts))]

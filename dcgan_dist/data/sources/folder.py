@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dcgan_dist.data.sources.archives import File, files_of, identity_of, image_item, is_image, members, read_file
+from dcgan_dist.data.sources.archives import (
+    File,
+    files_of,
+    identity_of,
+    image_item,
+    is_image,
+    members,
+    read_file,
+)
 from dcgan_dist.data.sources.base import Folders, Item, Source, Split, shuffled
+from dcgan_dist.data.sources.remote_files import RemoteFile
 from dcgan_dist.errors import DataError
 
 
@@ -34,31 +43,35 @@ class FolderPart:
 class FolderSource(Source):
     """All images below a folder, or in a .zip, .tar or compressed tar; folder names become labels."""
 
-    path: Path
+    path: Path | RemoteFile
 
     def items(self) -> Iterator[Item]:
         """See `Source`."""
         return map(image_item, members(self.path, lambda path: is_image(path, self.only)))
 
     @cached_property
+    def _folder(self) -> Path | None:
+        return self.path if isinstance(self.path, Path) and self.path.is_dir() else None
+
+    @cached_property
     def _files(self) -> list[File]:
-        return files_of(self.path, lambda path: is_image(path, self.only))
+        return files_of(self._folder, lambda path: is_image(path, self.only)) if self._folder else []
 
     def places(self) -> Collection[Folders] | None:
         """See `Source`."""
-        return {file.path[:-1] for file in self._files if not file.left_out} if self.path.is_dir() else None
+        return {file.path[:-1] for file in self._files if not file.left_out} if self._folder else None
 
     def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[FolderPart] | None:
         """See `Source`."""
-        if not self.path.is_dir():
+        if self._folder is None:
             return None
         files = self._files[:count]
         order = shuffled(len(files), seed).tolist()
         cuts = [order[start : start + size] for start in range(0, len(order), size)]
-        return [FolderPart(self.path, tuple((number, files[number]) for number in cut)) for cut in cuts]
+        return [FolderPart(self._folder, tuple((number, files[number]) for number in cut)) for cut in cuts]
 
 
-def folder_source(path: Path, only: tuple[str, ...]) -> FolderSource:
+def folder_source(path: Path | RemoteFile, only: tuple[str, ...]) -> FolderSource:
     """Open a folder or archive of images."""
     return FolderSource(name="folder", where=str(path), identity=identity_of(path), only=only, path=path)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from dcgan_dist.data.remote import check_scheme, is_url, shown
 from dcgan_dist.data.sources.archives import ARCHIVES, has_suffix
 from dcgan_dist.data.sources.base import Source, Split
 from dcgan_dist.data.sources.cifar10 import cifar_source
 from dcgan_dist.data.sources.folder import folder_source, imagenet_source
 from dcgan_dist.data.sources.lsun import lsun_source
 from dcgan_dist.data.sources.mnist import mnist_source
+from dcgan_dist.data.sources.remote_files import remote_file
+from dcgan_dist.data.sources.remote_folder import remote_folder_source
 from dcgan_dist.data.sources.rooms import room_source
 from dcgan_dist.data.sources.svhn import svhn_source
 from dcgan_dist.data.sources.webdataset import is_list_of_tars, webdataset_source
@@ -31,7 +35,7 @@ def open_source(
 
     Args:
         kind: `rooms`, `lsun`, `folder`, `imagenet`, `cifar10`, `svhn`, `mnist`, `fashion_mnist` or `webdataset`.
-        path: folder or file; none for `rooms`.
+        path: folder or file, of `folder` and `webdataset` also as a URL; none for `rooms`.
         count: number of rooms; other sources have as many images as they have.
         seed: of the rooms.
         split: which part of CIFAR-10, SVHN (which alone has `extra`), MNIST, Fashion-MNIST or ImageNet.
@@ -53,6 +57,11 @@ def open_source(
         raise DataError(f"input is missing: name the folder or file of the {kind} images")
     if split == "extra" and kind != "svhn":
         raise DataError(f"split is 'extra': svhn alone has it, so take train or test of {kind}")
+    if is_url(str(path)):
+        text = str(path)
+        if not text.startswith("file://"):
+            return _opened_url(kind, text, only, image_member)
+        path = text.removeprefix("file://")
     place = Path(path).expanduser()
     try:
         if kind == "webdataset" and is_list_of_tars(str(place)):
@@ -61,6 +70,19 @@ def open_source(
         return _opened(kind, Path(os.path.abspath(place)), split, only, image_member)
     except OSError as error:
         raise DataError(f"input {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def _opened_url(kind: str, url: str, only: tuple[str, ...], image_member: str | None) -> Source:
+    check_scheme(url)
+    if kind == "webdataset":
+        return webdataset_source(url, only, image_member)
+    if kind == "folder":
+        is_archive = urlsplit(url).path.lower().endswith(ARCHIVES)
+        return folder_source(remote_file(url), only) if is_archive else remote_folder_source(url, only)
+    raise DataError(
+        f"input is {shown(url)!r}: of remote storage folder and webdataset are read, so copy the files of {kind} to "
+        "this host first"
+    )
 
 
 def _check(place: Path, given: str) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import xxhash
 
 from dcgan_dist.data.braces import expand_braces
+from dcgan_dist.data.cache import COPIES, cache_directory, map_copy, open_copy
 from dcgan_dist.data.images import SUFFIXES
 from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest
+from dcgan_dist.data.remote import is_url, join_url, list_url, shown
 from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, compared_bytes, digest_of_file, too_large
 from dcgan_dist.data.sources.base import Content, EncodedImage, Item, Source, Unreadable
+from dcgan_dist.data.sources.remote_files import RemoteFile, remote_file
 from dcgan_dist.data.tar_index import (
     WHICH_IMAGE,
     Member,
@@ -27,6 +32,7 @@ from dcgan_dist.data.tar_index import (
 from dcgan_dist.errors import DataError
 
 _IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
+_AT_A_TIME = 8  # tars whose sizes are asked for
 _MAX_LABEL_BYTES = 1 << 16
 _END = Member("\0.end", 0, 0)
 
@@ -40,18 +46,25 @@ class WebDatasetSource(Source):
     is extracted or unpickled. A damaged tar is an error that names the place, not fewer images.
     """
 
-    tars: tuple[Path, ...]
+    tars: tuple[Path | RemoteFile, ...]
     image_member: str | None = None
 
     def items(self) -> Iterator[Item]:
         """See `Source`."""
         for number, tar in enumerate(self.tars):
-            archive = map_file(tar)
+            archive = map_file(tar) if isinstance(tar, Path) else _map_copy(tar)
             for key, found in _samples(archive, str(tar)):
                 item = _item(archive, tar, key, found, self.image_member)
                 if item is not None and (not self.only or not set(self.only).isdisjoint(item.folders)):
                     share = max(member.offset + member.size for member in found.values()) / len(archive)
                     yield Item(item.name, item.folders, item.content, (number + share) / len(self.tars), item.reason)
+
+
+def _map_copy(tar: RemoteFile) -> memoryview:
+    """Return the bytes of a remote tar, downloaded into the cache first if need be."""
+    cache = cache_directory()
+    name = xxhash.xxh3_128_hexdigest(f"{tar.url}\0{tar.size}\0{tar.version}".encode())
+    return map_copy(open_copy(tar.url, cache / COPIES / f"{name}.tar", cache, size=tar.size))
 
 
 def _samples(archive: memoryview, where: str) -> Iterator[tuple[str, dict[str, Member]]]:
@@ -71,7 +84,9 @@ def _samples(archive: memoryview, where: str) -> Iterator[tuple[str, dict[str, M
         found[extension] = member
 
 
-def _item(archive: memoryview, tar: Path, key: str, found: dict[str, Member], chosen: str | None) -> Item | None:
+def _item(
+    archive: memoryview, tar: Path | RemoteFile, key: str, found: dict[str, Member], chosen: str | None
+) -> Item | None:
     images = image_extensions(found, _IMAGES, chosen)
     if not images:
         return None
@@ -121,6 +136,8 @@ def webdataset_source(path: str, only: tuple[str, ...], image_member: str | None
     Raises:
         DataError: there is none, or one of them is missing.
     """
+    if is_url(path):
+        return _remote_source(path, only, image_member)
     place = Path(path)
     if place.is_dir():
         tars = sorted(entry for entry in place.iterdir() if entry.name.lower().endswith(".tar") and entry.is_file())
@@ -142,14 +159,42 @@ def webdataset_source(path: str, only: tuple[str, ...], image_member: str | None
     digest = xxhash.xxh3_64()
     for tar in tars:
         digest.update(f"{tar.name}\0{digest_of_file(tar, compared_bytes(len(tars)))}\0".encode())
-    identity: dict[str, str | int] = {"input": place.name, "input_files": len(tars), "input_digest": digest.hexdigest()}
+    identity: dict[str, str | int] = {
+        "input": place.name,
+        "input_files": len(tars),
+        "input_digest": digest.hexdigest(),
+    }
+    return _source(path, tuple(tars), identity, only, image_member)
+
+
+def _remote_source(url: str, only: tuple[str, ...], image_member: str | None) -> WebDatasetSource:
+    """Open a tar, the tars below a URL, or a brace list of them."""
+    urls = expand_braces(url)
+    if len(urls) == 1 and not urlsplit(url).path.lower().endswith(".tar"):
+        urls = [join_url(url, name) for name in sorted(list_url(url)) if name.lower().endswith(".tar")]
+    if not urls:
+        raise DataError(f"input {shown(url)!r} holds no .tar: webdataset takes a tar, a folder of them or a brace list")
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        tars = tuple(pool.map(remote_file, urls))
+    digest = xxhash.xxh3_64("".join(f"{tar.name}\0{tar.size}\0{tar.version}\0" for tar in tars).encode())
+    identity: dict[str, str | int] = {
+        "input": unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2]),
+        "input_files": len(tars),
+        "input_digest": digest.hexdigest(),
+    }
+    return _source(shown(url), tars, identity, only, image_member)
+
+
+def _source(
+    where: str,
+    tars: tuple[Path | RemoteFile, ...],
+    identity: dict[str, str | int],
+    only: tuple[str, ...],
+    image_member: str | None,
+) -> WebDatasetSource:
     if image_member is not None:
         identity["image_member"] = image_member
+        where += f" (members .{image_member})"
     return WebDatasetSource(
-        name="webdataset",
-        where=path + (f" (members .{image_member})" if image_member else ""),
-        identity=identity,
-        only=only,
-        image_member=image_member,
-        tars=tuple(tars),
+        name="webdataset", where=where, identity=identity, only=only, tars=tars, image_member=image_member
     )
