@@ -6,21 +6,20 @@ import argparse
 import dataclasses
 import functools
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dcgan_dist.config import ALTERNATIVES, declared_types, describe_type, unknown_setting
-from dcgan_dist.errors import ConfigError, DcganDistError, Stopped, StorageError
+from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.results.storage import read_file
+from dcgan_dist.stopping import ended_by_signals, lasting_streams
 
 Settings = TypeVar("Settings")
 
@@ -268,40 +267,26 @@ def _is_accepted(parser: _Parser, word: str) -> bool:
     return True
 
 
-@contextmanager
-def ended_by_sigterm(way_out: str) -> Iterator[None]:
-    """Have SIGTERM end the block as an error does, so that all that was started ends in good order.
-
-    Args:
-        way_out: what the message says after that.
-    """
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise Stopped(number, f"ended by a signal; {way_out}")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence[str] | None = None) -> int:
-    """Run a front door and return its exit status; errors made on purpose become one line on stderr."""
+    """Run a front door and return its exit status; errors made on purpose become one line on stderr.
+
+    A signal ends it so too, and a reader of its output that leaves does not end it.
+    """
     try:
-        command(sys.argv[1:] if arguments is None else arguments)
-    except DcganDistError as error:
+        with lasting_streams(), ended_by_signals(""):
+            try:
+                command(sys.argv[1:] if arguments is None else arguments)
+            except DcganDistError as error:
+                print(f"{prog}: {_one_line(str(error))}", file=sys.stderr)
+                return error.exit_status
+    except StorageError as error:  # of standard output itself
         print(f"{prog}: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
     return 0
 
 
 __all__ = [
     "build_settings",
-    "ended_by_sigterm",
     "parse_settings",
     "read_yaml_settings",
     "run",

@@ -171,7 +171,8 @@ _duty = _Duty()
 
 def _start_worker(line: Connection) -> None:
     """Let a worker end with its pool or its parent, even a killed one, and leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all its processes
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dcgan_dist.command_line import ended_by_sigterm, parse_settings, run, yield_idle_cores
+from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import PrepareConfig, override
 from dcgan_dist.data.preparation import prepare
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
+from dcgan_dist.stopping import ended_by_signals
 
 PROG = "dcgan-dist prepare"
 
@@ -23,7 +24,7 @@ def _command(arguments: Sequence[str]) -> None:
         PROG,
         "Make shards from a source of images, find their near-duplicates, or check them.",
     )
-    with _pool(config) as (config, pool), ended_by_sigterm("run again, it goes on from the finished shards"):
+    with _pool(config) as (config, pool), ended_by_signals("run again, it goes on from the finished shards"):
         if config.verify is not None or config.source is not None or not config.dedup:
             prepare(config, pool)
         if config.dedup and config.verify is None:

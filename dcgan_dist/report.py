@@ -7,6 +7,7 @@ written, also where single runs could not be read (it lists them); 2: nothing wa
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from dcgan_dist.command_line import parse_settings, run, split_words
 from dcgan_dist.config import ReportConfig
-from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError, StorageError
+from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError, Stopped, StorageError
 from dcgan_dist.results.aggregate import Pile, Tell, collect
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.remembered import cache_file
@@ -41,7 +42,9 @@ def report_command(arguments: Sequence[str]) -> None:
         return
     try:
         watch(places, output, cache, config.watch, pile, thumbnails)
-    except KeyboardInterrupt:
+    except Stopped as stop:
+        if stop.signal_number != signal.SIGINT:  # Ctrl-C is how watching ends
+            raise
         print("stopped watching; the page stays as it is", flush=True)
 
 

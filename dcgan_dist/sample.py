@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dcgan_dist.command_line import ended_by_sigterm, parse_settings, run, yield_idle_cores
+from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import SampleConfig
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
+from dcgan_dist.stopping import ended_by_signals
 
 PROG = "dcgan-dist sample"
 
@@ -57,7 +58,7 @@ def _command(arguments: Sequence[str]) -> None:
                 raise ConfigError(f"count is {count}, but z {z_file!r} has {there} rows: take {there} or fewer")
         begun, line = time.monotonic(), ProgressLine("samples")
         try:
-            with ended_by_sigterm("nothing was written, or what is finished of shards, which the same command goes on"):
+            with ended_by_signals("nothing was written, or what is finished of shards, which the same command goes on"):
                 write_samples(
                     samples,
                     count,

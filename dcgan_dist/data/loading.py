@@ -142,7 +142,8 @@ def _cut(shared: Any, slots: int) -> list[memoryview]:
 
 def _serve(pipe: Connection[Any, Any], shared: Any, slots: int, fill: Callable[[int, memoryview], Any]) -> None:
     """Answer numbers until there is nobody to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that started this process ends it
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the one that started this process ends it
     for slot in itertools.cycle(_cut(shared, slots)):
         try:
             number = pipe.recv()

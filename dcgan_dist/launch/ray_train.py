@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import ray
@@ -62,6 +61,7 @@ from dcgan_dist.launch.switchboard import (
 )
 from dcgan_dist.launch.torch_backend import NamedInterfaceConfig
 from dcgan_dist.results.status import mark_run
+from dcgan_dist.stopping import on_signals
 from dcgan_dist.training.trainer import train
 
 # Ray's defaults notice a lost host after 10 minutes. A value of the user's own is left as it is.
@@ -348,24 +348,6 @@ def _marker(config: Config, several_hosts: bool) -> Iterator[str | None]:
         Path(name).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _on_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Have SIGTERM and SIGINT call `handle` within the block; Python lets only the main thread do so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, _frame: FrameType | None) -> None:
-        handle(number)
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
-
-
 class _Run:
     """The driver's side of one run."""
 
@@ -401,7 +383,7 @@ class _Run:
     def follow(self) -> None:
         """Run Ray Train to its end, pass events on, and raise what ended it."""
         fit = threading.Thread(target=self._fit, daemon=True)
-        with _on_signals(self._signals.append):
+        with on_signals(self._signals.append):
             fit.start()
             try:
                 self._watch(fit)

@@ -14,7 +14,6 @@ import logging
 import os
 import queue
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -26,7 +25,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
@@ -54,6 +52,7 @@ from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import Handle, Line, PostedStream, Progress, Sender, Switchboard, WithoutRay, show
 from dcgan_dist.locks import lock
 from dcgan_dist.results.status import mark_run
+from dcgan_dist.stopping import on_signals
 from dcgan_dist.sweeps.best import write_best
 from dcgan_dist.sweeps.exploit import Donor, check_space, donor_of, explore
 from dcgan_dist.sweeps.importance import importance
@@ -934,21 +933,14 @@ class _Sweep:
 
     @contextlib.contextmanager
     def _obeying_signals(self) -> Iterator[None]:
-        """Have the first SIGTERM or SIGINT stop the trials, and the second one end the sweep at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Have the first signal stop the trials, and a second one end the sweep at once."""
 
-        def handler(number: int, _frame: FrameType | None) -> None:
+        def handle(number: int) -> None:
             self._signals.append(number)
             if len(self._signals) > 1:
                 raise Stopped(number, "ended at once by a signal; the same command goes on from the newest checkpoints")
             self._search.is_stopped = True
             self._launch.board.stop.remote()
 
-        before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with on_signals(handle):
             yield
-        finally:
-            for number, previous in before.items():
-                signal.signal(number, previous)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
+
+from dcgan_dist.errors import Stopped
+from dcgan_dist.stopping import on_signals
 
 
 class Reporter(Protocol):
@@ -38,30 +39,22 @@ class Silent:
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a flag that the loop looks at between steps."""
+    """Turns a signal into a flag that the loop looks at between steps."""
 
     def __init__(self) -> None:
         self.number = 0
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Catch the signals, where this is the main thread; a second one ends the process at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Catch the signals; a second one, of somebody who does not want to wait for the step, ends the block."""
 
-        def note(number: int, _frame: object) -> None:
+        def note(number: int) -> None:
+            if self.number:
+                raise Stopped(number, "ended at once by a second signal; the newest checkpoint stays")
             self.number = number
-            signal.signal(number, signal.SIG_DFL)
 
-        for number in before:
-            signal.signal(number, note)
-        try:
+        with on_signals(note):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class Clock:

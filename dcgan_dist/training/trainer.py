@@ -190,16 +190,15 @@ class Training:
             say(world, f"finished already: {self.state.step:,} of {total:,} steps in {self._where()}")
             return self._finish()
         self._announce(total)
-        if self.run is not None:
-            self.run.set_status("running", step=self.state.step, steps=total)
-            if self.state.step == 0:
-                with self._recording_the_end():
+        per_step = batches_per_step(config)
+        with self._recording_the_end(), self.stop_signal.caught():
+            if self.run is not None:
+                self.run.set_status("running", step=self.state.step, steps=total)
+                if self.state.step == 0:
                     self._write_real_images()
                     self._write_samples()
-        per_step = batches_per_step(config)
-        batches = self.stream.iterate(self.state.step * per_step, total * per_step)
-        clock = Clock()
-        with self._recording_the_end(), self.stop_signal.caught():
+            batches = self.stream.iterate(self.state.step * per_step, total * per_step)
+            clock = Clock()
             try:
                 for step in range(self.state.step + 1, total + 1):
                     with clock.waiting():
@@ -210,7 +209,7 @@ class Training:
                     self._after_step(step, total, clock)
             finally:
                 batches.close()
-        return self._finish()
+            return self._finish()
 
     @contextmanager
     def _recording_the_end(self) -> Iterator[None]:
