@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -279,6 +280,9 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
             except DcganDistError as error:
                 print(f"{prog}: {_one_line(str(error))}", file=sys.stderr)
                 return error.exit_status
+            except KeyboardInterrupt:  # where no signal can be handled, outside the main thread
+                print(f"{prog}: interrupted", file=sys.stderr)
+                return 128 + signal.SIGINT
     except StorageError as error:  # of standard output itself
         print(f"{prog}: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_status

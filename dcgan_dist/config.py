@@ -457,6 +457,8 @@ class PrepareConfig:
     """Which members of `webdataset` tars are the images, by their extension; see data.image_member of `train`."""
     only: str | None = None
     """Names of folders or classes, separated by commas, to take no others: `bedroom`, `cat,dog`."""
+    labels: Literal["none", "first", "last"] = "last"
+    """Which folder of an image names its class: the first or the last one that tells images apart, or none."""
     image_size: int | None = None
     """Side of the square images: the shorter side is resized to it with an area filter, then the centre is cropped.
     Left out, the source's own size (rooms 64, CIFAR-10 32, MNIST 28), else 64."""

@@ -122,7 +122,9 @@ def test_a_reader_that_leaves_does_not_end_training(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/status.json").read_text())["status"] == "finished"
 
 
-COMMAND = "import sys; from dcgan_dist.command_line import run; sys.exit(run(lambda words: print(chr(228) * 99999), 'test'))"
+COMMAND = (
+    "import sys; from dcgan_dist.command_line import run; sys.exit(run(lambda words: print(chr(228) * 99999), 'test'))"
+)
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,44 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import webp
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError, features
 
 from dcgan_dist.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 Encoding = Literal["jpg", "png", "raw"]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+# Pillow's readers of other formats are not asked: some start programs, and none is needed for photographs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif"),
+)
+# Of files that lie beside images and are none, whatever they hold.
+NO_IMAGES = (
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".rst", ".html", ".htm", ".pdf"),
+    *(
+        ".py",
+        ".ipynb",
+        ".sh",
+        ".m",
+        ".mat",
+        ".npy",
+        ".npz",
+        ".pkl",
+        ".pt",
+        ".pth",
+        ".h5",
+        ".db",
+        ".ini",
+        ".lnk",
+        ".url",
+    ),
+    *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".parquet", ".mp4", ".mov", ".mp3", ".wav"),
+)
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+# Pillow refuses longer texts and colour profiles in a PNG; ours are of whole files of at most 256 MiB.
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 26
 MAX_PIXELS = 100_000_000
 JPEG_QUALITY = 95
 
@@ -45,8 +74,8 @@ _DECODER_ERRORS = (
 _TURNED_REACH = 1 << 17
 _TURNED_MARKS = (b"Exif\0\0", b"tiff:Orientation")
 _ORIENTATION = 0x0112  # the EXIF tag; 1 means upright
-# Flags of an extended WebP: transparency, EXIF, XMP (which may tell of an orientation), animation.
-_WEBP_EXTRAS = 0x10 | 0x08 | 0x04 | 0x02
+# Flags of an extended WebP: colour profile, transparency, EXIF, XMP (which may tell of an orientation), animation.
+_WEBP_EXTRAS = 0x20 | 0x10 | 0x08 | 0x04 | 0x02
 _SCALES = (8, 4, 2)
 
 
@@ -81,7 +110,7 @@ def _decoded(content: bytes, size: int | None) -> Pixels:
     try:
         image: Pixels | None = None
         if content[:3] == b"\xff\xd8\xff":
-            image = None if _is_turned(content) else _decode_plain_jpeg(content, size)
+            image = None if _is_turned(content) or _has_profile(content) else _decode_plain_jpeg(content, size)
         elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
             image = _decode_plain_webp(content)
         if image is not None:
@@ -97,6 +126,40 @@ def _decoded(content: bytes, size: int | None) -> Pixels:
         raise DataError("it is no readable image (its format is none of those known)") from error
     except _DECODER_ERRORS as error:
         raise DataError(f"it is no readable image ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def looks_like_image(content: bytes) -> bool:
+    """Whether a file begins as one of `FORMATS` does."""
+    return (
+        content.startswith(_BEGINNINGS)
+        or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
+        or (content[4:8] == b"ftyp" and content[8:12] in (b"avif", b"avis"))
+        or (content[:1] == b"P" and content[1:2] in b"123456" and content[2:3] in b" \t\r\n#")
+    )
+
+
+def _has_profile(content: bytes) -> bool:
+    """Whether a JPEG's colours are other than sRGB, by a profile in it."""
+    return content.find(b"ICC_PROFILE\0", 0, _TURNED_REACH) >= 0 and not _is_srgb(content[:_TURNED_REACH])
+
+
+def _is_srgb(profile: bytes) -> bool:
+    """Whether a colour profile calls itself sRGB."""
+    return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Return an image in sRGB, if it has a colour profile that says otherwise and can be read."""
+    profile = image.info.get("icc_profile")
+    if not profile or _is_srgb(profile) or image.mode not in ("L", "RGB", "CMYK"):
+        return image
+    try:
+        converted = ImageCms.profileToProfile(
+            image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one for other colours: as if there were none
+        return image
+    return converted if converted is not None else image
 
 
 def _is_turned(content: bytes) -> bool:
@@ -162,8 +225,12 @@ def _to_array(image: Image.Image) -> Pixels:
         raise DataError(f"its pixels have an unusual type ({image.mode})")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
+        profile = image.info.get("icc_profile")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    elif image.mode not in ("L", "RGB"):
+        image.info["icc_profile"] = profile
+    if image.mode in ("L", "RGB", "CMYK"):
+        image = _to_srgb(image)
+    if image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     array = np.asarray(image)
     return array if array.ndim == 3 else array[..., None]

@@ -37,7 +37,7 @@ def mend_shards(source: Source, recipe: Recipe, output: str, pool: TaskPool) -> 
     parts = source.parts(recipe.shard_size, recipe.seed, recipe.count) if damaged else None
     if parts is None:
         return []
-    _, labels = classes_of(source.places() or (), source.classes)
+    _, labels = classes_of(source.places() or (), source.classes, source.label_folder)
     work = place.folder / ".mending"
     tasks = [
         ShardTask(

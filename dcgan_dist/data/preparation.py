@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from dataclasses import replace
 
 from dcgan_dist.config import IMAGE_SIZES, PrepareConfig
 from dcgan_dist.data.cache import cache_directory
@@ -46,6 +48,8 @@ def prepare(config: PrepareConfig, pool: TaskPool) -> None:
         only=only,
         image_member=config.image_member,
     )
+    if config.labels != "last":
+        source = replace(source, label_folder=config.labels, identity=source.identity | {"labels": config.labels})
     _make(config, source, config.output, pool)
 
 
@@ -97,6 +101,13 @@ def _tell_made(output: str, manifest: Manifest, seconds: float) -> None:
         more = len(manifest.skipped) - LISTED
         rest = f"; {more:,} more in its manifest.json" if more > 0 else ""
         print(f"left out {len(manifest.skipped):,} inputs ({told}{rest})", file=sys.stderr)
+    names = manifest.classes
+    if all(re.fullmatch("[0-9a-f]{1,2}", name) for name in names) and not all(map(str.isdecimal, names)):
+        print(
+            f"the classes ({', '.join(names[:LISTED])}, …) look like the folders of a hash: --labels none leaves them "
+            "out, --labels first takes the first folder's name",
+            file=sys.stderr,
+        )
     side, colour = manifest.image_size, "grey" if manifest.channels == 1 else "colour"
     print(
         f"{output}: {manifest.count:,} {colour} images of {side}x{side}, {len(manifest.classes)} classes, "

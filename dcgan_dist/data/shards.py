@@ -375,6 +375,12 @@ class _Job:
         parts = self._source.parts(recipe.shard_size, recipe.seed, recipe.count)
         classes, folders = self._from_spool(pool) if parts is None else self._from_parts(parts, pool)
         self._check_bad(self._done + self._bad)
+        if not self._shards:
+            example = self._skipped[-1]
+            raise DataError(
+                f"no image of {self._source.where} can be taken: {len(self._skipped):,} inputs were left out, such as "
+                f"{example['input']!r} ({example['reason']})"
+            )
         return Manifest(
             image_size=recipe.image_size,
             channels=recipe.channels,
@@ -394,7 +400,7 @@ class _Job:
         if wanted is not None and total < wanted:
             raise _too_few(self._source, total, wanted)
         folders = self._source.places() or ()
-        classes, labels = classes_of(folders, self._source.classes)
+        classes, labels = classes_of(folders, self._source.classes, self._source.label_folder)
         tasks = self._tasks(PartSamples(part, labels, self._recipe) for part in parts)
         seen = 0
         with closing(pool.run(make_shard, tasks)) as results:

@@ -70,7 +70,7 @@ class Spool:
 
     def cut(self, source: Source, recipe: Recipe) -> tuple[tuple[str, ...], Iterator[SpoolSamples]]:
         """Return the names of the classes, and what goes into each shard."""
-        classes, by_folders = classes_of(self.folders.keys(), source.classes)
+        classes, by_folders = classes_of(self.folders.keys(), source.classes, source.label_folder)
         by_place = np.array([by_folders[folders] for folders in self.folders], dtype=np.int32)
         numbers, sizes = np.frombuffer(self.numbers, np.uint64), np.frombuffer(self.sizes, np.uint32)
         json_sizes, places = np.frombuffer(self.json_sizes, np.uint32), np.frombuffer(self.places, np.uint32)

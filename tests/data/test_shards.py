@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -503,8 +504,13 @@ def test_work_of_a_former_run_outlives_input_that_cannot_be_used(tmp_path, long_
         def items(self):
             raise DataError("damaged")
 
+    fields = {entry.name: getattr(source, entry.name) for entry in dataclasses.fields(source)}
     with pytest.raises(DataError, match="damaged"):
-        write_shards(Damaged(**vars(source)), recipe(shard_size=500), tmp_path / "out")
+        write_shards(
+            Damaged(**fields),
+            recipe(shard_size=500),
+            tmp_path / "out",
+        )
     assert spool.stat().st_size == size > 0
     assert long_archive.read_bytes() == content
 

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import xxhash
 
-from dcgan_dist.data.images import SUFFIXES
+from dcgan_dist.data.images import NO_IMAGES, SUFFIXES, looks_like_image
 from dcgan_dist.data.places import is_hidden
 from dcgan_dist.data.sources.base import Content, EncodedImage, Folders, Item, Unreadable
 from dcgan_dist.data.sources.remote_files import RemoteFile
@@ -35,6 +35,8 @@ ARCHIVE_ERRORS = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.
 
 _READERS = 8
 _FILES_AT_A_TIME = 4096
+_LOOP = "it is a link back to a folder that it is in"
+_NO_PICTURE = "it is no picture"
 _OUTSIDE, _LINK, _NO_FILE = "its name points out of the archive", "it is a link", "it is no plain file"
 
 Wanted = Callable[[Folders], bool]
@@ -206,12 +208,18 @@ def _folder_files(folder: Path) -> Iterator[tuple[Path, tuple[str, ...], str]]:
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
-    for place, below, files in os.walk(folder, onerror=fail):
-        above = Path(place).relative_to(folder).parts
+    inside = {str(folder): {os.path.realpath(folder)}}  # of each folder: what it and those above it really are
+    for place, below, files in os.walk(folder, onerror=fail, followlinks=True):
+        above, real = Path(place).relative_to(folder).parts, inside.pop(place)
         below.sort()
-        for name in [name for name in below if Path(place, name).is_symlink()]:
-            below.remove(name)
-            yield Path(place, name), (*above, name), _LINK
+        for name in list(below):
+            path = os.path.join(place, name)
+            target = os.path.realpath(path)
+            if target in real:
+                below.remove(name)
+                yield Path(path), (*above, name), _LOOP
+            else:
+                inside[path] = real | {target}
         for name in sorted(files):
             yield Path(place, name), (*above, name), ""
 
@@ -303,13 +311,19 @@ def identity_of(path: Path | RemoteFile) -> dict[str, str | int]:
 
 
 def is_image(path: Folders, only: Collection[str]) -> bool:
-    """Whether the name is that of an image, below one of the folders `only` where there are any."""
+    """Whether a file is to be looked at as an image, below one of the folders `only` where there are any.
+
+    What it is, its content tells; a name only tells what is something else for sure.
+    """
     hidden = any(is_hidden(part) or part == "__MACOSX" for part in path)
     is_asked_for = not only or not set(only).isdisjoint(path[:-1])
-    return is_asked_for and not hidden and path[-1].lower().endswith(SUFFIXES)
+    return is_asked_for and not hidden and not path[-1].lower().endswith(NO_IMAGES)
 
 
 def image_item(member: Member) -> Item:
     """Return the item of a file that `is_image`."""
+    left_out = member.left_out
+    if not left_out and not member.unreadable and not member.name.lower().endswith(SUFFIXES):
+        left_out = "" if looks_like_image(member.content) else _NO_PICTURE
     content: Content = Unreadable(member.unreadable) if member.unreadable else EncodedImage(member.content)
-    return Item(member.name, member.path[:-1], None if member.left_out else content, member.share, member.left_out)
+    return Item(member.name, member.path[:-1], None if left_out else content, member.share, left_out)

@@ -16,6 +16,7 @@ from dcgan_dist.errors import DataError
 
 Folders = tuple[str, ...]
 Split = Literal["train", "test", "extra"]
+Labels = Literal["none", "first", "last"]
 
 
 class Content(Protocol):
@@ -109,6 +110,7 @@ class Source(ABC):
         classes: its labels in their usual order; None where the folders name them.
         count: number of its images where it is known before reading.
         only: names of folders or classes: no others are taken; all where empty.
+        label_folder: which of an item's folders names its class; see `classes_of`.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Source(ABC):
     classes: tuple[str, ...] | None = None
     count: int | None = None
     only: tuple[str, ...] = ()
+    label_folder: Labels = "last"
 
     @abstractmethod
     def items(self) -> Iterator[Item]:
@@ -153,18 +156,25 @@ def shuffled(count: int, seed: int) -> npt.NDArray[np.intp]:
 
 
 def classes_of(
-    folders: Collection[Folders], classes: tuple[str, ...] | None
+    folders: Collection[Folders], classes: tuple[str, ...] | None, labels: Labels = "last"
 ) -> tuple[tuple[str, ...], dict[Folders, int]]:
     """Return the names of the classes, and the class of each set of folders.
 
     A class is named by the last folder that tells images apart: folders at the end that all have in common
-    (``CLASS/images/1.png``) do not. Images in a single folder have no labels (class -1).
+    (``CLASS/images/1.png``) do not. Images in a single folder have no labels (class -1). Where `labels` is "first" it
+    is the first folder that does, and where it is "none" no image has a label.
     """
+    if labels == "none":
+        return (), dict.fromkeys(folders, -1)
     if classes is not None and all(path and path[-1] in classes for path in folders):
         return classes, {path: classes.index(path[-1]) for path in folders}
     paths = {path: path for path in folders}
     while len(paths) > 1 and all(paths.values()) and len({path[-1] for path in paths.values()}) == 1:
         paths = {whole: path[:-1] for whole, path in paths.items()}
+    if labels == "first":
+        while len(paths) > 1 and all(paths.values()) and len({path[0] for path in paths.values()}) == 1:
+            paths = {whole: path[1:] for whole, path in paths.items()}
+        paths = {whole: path[:1] for whole, path in paths.items()}
     if len(paths) < 2:
         return (), dict.fromkeys(folders, -1)
     found = {path[-1] for path in paths.values() if path}

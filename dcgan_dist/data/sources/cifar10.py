@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dcgan_dist.data.images import Pixels
+from dcgan_dist.data.images import SUFFIXES, Pixels
 from dcgan_dist.data.sources.archives import Member, identity_of, image_item, is_image, members
 from dcgan_dist.data.sources.base import Folders, Item, RawImage, Source, Split
 from dcgan_dist.errors import DataError
@@ -127,7 +127,9 @@ class CifarSource(Source):
         other = "test" if self.split == "train" else "train"
 
         def is_wanted(path: Folders) -> bool:
-            return path[-1] in batches or (is_image(path, self.only) and other not in path[:-1])
+            return path[-1] in batches or (
+                path[-1].lower().endswith(SUFFIXES) and is_image(path, self.only) and other not in path[:-1]
+            )
 
         for member in members(self.path, is_wanted):
             if member.content and member.path[-1] in batches:
