@@ -11,10 +11,12 @@ import math
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
@@ -24,6 +26,9 @@ RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
 
 # These stores have no folders to make, and "making" one can create a bucket by a slip of the pen.
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2", "memory"})
+
+# What S3 answers to a conditional write when the file has changed, or is being replaced by another at this moment.
+_CHANGED = ("PreconditionFailed", "ConditionalRequestConflict")
 
 Result = TypeVar("Result")
 
@@ -65,6 +70,16 @@ def writing(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+@contextmanager
+def undone_by_errors(path: Path) -> Iterator[None]:
+    """Remove a file that could not be written whole: on a full disk, others need its room."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def sync_path(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -92,14 +107,38 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     """
     temporary = temporary_for(path)
     with writing(path):
-        with temporary.open("wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        with undone_by_errors(temporary):
+            with temporary.open("wb") as file:
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(path)
         if durable:
             sync_path(path.parent)
+
+
+def check_writable(location: str) -> None:
+    """Check that files can be written into a folder, which need not be there yet, or below a URL.
+
+    Raises:
+        RunDirectoryError: they cannot.
+        StorageError: object storage does not take a file.
+    """
+    where = parse_location(location)
+    if isinstance(where, str):
+        probe = f".{uuid.uuid4().hex}.writing"
+        mirror = Mirror(where, delays=())
+        mirror.write(probe, b"")
+        mirror.remove([probe])
+        return
+    try:
+        with TemporaryFile(dir=next(folder for folder in (where, *where.parents) if folder.exists())):
+            pass
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{location} cannot be written: {error.strerror or error}; take a folder that can be"
+        ) from error
 
 
 class Mirror:
@@ -208,6 +247,51 @@ class Mirror:
         """
         self._send(name, lambda: self._system.pipe_file(self._path(name), content))
 
+    def read_version(self, name: str) -> tuple[bytes | None, str | None]:
+        """Return the content of a file and what tells this version from others, both None where there is none.
+
+        The version is the one that was there before the content was read, so that `swap` errs on the safe side.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+
+        def look() -> dict[str, Any]:
+            self._system.invalidate_cache()
+            return dict(self._system.info(self._path(name)))
+
+        try:
+            version = self._try(name, "read", look).get("ETag")
+        except FileNotFoundError:
+            return None, None
+        return self.read(name), version
+
+    def swap(self, name: str, content: bytes, version: str | None) -> bool:
+        """Replace a file where it still has a version (None: where it is still missing); False where it has not.
+
+        On other storage than S3, whose conditional writes fsspec does not offer, it is replaced in any case.
+
+        Raises:
+            StorageError: it cannot be written, even when tried again.
+        """
+        condition: dict[str, str] = {}
+        if "s3" in self._system.protocol:
+            condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        swapped = True
+
+        def send() -> None:
+            nonlocal swapped
+            try:
+                self._system.pipe_file(self._path(name), content, **condition)
+            except OSError as error:
+                answer = getattr(error.__cause__, "response", None) or {}
+                if answer.get("Error", {}).get("Code") not in _CHANGED:
+                    raise
+                swapped = False
+
+        self._send(name, send)
+        return swapped
+
     def upload(self, name: str, source: Path) -> None:
         """Replace a file by a local one, of any size.
 
@@ -238,6 +322,15 @@ class Mirror:
         except FileNotFoundError:
             return False
         return True
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name; the old one goes when the new one is there.
+
+        Raises:
+            StorageError: the storage does not answer, or the file is gone.
+        """
+        self._send(new_name, lambda: self._system.cp_file(self._path(name), self._path(new_name)))
+        self.remove([name])
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files in the order given; one that is gone already is no error.
@@ -335,6 +428,6 @@ def parse_json_object(content: bytes | None) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
