@@ -23,8 +23,7 @@ from dcgan_dist.machine import Finding, checks_of_machine, examine
 
 PROG = "dcgan-dist doctor"
 
-MACHINE_S = 4  # for the checks of this machine
-HOST_S = 5  # for those of a host of a cluster, beside the time to reach it
+SECONDS = 4  # for the checks of a machine; a host of a cluster has more to be reached in
 
 Findings = dict[str, list[Finding]]
 
@@ -51,7 +50,7 @@ def doctor_command(arguments: Sequence[str]) -> None:
 
 
 def _of_this_machine(config: DoctorConfig, location: str) -> Findings:
-    return {f"{socket.gethostname()} (this machine)": examine(checks_of_machine(config, location), MACHINE_S)}
+    return {f"{socket.gethostname()} (this machine)": examine(checks_of_machine(config, location), SECONDS)}
 
 
 def _of_cluster(config: DoctorConfig, location: str) -> Findings:
@@ -63,7 +62,7 @@ def _of_cluster(config: DoctorConfig, location: str) -> Findings:
     from dcgan_dist.launch.hosts import examine_hosts
 
     try:
-        return examine_hosts(named or started, config, location, HOST_S)
+        return examine_hosts(named or started, config, location, SECONDS)
     except ClusterError as error:
         cluster = Finding("Ray cluster", "fail", str(error))
     if started:

@@ -16,7 +16,7 @@ from dcgan_dist.launch.connection import _check_address, connected_cluster, last
 from dcgan_dist.launch.switchboard import WithoutRay
 from dcgan_dist.machine import Finding, checks_of_machine, examine
 
-START_S = 4  # for a host to start a process
+START_S = 6  # for a host to start a process
 
 
 def examine_hosts(address: str, config: Config, location: str, seconds: float) -> dict[str, list[Finding]]:
