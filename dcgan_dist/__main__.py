@@ -15,6 +15,7 @@ FRONT_DOORS = {
     "explore": "draw the paper's figures of a trained run: walk, filters, windows, arithmetic, turn and others",
     "report": "show all that is below some directories as one page and as tables",
     "compare": "the same as a table in the terminal",
+    "doctor": "say what this machine or cluster can do, and the way out where it cannot",
     "bench": "measure images/s beside a baseline",
 }
 

@@ -818,6 +818,16 @@ class CompareConfig:
         _require(self.rows >= 0, "rows", self.rows, "take 0 (for all) or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Config):
+    """Settings of `doctor`: those of the run that is to work, and what is shown."""
+
+    storage: str | None = None
+    """Folder or URL for results that is tried. Left out, cluster.storage, else run_dir."""
+    json: bool = False
+    """Whether to print the findings as JSON."""
+
+
 def declared_types(settings_class: type, prefix: str = "") -> dict[str, str]:
     """Return the declared type of every setting by its dotted name, as written in the source."""
     types: dict[str, str] = {}

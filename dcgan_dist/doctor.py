@@ -1,0 +1,99 @@
+"""Say what this machine, or every host of the Ray cluster it belongs to, can do, and the way out where it cannot.
+
+``python -m dcgan_dist.doctor``; given the settings of a run (``--config FILE --cluster.storage URL``), it says whether
+that run will work. Exit status 1 where something will fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcgan_dist.command_line import parse_settings, run
+from dcgan_dist.config import DoctorConfig
+from dcgan_dist.errors import ClusterError, DcganDistError
+from dcgan_dist.launch.locations import lasting_output
+from dcgan_dist.machine import Finding, checks_of_machine, examine
+
+PROG = "dcgan-dist doctor"
+
+SECONDS = 4  # for the checks of a machine; a host of a cluster has more to be reached in
+
+Findings = dict[str, list[Finding]]
+
+
+def doctor_command(arguments: Sequence[str]) -> None:
+    """Read the settings, examine the machine or cluster, and print what was found.
+
+    Raises:
+        DcganDistError: something will fail.
+    """
+    config = parse_settings(DoctorConfig, arguments, PROG, __doc__ or "")
+    location = lasting_output(config.storage or config.cluster.storage or config.run_dir or "runs")
+    found = _of_cluster(config, location) or _of_this_machine(config, location)
+    if config.json:
+        hosts = {host: [dataclasses.asdict(finding) for finding in findings] for host, findings in found.items()}
+        print(json.dumps({"hosts": hosts}, indent=1))
+    else:
+        print("\n\n".join(f"{host}\n{_table(findings)}" for host, findings in found.items()), flush=True)
+    failing = dict.fromkeys(
+        finding.name for findings in found.values() for finding in findings if finding.status == "fail"
+    )
+    if failing:
+        raise DcganDistError(f"will fail: {', '.join(failing)}")
+
+
+def _of_this_machine(config: DoctorConfig, location: str) -> Findings:
+    return {f"{socket.gethostname()} (this machine)": examine(checks_of_machine(config, location), SECONDS)}
+
+
+def _of_cluster(config: DoctorConfig, location: str) -> Findings:
+    """Return what the hosts of the cluster find that RAY_ADDRESS or `ray start` names; nothing where neither does."""
+    named, note = os.environ.get("RAY_ADDRESS", ""), _note_of_ray()
+    started = "" if named else _read(note)
+    if (named or started) in ("", "local"):
+        return {}
+    from dcgan_dist.launch.hosts import examine_hosts
+
+    try:
+        return examine_hosts(named or started, config, location, SECONDS)
+    except ClusterError as error:
+        cluster = Finding("Ray cluster", "fail", str(error))
+    if started:
+        dead = f"the one of `ray start`, {started}, does not answer"
+        cluster = Finding("Ray cluster", "warn", dead, f"`ray stop` removes {note}, which names it")
+    return {host: [cluster, *findings] for host, findings in _of_this_machine(config, location).items()}
+
+
+def _note_of_ray() -> Path:
+    """Return the file by which `ray start` names its cluster to others on this machine."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+
+
+def _read(note: Path) -> str:
+    with contextlib.suppress(OSError):
+        return note.read_text(encoding="utf-8").strip()
+    return ""
+
+
+def _table(findings: Sequence[Finding]) -> str:
+    width = max(len(finding.name) for finding in findings)
+    return "\n".join(
+        f"  {finding.status:4}  {finding.name:{width}}  " + ": ".join(filter(None, (finding.found, finding.way_out)))
+        for finding in findings
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run(doctor_command, PROG, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

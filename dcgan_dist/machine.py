@@ -1,0 +1,402 @@
+"""What this machine can do for the package: one small check for each thing that a command would fail for, or be slow.
+
+`examine` runs the checks side by side and waits for none of them longer than it is given: a network file system that
+does not answer must not keep the others' findings back. No check imports torch or ray into this process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pwd
+import resource
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+import tomllib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from packaging.requirements import Requirement
+
+from dcgan_dist.config import Config
+from dcgan_dist.data.cache import CACHE_VARIABLE
+from dcgan_dist.errors import DcganDistError
+from dcgan_dist.parallel import usable_cores
+from dcgan_dist.results.storage import Mirror, parse_location
+
+PROJECT = Path(__file__).parents[1]
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+LEAST_MEMORY = 2 << 30  # a training process with its libraries takes 0.5 to 1 GiB, and so does Ray
+LEAST_DISK = 2 << 30  # twenty checkpoints of the paper's 64x64 networks with Adam's state
+LEAST_SHM = 256 << 20  # Docker's default is 64 MiB; Ray's object store and the loaders' batches take hundreds
+LEAST_FILES = 4096  # a Ray cluster of one host holds about a thousand
+LEAST_PROCESSES = 500  # a Ray cluster of two CPUs starts about as many threads
+
+PROGRAM_S = 3  # for a program that is asked
+
+STUCK = "see whether its disk or its network is there"
+BUSY = "ask again when the machine is less busy"
+
+# `get_device_properties` makes no context: it takes neither memory nor the GPU of a run that is going on.
+_ASK_TORCH = """
+import json, torch
+devices = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+found = [(device.name, device.total_memory, device.major) for device in devices]
+print(json.dumps({"build": torch.version.cuda or torch.version.hip, "devices": found}))
+"""
+
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        name: what was looked at.
+        status: `fail` where a command will fail, `warn` where one can, or will be slow.
+        found: what is there.
+        way_out: what to do where that is not enough.
+    """
+
+    name: str
+    status: Status
+    found: str
+    way_out: str = ""
+
+
+def examine(checks: Mapping[str, Callable[[], Finding]], seconds: float) -> list[Finding]:
+    """Run checks side by side and return their findings in order; what takes longer than `seconds` is one too."""
+    found: dict[str, Finding] = {}
+
+    def look(name: str, check: Callable[[], Finding]) -> None:
+        try:
+            found[name] = check()
+        except subprocess.TimeoutExpired as error:
+            found[name] = Finding(name, "warn", f"{error.cmd[0]} took longer than {error.timeout:g} s", BUSY)
+        except (OSError, ValueError, DcganDistError) as error:
+            found[name] = Finding(name, "fail", " ".join(str(error).split()))
+
+    # Daemons: a check that hangs must not keep the process from ending.
+    threads = [threading.Thread(target=look, args=item, daemon=True) for item in checks.items()]
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [found.get(name) or Finding(name, "fail", f"no answer within {seconds:g} s", STUCK) for name in checks]
+
+
+def checks_of_machine(config: Config, location: str, ray_cpus: float = 0) -> dict[str, Callable[[], Finding]]:
+    """Return the checks of this machine by name.
+
+    Args:
+        config: of the run that is to work here.
+        location: folder or URL for its results.
+        ray_cpus: how many CPUs of this machine Ray hands out, where it runs.
+    """
+    results = parse_location(location)
+    folders = {
+        "cache": Path(config.data.cache or os.environ.get(CACHE_VARIABLE) or "~/.cache/dcgan_dist").expanduser(),
+        "temporary files": Path(tempfile.gettempdir()),
+    }
+    if isinstance(results, Path):
+        folders = {"run directory": results, **folders}
+    wants_gpu, compiles = config.training.device == "cuda", config.training.compile
+    return {
+        "cores": partial(cores, ray_cpus),
+        "memory": memory,
+        "GPUs": partial(gpus, needed=wants_gpu),
+        "compiler": partial(compiler, needed=compiles),
+        "shared memory": shared_memory,
+        "open files": open_files,
+        "processes": processes,
+        "names": names,
+        **{name: partial(folder, name, path) for name, path in folders.items()},
+        "locks": partial(locks, [path for name, path in folders.items() if name != "temporary files"]),
+        **({"storage": partial(object_storage, results)} if isinstance(results, str) else {}),
+        "Ray": ray_and_token,
+        "versions": versions,
+        "optional": optional,
+    }
+
+
+def cores(ray_cpus: float = 0) -> Finding:
+    """Compare the cores that a process may use with what Ray takes them for."""
+    usable = usable_cores()
+    found = f"{usable} of {os.cpu_count()} may be used"
+    if ray_cpus <= usable:
+        return Finding("cores", "ok", found)
+    way_out = f"give `ray start` --num-cpus {usable}: more workers only wait for each other"
+    return Finding("cores", "warn", f"{found}, but Ray hands out {ray_cpus:g}", way_out)
+
+
+def memory(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> Finding:
+    """Compare the memory of the machine, or of its container, with what a run takes."""
+    about = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    total, free = (int(about[name].split()[0]) << 10 for name in ("MemTotal", "MemAvailable"))
+    limit = min([total, *limits_of_groups("memory", "memory.max", "memory.limit_in_bytes", groups, own)])
+    found = f"{_size(min(free, limit))} free of {_size(limit)}" + (", by a container's limit" if limit < total else "")
+    if min(free, limit) >= LEAST_MEMORY:
+        return Finding("memory", "ok", found)
+    return Finding("memory", "warn", found, "a run can be killed: end other programs, or raise the container's limit")
+
+
+def limits_of_groups(controller: str, second: str, first: str, groups: Path, own: Path) -> Iterator[int]:
+    """Yield the limits that the control groups of this process, and those above them, set.
+
+    Args:
+        controller: such as `memory`.
+        second: name of the file in version 2.
+        first: name of the file in version 1.
+        groups: where the control groups are.
+        own: the file that names those of this process.
+    """
+    lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root, name = (groups / controllers, first) if controllers else (groups, second)
+        below = PurePosixPath(path.lstrip("/"))
+        # In a container the path may be that outside, of which nothing is seen here: then the root is its own group.
+        for folder in [below, *below.parents]:
+            with suppress(OSError, ValueError):  # no such group, or no limit, which is "max"
+                yield int((root / folder / name).read_text(encoding="ascii"))
+
+
+def gpus(devices: Path = Path("/dev"), *, needed: bool = False) -> Finding:
+    """Say which GPUs PyTorch sees, and whether they compute in bf16."""
+    if not any([*devices.glob("nvidia[0-9]*"), *devices.glob("kfd"), *devices.glob("dxg")]):
+        if needed:
+            return Finding("GPUs", "fail", "none, and training.device is cuda", "take cpu or auto, or another machine")
+        return Finding("GPUs", "ok", "none: training on CPUs")
+    words = [sys.executable, "-c", _ASK_TORCH]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PROGRAM_S, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return Finding("GPUs", "fail", f"PyTorch cannot use them ({reason})", "install the driver that it was made for")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if not answer["devices"]:
+        why = "is made for CPUs" if answer["build"] is None else f"of CUDA {answer['build']} does not see it"
+        way_out = "install PyTorch for the driver of this machine, or look at CUDA_VISIBLE_DEVICES"
+        return Finding("GPUs", "fail" if needed else "warn", f"there is one, but PyTorch {why}", way_out)
+    found = ", ".join(f"{name} ({_size(size)})" for name, size, _ in answer["devices"])
+    if all(major >= 8 for _, _, major in answer["devices"]):  # Ampere was the first with bf16
+        return Finding("GPUs", "ok", f"{found}, with bf16")
+    return Finding("GPUs", "ok", f"{found}, without fast bf16", "train in fp32 there")
+
+
+def compiler(*, needed: bool = False) -> Finding:
+    """Try whether C++ for Python can be compiled, as torch.compile does."""
+    status: Status = "fail" if needed else "warn"
+    way_out = "install g++ and Python's headers, or leave training.compile off"
+    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    found = next((name for name in wanted if shutil.which(shlex.split(name)[0])), None)
+    if found is None:
+        return Finding("compiler", status, f"no {' or '.join(wanted)}, which training.compile needs", way_out)
+    words = [*shlex.split(found), "-fsyntax-only", "-x", "c++", "-I", sysconfig.get_path("include"), "-"]
+    program = "#include <Python.h>\n#include <vector>\n"
+    done = subprocess.run(words, input=program, capture_output=True, text=True, timeout=PROGRAM_S, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
+        return Finding("compiler", status, f"{found} fails, which training.compile needs ({reason})", way_out)
+    return Finding("compiler", "ok", f"{found} works, for training.compile")
+
+
+def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
+    """Compare the room in shared memory with what several processes take of it."""
+    if not path.is_dir():
+        return Finding("shared memory", "warn", f"there is no {path}", "Ray and loader processes use the disk instead")
+    room = _free(path)
+    way_out = "remove what is left there, or give a container --shm-size=8g (a memory volume on Kubernetes)"
+    if room >= LEAST_SHM:
+        return Finding("shared memory", "ok", f"{_size(room)} free in {path}")
+    # Locks between processes are files of 32 bytes there, each in a page of its own.
+    status: Status = "warn" if room >= 1 << 20 else "fail"
+    return Finding("shared memory", status, f"{_size(room)} free in {path}", way_out)
+
+
+def open_files() -> Finding:
+    """Compare the limit of open files with what Ray needs."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = "no limit" if limit == resource.RLIM_INFINITY else f"{limit:,}"
+    if limit == resource.RLIM_INFINITY or limit >= LEAST_FILES:
+        return Finding("open files", "ok", found)
+    raised = "the limit is set by the system" if most < LEAST_FILES else f"ulimit -n {min(most, 1 << 16)}"
+    return Finding("open files", "warn" if limit >= 256 else "fail", f"at most {found}", f"Ray needs more: {raised}")
+
+
+def processes(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> Finding:
+    """Compare the limits of processes and threads with what Ray starts."""
+    limits = list(limits_of_groups("pids", "pids.max", "pids.max", groups, own))
+    own_limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if own_limit != resource.RLIM_INFINITY and os.geteuid() != 0:  # the system does not hold root to it
+        limits.append(own_limit)
+    if not limits or min(limits) >= LEAST_PROCESSES:
+        return Finding("processes", "ok", f"at most {min(limits):,}" if limits else "no limit")
+    way_out = "threads count too: raise `ulimit -u`, or the container's --pids-limit"
+    return Finding("processes", "warn", f"at most {min(limits):,}", way_out)
+
+
+def names() -> Finding:
+    """Look up the names of this host and user, by which libraries choose addresses and folders."""
+    host = socket.gethostname()
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        way_out = "add it to /etc/hosts, or set GLOO_SOCKET_IFNAME to the network interface of the cluster"
+        return Finding("names", "warn", f"host {host!r} has no address ({error.strerror or error})", way_out)
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        try:
+            pwd.getpwuid(os.getuid())
+        except KeyError:
+            return Finding("names", "warn", f"user {os.getuid()} has no name", "set USER, which libraries ask for")
+    return Finding("names", "ok", f"host {host}")
+
+
+def folder(name: str, path: Path) -> Finding:
+    """Try whether a folder, or the one in which it is to be made, can be written, and how much room it has."""
+    where = _existing(path)
+    try:
+        with tempfile.TemporaryFile(dir=where):
+            room = _free(where)
+    except OSError as error:
+        way_out = {"cache": "set DCGAN_DIST_CACHE or --data.cache", "temporary files": "set TMPDIR"}
+        failed = f"{path} cannot be written ({error.strerror or error})"
+        return Finding(name, "fail", failed, way_out.get(name, "take another --run-dir"))
+    found = f"{_size(room)} free at {path}"
+    return Finding(name, "ok", found) if room >= LEAST_DISK else Finding(name, "warn", found, "make room there")
+
+
+def locks(paths: list[Path]) -> Finding:
+    """Try whether files can be locked in folders that several commands may share."""
+    for path in paths:
+        try:
+            with tempfile.TemporaryFile(dir=_existing(path)) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            failed = f"{path} has none ({error.strerror or error})"
+            return Finding("locks", "warn", failed, "let one command at a time write there, or take another folder")
+    return Finding("locks", "ok", "work in the run directory and the cache")
+
+
+def ray_and_token() -> Finding:
+    """Say which Ray is installed, and whether there is a token where one is needed."""
+    try:
+        version = importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        missing = "not installed: several workers and sweeps will be refused"
+        return Finding("Ray", "warn", missing, "pip install 'ray[default,train,tune]'")
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return Finding("Ray", "ok", f"{version}, without token authentication")
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    if os.environ.get("RAY_AUTH_TOKEN") or file.is_file():
+        return Finding("Ray", "ok", f"{version}, with a token")
+    way_out = "make one with `ray get-auth-token --generate`, and copy it to every host"
+    return Finding("Ray", "fail", f"RAY_AUTH_MODE is token, but there is neither RAY_AUTH_TOKEN nor {file}", way_out)
+
+
+def object_storage(url: str) -> Finding:
+    """Try whether files can be written at a URL, and whether conditional writes are honoured there.
+
+    Raises:
+        DcganDistError: they cannot be written.
+    """
+    mirror, name = Mirror(url, delays=()), f".doctor-{uuid.uuid4().hex}"
+    created = mirror.swap(name, b"1", None)
+    try:
+        again = mirror.swap(name, b"2", None)
+        _, version = mirror.read_version(name)
+        swapped, stale = mirror.swap(name, b"3", version), mirror.swap(name, b"4", version)
+    finally:
+        mirror.remove([name])
+    if created and swapped and not again and not stale:
+        return Finding("storage", "ok", f"{url} takes files, and honours conditional writes")
+    found = f"{url} takes files, but honours no conditional writes"
+    return Finding("storage", "warn", found, "let one command at a time write scores of a run there")
+
+
+def versions(project: Path = PROJECT) -> Finding:
+    """Compare the installed packages with the ranges of pyproject.toml and the pins of constraints.txt."""
+    wrong = []
+    for wanted in map(Requirement, _dependencies(project)):
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{wanted.name} is missing")
+            continue
+        if not wanted.specifier.contains(version, prereleases=True):
+            wrong.append(f"{wanted.name} is {version}, not {wanted.specifier}")
+    if wrong:
+        return Finding("versions", "fail", "; ".join(wrong), "pip install -c constraints.txt -e .")
+    file = next((path for path in (project / "constraints.txt", Path("constraints.txt")) if path.is_file()), None)
+    if file is None:
+        return Finding("versions", "ok", "all within the ranges")
+    pins = (line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    others = [pin for pin in pins if pin and not _is_installed(pin)]
+    if not others:
+        return Finding("versions", "ok", "those of constraints.txt")
+    return Finding(
+        "versions",
+        "ok",
+        f"all within the ranges, but not as tested: {', '.join(others[:9])}" + " …" * (len(others) > 9),
+    )
+
+
+def optional() -> Finding:
+    """Say which optional programs and packages are here."""
+    programs = {"git": "git (config.yaml names no commit)", "ffmpeg": "ffmpeg (films are GIFs)"}
+    extras = {"s3fs": "dcgan-dist[s3]", "onnxruntime": "dcgan-dist[onnx]", "torch_fidelity": "dcgan-dist[inception]"}
+    missing = [text for name, text in programs.items() if shutil.which(name) is None]
+    missing += [text for package, text in extras.items() if importlib.util.find_spec(package) is None]
+    return Finding("optional", "ok", f"without {', '.join(missing)}" if missing else "all there")
+
+
+def _dependencies(project: Path) -> list[str]:
+    """Return the requirements of the package: of its checkout, which a Ray job has without its installation."""
+    if (project / "pyproject.toml").is_file():
+        content = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+        return list(content["project"]["dependencies"])
+    return importlib.metadata.requires("dcgan-dist") or []
+
+
+def _is_installed(pin: str) -> bool:
+    """Whether the package that a pin names is installed in that version, or not at all."""
+    wanted = Requirement(pin)
+    try:
+        return wanted.specifier.contains(importlib.metadata.version(wanted.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return True
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _free(path: Path) -> int:
+    about = os.statvfs(path)
+    return about.f_bavail * about.f_frsize if about.f_favail or not about.f_files else 0
+
+
+def _size(number: float) -> str:
+    return f"{number / (1 << 30):.1f} GiB" if number >= 1 << 30 else f"{number / (1 << 20):,.0f} MiB"

@@ -1,0 +1,75 @@
+"""`doctor` on a real cluster, and where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcgan_dist import doctor
+from tests.launch.conftest import RAY, RayCluster, descendants
+
+DOCTOR = [sys.executable, "-m", "dcgan_dist.doctor"]
+
+
+def ask(cluster: RayCluster, *options: str) -> subprocess.CompletedProcess[str]:
+    own = {**os.environ, **cluster.environment, "RAY_ADDRESS": cluster.address}
+    return subprocess.run([*DOCTOR, *options], env=own, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_every_host_of_a_cluster_examines_itself_a_frozen_one_is_named(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    words = [RAY, "start", "--address", ray_cluster.address, "--block", "--num-cpus", "999", "--disable-usage-stats"]
+    words += ["--node-ip-address", "127.0.0.2", "--object-store-memory", "100000000"]
+    own = {**os.environ, **ray_cluster.environment}
+    second = subprocess.Popen(words, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        hosts: dict[str, list[dict[str, str]]] = {}
+        while len(hosts) < 2:  # until the second has joined
+            done = ask(ray_cluster, "--json", "--storage", str(tmp_path))
+            assert done.returncode == 0, done.stderr
+            hosts = json.loads(done.stdout)["hosts"]
+        cores = [finding["found"] for found in hosts.values() for finding in found if finding["name"] == "cores"]
+        assert sorted("Ray hands out 999" in found for found in cores) == [False, True]
+
+        raylets = [pid for pid in descendants(second.pid) if Path(f"/proc/{pid}/comm").read_text() == "raylet\n"]
+        os.kill(*raylets, signal.SIGSTOP)
+        done = ask(ray_cluster)
+        assert done.returncode == 1
+        assert "fail  host  does not answer" in done.stdout
+        assert done.stderr == "dcgan-dist doctor: will fail: host\n"
+    finally:
+        for pid in descendants(second.pid):
+            os.kill(pid, signal.SIGKILL)
+        second.kill()
+        second.wait()
+
+
+def test_an_address_where_no_cluster_answers_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    assert doctor.main([]) == 1
+    shown = capsys.readouterr()
+    assert "fail  Ray cluster" in shown.out
+    assert "127.0.0.1:9" in shown.out
+    assert "will fail: Ray cluster" in shown.err
+
+
+def test_the_note_of_a_dead_cluster_is_a_warning_that_says_how_to_remove_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    note.write_text("127.0.0.1:9\n")
+    assert doctor.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "warn  Ray cluster" in shown
+    assert f"`ray stop` removes {note}" in shown
