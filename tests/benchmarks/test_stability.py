@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from dcgan_dist.bench import bench_command
 from dcgan_dist.benchmarks import stability
 from dcgan_dist.config import override
@@ -9,6 +11,7 @@ from dcgan_dist.results.run_directory import read_metrics
 from dcgan_dist.results.stability import MIN_LINES, judge
 
 
+@pytest.mark.slow
 def test_each_setting_is_trained_and_judged(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(stability.DATA_VARIABLE, raising=False)

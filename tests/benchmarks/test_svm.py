@@ -41,6 +41,7 @@ def test_both_sides_reach_the_same_objective_and_accuracy():
     json.dumps([single, path, draws])
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_large_fit_is_that_of_a_process_of_its_own():
     x, y = samples(100)
     record = measure_memory(x, y, CPU, count=2000)

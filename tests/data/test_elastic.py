@@ -77,6 +77,7 @@ def test_each_image_comes_once_in_one_order_for_every_split_and_every_stop(tmp_p
             assert parts_of(dataset, batch_size, world_size, 0, per_epoch) == alone[:per_epoch]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 3), (2, 0), (3, 0), (4, 0)])
 def test_real_workers_read_the_same_and_go_on_from_any_stop(tmp_path, world_size, workers):
     dataset, _ = make_small_set(tmp_path / "set", UNEVEN, 3)

@@ -342,6 +342,7 @@ def long_archive(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("kind", ["rooms", "archive"])
 def test_killed_at_any_point_it_goes_on_and_ends_with_the_same_bytes(tmp_path, long_archive, kind, workers):

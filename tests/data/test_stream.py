@@ -85,6 +85,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks_or_the_start(datase
             assert all((batch.slots % world_size == rank).all() for batch in of_rank)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_worker_processes_give_the_same_batches_as_the_thread(dataset, workers):
     in_thread = ImageStream(dataset, seed=2, batch_size=10)
@@ -270,6 +271,7 @@ def test_an_error_in_the_background_comes_up_at_its_batch(dataset, monkeypatch):
             next(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_is_left_when_a_program_ends_without_closing(shards, tmp_path, workers):
     script = tmp_path / "program.py"

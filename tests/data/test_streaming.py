@@ -207,6 +207,7 @@ READ = (
 )
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_cache_download_each_shard_once(shards, tmp_path):
     with flaky(shards.folder, latency_s=0.005) as server:
         words = [sys.executable, "-c", READ, server.url, str(tmp_path)]
@@ -399,6 +400,7 @@ def test_closing_breaks_off_stalled_downloads(shards, tmp_path, monkeypatch):
     assert not left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("single_records", [False, True])
 def test_worker_processes_end_by_themselves_while_downloads_stall(single_records, shards, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(loading_module, "_SECONDS_TO_END", 20.0)
@@ -421,6 +423,7 @@ def test_worker_processes_end_by_themselves_while_downloads_stall(single_records
     assert not capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_after_an_outage_single_records_come_again_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
     shards = make_set(tmp_path / "set", [60] * 66, size=32)
@@ -452,6 +455,7 @@ def test_the_first_batch_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
         assert not list((tmp_path / "cache" / COPIES).glob("*.tar"))
 
 
+@pytest.mark.slow
 def test_records_that_come_wrong_by_themselves_are_read_from_the_whole_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
     shards = make_set(tmp_path / "set", [60] * 66, size=32)
@@ -464,6 +468,7 @@ def test_records_that_come_wrong_by_themselves_are_read_from_the_whole_shard(tmp
     assert not any(batch.damage or batch.flaws for batch in found)
 
 
+@pytest.mark.slow
 def test_the_programs_exit_is_not_held_up_by_a_stalled_download(shards, tmp_path):
     program = (
         "import sys\n"

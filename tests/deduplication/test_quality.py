@@ -14,6 +14,7 @@ from dcgan_dist.config import DeduplicationConfig
 SETTINGS = DeduplicationConfig(steps=250, batch_size=64)
 
 
+@pytest.mark.slow
 def test_most_planted_near_duplicates_of_photographs_are_found_and_few_other_images_removed() -> None:
     folder = os.environ.get(DATA_VARIABLE)
     if folder is None:

@@ -99,6 +99,7 @@ def test_identical_images_are_removed_but_for_the_first_and_the_stream_shows_the
         assert labels == np.flatnonzero(keep).tolist()
 
 
+@pytest.mark.slow
 def test_the_keep_list_depends_on_seed_and_settings_and_not_on_the_number_of_workers(
     original: Path, tmp_path: Path
 ) -> None:

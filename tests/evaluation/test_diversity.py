@@ -269,6 +269,7 @@ def rooms(count):
     return np.stack([fit(draw_room(0, number)[0], 32, 3) for number in range(count)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10_train.tar.gz", "rooms"])
 def test_every_metric_ranks_known_good_images_above_known_bad_ones(name):
     if name != "rooms" and not os.environ.get("DCGAN_DIST_DATA"):

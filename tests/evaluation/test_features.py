@@ -206,6 +206,7 @@ def test_rows_are_those_of_the_records_in_their_order_at_the_size_of_the_network
     np.testing.assert_array_equal(labels, dataset.labels())
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_rows_as_one(tmp_path):
     dataset = open_dataset("rooms:600", image_size=16)
     made = []
@@ -263,6 +264,7 @@ feature_files.FeatureFiles(Path(sys.argv[1])).get(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_gone_on_with(tmp_path):
     dataset = open_dataset("rooms:1500", image_size=16)
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=os.environ, check=False, timeout=100)

@@ -63,6 +63,7 @@ def test_errors_are_those_of_scikit_learn_on_the_same_samples_as_doubles(
         assert error["value"] == pytest.approx(100 * wrong / 2000)
 
 
+@pytest.mark.slow
 def test_scores_are_the_same_in_any_number_of_processes_and_are_written(trained: Callable[..., Path]) -> None:
     run = trained("cgan")
     alone = evaluated(run)

@@ -41,6 +41,7 @@ def test_a_window_is_the_box_around_its_places():
     assert found.has_window.tolist() == [True, False, True, True]
 
 
+@pytest.mark.slow
 def test_what_was_learned_is_kept_and_damage_is_mended(tmp_path, monkeypatch):
     for name, value in (("_ROOMS", 256), ("_HELD_OUT", 64), ("_EPOCHS", 12), ("_BATCH", 32)):
         monkeypatch.setattr(module, name, value)

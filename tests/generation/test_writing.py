@@ -103,6 +103,7 @@ def test_every_form_holds_the_same_images_and_labels(trained, tmp_path, name):
     assert not list(tmp_path.glob(".*")), "nothing is left beside the outputs"
 
 
+@pytest.mark.slow
 def test_several_processes_and_one_write_the_same_bytes(trained, tmp_path):
     samples = open_samples(str(trained("dcgan", "released")), seed=2)
     for workers in (1, 2):

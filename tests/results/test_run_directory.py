@@ -92,6 +92,7 @@ with open_run(sys.argv[1]) as run:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("location", "kills", "steps"), [("local", 4, 240), ("s3", 2, 36)], indirect=["location"])
 def test_run_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
     location: str, kills: int, steps: int, start_writer: StartWriter

@@ -130,6 +130,7 @@ time.sleep(60)
     assert sorted(winners) == list(range(rounds))
 
 
+@pytest.mark.slow
 def test_of_simultaneous_starters_on_object_storage_one_wins(s3_server: object, start_writer: StartWriter) -> None:
     race = """
 while time.time() < float(sys.argv[2]):

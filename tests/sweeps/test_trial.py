@@ -206,6 +206,7 @@ def test_a_trial_whose_milestone_was_its_last_is_given_up_after_a_restart(tmp_pa
     assert "at step 8 of 24" in status(tmp_path)["reason"]
 
 
+@pytest.mark.slow
 def test_what_a_trial_computes_does_not_depend_on_those_before_it_in_the_process(tmp_path: Path) -> None:
     trials: list[dict[str, Any]] = [
         {"optim.lr": 1e-3, "model.slope": 0.5},

@@ -87,10 +87,12 @@ def train_all(world, folder):
         train_and_compare(world, folder / name, name)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_every_family_as_one_process_does(tmp_path):
     in_processes(train_all, tmp_path, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_conditional_gan_with_dropout_killed_under_torchrun_and_resumed_ends_equal_bit_for_bit(tmp_path):
     given = FAMILIES["cgan"] | {"model.name": "cgan", "model.ngf": 128, "model.ndf": 128, "training.log_every": 1}
     given |= {"training.steps": 12}

@@ -119,6 +119,7 @@ def test_a_checkpoint_is_made_when_minutes_have_passed(tmp_path):
     assert len(list((run / "checkpoints").iterdir())) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_ends_the_run_with_a_checkpoint_at_its_step(tmp_path, number, workers):
     run = tmp_path / "run"
