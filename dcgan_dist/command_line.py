@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import functools
 import json
 import signal
@@ -23,6 +24,11 @@ from dcgan_dist.results.storage import read_file
 from dcgan_dist.stopping import ended_by_signals, lasting_streams
 
 Settings = TypeVar("Settings")
+
+# What no check at the start foresees: the disk is full, over quota, broken, read-only, or somebody else's.
+_OF_THE_MACHINE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+)
 
 # config.yaml of a run also records where it ran; these keys are no settings, so that the file can be given again.
 RECORDED_KEYS = ("environment",)
@@ -280,6 +286,12 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
             except DcganDistError as error:
                 print(f"{prog}: {_one_line(str(error))}", file=sys.stderr)
                 return error.exit_status
+            except OSError as error:
+                if error.errno not in _OF_THE_MACHINE:
+                    raise
+                about = f" ({error.filename})" if error.filename else ""
+                print(f"{prog}: {_one_line(error.strerror or str(error))}{about}", file=sys.stderr)
+                return 1
             except KeyboardInterrupt:  # where no signal can be handled, outside the main thread
                 print(f"{prog}: interrupted", file=sys.stderr)
                 return 128 + signal.SIGINT

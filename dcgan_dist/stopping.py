@@ -18,6 +18,8 @@ from dcgan_dist.errors import Stopped, StorageError
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Terminals and supervisors send several signals at once, which mean one: an impatient person's come later.
 AS_ONE_S = 1.0
+_taken_at = -AS_ONE_S  # when the last signal was taken in this process
+_blocks = 0  # of `on_signals`, one in the other
 
 
 @contextmanager
@@ -29,12 +31,15 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    first = -AS_ONE_S
+    global _taken_at, _blocks  # noqa: PLW0603 - a process has one set of handlers
+    if not _blocks:
+        _taken_at = -AS_ONE_S
+    _blocks += 1
 
     def handler(number: int, _frame: FrameType | None) -> None:
-        nonlocal first
-        if time.monotonic() - first >= AS_ONE_S:
-            first = time.monotonic()
+        global _taken_at  # noqa: PLW0603
+        if time.monotonic() - _taken_at >= AS_ONE_S:
+            _taken_at = time.monotonic()
             handle(number)
 
     before: dict[signal.Signals, Any] = {
@@ -45,6 +50,7 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+        _blocks -= 1
 
 
 @contextmanager

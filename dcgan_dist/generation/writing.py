@@ -31,6 +31,7 @@ from dcgan_dist.data.sources import Folders, Item, RawImage, Source
 from dcgan_dist.errors import ConfigError, StorageError
 from dcgan_dist.generation.samples import BLOCK, Labels, Samples
 from dcgan_dist.parallel import TaskPool
+from dcgan_dist.results.storage import check_writable
 from dcgan_dist.training.sampling import grid_columns, make_grid
 
 Form = Literal["grid", "folder", "npz", "shards"]
@@ -103,8 +104,11 @@ def refuse_existing(output: Output, overwrite: bool) -> None:
 
     Raises:
         ConfigError: there is something, and `overwrite` is false; or it was not made by `sample` or `prepare`.
+        RunDirectoryError: its folder cannot be written.
         DataError: remote storage cannot be reached.
     """
+    if not is_url(output.path):
+        check_writable(str(Path(output.path).absolute().parent))
     found = _stands_at_url(output) if is_url(output.path) else os.path.lexists(output.path)
     if not found:
         return

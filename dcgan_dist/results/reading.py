@@ -328,11 +328,12 @@ def _verdict(
             try:
                 verdict = judge(rows, diverged=diverged)
             except (ValueError, TypeError, KeyError, OverflowError):  # values that are no numbers
-                verdict = judge([_numbers(row) for row in rows], diverged=diverged)
+                verdict = judge([numbers_of(row) for row in rows], diverged=diverged)
     return {"name": verdict.name, "reason": verdict.reason, "score": _none_if_nan(verdict.score)}
 
 
-def _numbers(row: Mapping[str, Any]) -> dict[str, float | None]:
+def numbers_of(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what a line of metrics has of numbers and nulls, which is what a verdict is made of."""
     kept = {name: _number(value) for name, value in row.items() if _is_number(value)}
     return {"step": 0.0, **kept, **{name: None for name, value in row.items() if value is None}}
 

@@ -109,7 +109,7 @@ def judge_columns(
     count, highest = len(losses), losses.max(1)
     broken = np.flatnonzero(~np.isfinite(highest))
     if diverged or len(broken):
-        place = f" by step {int(columns['step'][broken[0]]):,}" if len(broken) else ""
+        place = _by_step(columns["step"][broken[0]]) if len(broken) else ""
         return Verdict("diverged", f"a loss or gradient is not finite{place}", {}, 0.0)
     first = count - math.ceil(count * RECENT)
     verdict = Verdict("undecided", f"only {count} log lines: it takes {MIN_LINES}", {}, AT_THRESHOLD)
@@ -118,9 +118,13 @@ def judge_columns(
     exploded = np.flatnonzero(highest > LOSS_LIMIT)
     if len(exploded) and (exploded[-1] >= first or verdict.name not in ("stable", "undecided")):
         worst = int(highest.argmax())
-        reason = f"losses exploded: {highest[worst]:,.0f} by step {int(columns['step'][worst]):,}"
+        reason = f"losses exploded: {highest[worst]:,.0f}{_by_step(columns['step'][worst])}"
         return Verdict("diverged", reason, verdict.signals, 0.0)
     return verdict
+
+
+def _by_step(step: float) -> str:
+    return f" by step {int(step):,}" if math.isfinite(step) else ""
 
 
 def _weigh(columns: Mapping[str, Values], losses: Values, first: int, real: float) -> Verdict:

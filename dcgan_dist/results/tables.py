@@ -135,10 +135,10 @@ def _fit(kind: pa.DataType, value: Any) -> Any:
         return None if value is None else text(value)
     if pa.types.is_boolean(kind):
         return value if isinstance(value, bool) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if pa.types.is_floating(kind):
-        return float(value) if abs(value) <= 1e308 or math.isinf(value) else None
+        return float(value) if abs(value) <= 1e308 or abs(value) == math.inf else None
     return int(value) if abs(value) < 2**63 and value == int(value) else None
 
 

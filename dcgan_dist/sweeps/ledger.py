@@ -73,6 +73,18 @@ def _parse(location: str, content: bytes | None) -> dict[str, Any] | None:
     if found is None or found.get("format") != FORMAT:
         problem = "damaged" if found is None else f"of the format {found.get('format')!r}, not {FORMAT!r}"
         raise RunDirectoryError(f"{location}/{SWEEP_NAME} is {problem}: move it away, or take another sweep_dir")
+    try:
+        names = [TrialRecord.from_json(entry).trial for entry in found.get("trials", [])]
+        if len(set(names)) < len(names) or any(not name or set(name) & set("/\\\0") for name in names):
+            raise ValueError("trials have the same name, or one that is none")
+        if not isinstance(found.get("settings", {}), dict | None):
+            raise TypeError("settings are no mapping")
+        float(found.get("started") or 0)
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunDirectoryError(
+            f"{location}/{SWEEP_NAME} is damaged ({reason}): move it away, or take another sweep_dir"
+        ) from error
     return found
 
 

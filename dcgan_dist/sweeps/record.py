@@ -11,6 +11,16 @@ TrialStatus = Literal["waiting", "running", "finished", "stopped", "diverged", "
 ENDED = ("finished", "stopped", "diverged", "failed")
 
 
+# What the fields of a record are in JSON.
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("trial", "status", "reason", "verdict_reason"), str),
+    **dict.fromkeys(("step", "steps", "attempts"), int),
+    **dict.fromkeys(("objective", "full_objective", "started", "ended"), int | float | None),
+    **dict.fromkeys(("parameters", "scores", "full_scores"), dict),
+    **{"verdict": str | None, "milestones": list, "parent": dict | None, "seconds": int | float},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """A trial as sweep.json has it.
@@ -83,10 +93,15 @@ class TrialRecord:
         """Read a record of sweep.json; what it does not know it leaves out.
 
         Raises:
-            KeyError, TypeError: it is no record.
+            TypeError: it is no record.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        fields = {key: value for key, value in entry.items() if key in known}
+        if not isinstance(entry, dict):
+            raise TypeError(f"a trial is {entry!r}")
+        fields = {key: value for key, value in entry.items() if key in _KINDS}
+        wrong = [key for key, value in fields.items() if not isinstance(value, _KINDS[key])]
+        scores = [*fields.get("scores", {}).values(), *fields.get("full_scores", {}).values()] if not wrong else []
+        if wrong or not all(isinstance(score, dict) for score in scores):
+            raise TypeError(f"{wrong[0] if wrong else 'a score'} of trial {entry.get('trial')!r} is of a wrong type")
         return cls(**fields | {"milestones": tuple(fields.get("milestones", ()))})
 
 

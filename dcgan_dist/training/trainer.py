@@ -185,31 +185,35 @@ class Training:
         config, world = self.config, self.world
         assert config.training.steps is not None
         total = config.training.steps
-        self._resume()
-        if self.state.step >= total:
-            say(world, f"finished already: {self.state.step:,} of {total:,} steps in {self._where()}")
-            return self._finish()
-        self._announce(total)
-        per_step = batches_per_step(config)
-        with self._recording_the_end(), self.stop_signal.caught():
-            if self.run is not None:
-                self.run.set_status("running", step=self.state.step, steps=total)
-                if self.state.step == 0:
-                    self._write_real_images()
-                    self._write_samples()
-            batches = self.stream.iterate(self.state.step * per_step, total * per_step)
-            clock = Clock()
-            try:
-                for step in range(self.state.step + 1, total + 1):
-                    with clock.waiting():
-                        mini_batches = self._take(batches, per_step)
-                    self.step.set_lr(lr_factor(config, step))
-                    self._train_step(step, mini_batches)
-                    self.state.step = step
-                    self._after_step(step, total, clock)
-            finally:
-                batches.close()
-            return self._finish()
+        with self.stop_signal.caught():
+            self._resume()
+            if self.state.step >= total:
+                say(world, f"finished already: {self.state.step:,} of {total:,} steps in {self._where()}")
+                return self._finish()
+            self._announce(total)
+            with self._recording_the_end():
+                if self.run is not None:
+                    self.run.set_status("running", step=self.state.step, steps=total)
+                    if self.state.step == 0:
+                        self._write_real_images()
+                        self._write_samples()
+                self._train(total)
+                return self._finish()
+
+    def _train(self, total: int) -> None:
+        per_step = batches_per_step(self.config)
+        batches = self.stream.iterate(self.state.step * per_step, total * per_step)
+        clock = Clock()
+        try:
+            for step in range(self.state.step + 1, total + 1):
+                with clock.waiting():
+                    mini_batches = self._take(batches, per_step)
+                self.step.set_lr(lr_factor(self.config, step))
+                self._train_step(step, mini_batches)
+                self.state.step = step
+                self._after_step(step, total, clock)
+        finally:
+            batches.close()
 
     @contextmanager
     def _recording_the_end(self) -> Iterator[None]:
