@@ -11,9 +11,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Protocol, TypeVar
@@ -73,12 +74,14 @@ class LocalPool:
         # Spawned: forking a process that has threads can hang.
         context = multiprocessing.get_context("spawn")
         # Nothing is ever sent: its other end closes when the workers are to end, or when this process dies.
-        line, end_of_line = context.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker, initargs=(line,))
+        with starting_processes():
+            line, end_of_line = context.Pipe(duplex=False)
+            pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker, initargs=(line,))
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:
-                waiting.append(pool.submit(_do, function, task))
+                with starting_processes():
+                    waiting.append(pool.submit(_do, function, task))
                 if len(waiting) >= AHEAD * self.workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -93,6 +96,25 @@ class LocalPool:
     def search(self, function: Callable[[Task], float], tasks: Sequence[Task]) -> list[float]:
         """See `TaskPool`."""
         return list(self.run(function, tasks))
+
+
+@contextmanager
+def starting_processes() -> Iterator[None]:
+    """Turn an error of the system at the start of a process into one line.
+
+    Raises:
+        WorkerFailed: it could not be started.
+    """
+    try:
+        yield
+    except BrokenProcessPool:
+        raise
+    except (OSError, RuntimeError) as error:  # a thread that cannot be started is a RuntimeError
+        reason = getattr(error, "strerror", None) or error
+        raise WorkerFailed(
+            f"worker processes cannot be started ({reason}): shared memory (/dev/shm), open files, processes or memory "
+            "are used up"
+        ) from error
 
 
 def usable_cores() -> int:

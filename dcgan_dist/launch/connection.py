@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from dcgan_dist.errors import ClusterError
+from dcgan_dist.machine import open_files
 
 STARTS = 3  # attempts to start a cluster of this machine
 
@@ -31,6 +32,7 @@ def connected_cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_limits()
     _check_address(os.environ.get("RAY_ADDRESS", ""))
     _connect()
     try:
@@ -101,6 +103,17 @@ def _check_address(address: str) -> None:
                 f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({error.strerror or error}): correct it, or "
                 "unset it to use a cluster of this machine"
             ) from error
+
+
+def _check_limits() -> None:
+    """Look whether Ray may open as many files as it needs; without them it would wait for minutes.
+
+    Raises:
+        ClusterError: it may not.
+    """
+    finding = open_files()
+    if finding.status == "fail":
+        raise ClusterError(f"{finding.found}: {finding.way_out}")
 
 
 def last_line(error: BaseException) -> str:
