@@ -284,7 +284,7 @@ def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence
             try:
                 command(sys.argv[1:] if arguments is None else arguments)
             except DcganDistError as error:
-                print(f"{prog}: {_one_line(str(error))}", file=sys.stderr)
+                print(f"{prog}: {_one_line(str(error))}{error.says_more}", file=sys.stderr)
                 return error.exit_status
             except OSError as error:
                 if error.errno not in _OF_THE_MACHINE:

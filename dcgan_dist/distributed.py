@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
-from dcgan_dist.errors import ConfigError
+from dcgan_dist.errors import DOCTOR, ConfigError
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> 
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ConfigError("training.device is 'cuda', but PyTorch sees no CUDA GPU here: take cpu or auto")
+        raise ConfigError("training.device is 'cuda', but PyTorch sees no CUDA GPU here: take cpu or auto" + DOCTOR)
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 

@@ -23,7 +23,7 @@ from dcgan_dist.machine import Finding, checks_of_machine, examine
 
 PROG = "dcgan-dist doctor"
 
-SECONDS = 4  # for the checks of a machine; a host of a cluster has more to be reached in
+SECONDS = 4.3  # for the checks of a machine; a host of a cluster has more to be reached in
 
 Findings = dict[str, list[Finding]]
 

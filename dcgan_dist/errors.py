@@ -21,11 +21,14 @@ A message is one line: it names the offending value and the way out.
 
 from __future__ import annotations
 
+DOCTOR = "; `python -m dcgan_dist doctor` says more"
+
 
 class DcganDistError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_status: int = 1
+    says_more: str = ""  # what a command adds to the message
 
 
 class InputError(DcganDistError, ValueError):
@@ -57,13 +60,19 @@ class RunDirectoryError(InputError):
 class ClusterError(InputError):
     """The cluster does not have what the run asks for."""
 
+    says_more = DOCTOR
+
 
 class StorageError(DcganDistError):
     """Results could not be written or read back: a full disk, object storage out of reach."""
 
+    says_more = DOCTOR
+
 
 class WorkerFailed(DcganDistError):
     """A worker process died and ``cluster.max_failures`` does not allow another try."""
+
+    says_more = DOCTOR
 
 
 class TrialsFailed(DcganDistError):

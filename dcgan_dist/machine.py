@@ -45,10 +45,10 @@ GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 LEAST_MEMORY = 2 << 30  # a training process with its libraries takes 0.5 to 1 GiB, and so does Ray
 LEAST_DISK = 2 << 30  # twenty checkpoints of the paper's 64x64 networks with Adam's state
 LEAST_SHM = 256 << 20  # Docker's default is 64 MiB; Ray's object store and the loaders' batches take hundreds
-LEAST_FILES = 4096  # a Ray cluster of one host holds about a thousand
+LEAST_FILES, MANY_FILES = 256, 4096  # with 64, a Ray cluster of two workers does not start; with 256, it does
 LEAST_PROCESSES = 500  # a Ray cluster of two CPUs starts about as many threads
 
-PROGRAM_S = 3  # for a program that is asked
+PROGRAM_S = 4  # for a program that is asked; PyTorch takes two to be imported
 
 STUCK = "see whether its disk or its network is there"
 BUSY = "ask again when the machine is less busy"
@@ -235,13 +235,20 @@ def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
 
 
 def open_files() -> Finding:
-    """Compare the limit of open files with what Ray needs."""
-    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = "no limit" if limit == resource.RLIM_INFINITY else f"{limit:,}"
-    if limit == resource.RLIM_INFINITY or limit >= LEAST_FILES:
-        return Finding("open files", "ok", found)
-    raised = "the limit is set by the system" if most < LEAST_FILES else f"ulimit -n {min(most, 1 << 16)}"
-    return Finding("open files", "warn" if limit >= 256 else "fail", f"at most {found}", f"Ray needs more: {raised}")
+    """Compare the limit of open files with what Ray needs, which raises its own as far as it may."""
+    soft, hard = (_most(limit) for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
+    if soft >= MANY_FILES:
+        return Finding("open files", "ok", "no limit" if soft == sys.maxsize else f"at most {soft:,}")
+    found = f"at most {soft:,} open files" + (f", {hard:,} where they are asked for" if hard > soft else "")
+    way_out = (
+        f"Ray needs {LEAST_FILES} or more, a large cluster {MANY_FILES:,}: raise the limit with `ulimit -n` or, as "
+    )
+    way_out += "root, its hard limit (docker run --ulimit nofile=65536)"
+    return Finding("open files", "warn" if hard >= LEAST_FILES else "fail", found, way_out)
+
+
+def _most(limit: int) -> int:
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def processes(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> Finding:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
@@ -76,12 +76,14 @@ class LocalPool:
         # Spawned: forking a process that has threads can hang.
         context = multiprocessing.get_context("spawn")
         # Nothing is ever sent: its other end closes when the workers are to end, or when this process dies.
-        line, end_of_line = context.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker, initargs=(line,))
+        with starting_processes():
+            line, end_of_line = context.Pipe(duplex=False)
+            pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker, initargs=(line,))
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:
-                waiting.append(pool.submit(_do, function, task))
+                with starting_processes():
+                    waiting.append(pool.submit(_do, function, task))
                 if len(waiting) >= AHEAD * self.workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -140,6 +142,25 @@ def _quota_of_version_2(folder: Path) -> float:
 def _quota_of_version_1(folder: Path) -> float:
     quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii")) for name in ("quota", "period"))
     return quota / period  # a quota of -1 is none
+
+
+@contextmanager
+def starting_processes() -> Iterator[None]:
+    """Turn an error of the system at the start of a process into one line.
+
+    Raises:
+        WorkerFailed: it could not be started.
+    """
+    try:
+        yield
+    except BrokenProcessPool:
+        raise
+    except (OSError, RuntimeError) as error:  # a thread that cannot be started is a RuntimeError
+        reason = getattr(error, "strerror", None) or error
+        raise WorkerFailed(
+            f"worker processes cannot be started ({reason}): shared memory (/dev/shm), open files, processes or memory "
+            "are used up"
+        ) from error
 
 
 def yield_idle_cores() -> None:

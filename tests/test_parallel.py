@@ -79,6 +79,30 @@ def test_who_stops_early_waits_for_no_task() -> None:
         assert time.monotonic() - start < 5
 
 
+PREPARE = "-m dcgan_dist.prepare --source rooms --count 50 --image-size 16 --workers 2 --output"
+FULL_SHM = "mount -t tmpfs -o size=4k tmpfs /dev/shm && echo > /dev/shm/full"
+
+
+@pytest.mark.parametrize(
+    ("shell", "shortage", "reason"),
+    [
+        (["sh"], "ulimit -n 12", "Too many open files"),
+        (["unshare", "--mount", "sh"], FULL_SHM, "No space left on device"),
+    ],
+)
+def test_a_machine_that_cannot_start_workers_is_one_line(
+    tmp_path: Path, shell: list[str], shortage: str, reason: str
+) -> None:
+    if subprocess.run([*shell, "-c", shortage], capture_output=True, check=False).returncode:
+        pytest.skip("not allowed here")
+    words = [*shell, "-c", f'{shortage}; exec "$0" {PREPARE} "$1"', sys.executable, str(tmp_path / "shards")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"dcgan-dist prepare: worker processes cannot be started ({reason}): shared memory")
+    assert done.stderr.endswith("; `python -m dcgan_dist doctor` says more\n")
+    assert done.stderr.count("\n") == 1
+
+
 KILLED = """
 import sys, time
 from dcgan_dist.parallel import LocalPool

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 from dcgan_dist.errors import WorkerFailed
+from dcgan_dist.parallel import starting_processes
 
 Answer = TypeVar("Answer")
 
@@ -57,11 +58,12 @@ class LoaderProcesses(Generic[Answer]):
         self._processes: list[_Process] = []
         try:
             for _ in range(count):
-                shared = context.RawArray(ctypes.c_uint8, slots * slot_size)
-                here, there = context.Pipe()
-                # A daemon: one that is left running ends with this process.
-                process = context.Process(target=_serve, args=(there, shared, slots, fill), daemon=True)
-                process.start()
+                with starting_processes():
+                    shared = context.RawArray(ctypes.c_uint8, slots * slot_size)
+                    here, there = context.Pipe()
+                    # A daemon: one that is left running ends with this process.
+                    process = context.Process(target=_serve, args=(there, shared, slots, fill), daemon=True)
+                    process.start()
                 there.close()
                 self._processes.append(_Process(process, here, _cut(shared, slots)))
         except BaseException:

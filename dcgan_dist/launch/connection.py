@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayError
 
 from dcgan_dist.errors import ClusterError
+from dcgan_dist.machine import open_files
 from dcgan_dist.parallel import usable_cores
 
 STARTS = 3  # attempts to start a cluster of this machine
@@ -43,6 +44,7 @@ def connected_cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_limits()
     address = os.environ.get("RAY_ADDRESS", "")
     _check_address(address)
     if address:
@@ -190,6 +192,17 @@ def _why_unusable(address: str) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return "" if reply[3:4] == HTTP2_SETTINGS else "another program answers there"
+
+
+def _check_limits() -> None:
+    """Look whether Ray may open as many files as it needs; without them it would wait for minutes.
+
+    Raises:
+        ClusterError: it may not.
+    """
+    finding = open_files()
+    if finding.status == "fail":
+        raise ClusterError(f"{finding.found}: {finding.way_out}")
 
 
 def last_line(error: BaseException) -> str:

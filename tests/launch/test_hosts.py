@@ -49,6 +49,16 @@ def test_every_host_of_a_cluster_examines_itself_a_frozen_one_is_named(ray_clust
         second.wait()
 
 
+def test_ray_is_not_started_where_it_could_not_open_its_files() -> None:
+    code = "from dcgan_dist.command_line import run; from dcgan_dist.launch.connection import connected_cluster as c\n"
+    code += "import sys; sys.exit(run(lambda _: c().__enter__(), 'test', []))"
+    words = ["sh", "-c", 'ulimit -n 100; exec "$0" -c "$1"', sys.executable, code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("test: at most 100 open files: Ray needs 256 or more")
+    assert done.stderr.endswith("; `python -m dcgan_dist doctor` says more\n")
+
+
 def test_an_address_where_no_cluster_answers_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
