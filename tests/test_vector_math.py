@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import dcgan_dist
 
@@ -35,3 +39,18 @@ def test_every_module_that_imports_torch_settles_its_vector_functions_first() ->
         if not any("dcgan_dist.vector_math" in imports(each) for each in [file, *packages]):
             unsettled.append(str(file.relative_to(PACKAGE)))
     assert unsettled == ["vector_math.py"]
+
+
+@pytest.mark.slow
+def test_first_steps_of_fresh_processes_under_load_are_equal_and_a_ledger_is_gone_on_with(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "tests.stress", "steps", "--ledger", str(tmp_path / "ledger")]
+    for count, said in [(15, "0 of 15"), (30, "15 of 30")]:
+        done = subprocess.run(
+            [*words, "--count", str(count)], cwd=PACKAGE.parent, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.startswith(said)
+    with (tmp_path / "ledger").open("a") as ledger:
+        ledger.write((tmp_path / "ledger").read_text().splitlines()[0].replace('outcome": "', 'outcome": "other'))
+    done = subprocess.run([*words, "--count", "31"], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
