@@ -34,7 +34,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from dcgan_dist.config import Config
-from dcgan_dist.data.cache import CACHE_VARIABLE
+from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.errors import DcganDistError
 from dcgan_dist.parallel import usable_cores
 from dcgan_dist.results.storage import Mirror, parse_location
@@ -53,7 +53,7 @@ PROGRAM_S = 4  # for a program that is asked; PyTorch takes two to be imported
 STUCK = "see whether its disk or its network is there"
 BUSY = "ask again when the machine is less busy"
 
-# `get_device_properties` makes no context: it takes neither memory nor the GPU of a run that is going on.
+# Asked in a process of its own, which can be ended where the driver hangs.
 _ASK_TORCH = """
 import json, torch
 devices = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
@@ -113,12 +113,6 @@ def checks_of_machine(config: Config, location: str, ray_cpus: float = 0) -> dic
         ray_cpus: how many CPUs of this machine Ray hands out, where it runs.
     """
     results = parse_location(location)
-    folders = {
-        "cache": Path(config.data.cache or os.environ.get(CACHE_VARIABLE) or "~/.cache/dcgan_dist").expanduser(),
-        "temporary files": Path(tempfile.gettempdir()),
-    }
-    if isinstance(results, Path):
-        folders = {"run directory": results, **folders}
     wants_gpu, compiles = config.training.device == "cuda", config.training.compile
     return {
         "cores": partial(cores, ray_cpus),
@@ -129,9 +123,13 @@ def checks_of_machine(config: Config, location: str, ray_cpus: float = 0) -> dic
         "open files": open_files,
         "processes": processes,
         "names": names,
-        **{name: partial(folder, name, path) for name, path in folders.items()},
-        "locks": partial(locks, [path for name, path in folders.items() if name != "temporary files"]),
-        **({"storage": partial(object_storage, results)} if isinstance(results, str) else {}),
+        "cache": partial(cache, config.data.cache),
+        "temporary files": partial(folder, "temporary files", Path(tempfile.gettempdir())),
+        **(
+            {"run directory": partial(folder, "run directory", results)}
+            if isinstance(results, Path)
+            else {"storage": partial(object_storage, results)}
+        ),
         "Ray": ray_and_token,
         "versions": versions,
         "optional": optional,
@@ -280,29 +278,38 @@ def names() -> Finding:
 
 
 def folder(name: str, path: Path) -> Finding:
-    """Try whether a folder, or the one in which it is to be made, can be written, and how much room it has."""
+    """Try whether files can be written and locked in a folder, or where it is to be made; look how much room it has."""
     where = _existing(path)
     try:
-        with tempfile.TemporaryFile(dir=where):
-            room = _free(where)
+        with tempfile.TemporaryFile(dir=where) as file:
+            room, trouble = _free(where), _trouble_with_locks(file.fileno())
     except OSError as error:
-        way_out = {"cache": "set DCGAN_DIST_CACHE or --data.cache", "temporary files": "set TMPDIR"}
         failed = f"{path} cannot be written ({error.strerror or error})"
-        return Finding(name, "fail", failed, way_out.get(name, "take another --run-dir"))
+        return Finding(name, "fail", failed, "set TMPDIR" if name == "temporary files" else "take another --run-dir")
     found = f"{_size(room)} free at {path}"
-    return Finding(name, "ok", found) if room >= LEAST_DISK else Finding(name, "warn", found, "make room there")
+    if room < LEAST_DISK:
+        return Finding(name, "warn", found, "make room there")
+    if trouble:
+        return Finding(name, "warn", f"{found}, without locks ({trouble})", "let one command at a time write there")
+    return Finding(name, "ok", f"{found}, with locks")
 
 
-def locks(paths: list[Path]) -> Finding:
-    """Try whether files can be locked in folders that several commands may share."""
-    for path in paths:
-        try:
-            with tempfile.TemporaryFile(dir=_existing(path)) as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            failed = f"{path} has none ({error.strerror or error})"
-            return Finding("locks", "warn", failed, "let one command at a time write there, or take another folder")
-    return Finding("locks", "ok", "work in the run directory and the cache")
+def cache(chosen: str | None) -> Finding:
+    """See `folder`, of the cache.
+
+    Raises:
+        DataError: it cannot be made or written.
+    """
+    return folder("cache", cache_directory(chosen))
+
+
+def _trouble_with_locks(file: int) -> str:
+    """Say why a file cannot be locked; nothing where it can."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def ray_and_token() -> Finding:

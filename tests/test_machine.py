@@ -140,21 +140,23 @@ def test_a_disk_without_room_for_more_names_is_full(small_disk: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_found_with_the_setting_to_change(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name, way_out in (("cache", "DCGAN_DIST_CACHE"), ("temporary files", "TMPDIR"), ("run directory", "--run-dir")):
+    for name, way_out in (("temporary files", "TMPDIR"), ("run directory", "--run-dir")):
         found = machine.folder(name, tmp_path / "file" / "below")
         assert found.status == "fail"
         assert way_out in found.way_out
+    (found,) = examine({"cache": lambda: machine.cache(str(tmp_path / "file" / "below"))}, 5)
+    assert (found.status, "set data.cache" in found.found) == ("fail", True)
 
 
 def test_a_file_system_without_locks_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert machine.locks([tmp_path]).status == "ok"
+    assert machine.folder("run directory", tmp_path).found.endswith(", with locks")
 
     def refuse(file: object, operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    found = machine.locks([tmp_path / "runs"])
-    assert (found.status, found.found) == ("warn", f"{tmp_path}/runs has none (Function not implemented)")
+    found = machine.folder("run directory", tmp_path / "runs")
+    assert (found.status, "without locks (Function not implemented)" in found.found) == ("warn", True)
 
 
 def test_a_token_that_ray_will_ask_for_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import logging
 import mmap
 import os
 import shutil
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -53,17 +55,38 @@ _log = logging.getLogger(__name__)
 def cache_directory(chosen: str | Path | None = None) -> Path:
     """Return the cache's folder: `chosen`, else $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist; make it if need be.
 
+    Where the home folder cannot be written, as in many containers, a folder for temporary files takes its place.
+
     Raises:
         DataError: it cannot be made or written.
     """
-    given = str(chosen or os.environ.get(CACHE_VARIABLE) or Path("~", ".cache", "dcgan_dist"))
-    folder = Path(given).expanduser().absolute()
+    named = chosen or os.environ.get(CACHE_VARIABLE)
+    given = str(named or Path("~", ".cache", "dcgan_dist"))
+    problem = f"the cache {given!r} cannot be written"
     try:
+        folder = Path(given).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except (OSError, RuntimeError) as error:  # a RuntimeError where there is no home folder
+        problem = f"the cache {given!r} cannot be made ({getattr(error, 'strerror', None) or error})"
+    if named:
+        raise DataError(f"{problem}: set data.cache")
+    return _cache_without_home(problem)
+
+
+@lru_cache(1)
+def _cache_without_home(problem: str) -> Path:
+    """Make a cache that is this user's alone, and say so once."""
+    folder = Path(tempfile.gettempdir(), f"dcgan_dist-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        is_ours = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
     except OSError as error:
-        raise DataError(f"the cache {given!r} cannot be made ({error.strerror}): set data.cache") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise DataError(f"the cache {given!r} cannot be written: set data.cache")
+        raise DataError(f"{problem}, nor {str(folder)!r} ({error.strerror}): set data.cache") from error
+    if not is_ours:
+        raise DataError(f"{problem}, and {str(folder)!r} is another user's: set data.cache")
+    print(f"{problem}: using {str(folder)!r}; data.cache or {CACHE_VARIABLE} names another", file=sys.stderr)
     return folder
 
 

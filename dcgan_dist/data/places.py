@@ -6,6 +6,7 @@ processes that write or check the files.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import socket
@@ -172,6 +173,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # network file systems without it
+            raise
     finally:
         os.close(handle)
 

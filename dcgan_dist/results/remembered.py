@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dcgan_dist.data.cache import CACHE_VARIABLE, cache_directory
 from dcgan_dist.results.reading import FigureFile, RunFiles, load_json
 from dcgan_dist.results.storage import temporary_for, writing
 from dcgan_dist.results.walking import Found
@@ -121,8 +122,8 @@ def cache_file(chosen: str | None, purpose: str) -> Path:
         chosen: the cache's folder; None for $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist.
         purpose: reports of the same purpose share what was read.
     """
-    base = chosen or os.environ.get("DCGAN_DIST_CACHE") or Path("~", ".cache", "dcgan_dist")
-    folder = Path(base).expanduser() / "reports"
+    named = chosen or os.environ.get(CACHE_VARIABLE)
+    folder = (Path(named).expanduser() if named else cache_directory()) / "reports"
     path = folder / f"{hashlib.sha256(purpose.encode('utf-8', 'backslashreplace')).hexdigest()[:16]}.arrow"
     # Another report may remove one of them at the same time.
     with suppress(OSError):

@@ -6,6 +6,7 @@ run is always written into a local folder, and the files that changed are upload
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -23,6 +24,9 @@ from dcgan_dist.errors import RunDirectoryError, StorageError
 
 RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
 """Seconds between one try of an upload and the next; after the last one it is an error."""
+
+# What network file systems answer to fsync of a folder.
+NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 # These stores have no folders to make, and "making" one can create a bucket by a slip of the pen.
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2", "memory"})
@@ -85,6 +89,9 @@ def sync_path(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_FOR_FOLDERS or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,7 @@ import functools
 import http.server
 import os
 import shutil
+import tempfile
 import threading
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from dcgan_dist.data import remote as remote_module
-from dcgan_dist.data.cache import cache_directory, file_digest, join_url
+from dcgan_dist.data.cache import _cache_without_home, cache_directory, file_digest, join_url
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import DataError, Unreachable
@@ -185,6 +186,28 @@ def test_the_cache_is_where_it_is_set_to_be(tmp_path, monkeypatch):
     assert cache_directory() == tmp_path / "by variable"
     assert cache_directory(tmp_path / "chosen") == tmp_path / "chosen"
     assert (tmp_path / "chosen").is_dir()
+
+
+def test_without_a_home_that_can_be_written_the_cache_is_this_users_own_folder_for_temporary_files(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("DCGAN_DIST_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    _cache_without_home.cache_clear()
+    own = tmp_path / f"dcgan_dist-{os.getuid()}"
+    assert cache_directory() == cache_directory() == own
+    assert own.stat().st_mode & 0o777 == 0o700
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"using '{own}'; data.cache or DCGAN_DIST_CACHE names another" in said
+    # What another user has put there first is not used.
+    _cache_without_home.cache_clear()
+    own.rmdir()
+    own.symlink_to(tmp_path)
+    with pytest.raises(DataError, match=r"is another user's: set data\.cache"):
+        cache_directory()
 
 
 def test_a_cache_that_cannot_be_made_is_one_line(tmp_path):
