@@ -70,6 +70,7 @@ def _train(
     words: Sequence[str], environment: Mapping[str, str], writers: Sequence[Connection], is_to_be_killed: bool
 ) -> None:
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     os.environ.clear()
     os.environ.update(environment)
     for writer, descriptor in ((writers[0], 1), (writers[-1], 2)):

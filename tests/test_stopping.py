@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,14 @@ from dcgan_dist.errors import Stopped
 from dcgan_dist.stopping import STOPPING, ended_by_signals, on_signals
 from tests.conftest import TINY, environment, options, wait_for_line
 from tests.processes import start_training
+
+
+@pytest.fixture(autouse=True)
+def without_nohup() -> Iterator[None]:
+    """The tests may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", STOPPING)
