@@ -140,7 +140,11 @@ COMMAND = (
     [
         ("| head -c 1 >/dev/null", 0, ""),
         (">&-", 0, ""),
-        (">/dev/full", 1, "test: cannot write to <stdout>: No space left on device\n"),
+        (
+            ">/dev/full",
+            1,
+            "test: cannot write to <stdout>: No space left on device; `python -m dcgan_dist doctor` says more\n",
+        ),
         ("2>&- >/dev/null", 0, ""),
     ],
 )

@@ -265,7 +265,7 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
     try:
         here = LocalPlace(folder)
         try:
-            for each in {here, place}:
+            for each in dict.fromkeys((place, here)):
                 was_there |= _resume(each, settings, output)
         except OSError as error:
             raise StorageError(f"output {output!r} cannot be written: {error.strerror}") from error
@@ -279,7 +279,7 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
             has_spool = (folder / JOURNAL_NAME).exists() and (folder / JOURNAL_NAME).stat().st_size > 0
             is_kept = work is None or work.finished or was_there if is_useless else has_shards or has_spool
             if not is_kept:
-                for each in {here, place}:
+                for each in dict.fromkeys((place, here)):
                     _clear(each, settings["name"])
             folder.rmdir()
             for above in missing:

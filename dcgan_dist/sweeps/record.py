@@ -17,7 +17,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("step", "steps", "attempts"), int),
     **dict.fromkeys(("objective", "full_objective", "started", "ended"), int | float | None),
     **dict.fromkeys(("parameters", "scores", "full_scores"), dict),
-    **{"verdict": str | None, "milestones": list, "parent": dict | None, "seconds": int | float},
+    **{"verdict": str | None, "milestones": list | tuple, "parent": dict | None, "seconds": int | float},
 }
 
 
