@@ -42,8 +42,8 @@ from dcgan_dist.results.storage import Mirror, parse_location
 PROJECT = Path(__file__).parents[1]
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
-LEAST_MEMORY = 2 << 30  # a training process with its libraries takes 0.5 to 1 GiB, and so does Ray
-LEAST_DISK = 2 << 30  # twenty checkpoints of the paper's 64x64 networks with Adam's state
+LEAST_MEMORY = 2 << 30  # a training process takes 0.4 GiB before its networks, and Ray about as much
+LEAST_DISK = 2 << 30  # five checkpoints of the paper's 64x64 networks with Adam's state
 LEAST_SHM = 256 << 20  # Docker's default is 64 MiB; Ray's object store and the loaders' batches take hundreds
 LEAST_FILES, MANY_FILES = 256, 4096  # with 64, a Ray cluster of two workers does not start; with 256, it does
 LEAST_PROCESSES = 500  # a Ray cluster of two CPUs starts about as many threads
