@@ -50,20 +50,22 @@ def connected_cluster() -> Iterator[None]:
         yield
         return
     _check_limits()
-    _connect(_of_this_machine() if _find_cluster() is None else {})
+    _connect(_of_this_machine() if find_cluster(os.environ.get("RAY_ADDRESS", "")) is None else {})
     try:
         yield
     finally:
         _disconnect()
 
 
-def _find_cluster() -> str | None:
+def find_cluster(asked: str) -> str | None:
     """Return the address of the cluster that ray.init would connect to; None where it is to start one.
 
+    Args:
+        asked: as in RAY_ADDRESS; empty for the cluster of `ray start`, if there is one.
+
     Raises:
-        ClusterError: RAY_ADDRESS names a cluster that cannot be used.
+        ClusterError: it names a cluster that cannot be used.
     """
-    asked = os.environ.get("RAY_ADDRESS", "")
     if asked.startswith("ray://"):
         raise ClusterError(
             f"RAY_ADDRESS is {asked!r}, of Ray's client, which cannot train: run the command on a host of the "

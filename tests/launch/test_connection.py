@@ -145,7 +145,7 @@ def test_a_dead_cluster_that_ray_start_left_behind_is_named_and_none_is_used(
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray/ray_current_cluster").write_text(left.format(free_ports(1)[0]))
-    assert connection._find_cluster() is None
+    assert connection.find_cluster("") is None
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert ("(Connection refused)" if ":" in left else "(Invalid address format") in said
@@ -268,7 +268,7 @@ def test_a_run_with_a_long_tmpdir_trains(tmp_path: Path) -> None:
         timeout=200,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.stderr, done.returncode) == ("", 0)
 
 
 @pytest.mark.slow
