@@ -19,7 +19,7 @@ set -euo pipefail
 
 NAME=${HOSTS_NAME:-dcgan-hosts}
 STATE=/tmp/$NAME
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
 SUBNET=10.77.0
 STORE=254
@@ -50,7 +50,7 @@ on() {
     pid=$(first_process "$host")
     # Not nsenter's own option for it, which would lead to the folder as it is outside, where it can be written.
     nsenter --target "$pid" --mount --uts --ipc --net --pid \
-        env -i --chdir="$PWD" PATH="$(dirname "$PYTHON"):/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+        env -i --chdir="$(pwd -P)" PATH="$(dirname "$PYTHON"):/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
         HOME=/tmp/home LANG=C.UTF-8 PYTHONUNBUFFERED=1 \
         RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_JOB_STOP_WAIT_TIME_S=120 \
         AWS_ENDPOINT_URL=$STORE_URL AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_DEFAULT_REGION=us-east-1 \
@@ -66,8 +66,8 @@ become_host() {
     printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$NAME-$host" >"$home/hosts"
     mount --bind "$home/hosts" /etc/hosts
     mount -t tmpfs -o size=2g tmpfs /dev/shm
-    # A checkout or an environment below /tmp stays where it is, to be read.
-    for folder in "$ROOT" "$(dirname "$(dirname "$PYTHON")")"; do
+    # A checkout, an environment or its Python below /tmp stays where it is, to be read.
+    for folder in "$ROOT" "$(realpath "$(dirname "$PYTHON")/..")" "$("$PYTHON" -c 'import sys; print(sys.base_prefix)')"; do
         if [[ $folder == /tmp/* ]]; then
             mkdir -p "$home$folder"
             mount --bind "$folder" "$home$folder"
@@ -138,6 +138,7 @@ up() {
     local count=${1:-2}
     [[ $count =~ ^[1-9][0-9]?$ ]] || fail "up $count: give a number of hosts from 1 to 99"
     [ ! -e "$STATE" ] || fail "$STATE exists: these hosts are up already, or local_hosts.sh down clears what is left"
+    [[ $ROOT != /dev/shm/* ]] || fail "each host has a /dev/shm of its own, so none would see $ROOT: move the checkout"
     [ -x "$(dirname "$PYTHON")/ray" ] || fail "there is no ray beside $PYTHON: make setup, or set PYTHON"
     trap 'down' ERR EXIT
     mkdir -m 700 "$STATE"

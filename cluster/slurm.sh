@@ -25,9 +25,12 @@ export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 cpus=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
 
-# Since Slurm 22.05 a step has one CPU unless it asks for more.
+gpus=${SLURM_GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-0}} # of each node, also where the job asked by --gpus or --gres
+
+# Since Slurm 22.05 a step has one CPU unless it asks for more. It would ask for the GPUs of all nodes together.
+unset SLURM_GPUS
 step=(srun --nodes=1 --ntasks=1 --overlap --cpus-per-task "$cpus")
-[ -z "${SLURM_GPUS_PER_NODE:-}" ] || step+=(--gpus-per-node "$SLURM_GPUS_PER_NODE")
+[ "$gpus" = 0 ] || step+=(--gpus-per-node "$gpus")
 
 # The head's address is the one that it has on the way to the last node: its own name may lead to loopback, as on Debian.
 read -r -d '' find_address <<'PYTHON' || true

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
+import yaml
+from ray._private.state import state
 
 from dcgan_dist.config import ClusterConfig, Config
 from dcgan_dist.errors import ClusterError
@@ -16,9 +19,10 @@ RELEASE_PATIENCE_S = 10  # the CPUs of a run that has just ended are not free at
 
 @dataclass(frozen=True)
 class Capacity:
-    """The living hosts of a cluster: address, CPUs and GPUs of each."""
+    """The living hosts of a cluster: address, CPUs and GPUs of each; and the GPUs that it may grow to, where known."""
 
     nodes: tuple[tuple[str, float, float], ...]
+    most_gpus: float = 0.0
 
     @classmethod
     def of_cluster(cls) -> Capacity:
@@ -28,7 +32,8 @@ class Capacity:
             tuple(
                 (node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
                 for node in living
-            )
+            ),
+            _most_gpus(),
         )
 
     @property
@@ -63,7 +68,8 @@ class Capacity:
 
         Args:
             config: `cluster` of it says how many workers there are and what each takes.
-            gpus_per_worker: what each takes of GPUs. Left out, one where the cluster has any and they may be used.
+            gpus_per_worker: what each takes of GPUs. Left out, one where the cluster has any, or may grow by some while
+                this waits, and they may be used.
             quiet: whether to wait without saying so.
 
         Raises:
@@ -71,10 +77,11 @@ class Capacity:
         """
         wanted, device = config.cluster, config.training.device
         if gpus_per_worker is None:
-            gpus_per_worker = float(device == "cuda" or (self.gpus >= 1 and device != "cpu"))
+            gpus = max(self.gpus, self.most_gpus) if wanted.wait else self.gpus
+            gpus_per_worker = float(device == "cuda" or (gpus >= 1 and device != "cpu"))
             if device == "cuda" and self.gpus < 1 and not wanted.wait:
                 raise ClusterError(f"training.device is 'cuda', but {self}: take cpu, or --cluster.wait true")
-            if device == "auto" and self.gpus < 1 and wanted.wait and not quiet:
+            if device == "auto" and gpus < 1 and wanted.wait and not quiet:
                 print("no host of the cluster has a GPU now: training on CPUs; --training.device cuda waits for GPUs")
         room = self.room(wanted.cpus_per_worker, gpus_per_worker)
         if room < wanted.workers:
@@ -101,6 +108,16 @@ class Capacity:
 def resources_per_worker(cluster: ClusterConfig, gpus: float) -> dict[str, float]:
     """Return what Ray sets aside for each worker, by Ray's names."""
     return {"CPU": cluster.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+
+
+def _most_gpus() -> float:
+    """Return how many GPUs the cluster may grow to, as its configuration says."""
+    reported = state.get_max_resources_from_cluster_config()
+    if reported is not None:
+        return float(reported.get("GPU", 0))
+    left = Path.home() / "ray_bootstrap_config.yaml"  # by `ray up`, on the head, where the driver of a job runs
+    types = yaml.safe_load(left.read_bytes())["available_node_types"] if left.exists() else {}
+    return float(sum(each["resources"].get("GPU", 0) * each.get("max_workers", 0) for each in types.values()))
 
 
 def _shares(gpus: float, each: float) -> int:

@@ -7,15 +7,20 @@ import io
 import logging
 import os
 import re
+import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.gcs_utils import create_gcs_channel
+from ray._private.services import canonicalize_bootstrap_address
+from ray.core.generated.gcs_service_pb2 import CheckAliveReply  # type: ignore[attr-defined]  # made at import
 from ray.exceptions import RayError
 
 from dcgan_dist.errors import ClusterError
@@ -23,12 +28,12 @@ from dcgan_dist.machine import open_files
 from dcgan_dist.parallel import usable_cores
 
 STARTS = 3  # attempts to start a cluster of this machine
-CONNECT_S = 4  # for a connection, and again for the first answer
-HTTP2_SETTINGS = b"\x04"  # the type of a frame
-HTTP2_BEGINNING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
+ANSWER_S = 8  # for the answer of a cluster's head, with the way there
 # Of the 107 bytes that a socket's name may have, Ray's own part takes up to 66:
 # /session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store
 LONGEST_FOLDER = 40
+ROOM_BYTES = 50_000_000  # for the logs of a cluster
+_HOST_AND_PORT = re.compile(r"[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # Ray puts the folder's name into command lines
 
 
@@ -45,53 +50,125 @@ def connected_cluster() -> Iterator[None]:
         yield
         return
     _check_limits()
-    address = os.environ.get("RAY_ADDRESS", "")
-    _check_address(address)
-    if address:
-        _connect()
-    else:
-        _connect(**_of_this_machine())
+    _connect(_of_this_machine() if find_cluster(os.environ.get("RAY_ADDRESS", "")) is None else {})
     try:
         yield
     finally:
         _disconnect()
 
 
-def _of_this_machine() -> dict[str, Any]:
-    """Return what ray.init is given to use the cluster that `ray start` made here, or to start one where none lives."""
-    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")  # Ray's own rule
-    note = folder / "ray_current_cluster"  # what `ray start` leaves and `ray stop` removes
-    with contextlib.suppress(OSError):
-        recorded = note.read_text(encoding="utf-8").strip()
-        reason = _why_unusable(recorded)
-        if not reason:
-            return {"address": recorded}
-        print(
-            f"the Ray cluster {recorded} that {note} names is dead ({reason}): starting one of this machine's own; "
-            "`ray stop` removes that file",
-            file=sys.stderr,
+def find_cluster(asked: str) -> str | None:
+    """Return the address of the cluster that ray.init would connect to; None where it is to start one.
+
+    Args:
+        asked: as in RAY_ADDRESS; empty for the cluster of `ray start`, if there is one.
+
+    Raises:
+        ClusterError: it names a cluster that cannot be used.
+    """
+    if asked.startswith("ray://"):
+        raise ClusterError(
+            f"RAY_ADDRESS is {asked!r}, of Ray's client, which cannot train: run the command on a host of the "
+            "cluster, submit it as a job, or set it to HOST:PORT of the cluster's head"
         )
-    if _is_fit(folder):
-        return {"address": "local", "num_cpus": usable_cores()}
+    if "://" in asked:
+        raise ClusterError(
+            f"RAY_ADDRESS is {asked!r}, which is for submitting jobs: ray job submit --working-dir . -- python -m "
+            "dcgan_dist.train ...; or set it to HOST:PORT of the cluster's head"
+        )
+    if asked in ("", "auto"):
+        use_token()
+    elif asked != "local" and not _HOST_AND_PORT.fullmatch(asked):
+        raise ClusterError(f"RAY_ADDRESS is {asked!r}, which is not of the form HOST:PORT: correct it, or unset it")
+    address = None
+    try:
+        address = canonicalize_bootstrap_address(asked or None)  # type: ignore[arg-type]  # None is allowed
+        reason = "" if address is None else _why_unusable(address)
+    except (OSError, ValueError) as error:  # no cluster for "auto", or what `ray start` has written cannot be read
+        reason = str(error)
+    if not reason:
+        return address
+    if asked:
+        raise ClusterError(
+            f"RAY_ADDRESS is {asked!r}, where no Ray cluster can be used ({reason}): correct it, or unset it to use a "
+            "cluster of this machine"
+        )
+    print(
+        f"the Ray cluster {address or 'of `ray start`'} that {_folder() / 'ray_current_cluster'} names cannot be used "
+        f"({reason}): starting one of this run's own; `ray stop` removes that file",
+        file=sys.stderr,
+    )
+    return None
+
+
+def use_token() -> None:
+    """Use the token of this user where there is one, as ray.init does for a cluster that it finds by itself."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # as ray.init will
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _why_unusable(address: str) -> str:
+    """Say why no cluster can be used at an address, within 10 seconds; empty where one can.
+
+    Ray itself would try for minutes, and print a warning of its C++ library each second.
+    """
+    with create_gcs_channel(address) as channel:
+        ask = channel.unary_unary(
+            "/ray.rpc.NodeInfoGcsService/CheckAlive", response_deserializer=CheckAliveReply.FromString
+        )
+        try:
+            version = ask(b"", timeout=ANSWER_S).ray_version
+        except grpc.RpcError as error:
+            details = str(error.details())
+            match error.code():
+                case grpc.StatusCode.UNAUTHENTICATED:
+                    return (
+                        "it wants its token: RAY_AUTH_MODE=token, and in ~/.ray/auth_token or RAY_AUTH_TOKEN the token"
+                    )
+                case grpc.StatusCode.DEADLINE_EXCEEDED:
+                    return f"no answer within {ANSWER_S} s"
+                case grpc.StatusCode.UNAVAILABLE if "HTTP/2" not in details:
+                    return details.rpartition(": ")[2].strip("]")  # such as: Connection refused
+                case _:
+                    return "another program answers there"
+    return "" if version == ray.__version__ else f"it runs Ray {version}, and this is {ray.__version__}"
+
+
+def _of_this_machine() -> dict[str, Any]:
+    """Return what ray.init is given to start a cluster here, in a folder that can hold its sockets and logs.
+
+    Raises:
+        ClusterError: RAY_TMPDIR names a folder that cannot.
+    """
+    how: dict[str, Any] = {"address": "local", "num_cpus": usable_cores()}
+    if _is_fit(_folder()):
+        return how
     if os.environ.get("RAY_TMPDIR"):
         raise ClusterError(
-            f"RAY_TMPDIR is {os.environ['RAY_TMPDIR']!r}, where Ray cannot keep its sockets: name a folder that can be "
-            f"written, of at most {LONGEST_FOLDER - len('/ray')} plain characters, or unset it"
+            f"RAY_TMPDIR is {os.environ['RAY_TMPDIR']!r}, where Ray cannot keep its sockets and logs: name a folder "
+            f"that can be written, of at most {LONGEST_FOLDER - len('/ray')} plain characters, with "
+            f"{ROOM_BYTES // 1_000_000} MB left on its disk, or unset it"
         )
     # Ray's dashboard keeps sockets in TMPDIR itself, whatever folder Ray is given.
-    os.environ["TMPDIR"] = folder_of_our_own = _folder_of_our_own()
-    return {"address": "local", "num_cpus": usable_cores(), "_temp_dir": folder_of_our_own}
+    os.environ["TMPDIR"] = folder = _folder_of_our_own()
+    return {**how, "_temp_dir": folder}
+
+
+def _folder() -> Path:
+    """Return the folder that Ray takes by its own rule."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
 
 
 def _is_fit(folder: Path) -> bool:
-    """Whether Ray can keep the sockets of a cluster there."""
+    """Whether Ray can keep the sockets and logs of a cluster there."""
     if len(os.fsencode(folder)) > LONGEST_FOLDER or not _PLAIN.fullmatch(str(folder)):
         return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        room = shutil.disk_usage(folder).free
     except OSError:
         return False
-    return os.access(folder, os.W_OK | os.X_OK)
+    return room >= ROOM_BYTES and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _folder_of_our_own() -> str:
@@ -104,18 +181,16 @@ def _folder_of_our_own() -> str:
     return tempfile.mkdtemp(prefix="ray-", dir="/tmp")
 
 
-def _connect(**where: Any) -> None:
+def _connect(how: dict[str, Any]) -> None:
     """Call ray.init, again where the processes of a new cluster did not start in time."""
     for left in reversed(range(STARTS)):
         before = _children()
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
-        except (RayError, OSError, RuntimeError, ValueError) as error:
-            address = os.environ.get("RAY_ADDRESS") or where.get("address", "local").replace("local", "of this machine")
-            raise ClusterError(
-                f"cannot use the Ray cluster {address}: {last_line(error)}; one with token authentication takes "
-                "RAY_AUTH_MODE=token and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
-            ) from error
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
+        except (RayError, OSError) as error:
+            raise _cannot_use(last_line(error)) from error
+        except (RuntimeError, ValueError) as error:  # such as another version of Python, in several lines
+            raise _cannot_use(" ".join(str(error).split())[:300]) from error
         except Exception as error:
             # A bare Exception is what Ray raises where its processes took longer than the 30 s that it gives them.
             if "timed out during startup" not in str(error):
@@ -132,6 +207,10 @@ def _connect(**where: Any) -> None:
             return
 
 
+def _cannot_use(reason: str) -> ClusterError:
+    return ClusterError(f"cannot use the Ray cluster {os.environ.get('RAY_ADDRESS') or 'of this machine'}: {reason}")
+
+
 def _children() -> set[int]:
     """Return the ids of the processes that this one has started; none where the system does not tell."""
     found: set[int] = set()
@@ -144,54 +223,6 @@ def _disconnect() -> None:
     # Ray prints here what it has held back of its news of lost processes.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Look whether RAY_ADDRESS, where it is set, leads to a cluster; Ray itself would try for minutes.
-
-    Raises:
-        ClusterError: it does not.
-    """
-    if address.startswith("ray://"):
-        raise ClusterError(
-            f"RAY_ADDRESS is {address!r}, of Ray's client, which cannot train: run the command on a host of the "
-            "cluster, submit it as a job, or set it to HOST:PORT of the cluster's head"
-        )
-    if "://" in address:
-        raise ClusterError(
-            f"RAY_ADDRESS is {address!r}, which is for submitting jobs: ray job submit --working-dir . -- python -m "
-            "dcgan_dist.train ...; or set it to HOST:PORT of the cluster's head"
-        )
-    if address in ("", "auto", "local"):
-        return
-    reason = _why_unusable(address)
-    if reason:
-        raise ClusterError(
-            f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({reason}): correct it, or unset it to use a "
-            "cluster of this machine"
-        )
-
-
-def _why_unusable(address: str) -> str:
-    """Say why no Ray cluster answers at an address, within 10 seconds; empty where one does.
-
-    A cluster's head speaks HTTP/2, whose server begins with a frame of settings: another program that has taken over
-    the port, or one that is stopped, does not.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        return "it is not of the form HOST:PORT"
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as line:
-            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-                return ""
-            line.sendall(HTTP2_BEGINNING)
-            reply = line.recv(9)
-    except TimeoutError:
-        return f"no answer within {CONNECT_S} s"
-    except OSError as error:
-        return error.strerror or str(error)
-    return "" if reply[3:4] == HTTP2_SETTINGS else "another program answers there"
 
 
 def _check_limits() -> None:

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dcgan_dist.config import Config
-from dcgan_dist.launch.connection import _check_address, connected_cluster, last_line
+from dcgan_dist.launch.connection import connected_cluster, find_cluster, last_line, use_token
 from dcgan_dist.launch.switchboard import WithoutRay
 from dcgan_dist.machine import Finding, checks_of_machine, examine
 
@@ -31,7 +31,9 @@ def examine_hosts(address: str, config: Config, location: str, seconds: float) -
     Raises:
         ClusterError: the cluster does not answer.
     """
-    _check_address(address)
+    if not os.environ.get("RAY_ADDRESS"):  # then it is the one of `ray start`
+        use_token()
+    find_cluster(address)
     os.environ["RAY_ADDRESS"] = address
     with contextlib.redirect_stdout(WithoutRay(sys.stdout)), connected_cluster():
         asked = {}

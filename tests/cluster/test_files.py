@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray._private.runtime_env.packaging import create_package
 
 from dcgan_dist.command_line import parse_settings
 from dcgan_dist.config import Config
@@ -64,3 +67,37 @@ def test_host_script_explains_itself() -> None:
     done = subprocess.run([CLUSTER / "local_hosts.sh", "fly"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("local_hosts.sh: ")
+
+
+def test_a_job_uploads_code_and_settings_and_nothing_that_the_documents_have_people_write(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    shutil.copytree(PROJECT / "dcgan_dist", checkout / "dcgan_dist", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PROJECT / "configs", checkout / "configs")
+    for name in (".gitignore", ".rayignore", "pyproject.toml"):
+        shutil.copy(PROJECT / name, checkout)
+    (checkout / "mine.yaml").touch()
+    needed = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
+
+    documents = [PROJECT / "README.md", *PROJECT.glob("docs/*.md"), CLUSTER / "README.md"]
+    text = "\n".join(path.read_text() for path in documents)
+    shown = re.findall(
+        r"--(?:output|input|run|run.dir|sweep.dir|data|data\.path|test-data)[ =]([\w.%/-]+)(?=[\s`])", text
+    )
+    written = {
+        *shown,
+        "photos/1.jpg",
+        "set of mine/a-000000.tar",
+        "big",
+        ".venv/lib/torch.so",
+        "dcgan_dist/__pycache__/a.pyc",
+    }
+    assert {"data/photos", "runs/rooms", "report.html"} <= written
+    for name in written:
+        path = checkout / name if Path(name).suffix else checkout / name / "000000"
+        if not name.startswith("/") and not path.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"0")
+    create_package(str(checkout), tmp_path / "package.zip", include_gitignore=True)
+    with zipfile.ZipFile(tmp_path / "package.zip") as package:
+        uploaded = {name for name in package.namelist() if not name.endswith("/")}
+    assert uploaded == needed - {".gitignore", ".rayignore"}

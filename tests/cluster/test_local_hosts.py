@@ -117,15 +117,19 @@ def test_mistakes_are_one_line(hosts: Hosts) -> None:
 
 
 def test_a_checkout_and_an_environment_below_tmp_are_seen_there_and_cannot_be_written(hosts: Hosts) -> None:
-    with tempfile.TemporaryDirectory(prefix="check out ", dir="/tmp") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="check out ", dir="/tmp") as name,
+        tempfile.TemporaryDirectory(prefix="environment ", dir="/tmp") as environment,
+    ):
         shutil.copytree(PROJECT / "cluster", Path(name, "cluster"))
-        programs = Path(name, "environment/bin")
-        programs.mkdir(parents=True)
+        programs = Path(environment, "bin")
+        programs.mkdir()
+        Path(name, ".venv").symlink_to(environment)
         for program in ("python", "ray", "moto_server"):
             text = f'#!/bin/sh\nexec "{Path(sys.executable).with_name(program)}" "$@"\n'
             programs.joinpath(program).write_text(text)
             programs.joinpath(program).chmod(0o755)
-        own = Hosts(Path(name), programs / "python")
+        own = Hosts(Path(name), Path(name, ".venv/bin/python"))
         try:
             own("up", 1)
             assert "slurm.sh" in own("run", "ls", "cluster").stdout

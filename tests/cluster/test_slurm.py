@@ -15,7 +15,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "cluster/slurm.sh"
 # What Slurm and Ray would do on their nodes: the words are recorded, and Python runs here.
 SRUN = """#!/usr/bin/env bash
-echo "srun $*" >>"$RECORD"
+echo "srun ${SLURM_GPUS:+SLURM_GPUS=$SLURM_GPUS }$*" >>"$RECORD"
 while [ $# -gt 0 ]; do
     case $1 in
     -w) shift 2; break ;;
@@ -23,8 +23,10 @@ while [ $# -gt 0 ]; do
     esac
 done
 [ "$1 $2" != "ray start" ] || exec sleep 600
-[ "$1 $2" != "python -m" ] || { sleep 1; exit 7; }
-exec "$@"
+[ "$1 $2" = "python -m" ] || exec "$@"
+others=${SLURM_JOB_NODELIST//[^,]/}
+until [ "$(grep -c "ray start" "$RECORD")" -gt ${#others} ]; do sleep 0.05; done # all nodes have been asked
+exit 7
 """
 SCONTROL = '#!/usr/bin/env bash\necho "$3" | tr , "\\n"\n'
 RAY = "#!/usr/bin/env bash\n"
@@ -93,10 +95,21 @@ def test_the_head_takes_the_address_that_leads_to_the_other_nodes(
     assert len(joining) == nodes.count(",")
 
 
-def test_every_step_has_the_cpus_and_gpus_of_the_job(network: list[str], tmp_path: Path) -> None:
-    _, _, steps = submit(tmp_path, "head,192.0.2.7", network, SLURM_GPUS_PER_NODE="h100:8")
+@pytest.mark.parametrize(
+    ("asked", "gpus"),
+    [
+        ({"SLURM_GPUS_PER_NODE": "h100:8", "SLURM_GPUS_ON_NODE": "8"}, " --gpus-per-node h100:8"),
+        ({"SLURM_GPUS": "16", "SLURM_GPUS_ON_NODE": "8"}, " --gpus-per-node 8"),  # by --gpus
+        ({"SLURM_GPUS_ON_NODE": "8"}, " --gpus-per-node 8"),  # by --gres
+        ({}, ""),
+    ],
+)
+def test_every_step_has_the_cpus_and_gpus_of_the_job(
+    network: list[str], tmp_path: Path, asked: dict[str, str], gpus: str
+) -> None:
+    _, _, steps = submit(tmp_path, "head,192.0.2.7", network, **asked)
     assert len(steps) == 4  # the address, the head, a node, the run
-    assert all("--cpus-per-task 16 --gpus-per-node h100:8 -w " in step for step in steps)
+    assert all(step.startswith(f"srun --nodes=1 --ntasks=1 --overlap --cpus-per-task 16{gpus} -w ") for step in steps)
     assert sum("-w head python -m dcgan_dist.train --config c.yaml --cluster.wait true" in step for step in steps) == 1
 
 
