@@ -145,9 +145,11 @@ def require_compiler() -> None:
 
 def _git_commit() -> str | None:
     """Return the commit of this package's checkout, None where there is none or no git that says so in time."""
-    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    here = str(Path(__file__).parent)
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
