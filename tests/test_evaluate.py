@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ import scipy.io
 import torch
 from safetensors.torch import load_file, save_file
 
+from dcgan_dist import evaluate, explore, export, report, sample
 from dcgan_dist.config import EvaluateConfig
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.images import encode
@@ -25,6 +27,7 @@ from dcgan_dist.parallel import LocalPool
 from dcgan_dist.prepare import main as prepare
 from dcgan_dist.results.checkpoints import read_checkpoint, write_checkpoint
 from tests.conftest import train
+from tests.results.piles import make_run
 
 FAST = ("--task=folder", "--data=rooms:400", "--cs=1e-3,1e-2", "--draws=3", "--choosing-draws=2", "--device=cpu")
 
@@ -382,3 +385,17 @@ def test_bad_input_is_one_line_status_2_and_no_score(run, tmp_path, capsys, word
     assert err.count("\n") == 1
     assert message.replace("HERE", str(tmp_path)) in err
     assert not list(tmp_path.rglob("scores.json"))
+
+
+def test_what_cannot_be_written_is_known_before_anything_is_computed(small_disk, capsys):
+    run = str(make_run(small_disk / "run", steps=10))  # without a checkpoint: whatever is loaded would fail otherwise
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for command, words in (
+        (evaluate, ["--task", "rooms", "--run", run]),
+        (explore, ["walk", "--run", run]),
+        (export, ["--run", run, "--output", f"{run}/generator.pt2"]),
+        (sample, ["--run", run, "--output", f"{run}/samples.npz"]),
+        (report, [run, "--output", f"{run}/report.html"]),
+    ):
+        assert command.main(words) == 2
+        assert re.fullmatch(r"dcgan-dist \w+: .*cannot be written: Read-only file system.*\n", capsys.readouterr().err)

@@ -54,6 +54,7 @@ from dcgan_dist.results.status import (
     read_status,
 )
 from dcgan_dist.results.storage import (
+    SET_ASIDE,
     Mirror,
     Uploader,
     parse_json_object,
@@ -71,8 +72,6 @@ CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 UPLOAD_SECONDS = 5.0
 """Shortest pause between two uploads of metrics, events and samples."""
-SET_ASIDE = "set_aside"
-"""Folder of a run directory, with a numbered folder for each time that something damaged was moved out of the way."""
 _WAY_OUT = f"restore it, or give --training.on_damaged_run set-aside, which moves what is in the way to {SET_ASIDE}/"
 OnDamagedRun = Literal["refuse", "set-aside"]
 _SCRATCH_PREFIX = "dcgan_dist-run-"

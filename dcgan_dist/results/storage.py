@@ -22,6 +22,9 @@ from typing import Any, TypeVar
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
 
+SET_ASIDE = "set_aside"
+"""Folder of a run directory, with a numbered folder for each time that something damaged was moved out of the way."""
+
 RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
 """Seconds between one try of an upload and the next; after the last one it is an error."""
 

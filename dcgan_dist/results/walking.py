@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
-from dcgan_dist.results.storage import Mirror
+from dcgan_dist.results.storage import SET_ASIDE, Mirror
 
 RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
 SWEEP_NAME = "sweep.json"
@@ -20,7 +20,7 @@ TRIALS = "trials"
 # A run directory has one of these; scores.json alone makes none.
 _MARKS = frozenset(RUN_FILES[:3])
 # Folders with many files in which no run is.
-_PASSED_BY = frozenset({"checkpoints", SAMPLES, FIGURES, "report_files", "__pycache__"})
+_PASSED_BY = frozenset({"checkpoints", SAMPLES, FIGURES, SET_ASIDE, "report_files", "__pycache__"})
 # Most bytes that are read of one file; what is larger was not written by a run.
 _LARGEST = {"config.yaml": 2**20, "status.json": 2**20, "metrics.jsonl": 2**29}
 _LARGEST_OTHER = 2**28

@@ -20,6 +20,7 @@ from dcgan_dist.results.storage import Mirror, parse_location, read_file
 from dcgan_dist.training.checkpoint import copy_tensors
 
 Loaded = TypeVar("Loaded")
+_STATE = f"/{STATE_NAME}"
 
 
 def read_run_config(location: str) -> dict[str, Any]:
@@ -51,7 +52,8 @@ def checkpoint_steps(location: str) -> list[int]:
     read_run_config(location)
     place = parse_location(location)
     if isinstance(place, str):
-        found = {step_of(name.split("/")[1]) for name in Mirror(place).names("checkpoints") if name.count("/") > 1}
+        # Those without state.json are being uploaded, or their upload was cut short.
+        found = {step_of(name.split("/")[1]) for name in Mirror(place).names("checkpoints") if name.endswith(_STATE)}
         steps = sorted(step for step in found if step is not None)
     else:
         steps = steps_in(place / "checkpoints")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dcgan_dist import compare, report
 from dcgan_dist.command_line import parse_settings
 from dcgan_dist.config import Config, SweepConfig, flatten
 from dcgan_dist.errors import InputError
@@ -580,3 +582,26 @@ def test_reading_needs_neither_torch_nor_ray(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_one_damaged_run_is_marked_and_all_others_are_shown(tmp_path, capsys):
+    make_run(tmp_path / "runs" / "good", steps=10)
+    damages = {
+        "nan": ("metrics.jsonl", b'{"step": NaN, "loss_d": 1e999, "loss_g": 1e999}'),
+        "zeros": ("metrics.jsonl", b"\0" * 999),
+        "noise": ("metrics.jsonl", random.Random(0).randbytes(1_000_000)),
+        "nested": ("scores.json", b"[" * 99_999),
+        "cut": ("status.json", b'{"pid": 1e999'),
+        "open": ("config.yaml", b"a: [\n"),
+    }
+    for name, (file, content) in damages.items():
+        (make_run(tmp_path / "runs" / name, steps=10) / file).write_bytes(content)
+    # A number that no float holds is no damage, but has no place in a table.
+    (make_run(tmp_path / "runs" / "huge", steps=10) / "config.yaml").write_text(f"optim: {{lr: 1{'0' * 400}}}\n")
+    problems = {trial.key: trial.problems for trial in collect([str(tmp_path / "runs")]).trials}
+    assert not problems.pop("good") + problems.pop("huge")
+    assert {name: damages[name][0] in told[0] for name, told in problems.items()} == dict.fromkeys(damages, True)
+    assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "report.html")]) == 0
+    assert compare.main([str(tmp_path / "runs")]) == 0
+    page, table = (tmp_path / "report.html").read_text(), capsys.readouterr().out
+    assert all(name in page and name in table for name in ("good", "huge", *damages))

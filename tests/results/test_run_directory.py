@@ -21,8 +21,10 @@ from PIL import Image
 
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
 from dcgan_dist.results import run_directory, status
-from dcgan_dist.results.run_directory import open_run, read_metrics, read_status
+from dcgan_dist.results.run_directory import RunDirectory, open_run, read_metrics, read_status
 from dcgan_dist.results.storage import Mirror
+from dcgan_dist.results.walking import find
+from tests.conftest import fill
 from tests.results.conftest import StartWriter
 from tests.results.test_events import read as read_scalars
 
@@ -553,3 +555,43 @@ def test_damaged_run_on_object_storage_loses_nothing_either(s3_server: ThreadedM
     assert after["run/set_aside/1/config.yaml"] == b"a: ["
     assert set(before.values()) - set(after.values()) == {before["run/status.json"]}
     assert read_metrics("s3://results/run")[-1]["step"] == 40
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(lambda run: run.commit_checkpoint(2, tensors, {}), id="checkpoint"),
+        pytest.param(lambda run: run.append_metrics({"step": 2, "note": "n" * 9000}), id="metrics"),
+        pytest.param(lambda run: run.write_image("step-00000002", np.eye(90, dtype=np.uint8)), id="grid"),
+        pytest.param(lambda run: run.write_config({"name": "n" * 9000}, {}), id="config"),
+    ],
+)
+def test_full_disk_is_one_line_with_a_true_status_and_nothing_half_written(
+    small_disk: Path, write: Callable[[RunDirectory], object]
+) -> None:
+    folder = small_disk / "run"
+    with open_run(str(folder)) as run:
+        run.commit_checkpoint(1, tensors, {})
+        fill(small_disk)
+        with pytest.raises(StorageError, match="No space left") as caught:
+            write(run)
+        assert "\n" not in str(caught.value)
+        run.set_status("failed", str(caught.value), step=1)
+    found = read_status(str(folder))
+    assert found is not None
+    assert (found["status"], found["reason"], found["locked"]) == ("failed", str(caught.value), False)
+    assert not [path for path in folder.rglob("*") if "writing" in path.name]
+    (small_disk / "filler").unlink()
+    with open_run(str(folder)) as run:
+        newest = run.go_back("refuse", 500)
+    assert newest is not None
+    assert newest.step == 1
+
+
+def test_what_was_set_aside_on_object_storage_is_no_run_of_its_own() -> None:
+    write_run("memory://runs/aside", 20)
+    with open_run("memory://runs/aside") as run:
+        run.set_aside("config.yaml")
+        run.write_config({}, {})
+    found, _ = find(["memory://runs"])
+    assert [one.directory for one in found] == ["memory://runs/aside"]

@@ -8,8 +8,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
-from dcgan_dist.results.scores import add_scores, read_scores
+from dcgan_dist.results.scores import add_each, add_scores, read_scores
 from dcgan_dist.results.storage import Mirror
+from tests.conftest import fill
 
 
 def entry(step, value, method="dcgan", protocol="full"):
@@ -79,3 +80,13 @@ def test_conditional_write_is_refused_where_another_came_first(s3_server: Thread
     assert mirror.read("a") == b"3"
     with pytest.raises(StorageError, match="bucket"):
         Mirror("s3://no-such-bucket/run", delays=()).swap("a", b"1", None)
+
+
+def test_what_was_computed_is_shown_though_it_cannot_be_written(small_disk):
+    fill(small_disk)
+    shown = []
+    made = entry(1, 2.0, protocol="p" * 9000)
+    with pytest.raises(StorageError, match="No space left"):
+        add_each(str(small_disk), "rooms", [made], [], shown.append, print)
+    assert shown == [[made]]
+    assert read_scores(str(small_disk)) == {}

@@ -308,3 +308,21 @@ def test_a_bucket_that_does_not_exist_is_one_line(location: str) -> None:
     with pytest.raises((RunDirectoryError, StorageError), match=r"does the bucket exist|NoSuchBucket") as caught:
         Ledger.open(CONFIG, location.replace("s3://results", "s3://no-such-bucket"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *('"trials": 5', '"trials": [null]', '"settings": [1]', '"started": "x"'),
+        *('"trials": [{"trial": "a"}]', '"trials": [{"trial": "a", "parameters": {}, "step": 1e999}]'),
+        '"trials": [{"trial": "a", "parameters": {}}, {"trial": "a", "parameters": {}}]',
+        '"trials": [{"trial": "../../elsewhere", "parameters": {}}]',
+    ],
+)
+def test_a_record_that_is_none_is_named_and_left_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "sweep.json"
+    path.write_text('{"format": "dcgan_dist sweep 1", ' + content + "}")
+    before = path.read_bytes()
+    with pytest.raises(RunDirectoryError, match=r"sweep\.json is damaged .*: move it away"):
+        Ledger.open(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=2), str(tmp_path))
+    assert path.read_bytes() == before
