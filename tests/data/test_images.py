@@ -313,7 +313,7 @@ def test_colours_of_another_profile_become_srgb(kind):
     assert after[1] > after[0] + 100  # what it calls red is green
 
 
-@pytest.mark.parametrize("profile", [b"x" * 200, wide_gamut()[:90]])
+@pytest.mark.parametrize("profile", [b"x" * 200, wide_gamut()[:90]], ids=["text", "cut short"])
 def test_a_damaged_profile_is_as_none(profile):
     image = Image.fromarray(photograph(32, 32))
     np.testing.assert_array_equal(decode(saved(image, "PNG", icc_profile=profile)), np.asarray(image))
