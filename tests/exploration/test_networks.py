@@ -96,13 +96,13 @@ def test_a_run_on_prepared_rooms_knows_that_they_are_rooms(tmp_path, client):
     words = ["--source=rooms", "--count=40", "--image-size=16", "--seed=7", "--workers=1"]
     shards = tmp_path / "shards"
     assert prepare([*words, f"--output={shards}"]) == 0
-    assert prepare([*words, "--output=s3://images/rooms"]) == 0
+    assert prepare([*words, "--output=s3://images/rooms-of-seed-7"]) == 0
     copy = shutil.copytree(shards, tmp_path / "copy")
     keep = pack_keep(np.arange(40) < 30)
     (copy / KEEP_NAME).write_bytes(keep)
     kept = KeepList(file=KEEP_NAME, count=30, digest=xxhash.xxh3_64_hexdigest(keep))
     (copy / MANIFEST_NAME).write_text(replace(read_manifest(copy), keep=kept).to_json())
-    for number, data in enumerate((str(shards), str(copy), "s3://images/rooms")):
+    for number, data in enumerate((str(shards), str(copy), "s3://images/rooms-of-seed-7")):
         run = train_on(data, tmp_path / f"run-{number}")
         assert run.is_rooms
         dataset = run.dataset()

@@ -195,7 +195,7 @@ def test_what_workers_find_wrong_is_one_line_and_not_retried(drive: Callable[...
 
 @pytest.mark.parametrize(
     ("address", "says"),
-    [("127.0.0.1:9", "no Ray cluster answers"), ("http://127.0.0.1:8265", "ray job submit")],
+    [("127.0.0.1:9", "no Ray cluster can be used"), ("http://127.0.0.1:8265", "ray job submit")],
 )
 def test_useless_ray_address_is_named_at_once(
     address: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
