@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
+from dcgan_dist.printing import keep_streams
+from dcgan_dist.stopping import end_at_once, on_signals
+
 FRONT_DOORS = {
     "prepare": "make shards from a source of images, or check them",
     "train": "train a DCGAN; run again with the same --run-dir, it resumes",
@@ -22,6 +25,7 @@ FRONT_DOORS = {
 
 def main() -> int:
     """Run the front door that the first argument names."""
+    keep_streams()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print("usage: dcgan-dist NAME [--help] [settings]\n")
@@ -31,8 +35,9 @@ def main() -> int:
     if name not in FRONT_DOORS:
         print(f"dcgan-dist: unknown command {name!r}: take one of {', '.join(FRONT_DOORS)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"dcgan_dist.{name}")
-    return int(module.main(sys.argv[2:]))
+    with on_signals(end_at_once):
+        module = importlib.import_module(f"dcgan_dist.{name}")
+        return int(module.main(sys.argv[2:]))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def bench_command(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(bench_command, PROG, arguments)
+    return run(bench_command, PROG, arguments, prints_result=True)
 
 
 if __name__ == "__main__":

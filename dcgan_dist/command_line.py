@@ -20,8 +20,9 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from dcgan_dist.config import ALTERNATIVES, declared_types, describe_type, unknown_setting
 from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.parallel import yield_idle_cores
+from dcgan_dist.printing import keep_streams, output_failure
 from dcgan_dist.results.storage import read_file
-from dcgan_dist.stopping import ended_by_signals, lasting_streams
+from dcgan_dist.stopping import Interrupted, raising
 
 Settings = TypeVar("Settings")
 
@@ -274,30 +275,48 @@ def _is_accepted(parser: _Parser, word: str) -> bool:
     return True
 
 
-def run(command: Callable[[Sequence[str]], None], prog: str, arguments: Sequence[str] | None = None) -> int:
-    """Run a front door and return its exit status; errors made on purpose become one line on stderr.
+def run(
+    command: Callable[[Sequence[str]], None],
+    prog: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    after_signal: str = "",
+    prints_result: bool = False,
+) -> int:
+    """Run a front door and return its exit status; signals and errors made on purpose become one line on stderr.
 
-    A signal ends it so too, and a reader of its output that leaves does not end it.
+    Args:
+        command: does the work.
+        prog: name of the command.
+        arguments: left out, those of the process.
+        after_signal: what one that a signal ended has left, and what to do next.
+        prints_result: whether what it prints is all that it makes: a failure to print it is then one of the command.
     """
+    keep_streams()
     try:
-        with lasting_streams(), ended_by_signals(""):
-            try:
-                command(sys.argv[1:] if arguments is None else arguments)
-            except DcganDistError as error:
-                print(f"{prog}: {_one_line(str(error))}{error.says_more}", file=sys.stderr)
-                return error.exit_status
-            except OSError as error:
-                if error.errno not in _OF_THE_MACHINE:
-                    raise
-                about = f" ({error.filename})" if error.filename else ""
-                print(f"{prog}: {_one_line(error.strerror or str(error))}{about}", file=sys.stderr)
-                return 1
-            except KeyboardInterrupt:  # where no signal can be handled, outside the main thread
-                print(f"{prog}: interrupted", file=sys.stderr)
-                return 128 + signal.SIGINT
-    except StorageError as error:  # of standard output itself
-        print(f"{prog}: {_one_line(str(error))}", file=sys.stderr)
+        with raising():
+            command(sys.argv[1:] if arguments is None else arguments)
+    except DcganDistError as error:
+        print(f"{prog}: {_one_line(str(error))}{error.says_more}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        about = f" ({error.filename})" if error.filename else ""
+        print(f"{prog}: {_one_line(error.strerror or str(error))}{about}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        if not isinstance(stop, Interrupted):
+            stop = Interrupted(signal.SIGINT)
+        print(f"{prog}: {stop}" + (f"; {after_signal}" if after_signal else ""), file=sys.stderr)
+        return 128 + stop.number
+    except SystemExit:  # after --help
+        prints_result = True
+        if not output_failure():
+            raise
+    if prints_result and (reason := output_failure()):
+        print(f"{prog}: standard output cannot be written: {reason}", file=sys.stderr)
+        return 1
     return 0
 
 

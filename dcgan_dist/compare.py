@@ -232,7 +232,7 @@ def _safe(text: str) -> Text:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(compare_command, PROG, arguments)
+    return run(compare_command, PROG, arguments, prints_result=True)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _table(findings: Sequence[Finding]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(doctor_command, PROG, arguments)
+    return run(doctor_command, PROG, arguments, prints_result=True)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def print_errors(task: str, protocol: str, entries: list[dict[str, Any]]) -> Non
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(_command, PROG, arguments)
+    return run(_command, PROG, arguments, after_signal="scores that were finished are kept")
 
 
 if __name__ == "__main__":

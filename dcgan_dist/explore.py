@@ -110,7 +110,7 @@ def _draw_all(config: AllConfig, networks: Trained) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(_command, PROG, arguments)
+    return run(_command, PROG, arguments, after_signal="figures that were finished are kept")
 
 
 if __name__ == "__main__":

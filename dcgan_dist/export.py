@@ -47,7 +47,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(_command, PROG, arguments)
+    return run(_command, PROG, arguments, after_signal="nothing was written")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,6 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 from dcgan_dist.errors import WorkerFailed
+from dcgan_dist.printing import keep_streams
+from dcgan_dist.stopping import shielding
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -146,13 +147,14 @@ def _quota_of_version_1(folder: Path) -> float:
 
 @contextmanager
 def starting_processes() -> Iterator[None]:
-    """Turn an error of the system at the start of a process into one line.
+    """Start processes that leave signals to this one; an error of the system becomes one line.
 
     Raises:
         WorkerFailed: it could not be started.
     """
     try:
-        yield
+        with shielding():
+            yield
     except BrokenProcessPool:
         raise
     except (OSError, RuntimeError) as error:  # a thread that cannot be started is a RuntimeError
@@ -191,9 +193,8 @@ _duty = _Duty()
 
 
 def _start_worker(line: Connection) -> None:
-    """Let a worker end with its pool or its parent, even a killed one, and leave Ctrl-C to the parent."""
-    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all its processes
-        signal.signal(number, signal.SIG_IGN)
+    """Let a worker end with its pool or its parent, even a killed one."""
+    keep_streams()
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

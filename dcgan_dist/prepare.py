@@ -12,7 +12,6 @@ from dcgan_dist.data.preparation import prepare
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
-from dcgan_dist.stopping import ended_by_signals
 
 PROG = "dcgan-dist prepare"
 
@@ -24,7 +23,7 @@ def _command(arguments: Sequence[str]) -> None:
         PROG,
         "Make shards from a source of images, find their near-duplicates, or check them.",
     )
-    with _pool(config) as (config, pool), ended_by_signals("run again, it goes on from the finished shards"):
+    with _pool(config) as (config, pool):
         if config.verify is not None or config.source is not None or not config.dedup:
             prepare(config, pool)
         if config.dedup and config.verify is None:
@@ -59,7 +58,7 @@ def _deduplicate(config: PrepareConfig, pool: TaskPool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(_command, PROG, arguments)
+    return run(_command, PROG, arguments, after_signal="run again, it goes on from the finished shards")
 
 
 if __name__ == "__main__":

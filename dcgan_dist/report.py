@@ -16,13 +16,14 @@ from tempfile import TemporaryDirectory
 
 from dcgan_dist.command_line import parse_settings, run, split_words
 from dcgan_dist.config import ReportConfig
-from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError, Stopped, StorageError
+from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError, StorageError
 from dcgan_dist.results.aggregate import Pile, Tell, collect
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.remembered import cache_file
 from dcgan_dist.results.storage import Mirror, check_writable, parse_location, writing
 from dcgan_dist.results.tables import write_tables
 from dcgan_dist.results.thumbnails import Thumbnails
+from dcgan_dist.stopping import Interrupted
 
 PROG = "dcgan-dist report"
 
@@ -42,8 +43,8 @@ def report_command(arguments: Sequence[str]) -> None:
         return
     try:
         watch(places, output, cache, config.watch, pile, thumbnails)
-    except Stopped as stop:
-        if stop.signal_number != signal.SIGINT:  # Ctrl-C is how watching ends
+    except Interrupted as stop:
+        if stop.number != signal.SIGINT:  # Ctrl-C is how watching ends
             raise
         print("stopped watching; the page stays as it is", flush=True)
 
@@ -204,7 +205,7 @@ def _states_told(pile: Pile) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(report_command, PROG, arguments)
+    return run(report_command, PROG, arguments, after_signal="a page that was there stays as it is")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
-from dcgan_dist.stopping import ended_by_signals
 
 PROG = "dcgan-dist sample"
 
@@ -58,16 +57,9 @@ def _command(arguments: Sequence[str]) -> None:
                 raise ConfigError(f"count is {count}, but z {z_file!r} has {there} rows: take {there} or fewer")
         begun, line = time.monotonic(), ProgressLine("samples")
         try:
-            with ended_by_signals("nothing was written, or what is finished of shards, which the same command goes on"):
-                write_samples(
-                    samples,
-                    count,
-                    output,
-                    pool=pool,
-                    report=line,
-                    encoding=config.encoding,
-                    overwrite=config.overwrite,
-                )
+            write_samples(
+                samples, count, output, pool=pool, report=line, encoding=config.encoding, overwrite=config.overwrite
+            )
         finally:
             line.close()
     size = samples.model.image_size
@@ -101,7 +93,8 @@ def _pool(config: SampleConfig, needs: Sequence[str]) -> Iterator[tuple[TaskPool
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(_command, PROG, arguments)
+    left = "nothing was written, or what is finished of shards, which the same command goes on"
+    return run(_command, PROG, arguments, after_signal=left)
 
 
 if __name__ == "__main__":

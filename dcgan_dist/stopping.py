@@ -1,116 +1,142 @@
-"""What a command does when it is told to stop, or when nobody reads what it prints any more."""
+"""Signals that end a command: SIGINT, SIGTERM, and SIGHUP unless it is ignored, as under nohup.
+
+::
+
+    while a command is imported    nothing has begun yet: one line, and the process ends           `end_at_once`
+    while it runs                  `Interrupted` is raised in the main thread, wherever that is    `raising`
+    while it has state to save     the first is noted for the main loop; a second one is raised    `noting`
+
+A signal within a second of another counts as one with it: terminals, shells and launchers often send two for one wish,
+and what the first one has begun (a last checkpoint, clearing up) is not to be undone by the second.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from multiprocessing import resource_tracker
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
-from dcgan_dist.errors import Stopped, StorageError
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_S = 1.0
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Terminals and supervisors send several signals at once, which mean one: an impatient person's come later.
-AS_ONE_S = 1.0
-_taken_at = -AS_ONE_S  # when the last signal was taken in this process
-_blocks = 0  # of `on_signals`, one in the other
+Handle = Callable[[int], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended what the main thread was doing; no library takes a KeyboardInterrupt for an error to deal with."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.number).name
+        return "interrupted" if self.number == signal.SIGINT else f"ended by a signal ({name})"
+
+
+class _Newest:
+    """When the newest signal came that counted."""
+
+    time = float("-inf")
+
+    def counts(self) -> bool:
+        """Whether a signal that has just come is another one."""
+        now = time.monotonic()
+        if now - self.time < SAME_S:
+            return False
+        self.time = now
+        return True
+
+
+_newest = _Newest()
+
+
+class Noted:
+    """The number of the first signal that came, 0 before."""
+
+    number = 0
+
+
+def _handler(handle: Handle) -> Callable[[int, FrameType | None], None]:
+    def handler(number: int, _frame: FrameType | None) -> None:
+        if _newest.counts():
+            handle(number)
+
+    return handler
+
+
+def set_handler(handle: Handle) -> dict[int, Any]:
+    """Have `handle` called with the number of each signal but a SIGHUP that is ignored; return the handlers before."""
+    taken = [each for each in SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+    return {number: signal.signal(number, _handler(handle)) for number in taken}
 
 
 @contextmanager
-def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Call `handle(number)` on SIGTERM, SIGINT and SIGHUP within the block; those that come at once count as one.
-
-    A signal that is ignored stays so, such as SIGHUP under nohup. Python lets only the main thread handle signals.
-    """
+def on_signals(handle: Handle) -> Iterator[None]:
+    """Do so within the block, in the main thread: Python lets no other one handle signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    global _taken_at, _blocks  # noqa: PLW0603 - a process has one set of handlers
-    if not _blocks:
-        _taken_at = -AS_ONE_S
-    _blocks += 1
-
-    def handler(number: int, _frame: FrameType | None) -> None:
-        global _taken_at  # noqa: PLW0603
-        if time.monotonic() - _taken_at >= AS_ONE_S:
-            _taken_at = time.monotonic()
-            handle(number)
-
-    before: dict[signal.Signals, Any] = {
-        number: signal.signal(number, handler) for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN
-    }
+    before = set_handler(handle)
     try:
         yield
     finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
-        _blocks -= 1
+        restore(before)
+
+
+def restore(handlers: Mapping[int, Any]) -> None:
+    """Set handlers as they were."""
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def end_at_once(number: int) -> None:
+    """End the process with one line: there is nothing to clear up yet, or no more."""
+    with suppress(OSError):
+        os.write(2, f"dcgan-dist: {Interrupted(number)}\n".encode())
+    os._exit(128 + number)
+
+
+def _raise(number: int) -> None:
+    raise Interrupted(number)
+
+
+def raising() -> AbstractContextManager[None]:
+    """Have a signal raise `Interrupted` in the block."""
+    return on_signals(_raise)
 
 
 @contextmanager
-def ended_by_signals(way_out: str) -> Iterator[None]:
-    """Have a signal end the block as an error does, so that all that was started ends in good order.
+def noting() -> Iterator[Noted]:
+    """Note the first signal that comes in the block, and have a second one raise `Interrupted`."""
+    noted = Noted()
 
-    Args:
-        way_out: what the message says after that.
+    def note(number: int) -> None:
+        if noted.number:
+            raise Interrupted(number)
+        noted.number = number
+
+    with on_signals(note):
+        yield noted
+
+
+@contextmanager
+def shielding() -> Iterator[None]:
+    """Have the processes that are started in the block never see the signals, which are this one's to act on.
+
+    They inherit that these are blocked, from their first instruction on; SIGKILL still ends them. Another thread of
+    this process receives meanwhile what comes.
     """
-
-    def stop(number: int) -> None:
-        raise Stopped(number, f"ended by a signal; {way_out}" if way_out else "ended by a signal")
-
-    with on_signals(stop):
-        yield
-
-
-class _Lasting:
-    """A stream that goes on without its reader: what is printed then is lost, and the work is not."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        encoding = self._stream.encoding or "utf-8"
-        with self._without_reader():
-            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        return len(text)
-
-    def flush(self) -> None:
-        with self._without_reader():
-            self._stream.flush()
-
-    @contextmanager
-    def _without_reader(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: a terminal that was closed
-                raise StorageError(f"cannot write to {self._stream.name}: {error.strerror}") from error
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())  # for what the stream still holds, too
-
-
-@contextmanager
-def lasting_streams() -> Iterator[None]:
-    """Let the block print whatever happens to its readers, and whatever characters they take."""
-    before = sys.stdout, sys.stderr
-    for name, stream in zip(("stdout", "stderr"), before, strict=True):
-        if stream is None:  # it was closed when this process began
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
-        elif not isinstance(stream, _Lasting):
-            setattr(sys, name, _Lasting(stream))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
+        resource_tracker.ensure_running()  # it comes with the first process, and its start unblocks signals here
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         yield
-        sys.stdout.flush()
     finally:
-        for name, stream in zip(("stdout", "stderr"), before, strict=True):
-            if stream is not None:
-                setattr(sys, name, stream)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -40,7 +40,7 @@ def sweep_location(config: SweepConfig) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(sweep_command, PROG, arguments)
+    return run(sweep_command, PROG, arguments, after_signal="the same command goes on")
 
 
 if __name__ == "__main__":

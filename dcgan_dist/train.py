@@ -60,7 +60,7 @@ def print_results(location: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(train_command, PROG, arguments)
+    return run(train_command, PROG, arguments, after_signal="the same command goes on from the newest checkpoint")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import io
+import itertools
 import multiprocessing
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,12 +28,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from dcgan_dist import train
 from dcgan_dist.distributed import World, leave_world
+from dcgan_dist.stopping import end_at_once, set_handler
 
 # The server only imports: it has no threads that a fork would lose. An optimizer's first step would import dynamo.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pytest", "torch._dynamo", "dcgan_dist.training.trainer", __name__])
+_FORKS.set_forkserver_preload(["pytest", "torch._dynamo", "dcgan_dist.train", "dcgan_dist.training.trainer", __name__])
 
 
 @dataclass(frozen=True)
@@ -46,16 +52,61 @@ class Running:
         return self.process.exitcode, printed
 
 
+@dataclass(frozen=True)
+class Moment:
+    """Signals that a command gets when it calls a function of its own for the nth time.
+
+    Attributes:
+        function: such as `dcgan_dist.training.trainer.Training._save`, as its caller finds it.
+        signals: sent one after the other.
+        pause: seconds after each.
+        call: n.
+    """
+
+    function: str
+    signals: Sequence[int]
+    pause: float = 0.01
+    call: int = 1
+
+    def arm(self) -> None:
+        """Have the function send them before it does its work."""
+        where, _, name = self.function.rpartition(".")
+        holder = pkgutil.resolve_name(where)
+        original, calls = getattr(holder, name), itertools.count(1)
+
+        def send() -> None:
+            for number in self.signals:
+                os.kill(os.getpid(), number)
+                time.sleep(self.pause)
+
+        @functools.wraps(original)
+        def hooked(*arguments: Any, **named: Any) -> Any:
+            if next(calls) == self.call:
+                sender = threading.Thread(target=send)
+                sender.start()
+                sender.join()  # the main thread obeys meanwhile
+            return original(*arguments, **named)
+
+        setattr(holder, name, hooked)
+
+
 @contextlib.contextmanager
 def start_training(
-    words: Sequence[str], environment: Mapping[str, str], streams: int = 2, is_to_be_killed: bool = False
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    streams: int = 2,
+    is_to_be_killed: bool = False,
+    *,
+    command: str = "train",
+    moment: Moment | None = None,
 ) -> Iterator[Running]:
-    """Run the train command; with one stream, its errors go where the rest goes.
+    """Run the train command, or another one; with one stream, its errors go where the rest goes.
 
     One that is to be killed stays when it has finished: however late the signal, it ends by that.
     """
     pipes = [_FORKS.Pipe(duplex=False) for _ in range(streams)]
-    process = _FORKS.Process(target=_train, args=(words, environment, [writer for _, writer in pipes], is_to_be_killed))
+    told = (command, words, environment, [writer for _, writer in pipes], is_to_be_killed, moment)
+    process = _FORKS.Process(target=_run, args=told)
     process.start()
     with contextlib.ExitStack() as stack:
         stack.callback(process.join)
@@ -66,8 +117,13 @@ def start_training(
         yield Running(process, [stack.enter_context(open(os.dup(reader.fileno()))) for reader, _ in pipes])
 
 
-def _train(
-    words: Sequence[str], environment: Mapping[str, str], writers: Sequence[Connection], is_to_be_killed: bool
+def _run(
+    command: str,
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    writers: Sequence[Connection],
+    is_to_be_killed: bool,
+    moment: Moment | None,
 ) -> None:
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
@@ -78,7 +134,12 @@ def _train(
     for writer in writers:
         writer.close()
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    code = train.main(words)
+    module = importlib.import_module(f"dcgan_dist.{command}")
+    if moment is not None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+        set_handler(end_at_once)  # as `python -m` does
+        moment.arm()
+    code = module.main(words)
     if is_to_be_killed and code == 0:
         signal.pause()
     sys.exit(code)

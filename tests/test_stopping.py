@@ -1,179 +1,261 @@
-"""Signals end a command with its status told truly; a reader that leaves does not end it."""
+"""Whatever signals come and whenever, a command ends in one line, with its work kept and its status true."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from dcgan_dist import compare
+from dcgan_dist import stopping
 from dcgan_dist.command_line import run
-from dcgan_dist.errors import Stopped
-from dcgan_dist.stopping import STOPPING, ended_by_signals, on_signals
+from dcgan_dist.parallel import LocalPool
+from dcgan_dist.results.checkpoints import read_checkpoint
+from dcgan_dist.stopping import SIGNALS, Interrupted, noting, on_signals, raising
 from tests.conftest import TINY, environment, options, wait_for_line
-from tests.processes import start_training
+from tests.processes import Moment, start_training
+
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+TRAINER = "dcgan_dist.training.trainer"
 
 
 @pytest.fixture(autouse=True)
-def without_nohup() -> Iterator[None]:
-    """The tests may run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def as_at_the_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No signal has come yet, and none is ignored: the tests may run under nohup."""
+    monkeypatch.setattr(stopping, "_newest", stopping._Newest())
+    before = signal.signal(HUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGHUP, before)
+    signal.signal(HUP, before)
 
 
-@pytest.mark.parametrize("number", STOPPING)
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [(INT, "interrupted"), (TERM, "ended by a signal (SIGTERM)"), (HUP, "ended by a signal (SIGHUP)")],
+)
 def test_a_signal_ends_a_command_in_one_line_with_its_status(
-    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+    number: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def wait(_words: Sequence[str]) -> None:
+    def work(_words: Sequence[str]) -> None:
         os.kill(os.getpid(), number)
         time.sleep(10)
 
     before = signal.getsignal(number)
-    assert run(wait, "test", []) == 128 + number
-    assert capsys.readouterr().err == "test: ended by a signal\n"
+    assert run(work, "test", [], after_signal="begin again") == 128 + number
+    assert capsys.readouterr().err == f"test: {line}; begin again\n"
     assert signal.getsignal(number) == before
 
 
 def test_signals_that_come_at_once_count_as_one_and_later_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     with on_signals(taken.append):
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (TERM, TERM, INT, HUP):
             os.kill(os.getpid(), number)
-        assert taken == [signal.SIGTERM]
-        monkeypatch.setattr("dcgan_dist.stopping.AS_ONE_S", 0.0)
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert taken == [signal.SIGTERM, signal.SIGHUP]
+        assert taken == [TERM]
+        with on_signals(taken.append):  # they are one in whatever block they come
+            os.kill(os.getpid(), INT)
+        assert taken == [TERM]
+        monkeypatch.setattr(stopping, "SAME_S", 0.0)
+        os.kill(os.getpid(), HUP)
+        assert taken == [TERM, HUP]
+
+
+def test_where_a_signal_is_noted_a_second_one_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "SAME_S", 0.0)
+    with noting() as noted:
+        assert noted.number == 0
+        os.kill(os.getpid(), HUP)
+        assert noted.number == HUP
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), TERM)
 
 
 def test_a_hangup_that_nohup_has_switched_off_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(HUP, signal.SIG_IGN)
     try:
-        with ended_by_signals("never"):
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        with raising():
+            os.kill(os.getpid(), HUP)
+            assert signal.getsignal(HUP) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(HUP, before)
 
 
-def test_what_a_signal_ends_says_the_way_out() -> None:
-    with pytest.raises(Stopped, match=r"ended by a signal; run it again"), ended_by_signals("run it again"):
-        os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_a_command_is_imported_is_one_line(number: int) -> None:
+    # The package is what `python -m` imports first; what comes after it takes its time.
+    code = f"import os, sys; sys.argv = ['-m']; import dcgan_dist; os.kill(os.getpid(), {int(number)}); print('on')"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (128 + number, "", 1)
 
 
-# (signals, seconds between them, line after which they come)
-MOMENTS = [
-    ((signal.SIGTERM, signal.SIGTERM), 0.01, "step 5/"),
-    ((signal.SIGHUP,), 0.0, "step 5/"),
-    ((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), 0.0, "step 5/"),
-    ((signal.SIGTERM,), 0.0, "starting"),
-]
-
-
-@pytest.mark.parametrize(("numbers", "pause", "line"), MOMENTS)
-def test_training_that_is_told_to_stop_leaves_a_checkpoint_and_a_true_status(
-    numbers: Sequence[signal.Signals], pause: float, line: str, tmp_path: Path
-) -> None:
-    words = options({**TINY, "training.steps": 100_000, "run_dir": tmp_path / "run"})
-    with start_training(words, environment()) as running:
-        wait_for_line(running.streams[0], line)
-        for number in numbers:
-            os.kill(running.process.pid or 0, number)
-            time.sleep(pause)
-        code, (_, errors) = running.finish(60)
-    status = json.loads((tmp_path / "run/status.json").read_text())
-    assert code - 128 in numbers
-    assert status["status"] == "stopped"
-    assert errors.count("\n") == 1
-    assert (tmp_path / f"run/checkpoints/step-{status['step']:08d}/state.json").exists()
-    assert not list((tmp_path / "run").rglob("*.tmp*"))
+def answer(number: int) -> int:
+    time.sleep(0.02)
+    return number
 
 
 @pytest.mark.slow
-def test_an_impatient_second_signal_leaves_a_true_status(tmp_path: Path) -> None:
-    # Steps of a minute, so that the first signal is not obeyed before the second comes.
-    slow = {"model.ngf": 512, "model.ndf": 512, "model.image_size": 64, "training.batch_size": 64}
-    words = options({**TINY, **slow, "training.steps": 10, "run_dir": tmp_path / "run", "training.sample_count": 4})
-    with start_training(words, environment()) as running:
-        wait_for_line(running.streams[0], "starting")
-        status = tmp_path / "run/status.json"
-        deadline = time.monotonic() + 60
-        while not (status.exists() and json.loads(status.read_text())["status"] == "running"):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        os.kill(running.process.pid or 0, signal.SIGTERM)
-        time.sleep(1.2)
-        os.kill(running.process.pid or 0, signal.SIGTERM)
+def test_workers_of_a_pool_leave_signals_to_the_one_that_started_them() -> None:
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = set(children.read_text().split())
+    results = LocalPool(2).run(answer, range(40))
+    assert next(results) == 0
+    for pid in set(children.read_text().split()) - before:
+        for number in SIGNALS:
+            os.kill(int(pid), number)
+    assert list(results) == list(range(1, 40))
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+STOPPED, FINISHED, NOTHING = "stopped", "finished", None
+# When, how a run stands then, and whether it has a checkpoint of the last step that it made.
+MOMENTS = [
+    ("dcgan_dist.train.parse_settings", 1, NOTHING),
+    (f"{TRAINER}.open_dataset", 1, NOTHING),
+    (f"{TRAINER}.open_run_directory", 1, STOPPED),
+    (f"{TRAINER}.Training._resume", 1, STOPPED),
+    (f"{TRAINER}.Training._train_step", 1, STOPPED),
+    (f"{TRAINER}.RunDirectory.append_metrics", 1, STOPPED),
+    (f"{TRAINER}.save_tensors", 5, STOPPED),
+    (f"{TRAINER}.Training._finish", 1, FINISHED),
+    ("dcgan_dist.train.print_results", 1, FINISHED),
+]
+RARE_MOMENTS = [
+    ("dcgan_dist.train.lasting_output", 1, NOTHING),
+    (f"{TRAINER}.resolve_config", 1, NOTHING),
+    ("dcgan_dist.results.status.Lease.take", 1, STOPPED),
+    (f"{TRAINER}.build_networks", 1, STOPPED),
+    (f"{TRAINER}.Training._write_real_images", 1, STOPPED),
+    (f"{TRAINER}.Training._write_samples", 1, STOPPED),
+    (f"{TRAINER}.AdversarialStep.update_generator", 3, STOPPED),
+    (f"{TRAINER}.Training._write_samples", 2, STOPPED),
+    (f"{TRAINER}.RunDirectory.commit_checkpoint", 2, STOPPED),
+    (f"{TRAINER}.RunDirectory.prune_checkpoints", 2, STOPPED),
+    (f"{TRAINER}.RunDirectory.close", 1, FINISHED),
+]
+SETS = [(TERM,), (INT,), (HUP,), (TERM, TERM), (INT, TERM, HUP), (HUP, HUP)]
+
+
+def end_of(words: Sequence[str], moment: Moment, command: str = "train") -> tuple[int, str]:
+    """Run a command that gets signals; its exit status and what it wrote to stderr, after its last process is gone."""
+    with start_training(words, environment(), command=command, moment=moment) as running:
         code, (_, errors) = running.finish(60)
-    assert code == 128 + signal.SIGTERM
-    assert "second signal" in errors
-    assert json.loads(status.read_text())["status"] == "stopped"
-
-
-def test_a_reader_that_leaves_does_not_end_training(tmp_path: Path) -> None:
-    words = options({**TINY, "run_dir": tmp_path / "run"})
-    with start_training(words, environment()) as running:
-        wait_for_line(running.streams[0], "starting")
-        running.streams[0].close()
-        running.process.join(60)
-        assert running.streams[1].read() == ""
-    assert running.process.exitcode == 0
-    assert json.loads((tmp_path / "run/status.json").read_text())["status"] == "finished"
-
-
-COMMAND = (
-    "import sys; from dcgan_dist.command_line import run; sys.exit(run(lambda words: print(chr(228) * 99999), 'test'))"
-)
+        group, deadline = running.process.pid or 0, time.monotonic() + 10
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(group, 0)
+                time.sleep(0.05)
+            raise AssertionError("a process is left")
+    return code, errors
 
 
 @pytest.mark.parametrize(
-    ("redirection", "code", "errors"),
+    ("number", "where"),
     [
-        ("| head -c 1 >/dev/null", 0, ""),
-        (">&-", 0, ""),
-        (
-            ">/dev/full",
-            1,
-            "test: cannot write to <stdout>: No space left on device; `python -m dcgan_dist doctor` says more\n",
-        ),
-        ("2>&- >/dev/null", 0, ""),
+        *enumerate(MOMENTS),
+        *(pytest.param(number, where, marks=pytest.mark.slow) for number, where in enumerate(RARE_MOMENTS)),
     ],
 )
-def test_commands_print_into_whatever_they_are_given(redirection: str, code: int, errors: str) -> None:
-    own = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
-    line = f'set -o pipefail; "{sys.executable}" -c "{COMMAND}" {redirection}'
-    done = subprocess.run(["bash", "-c", line], env={**os.environ, **own}, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (code, errors)
+def test_training_ends_in_order_whenever_signals_come(
+    number: int, where: tuple[str, int, str | None], tmp_path: Path
+) -> None:
+    function, call, standing = where
+    signals, folder = SETS[number % len(SETS)], tmp_path / "run"
+    words = options({**TINY, "training.steps": 12, "run_dir": folder})
+    code, errors = end_of(words, Moment(function, signals, call=call))
+    if standing is NOTHING:
+        assert not folder.exists()
+    else:
+        status = json.loads((folder / "status.json").read_text())
+        assert (status["status"], status["locked"]) == (standing, False)
+        newest = max((folder / "checkpoints").iterdir())
+        assert read_checkpoint(newest).step == status["step"]
+        assert not list(folder.rglob(".*.writing*"))
+    if standing is FINISHED and function != "dcgan_dist.train.print_results":
+        assert (code, errors) == (0, "")  # as nothing was left to be stopped
+    else:
+        assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
 
 
-def test_a_terminal_that_goes_away_does_not_end_a_command(tmp_path: Path) -> None:
-    leader, terminal = pty.openpty()
-    code = (
-        "import sys, time; from dcgan_dist.command_line import run\n"
-        "def work(words):\n"
-        "    print('begun', flush=True); sys.stdin.read(); print('more', flush=True); open(sys.argv[1], 'w').close()\n"
-        "sys.exit(run(work, 'test'))"
-    )
-    done = tmp_path / "done"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(done)], stdin=subprocess.PIPE, stdout=terminal, stderr=terminal
-    )
-    os.close(terminal)
-    assert os.read(leader, 5) == b"begun"
-    os.close(leader)
-    process.communicate()
-    assert process.returncode == 0
-    assert done.exists()
+def test_an_impatient_second_signal_keeps_the_checkpoints_that_there_are(tmp_path: Path) -> None:
+    # The second comes while the last checkpoint is being written.
+    moment = Moment(f"{TRAINER}.save_tensors", (TERM, TERM), pause=1.1, call=5)
+    code, errors = end_of(options({**TINY, "run_dir": tmp_path / "run"}), moment)
+    assert (code, errors.count("\n")) == (128 + TERM, 1), errors
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert (status["status"], status["locked"]) == ("stopped", False)
+    (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
+    assert read_checkpoint(checkpoint).step == 4
 
 
-def test_a_table_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
-    assert compare.main([str(tmp_path / "nothing")]) == 2
+@pytest.mark.slow
+def test_signals_to_all_processes_of_a_run_do_not_end_those_that_load_its_images(tmp_path: Path) -> None:
+    words = options({**TINY, "training.steps": 100_000, "data.workers": 2, "run_dir": tmp_path / "run"})
+    with start_training(words, environment()) as running:
+        wait_for_line(running.streams[0], "step 5/")
+        pid = running.process.pid or 0
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            for number in SIGNALS:
+                os.kill(int(child), number)
+        wait_for_line(running.streams[0], "step 100/")
+        for number in SIGNALS:
+            os.killpg(pid, number)
+        code, (_, errors) = running.finish(60)
+    assert (code - 128 in SIGNALS, errors.count("\n")) == (True, 1), errors
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert status["status"] == "stopped"
+    assert (tmp_path / f"run/checkpoints/step-{status['step']:08d}/state.json").exists()
+
+
+# Other commands ------------------------------------------------------------------------------------------------------
+
+ROOMS = ("--source=rooms", "--count=400", "--image-size=16", "--workers=1")
+COMMANDS = [
+    ("prepare", "dcgan_dist.data.rooms.draw_room", 300, (*ROOMS, "--output=OUT")),
+    ("prepare", "dcgan_dist.data.shards.find_finished", 2, (*ROOMS, "--output=OUT")),
+    ("report", "dcgan_dist.report.write_tables", 1, ("RUN", "--output=OUT/report.html")),
+    ("report", "dcgan_dist.results.page.write_atomically", 1, ("RUN", "--output=OUT/report.html")),
+    ("compare", "dcgan_dist.compare.make_table", 1, ("RUN",)),
+    ("sample", "dcgan_dist.generation.writing.write_samples", 1, ("--run=RUN", "--output=OUT/s.npz")),
+]
+SLOW_COMMANDS = [
+    ("explore", "dcgan_dist.exploration.figure.write_figure", 1, ("walk", "--run=RUN", "--output=OUT")),
+    (
+        "evaluate",
+        "dcgan_dist.evaluation.scoring.add_each",
+        1,
+        ("--run=RUN", "--task=rooms", "--images=200", "--cs=1e-3"),
+    ),
+    ("export", "torch.onnx.export", 1, ("--run=RUN", "--output=OUT/s.onnx")),
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [
+        *enumerate(COMMANDS),
+        *(pytest.param(number, what, marks=pytest.mark.slow) for number, what in enumerate(SLOW_COMMANDS)),
+    ],
+)
+def test_commands_end_in_order_whenever_signals_come(
+    number: int,
+    what: tuple[str, str, int, Sequence[str]],
+    tmp_path: Path,
+    finished_run: Callable[..., Path],
+) -> None:
+    command, function, call, words = what
+    signals, run_dir = SETS[number % len(SETS)], finished_run(1)
+    places = {"RUN": str(run_dir), "OUT": str(tmp_path / "out")}
+    for name, place in places.items():
+        words = [word.replace(name, place) for word in words]
+    before = sorted(path for path in run_dir.rglob("*") if path.name != ".lock")
+    code, errors = end_of(words, Moment(function, signals, call=call), command)
+    assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".") or path.suffix in (".npz", ".html")]
+    assert sorted(path for path in run_dir.rglob("*") if path.name != ".lock") == before

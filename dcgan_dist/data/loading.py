@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -18,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from dcgan_dist.errors import WorkerFailed
 from dcgan_dist.parallel import starting_processes
+from dcgan_dist.printing import keep_streams
 
 Answer = TypeVar("Answer")
 
@@ -63,9 +63,9 @@ class LoaderProcesses(Generic[Answer]):
                     here, there = context.Pipe()
                     # A daemon: one that is left running ends with this process.
                     process = context.Process(target=_serve, args=(there, shared, slots, fill), daemon=True)
+                    self._processes.append(_Process(process, here, _cut(shared, slots)))
                     process.start()
                 there.close()
-                self._processes.append(_Process(process, here, _cut(shared, slots)))
         except BaseException:
             self.close()
             raise
@@ -130,6 +130,8 @@ class _Process:
 
     def end(self) -> None:
         """Wait for its end, and bring it about if need be."""
+        if self._process.pid is None:  # it was never started
+            return
         self._process.join(_SECONDS_TO_END)
         if self._process.is_alive():
             self._process.kill()
@@ -144,8 +146,7 @@ def _cut(shared: Any, slots: int) -> list[memoryview]:
 
 def _serve(pipe: Connection[Any, Any], shared: Any, slots: int, fill: Callable[[int, memoryview], Any]) -> None:
     """Answer numbers until there is nobody to answer."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the one that started this process ends it
+    keep_streams()
     for slot in itertools.cycle(_cut(shared, slots)):
         try:
             number = pipe.recv()

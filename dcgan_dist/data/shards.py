@@ -278,8 +278,9 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
             has_shards = any(map(_of_set(settings["name"], "json").fullmatch, place.names()))
             has_spool = (folder / JOURNAL_NAME).exists() and (folder / JOURNAL_NAME).stat().st_size > 0
             is_kept = work is None or work.finished or was_there if is_useless else has_shards or has_spool
-            if not is_kept:
-                for each in dict.fromkeys((place, here)):
+            for each in dict.fromkeys((place, here)):
+                _remove_parts(each)
+                if not is_kept:
                     _clear(each, settings["name"])
             folder.rmdir()
             for above in missing:
@@ -314,14 +315,19 @@ def _resume(place: Place, settings: dict[str, Any], output: str) -> bool:
         other = next((name for name in sorted(names) if not is_hidden(name)), None)
         if other is not None:
             raise DataError(f"output {output!r}: {str(place)!r} holds other files, such as {other!r}: move it away")
-    for name in names:
-        if name.startswith(".") and name.endswith(PART):
-            place.remove(name)
+    _remove_parts(place)
     if SETTINGS_NAME in names:
         return True
     with place.new(SETTINGS_NAME) as file:
         file.write(json.dumps(settings, sort_keys=True).encode())
     return False
+
+
+def _remove_parts(place: Place) -> None:
+    """Remove what workers that were ended had half-written."""
+    for name in place.names():
+        if name.startswith(".") and name.endswith(PART):
+            place.remove(name)
 
 
 def _clear(place: Place, name: str) -> None:

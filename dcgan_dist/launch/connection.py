@@ -12,11 +12,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import ray
+from ray._private import services, utils
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.services import canonicalize_bootstrap_address
@@ -186,7 +188,8 @@ def _connect(how: dict[str, Any]) -> None:
     for left in reversed(range(STARTS)):
         before = _children()
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
+            with _signals_left_to_us():
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
         except (RayError, OSError) as error:
             raise _cannot_use(last_line(error)) from error
         except (RuntimeError, ValueError) as error:  # such as another version of Python, in several lines
@@ -209,6 +212,22 @@ def _connect(how: dict[str, Any]) -> None:
 
 def _cannot_use(reason: str) -> ClusterError:
     return ClusterError(f"cannot use the Ray cluster {os.environ.get('RAY_ADDRESS') or 'of this machine'}: {reason}")
+
+
+@contextlib.contextmanager
+def _signals_left_to_us() -> Iterator[None]:
+    """Keep Ray's hands off SIGTERM, and its new processes out of this one's group.
+
+    Terminals and `timeout` send signals to a whole group; a cluster must outlive that, for a last checkpoint.
+    """
+    raylets: Any = services
+    set_handler, start = utils.set_sigterm_handler, services.ConsolePopen
+    utils.set_sigterm_handler = lambda _handler: None
+    raylets.ConsolePopen = partial(start, process_group=0)
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler, raylets.ConsolePopen = set_handler, start
 
 
 def _children() -> set[int]:

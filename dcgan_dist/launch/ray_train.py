@@ -61,7 +61,7 @@ from dcgan_dist.launch.switchboard import (
 )
 from dcgan_dist.launch.torch_backend import NamedInterfaceConfig
 from dcgan_dist.results.status import mark_run
-from dcgan_dist.stopping import on_signals
+from dcgan_dist.stopping import Interrupted, on_signals
 from dcgan_dist.training.trainer import train
 
 # Ray's defaults notice a lost host after 10 minutes. A value of the user's own is left as it is.
@@ -257,7 +257,7 @@ def run_on_ray(
             run = _Run(config, board, _trainer(assignment, scratch), on_report, should_stop, quiet)
             try:
                 run.follow()
-            except (WorkerFailed, Stopped) as error:
+            except (WorkerFailed, Stopped, Interrupted) as error:
                 if not run.settled:  # else the leader has recorded it
                     _record(run_location, error, assignment.session)
                 raise
@@ -266,9 +266,9 @@ def run_on_ray(
                     ray.kill(board)  # the guard, which keeps it alive, waits for its end
 
 
-def _record(run_location: str, error: WorkerFailed | Stopped, session: str) -> None:
+def _record(run_location: str, error: WorkerFailed | Stopped | Interrupted, session: str) -> None:
     try:
-        mark_run(run_location, "stopped" if isinstance(error, Stopped) else "failed", str(error), session=session)
+        mark_run(run_location, "failed" if isinstance(error, WorkerFailed) else "stopped", str(error), session=session)
     except DcganDistError as problem:
         print(f"the status of the run could not be recorded: {problem}", file=sys.stderr)
 

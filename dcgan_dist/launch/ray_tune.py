@@ -374,8 +374,8 @@ class TrialSearch(Searcher):
 class Bookkeeper(tune.Callback):
     """Enters in the ledger what Tune tells of the trials."""
 
-    def __init__(self, ledger: Ledger, source: Proposals, launch: Launch) -> None:
-        self._ledger, self._source, self._launch = ledger, source, launch
+    def __init__(self, ledger: Ledger, source: Proposals, launch: Launch, between_steps: Callable[[], None]) -> None:
+        self._ledger, self._source, self._launch, self._between_steps = ledger, source, launch, between_steps
         self._took = time.monotonic()
 
     def on_trial_result(
@@ -411,7 +411,8 @@ class Bookkeeper(tune.Callback):
         self._finish(name, "failed", reason)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Take what the trials posted, now and then."""
+        """Obey signals, and take what the trials posted, now and then."""
+        self._between_steps()
         if time.monotonic() - self._took < _TAKE_S:
             return
         self.take()
@@ -837,7 +838,7 @@ class _Sweep:
             ),
             soft_wrap=True,
         )
-        with self._obeying_signals(), LiveTable(self._ledger, console):
+        with on_signals(self._signals.append), LiveTable(self._ledger, console):
             if self._search.left:
                 with scratch_folder() as scratch:
                     self._tune(scratch)
@@ -903,7 +904,7 @@ class _Sweep:
 
     def _tune(self, scratch: str) -> None:
         count = self._search.left
-        books = Bookkeeper(self._ledger, self._source, self._launch)
+        books = Bookkeeper(self._ledger, self._source, self._launch, self._obey)
         is_population = self._config.schedule == "pbt"
         tune.run(
             tune.with_parameters(TrialActor, launch=self._launch),
@@ -931,16 +932,20 @@ class _Sweep:
             return {"cpu": 0, "gpu": 0, "memory": 1 << 20}  # the workers have theirs; Tune takes no trial of nothing
         return {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
 
-    @contextlib.contextmanager
-    def _obeying_signals(self) -> Iterator[None]:
-        """Have the first signal stop the trials, and a second one end the sweep at once."""
+    def _obey(self) -> None:
+        """Stop the trials after a first signal, and the sweep at once after a second one.
 
-        def handle(number: int) -> None:
-            self._signals.append(number)
-            if len(self._signals) > 1:
-                raise Stopped(number, "ended at once by a signal; the same command goes on from the newest checkpoints")
+        Called between the steps of Tune: what a handler raises inside Ray's own code would be an error of that.
+        """
+        if len(self._signals) > 1:
+            stop = Stopped(
+                self._signals[-1], "ended at once by a signal; the same command goes on from the newest checkpoints"
+            )
+            for record in self._ledger.records.values():
+                with contextlib.suppress(DcganDistError):  # of what runs, nobody else may be left to say so
+                    where = trial_location(self._ledger.location, record.trial)
+                    mark_run(where, "stopped", str(stop), session=self._launch.session)
+            raise stop
+        if self._signals and not self._search.is_stopped:
             self._search.is_stopped = True
             self._launch.board.stop.remote()
-
-        with on_signals(handle):
-            yield

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
 from dcgan_dist.locks import lock, unlock
@@ -245,9 +245,10 @@ class Lease:
             RunDirectoryError: another process is.
             StorageError: status.json cannot be read or written.
         """
+        silent = self._look_twice()
         with self._place.exclusive():
             self._previous = parse_status(self._place.read())
-            if self._previous is not None:
+            if self._previous is not None and self._previous["heartbeat"] != silent:
                 self._refuse_if_held(self._previous)
             self._write()
         if self._place.settle_seconds:
@@ -255,10 +256,40 @@ class Lease:
             self.confirm()
         return self._previous
 
+    def _look_twice(self) -> float | None:
+        """Wait for a heartbeat of a writer elsewhere that seems dead: its clock, or the one here, may have jumped.
+
+        Returns:
+            The heartbeat after which there came none.
+
+        Raises:
+            RunDirectoryError: there came another one.
+        """
+        first = parse_status(self._place.read())
+        if first is None or not first.get("locked") or self._is_of_this_launch(first):
+            return None
+        if process_is_gone(first) is not None or abs(time.time() - first["heartbeat"]) < STALE_SECONDS:
+            return None  # the process table tells, or the heartbeat does
+        seconds = 2 * self.heartbeat_seconds
+        print(
+            f"{self._place.name}: process {first['pid']} on host {first.get('host')} seems to be dead; waiting "
+            f"{seconds:g} s for a heartbeat",
+            flush=True,
+        )
+        time.sleep(seconds)
+        second = parse_status(self._place.read())
+        if second is not None and second.get("locked") and second["heartbeat"] != first["heartbeat"]:
+            self._refuse(second)
+        return float(first["heartbeat"])
+
+    def _is_of_this_launch(self, status: dict[str, Any]) -> bool:
+        return bool(self._session) and status.get("session") == self._session
+
     def _refuse_if_held(self, status: dict[str, Any]) -> None:
-        same_launch = bool(self._session) and status.get("session") == self._session
-        if same_launch or not is_alive(status):
-            return
+        if is_alive(status) and not self._is_of_this_launch(status):
+            self._refuse(status)
+
+    def _refuse(self, status: dict[str, Any]) -> NoReturn:
         age = max(0.0, time.time() - float(status["heartbeat"]))
         elsewhere = status.get("machine") != this_machine()
         wait = f", or wait {STALE_SECONDS:.0f} s if that process is dead" if elsewhere else ""

@@ -1,4 +1,4 @@
-"""Following a run and stopping it: the launcher's ear, the stop signal, the clock."""
+"""Following a run and stopping it: the launcher's ear, the clock."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
-
-from dcgan_dist.errors import Stopped
-from dcgan_dist.stopping import on_signals
 
 
 class Reporter(Protocol):
@@ -36,25 +33,6 @@ class Silent:
     def should_stop(self) -> bool:
         """Never."""
         return False
-
-
-class StopSignal:
-    """Turns a signal into a flag that the loop looks at between steps."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Catch the signals; a second one, of somebody who does not want to wait for the step, ends the block."""
-
-        def note(number: int) -> None:
-            if self.number:
-                raise Stopped(number, "ended at once by a second signal; the newest checkpoint stays")
-            self.number = number
-
-        with on_signals(note):
-            yield
 
 
 class Clock:

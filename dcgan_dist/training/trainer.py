@@ -24,11 +24,12 @@ from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.models import build_networks, family_of, initialise
 from dcgan_dist.results.run_directory import RunDirectory
+from dcgan_dist.stopping import Interrupted, Noted, noting
 from dcgan_dist.training.batch_norm import synchronise
 from dcgan_dist.training.checkpoint import load_tensors, save_tensors, training_tensors
 from dcgan_dist.training.damage import DamageLog
 from dcgan_dist.training.draws import draw_dropout, draw_labels, draw_z, one_hot
-from dcgan_dist.training.progress import Clock, Reporter, Silent, StopSignal, readable_time
+from dcgan_dist.training.progress import Clock, Reporter, Silent, readable_time
 from dcgan_dist.training.sampling import fixed_inputs, grid_columns, make_grid, sample_feature_maps, to_real, to_uint8
 from dcgan_dist.training.setup import batches_per_step, lr_factor, open_run_directory, require_compiler, resolve_config
 from dcgan_dist.training.signals import WINDOW, filter_oscillation, filter_swing, mean_activations, sample_distance
@@ -75,6 +76,7 @@ def train(
         InputError: data, settings or the run directory cannot be used.
         Diverged: a loss or gradient became non-finite; the last finite state is saved.
         Stopped: a signal or the reporter ended the run; its state is saved.
+        Interrupted: a second signal ended it at once, with the checkpoints that there are.
     """
     if config.training.batch_size % world.size:
         raise ConfigError(
@@ -100,12 +102,13 @@ def train(
         image_member=config.data.image_member,
     )
     config = resolve_config(config, dataset)
-    run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
-    try:
-        with run or nullcontext():
-            return Training(config, world, dataset, run, reporter or Silent()).run_to_end()
-    finally:
-        gc.collect()  # DDP's reducers must be gone before the process group is destroyed
+    with noting() as signals:  # from here on there is a run directory, to be left with its true status
+        run = _on_leader(world, lambda: open_run_directory(config, dataset, run_location, session))
+        try:
+            with run or nullcontext():
+                return Training(config, world, dataset, run, reporter or Silent(), signals).run_to_end()
+        finally:
+            gc.collect()  # DDP's reducers must be gone before the process group is destroyed
 
 
 def _on_leader(world: World, open_: Callable[[], RunDirectory]) -> RunDirectory | None:
@@ -128,9 +131,16 @@ class Training:
     """One run on one rank: the two players, the data and the state, and the loop over them."""
 
     def __init__(
-        self, config: Config, world: World, dataset: Dataset, run: RunDirectory | None, reporter: Reporter
+        self,
+        config: Config,
+        world: World,
+        dataset: Dataset,
+        run: RunDirectory | None,
+        reporter: Reporter,
+        signals: Noted | None = None,
     ) -> None:
         self.config, self.world, self.run, self.reporter = config, world, run, reporter
+        self.signals = signals or Noted()
         self.dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
         self.classes = config.model.classes or 0
         self.stream = ImageStream(
@@ -170,7 +180,6 @@ class Training:
         z, y = fixed_inputs(config.model, config.seed, config.training.sample_count)
         self.fixed_z, self.fixed_y = z.to(world.device, self.dtype), y.to(world.device, self.dtype)
         self.activation_history = torch.zeros(0, 0)
-        self.stop_signal = StopSignal()
         self.last_metrics: dict[str, Any] = {}
         self.last_checkpoint: Path | None = None
         self.saved_at = time.monotonic()
@@ -185,20 +194,19 @@ class Training:
         config, world = self.config, self.world
         assert config.training.steps is not None
         total = config.training.steps
-        with self.stop_signal.caught():
-            self._resume()
-            if self.state.step >= total:
-                say(world, f"finished already: {self.state.step:,} of {total:,} steps in {self._where()}")
-                return self._finish()
-            self._announce(total)
-            with self._recording_the_end():
-                if self.run is not None:
-                    self.run.set_status("running", step=self.state.step, steps=total)
-                    if self.state.step == 0:
-                        self._write_real_images()
-                        self._write_samples()
-                self._train(total)
-                return self._finish()
+        self._resume()
+        if self.state.step >= total:
+            say(world, f"finished already: {self.state.step:,} of {total:,} steps in {self._where()}")
+            return self._finish()
+        self._announce(total)
+        with self._recording_the_end():
+            if self.run is not None:
+                self.run.set_status("running", step=self.state.step, steps=total)
+                if self.state.step == 0:
+                    self._write_real_images()
+                    self._write_samples()
+            self._train(total)
+            return self._finish()
 
     def _train(self, total: int) -> None:
         per_step = batches_per_step(self.config)
@@ -220,10 +228,10 @@ class Training:
         """Write into status.json how a run ends that does not finish."""
         try:
             yield
-        except Exception as error:
+        except (Exception, Interrupted) as error:
             if self.run is not None:
                 status: Literal["diverged", "stopped", "failed"] = "failed"
-                if isinstance(error, Diverged | Stopped):
+                if isinstance(error, Diverged | Stopped | Interrupted):
                     status = "diverged" if isinstance(error, Diverged) else "stopped"
                 try:
                     self.run.set_status(status, f"{error}" or type(error).__name__, step=self.state.step)
@@ -369,7 +377,7 @@ class Training:
 
     def _agree(self, told: bool) -> tuple[int, bool]:
         """Number of the signal by which any rank was asked to stop (or 0), and whether a checkpoint is overdue."""
-        asked = self.stop_signal.number or (signal.SIGTERM if told else 0)
+        asked = self.signals.number or (signal.SIGTERM if told else 0)
         minutes = self.config.training.checkpoint_minutes
         overdue = minutes > 0 and self.world.is_leader and time.monotonic() - self.saved_at > 60 * minutes
         if self.world.size == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -24,7 +25,7 @@ from ray.core.generated.gcs_service_pb2 import CheckAliveReply
 from dcgan_dist.errors import ClusterError
 from dcgan_dist.launch import connection
 from dcgan_dist.parallel import usable_cores
-from tests.conftest import TINY, environment, options
+from tests.conftest import TINY, command, environment, options, wait_for_line
 from tests.launch.conftest import RAY, RayCluster, descendants, free_ports
 
 PROJECT = Path(__file__).parents[2]
@@ -274,3 +275,22 @@ def test_a_run_with_a_long_tmpdir_trains(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_living_cluster_answers(ray_cluster: RayCluster) -> None:
     assert "wants its token" in connection._why_unusable(ray_cluster.address)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_leaves_a_cluster_of_ours_until_the_last_checkpoint(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    settings = {**TINY, "training.steps": 100_000, "cluster.workers": 2, "run_dir": tmp_path / "run"}
+    own = {key: value for key, value in environment().items() if key != "RAY_ADDRESS"}
+    words = [*command(), *options(settings)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, env=own, text=True, start_new_session=True, **pipes) as process:
+        wait_for_line(process.stdout, "step 5/")
+        os.killpg(process.pid, number)  # as `timeout` and closed terminals do
+        _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors.count("\n")) == (128 + number, 1), errors
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert status["status"] == "stopped"
+    assert (tmp_path / f"run/checkpoints/step-{status['step']:08d}/state.json").exists()

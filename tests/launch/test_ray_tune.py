@@ -224,6 +224,18 @@ def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_goes_on(dri
         reached = stopped["step"]
 
 
+def test_an_impatient_second_signal_ends_a_sweep_at_once_with_true_statuses(drive: Callable[..., Driver]) -> None:
+    driver = drive(space={"training.steps": {"grid": [LONG]}}, workers_per_trial=2)
+    driver.until(lambda found: any(trial.get("step", 0) > 0 for trial in found.values()))
+    driver.process.send_signal(signal.SIGINT)
+    time.sleep(1.1)
+    driver.process.send_signal(signal.SIGTERM)
+    status, _, err = driver.finish()
+    assert (status in (128 + signal.SIGINT, 128 + signal.SIGTERM), err.count("\n")) == (True, 1), err
+    assert driver.ledger["status"] == "stopped"
+    assert run_status(driver.folder, "t0000")["status"] == "stopped"
+
+
 def test_more_than_the_cluster_has_is_refused_in_a_line(drive: Callable[..., Driver]) -> None:
     driver = drive(workers_per_trial=4)
     code, _, err = driver.finish()

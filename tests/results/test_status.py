@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -149,8 +150,9 @@ time.sleep(60)
     assert sum("in use by process" in line for line in lines) == 2
 
 
-def test_writer_of_another_machine_is_judged_by_its_heartbeat(tmp_path: Path) -> None:
+def test_writer_of_another_machine_is_judged_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(tmp_path)
+    monkeypatch.setattr("dcgan_dist.results.status.HEARTBEAT_SECONDS", 0.1)
     with open_run(folder):
         pass
     change_status(folder, status="running", locked=True, machine="elsewhere", host="far", heartbeat=time.time() - 5)
@@ -158,6 +160,24 @@ def test_writer_of_another_machine_is_judged_by_its_heartbeat(tmp_path: Path) ->
         open_run(folder)
     change_status(folder, heartbeat=time.time() - 31)
     open_run(folder).close()
+
+
+@pytest.mark.parametrize("jump", [-7200.0, 7200.0])
+def test_a_clock_that_jumped_neither_ends_the_right_of_a_living_writer_nor_keeps_that_of_a_dead_one(
+    jump: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(tmp_path)
+    monkeypatch.setattr("dcgan_dist.results.status.HEARTBEAT_SECONDS", 0.2)
+    with open_run(folder):
+        pass
+    elsewhere = {"status": "running", "locked": True, "machine": "elsewhere", "host": "far"}
+    change_status(folder, **elsewhere, heartbeat=time.time() + jump)
+    beat = threading.Timer(0.1, lambda: change_status(folder, heartbeat=time.time() + jump))
+    beat.start()
+    with pytest.raises(RunDirectoryError, match=r"in use by process .* on host far"):
+        open_run(folder)
+    beat.join()
+    open_run(folder).close()  # there came no more
 
 
 def test_same_launch_takes_over_from_its_living_writer_which_then_writes_no_more(tmp_path: Path) -> None:
