@@ -17,6 +17,7 @@ import pytest
 from dcgan_dist.command_line import yield_idle_cores
 
 yield_idle_cores()  # before any test imports torch
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, and send it
 
 # 16x16 rooms and a tiny network: a step takes milliseconds.
 TINY = {

@@ -7,6 +7,7 @@ killed leaves nothing behind and holds up nobody, and when the one that started 
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import itertools
 import multiprocessing
@@ -70,6 +71,8 @@ class LoaderProcesses(Generic[Answer]):
             self.close()
             raise
         self._turn = itertools.cycle(self._processes)
+        # multiprocessing would end them at this process's exit by SIGTERM, which they leave to it.
+        atexit.register(self.close)
 
     def ask(self, number: int) -> None:
         """Let the next process work on a number; a slot must be free.
@@ -105,6 +108,7 @@ class LoaderProcesses(Generic[Answer]):
 
     def close(self) -> None:
         """End the processes."""
+        atexit.unregister(self.close)
         self._waiting.clear()
         for process in self._processes:
             process.pipe.close()

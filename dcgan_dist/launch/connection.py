@@ -234,7 +234,8 @@ def _children() -> set[int]:
     """Return the ids of the processes that this one has started; none where the system does not tell."""
     found: set[int] = set()
     for path in Path("/proc/self/task").glob("*/children"):
-        found |= {int(word) for word in path.read_text(encoding="ascii").split()}
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            found |= {int(word) for word in path.read_text(encoding="ascii").split()}
     return found
 
 

@@ -131,7 +131,9 @@ def test_prepare_over_a_cluster_loses_a_worker_is_stopped_goes_on_and_ends_with_
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
-    assert err.endswith("dcgan-dist prepare: ended by a signal; run again, it goes on from the finished shards\n")
+    assert err.endswith(
+        "dcgan-dist prepare: ended by a signal (SIGTERM); run again, it goes on from the finished shards\n"
+    )
     assert not (tmp_path / "out").exists()
     process = prepare(ray_cluster, tmp_path, *words)
     out, err = process.communicate(timeout=100)
