@@ -47,6 +47,8 @@ def test_every_host_of_a_cluster_examines_itself_a_frozen_one_is_named(ray_clust
             os.kill(pid, signal.SIGKILL)
         second.kill()
         second.wait()
+    while len(hosts) > 1:  # the cluster's other tests want one host
+        hosts = json.loads(ask(ray_cluster, "--json").stdout)["hosts"]
 
 
 def test_ray_is_not_started_where_it_could_not_open_its_files() -> None:
