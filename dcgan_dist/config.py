@@ -440,9 +440,10 @@ class PrepareConfig:
     source: (
         Literal["rooms", "lsun", "folder", "imagenet", "cifar10", "svhn", "mnist", "fashion_mnist", "webdataset"] | None
     ) = None
-    """What the input is: `rooms` (procedural), `lsun` (a category's LMDB), `folder` (directory, .zip, .tar, .tar.gz;
-    sub-folder names become labels), `imagenet` (a folder of class folders, 32x32), `cifar10` (its python batches, or a
-    class-folder tree), `svhn` (its cropped digits, .mat), `mnist`, `fashion_mnist` (idx files), `webdataset` (tars)."""
+    """What the input is: `rooms` (procedural), `lsun` (a category's LMDB), `folder` (directory, zip, tar, compressed
+    tar; sub-folder names become labels), `imagenet` (a folder of class folders, 32x32), `cifar10` (its python batches,
+    or a class-folder tree), `svhn` (its cropped digits, .mat), `mnist`, `fashion_mnist` (idx files), `webdataset`
+    (tars)."""
     input: str | None = None
     """Path of the source, for `folder` and `webdataset` also a URL (http, https, s3, any fsspec scheme); `rooms` needs
     none."""
@@ -460,8 +461,13 @@ class PrepareConfig:
     labels: Literal["none", "first", "last"] = "last"
     """Which folder of an image names its class: the first or the last one that tells images apart, or none."""
     image_size: int | None = None
-    """Side of the square images: the shorter side is resized to it with an area filter, then the centre is cropped.
-    Left out, the source's own size (rooms 64, CIFAR-10 32, MNIST 28), else 64."""
+    """Side of the square images. Left out, the source's own size (rooms 64, CIFAR-10 32, MNIST 28), else 64."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How an image becomes square: `crop` makes its shorter side as long as the square and takes the centre, `pad`
+    makes its longer side so and fills up with black, `stretch` makes both so. Shrinking averages over areas."""
+    white_value: float | None = None
+    """Value that becomes white in images of more than 8 bits, such as 4095 for 12-bit pictures in 16-bit files; left
+    out, 65535. Of floating-point images it must be given."""
     grey: bool = False
     """Whether to make one-channel images of a colour source."""
     count: int | None = None
@@ -495,6 +501,12 @@ class PrepareConfig:
             f"take one of {', '.join(map(str, IMAGE_SIZES))}",
         )
         _require(self.count is None or self.count >= 1, "count", self.count, "take 1 or more")
+        _require(
+            self.white_value is None or (self.white_value > 0 and math.isfinite(self.white_value)),
+            "white_value",
+            self.white_value,
+            "take a number above 0, such as 4095",
+        )
         _check_member(self.image_member, "image_member")
         _require(self.shard_size >= 1, "shard_size", self.shard_size, "take 1 or more")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")

@@ -26,7 +26,7 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
 from dcgan_dist.config import ModelConfig
-from dcgan_dist.data.images import Pixels, fit
+from dcgan_dist.data.images import Pixels, Target, fit
 from dcgan_dist.data.rooms import WALL_HUES, draw_room
 from dcgan_dist.data.sources import classes_of, open_source
 from dcgan_dist.distributed import pick_device
@@ -54,7 +54,7 @@ def labelled_images(count: int) -> tuple[Pixels, npt.NDArray[np.int64], str]:
     names, numbers = classes_of({item.folders for item in items}, None)
     chosen = np.random.default_rng(0).permutation(len(items))[:count].tolist()
     contents = [(items[index].content, numbers[items[index].folders]) for index in chosen]
-    images = np.stack([content.picture(32, 3)[0] for content, _ in contents if content is not None])
+    images = np.stack([content.picture(Target(32, 3))[0] for content, _ in contents if content is not None])
     assert len(names) == CLASSES
     return images, np.array([number for _, number in contents]), "CIFAR-10"
 

@@ -9,18 +9,21 @@ import io
 import struct
 import warnings
 import zlib
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import webp
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError, features
 
+from dcgan_dist.data.colours import Remarks, has_other_profile, is_deep, to_eight_bits, to_srgb
 from dcgan_dist.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 Encoding = Literal["jpg", "png", "raw"]
+Fitting = Literal["crop", "pad", "stretch"]
 
 # Pillow's readers of other formats are not asked: some start programs, and none is needed for photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
@@ -83,43 +86,65 @@ def decode(content: bytes, channels: int = 3) -> Pixels:
     """Decode an image file of one of `FORMATS` to an array of shape (rows, columns, channels).
 
     The format is told by the content, not by a name. Of an animation the first frame is taken; EXIF orientation is
-    applied; transparent pixels are laid over white; palettes, CMYK and 16-bit values become 8-bit RGB or grey.
+    applied; transparent pixels are laid over white; palettes, CMYK and 16-bit values become 8-bit RGB or grey; a colour
+    profile other than sRGB is converted.
 
     Raises:
         DataError: not such an image, damaged or cut short, or of more than `MAX_PIXELS` pixels.
     """
-    return _to_channels(_decoded(content, None), channels)
+    return _to_channels(_decoded(content, None, None)[0], channels)
 
 
-def decode_fitted(content: bytes, size: int, channels: int = 3) -> Pixels:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What images are made into.
+
+    Attributes:
+        size: side in pixels.
+        channels: 1 (grey) or 3 (colour).
+        fitting: how they are made square; see `fit`.
+        white: which value of an image of more than 8 bits becomes white; see `colours.to_eight_bits`.
+    """
+
+    size: int
+    channels: int = 3
+    fitting: Fitting = "crop"
+    white: float | None = None
+
+
+def decode_fitted(content: bytes, target: Target) -> tuple[Pixels, Remarks]:
     """Decode an image file and `fit` it: as `decode` and `fit` one after the other, but faster for large JPEGs.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its resolution where at least 2 * `size` pixels are left of
-    its shorter side: it then keeps all frequencies that `fit` does. Photographs of 256 pixels fitted to 64 differ from
-    the slow way by 0.4 of 255 grey levels on average (49 dB). The centre that is kept may lie a quarter of a new pixel
-    elsewhere, since it starts at a whole pixel.
+    A JPEG is decoded at a half, a quarter or an eighth of its resolution where at least twice as many pixels as wanted
+    are left of its shorter side: it then keeps all frequencies that `fit` does. Photographs of 256 pixels fitted to 64
+    differ from the slow way by 0.4 of 255 grey levels on average (49 dB). The centre that is kept may lie a quarter of
+    a new pixel elsewhere, since it starts at a whole pixel.
 
     Raises:
         DataError: see `decode`.
     """
-    return fit(_decoded(content, size), size, channels)
+    image, remarks = _decoded(content, target.size, target.white)
+    fitted = fit(image, target.size, target.channels, target.fitting)
+    return fitted, remarks + Remarks(cut=cut_off(image, target.fitting))
 
 
-def _decoded(content: bytes, size: int | None) -> Pixels:
+def _decoded(content: bytes, size: int | None, white: float | None) -> tuple[Pixels, Remarks]:
     """Return the image of shape (rows, columns, 1 or 3), perhaps smaller than it is where `size` is what is needed."""
     try:
         image: Pixels | None = None
         if content[:3] == b"\xff\xd8\xff":
-            image = None if _is_turned(content) or _has_profile(content) else _decode_plain_jpeg(content, size)
+            is_plain = not _is_turned(content) and not has_other_profile(content)
+            image = _decode_plain_jpeg(content, size) if is_plain else None
         elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
             image = _decode_plain_webp(content)
         if image is not None:
-            return image
+            return image, Remarks()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each image that Pillow finds odd would be a line
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 _check_pixels(*opened.size)
-                return _to_array(ImageOps.exif_transpose(opened))
+                deep = is_deep(opened)
+                return _to_array(ImageOps.exif_transpose(opened), deep, white)
     except DataError:
         raise
     except UnidentifiedImageError as error:  # whose text has an address in memory, another one each time
@@ -136,30 +161,6 @@ def looks_like_image(content: bytes) -> bool:
         or (content[4:8] == b"ftyp" and content[8:12] in (b"avif", b"avis"))
         or (content[:1] == b"P" and content[1:2] in b"123456" and content[2:3] in b" \t\r\n#")
     )
-
-
-def _has_profile(content: bytes) -> bool:
-    """Whether a JPEG's colours are other than sRGB, by a profile in it."""
-    return content.find(b"ICC_PROFILE\0", 0, _TURNED_REACH) >= 0 and not _is_srgb(content[:_TURNED_REACH])
-
-
-def _is_srgb(profile: bytes) -> bool:
-    """Whether a colour profile calls itself sRGB."""
-    return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Return an image in sRGB, if it has a colour profile that says otherwise and can be read."""
-    profile = image.info.get("icc_profile")
-    if not profile or _is_srgb(profile) or image.mode not in ("L", "RGB", "CMYK"):
-        return image
-    try:
-        converted = ImageCms.profileToProfile(
-            image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one for other colours: as if there were none
-        return image
-    return converted if converted is not None else image
 
 
 def _is_turned(content: bytes) -> bool:
@@ -216,24 +217,25 @@ def _check_pixels(width: int, height: int) -> None:
         raise DataError(f"it has {width} x {height} pixels, more than {MAX_PIXELS}")
 
 
-def _to_array(image: Image.Image) -> Pixels:
+def _to_array(image: Image.Image, deep: bool, white: float | None) -> tuple[Pixels, Remarks]:
     """Return 8-bit grey or RGB values, shape (rows, columns, 1 or 3)."""
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint32)
-        return ((values * 255 + 32767) // 65535).astype(np.uint8)[..., None]
-    if image.mode in ("I", "F"):
-        raise DataError(f"its pixels have an unusual type ({image.mode})")
+    remarks = Remarks()
+    if deep:
+        values, remarks = to_eight_bits(image, white)
+        if image.mode not in ("L", "RGB", "RGBA", "LA", "CMYK"):
+            return values[..., None], remarks
+    profile = image.info.get("icc_profile")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        profile = image.info.get("icc_profile")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-        image.info["icc_profile"] = profile
-    if image.mode in ("L", "RGB", "CMYK"):
-        image = _to_srgb(image)
-    if image.mode not in ("L", "RGB"):
+    elif image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("L" if image.mode == "1" else "RGB")
+    image.info["icc_profile"] = profile
+    image, is_profile_used = to_srgb(image)
+    if image.mode == "CMYK":
+        image = image.convert("RGB")
     array = np.asarray(image)
-    return array if array.ndim == 3 else array[..., None]
+    return array if array.ndim == 3 else array[..., None], remarks + Remarks(profiles=int(not is_profile_used))
 
 
 def _to_channels(array: Pixels, channels: int) -> Pixels:
@@ -244,29 +246,63 @@ def _to_channels(array: Pixels, channels: int) -> Pixels:
     return np.asarray(Image.fromarray(array).convert("L"))[..., None]  # ITU-R 601 luma
 
 
-def fit(image: Pixels, size: int, channels: int) -> Pixels:
-    """Return the central square of an image at `size` x `size` pixels, shape (size, size, channels).
+def fit(image: Pixels, size: int, channels: int, fitting: Fitting = "crop") -> Pixels:
+    """Return an image at `size` x `size` pixels, shape (size, size, channels).
 
-    The shorter side becomes `size`. Shrinking averages over the exact area of each new pixel, in integers (no aliasing,
-    the same on every machine); a smaller image is enlarged bilinearly.
+    Shrinking averages over the exact area of each new pixel, in integers (no aliasing, the same on every machine); a
+    smaller image is enlarged bilinearly.
+
+    Args:
+        image: shape (rows, columns, 1 or 3).
+        size: side of the square to make.
+        channels: 1 (grey) or 3 (colour).
+        fitting: `crop` makes the shorter side `size` long and takes the central square; `pad` makes the longer side
+            `size` long and fills up with black; `stretch` makes each side `size` long.
     """
     rows, columns = image.shape[:2]
     side = min(rows, columns)
-    top, left = (rows - side) // 2, (columns - side) // 2
-    square = _to_channels(image[top : top + side, left : left + side], channels)
-    if side == size:
-        return np.ascontiguousarray(square)
-    if side < size:
-        small = Image.fromarray(square if channels == 3 else square[..., 0])
-        large = np.asarray(small.resize((size, size), Image.Resampling.BILINEAR))
-        return large.reshape(size, size, channels)
-    if side % size == 0:
-        return _whole_areas(square, side // size)
-    by_row = _area_sums(square.reshape(side, side * channels), size)
-    by_column = np.ascontiguousarray(by_row.reshape(size, side, channels).swapaxes(0, 1)).reshape(side, size * channels)
-    area = side * side  # of each new pixel, in units of 1 / size**2 of an old one
-    average = ((_area_sums(by_column, size) + area // 2) // area).astype(np.uint8)
-    return np.ascontiguousarray(average.reshape(size, size, channels).swapaxes(0, 1))
+    if rows == columns or fitting == "crop":
+        top, left = (rows - side) // 2, (columns - side) // 2
+        return _fit_square(_to_channels(image[top : top + side, left : left + side], channels), size)
+    image = _to_channels(image, channels)
+    if fitting == "stretch":
+        return _resized(image, size, size)
+    longer = max(rows, columns)
+    inner = _resized(image, max(1, round(rows * size / longer)), max(1, round(columns * size / longer)))
+    fitted = np.zeros((size, size, channels), np.uint8)
+    top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
+    fitted[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return fitted
+
+
+def cut_off(image: Pixels, fitting: Fitting) -> int:
+    """Return how much of an image `fit` leaves out, in millionths."""
+    rows, columns = image.shape[:2]
+    return 1_000_000 - 1_000_000 * min(rows, columns) // max(rows, columns) if fitting == "crop" else 0
+
+
+def _fit_square(square: Pixels, size: int) -> Pixels:
+    side = len(square)
+    is_whole = side > size and side % size == 0
+    return _whole_areas(square, side // size) if is_whole else _resized(square, size, size)
+
+
+def _resized(image: Pixels, rows: int, columns: int) -> Pixels:
+    """Return an image with that many rows and columns, each of them shrunk by areas or enlarged bilinearly."""
+    old_rows, old_columns, channels = image.shape
+    if (rows, columns) == (old_rows, old_columns):
+        return np.ascontiguousarray(image)
+    if rows > old_rows or columns > old_columns:
+        image = _resized(image, min(rows, old_rows), min(columns, old_columns))
+        small = Image.fromarray(image if channels == 3 else image[..., 0])
+        return np.asarray(small.resize((columns, rows), Image.Resampling.BILINEAR)).reshape(rows, columns, channels)
+    most = 255 * old_rows * old_columns
+    by_row = _area_sums(image.reshape(old_rows, old_columns * channels), rows, 255 * old_rows)
+    turned = by_row.reshape(rows, old_columns, channels).swapaxes(0, 1)
+    by_column = _area_sums(np.ascontiguousarray(turned).reshape(old_columns, rows * channels), columns, most)
+    area = old_rows * old_columns  # of each new pixel, in units of 1 / (rows * columns) of an old one
+    average = ((by_column + area // 2) // area).astype(np.uint8).reshape(columns, rows, channels)
+    return np.ascontiguousarray(average.swapaxes(0, 1))
 
 
 def _whole_areas(square: Pixels, factor: int) -> Pixels:
@@ -285,14 +321,20 @@ def _whole_areas(square: Pixels, factor: int) -> Pixels:
     return average
 
 
-def _area_sums(rows: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.integer]:
-    """Add up `rows` (n, m) over `size` equal stretches of length n, where each row has the length `size`."""
+def _area_sums(rows: npt.NDArray[np.integer], size: int, most: int) -> npt.NDArray[np.integer]:
+    """Add up `rows` (n, m) over `size` equal stretches of length n, where each row has the length `size`.
+
+    No sum is more than `most`.
+    """
     count = len(rows)
-    # From bytes to sums over rows, and from these to sums over areas: at most 255 * count of them, twice.
-    whole = np.int64 if rows.dtype != np.uint8 and 255 * count * count >= 1 << 31 else np.int32
+    whole = np.int64 if most >= 1 << 31 else np.int32
+    sums: npt.NDArray[np.integer]
+    if count == size:
+        sums = np.multiply(rows, count, dtype=whole)
+        return sums
     at, rest = np.divmod(np.arange(size + 1) * count, size)
     first, last, rest = at[:-1], at[1:], rest[:, None].astype(whole)
-    sums: npt.NDArray[np.integer] = np.multiply(rows[first], size - rest[:-1], dtype=whole)
+    sums = np.multiply(rows[first], size - rest[:-1], dtype=whole)
     for step in range(1, int((last - first).max())):
         inside = np.where(first + step < last, size, 0).astype(whole)[:, None]
         sums += np.multiply(rows[np.minimum(first + step, count - 1)], inside, dtype=whole)

@@ -76,6 +76,7 @@ class Manifest:
         damage: what was found damaged when shards made elsewhere were indexed, and is no part of the set, as
             ``{"shard": file, "offset": place, "bytes": lost, "reason": text}``.
         single_class: name of the only folder of images, which is no label, since it tells none from another.
+        remarks: what was noticed while the images were made; see `colours.Remarks`. Empty where there was nothing.
     """
 
     image_size: int | None
@@ -89,12 +90,14 @@ class Manifest:
     keep: KeepList | None = None
     damage: tuple[dict[str, Any], ...] = ()
     single_class: str = ""
+    remarks: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
         content = {"format": FORMAT, **asdict(self)}
-        if not self.single_class:
-            del content["single_class"]
+        for later in ("single_class", "remarks"):  # which older versions do not know
+            if not content[later]:
+                del content[later]
         return json.dumps(content, indent=1) + "\n"
 
     @classmethod

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 from dcgan_dist.config import IMAGE_SIZES, PrepareConfig
 from dcgan_dist.data.cache import cache_directory
+from dcgan_dist.data.colours import Remarks
 from dcgan_dist.data.downloads import download
 from dcgan_dist.data.manifest import Manifest
 from dcgan_dist.data.mending import mend_shards
@@ -21,6 +24,7 @@ from dcgan_dist.parallel import TaskPool
 
 DEFAULT_IMAGE_SIZE = 64
 LISTED = 5
+DARK = 1 << 15  # no 16-bit picture of ordinary light stays below half of its range
 
 
 def prepare(config: PrepareConfig, pool: TaskPool) -> None:
@@ -71,6 +75,8 @@ def _recipe(config: PrepareConfig, source: Source) -> Recipe:
         name=config.name or source.name,
         seed=config.seed,
         count=config.count,
+        fit=config.fit,
+        white_value=config.white_value,
     )
 
 
@@ -92,27 +98,65 @@ def _make(config: PrepareConfig, source: Source, output: str, pool: TaskPool) ->
         manifest = write_shards(source, recipe, output, pool=pool, max_bad=config.max_bad, report=progress)
     finally:
         progress.close()
-    _tell_made(output, manifest, time.monotonic() - start)
+    _tell_made(output, manifest, source, time.monotonic() - start)
 
 
-def _tell_made(output: str, manifest: Manifest, seconds: float) -> None:
-    if manifest.skipped:
-        told = "; ".join(f"{entry['input']!r}: {entry['reason']}" for entry in manifest.skipped[:LISTED])
-        more = len(manifest.skipped) - LISTED
-        rest = f"; {more:,} more in its manifest.json" if more > 0 else ""
-        print(f"left out {len(manifest.skipped):,} inputs ({told}{rest})", file=sys.stderr)
-    names = manifest.classes
-    if all(re.fullmatch("[0-9a-f]{1,2}", name) for name in names) and not all(map(str.isdecimal, names)):
-        print(
-            f"the classes ({', '.join(names[:LISTED])}, …) look like the folders of a hash: --labels none leaves them "
-            "out, --labels first takes the first folder's name",
-            file=sys.stderr,
-        )
+def _tell_made(output: str, manifest: Manifest, source: Source, seconds: float) -> None:
+    for line in _warnings(manifest):
+        print(line, file=sys.stderr)
     side, colour = manifest.image_size, "grey" if manifest.channels == 1 else "colour"
     print(
         f"{output}: {manifest.count:,} {colour} images of {side}x{side}, {len(manifest.classes)} classes, "
-        f"in {len(manifest.shards)} shards, made in {seconds:.1f} s"
+        f"in {len(manifest.shards)} shards, made in {seconds:.1f} s; {_left_out(manifest, source)}; "
+        f"{_cut_off(manifest)}"
     )
+
+
+def _left_out(manifest: Manifest, source: Source) -> str:
+    """Return how many inputs are not in a set, by their reasons."""
+    reasons = Counter(entry["reason"].partition(" (")[0] for entry in manifest.skipped)
+    if source.passed_over:
+        ends = ", ".join(f"{number:,} {end}" for end, number in source.passed_over.most_common(LISTED))
+        reasons[f"no pictures by their names: {ends}"] = source.passed_over.total()
+    parts = [f"{number:,} ({reason})" for reason, number in reasons.most_common(LISTED)]
+    more = reasons.total() - sum(number for _, number in reasons.most_common(LISTED))
+    return f"left out {', '.join(parts) or 'none'}" + (f" and {more:,} more" if more else "")
+
+
+def _cut_off(manifest: Manifest) -> str:
+    """Return how much of the images is not in a set, since it was cut off to make them square."""
+    share = manifest.remarks.get("cut", 0) / 1_000_000 / manifest.count
+    if not share:
+        return "nothing cut off"
+    return f"{share:.1%} of each cut off on average to make it square (--fit pad or stretch keeps all)"
+
+
+def _warnings(manifest: Manifest) -> Iterator[str]:
+    """Return what a person should look at, a line each."""
+    if manifest.skipped:
+        named = "; ".join(f"{entry['input']!r}: {entry['reason']}" for entry in manifest.skipped[:LISTED])
+        more = len(manifest.skipped) - LISTED
+        rest = f"; {more:,} more in its manifest.json" if more > 0 else ""
+        yield f"left out {len(manifest.skipped):,} inputs ({named}{rest})"
+    remarks = Remarks(**manifest.remarks)
+    if remarks.deep and not remarks.over and manifest.made_with.get("white_value") is None and remarks.highest < DARK:
+        bits = remarks.highest.bit_length()
+        yield (
+            f"{remarks.deep:,} images of 16 bits are dark: their highest value is {remarks.highest:,} of 65,535; "
+            f"--white-value {(1 << bits) - 1} makes {(1 << bits) - 1:,} white ({bits} bits)"
+        )
+    if remarks.over:
+        yield (
+            f"{remarks.over:,} images have values above white_value, up to {remarks.highest:,}, which became white too"
+        )
+    if remarks.profiles:
+        yield f"{remarks.profiles:,} images have a colour profile that cannot be used: their colours are taken as sRGB"
+    names = manifest.classes
+    if all(re.fullmatch("[0-9a-f]{1,2}", name) for name in names) and not all(map(str.isdecimal, names)):
+        yield (
+            f"the classes ({', '.join(names[:LISTED])}, …) look like the folders of a hash: --labels none leaves them "
+            "out, --labels first takes the first folder's name"
+        )
 
 
 def _check(location: str, pool: TaskPool) -> None:

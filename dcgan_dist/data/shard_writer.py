@@ -11,12 +11,14 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import IO, Any, Protocol
 
 import numpy as np
 import xxhash
 
-from dcgan_dist.data.images import Encoding, encode
+from dcgan_dist.data.colours import Remarks
+from dcgan_dist.data.images import Encoding, Fitting, Target, encode
 from dcgan_dist.data.manifest import RECORD, Shard
 from dcgan_dist.data.places import Place
 from dcgan_dist.data.sources import Content, Folders, Part
@@ -35,6 +37,8 @@ class Recipe:
         name: first part of the shards' file names.
         seed: of the distribution of the images over the shards.
         count: how many inputs to take, the first ones of the source; None for all.
+        fit: how images are made square; see `images.fit`.
+        white_value: which value of an image of more than 8 bits becomes white; None for 65,535.
     """
 
     image_size: int
@@ -44,28 +48,42 @@ class Recipe:
     name: str = "images"
     seed: int = 0
     count: int | None = None
+    fit: Fitting = "crop"
+    white_value: float | None = None
+
+    @property
+    def target(self) -> Target:
+        """What each image is made into."""
+        return Target(self.image_size, self.channels, self.fit, self.white_value)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An image as a shard stores it.
+
+    Attributes:
+        image: the encoded image.
+        attributes: what is known of it as JSON; empty for nothing.
+        remarks: what was noticed when it was made.
+    """
+
+    image: bytes
+    attributes: bytes = b""
+    remarks: Remarks = Remarks()  # noqa: RUF009 it is immutable
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image as a shard stores it.
-
-    Attributes:
-        number: of the input in its source; the sample's key.
-        label: of its class, -1 for none.
-        image: the encoded image.
-        attributes: what is known of it as JSON; empty for nothing.
-    """
+    """An image with its number in its source, which is the sample's key, and its class, -1 for none."""
 
     number: int
     label: int
-    image: bytes
-    attributes: bytes
+    encoded: Encoded
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An input that is in no shard, and why; a bad one could not be read, others are left out on purpose."""
+    """An input that is in no shard, and why; a bad one may have been an image, others are none."""
 
     name: str
     reason: str
@@ -98,22 +116,22 @@ class PartSamples:
                 yield Skipped(item.name, item.reason, is_bad=False)
                 continue
             try:
-                image, attributes = encoded(item.content, self.recipe)
+                made = encoded(item.content, self.recipe)
             except DataError as error:
                 yield Skipped(item.name, str(error), is_bad=True)
             else:
-                yield Sample(number, self.labels[item.folders], image, attributes)
+                yield Sample(number, self.labels[item.folders], made)
 
 
-def encoded(content: Content, recipe: Recipe) -> tuple[bytes, bytes]:
-    """Return an image as a shard stores it, and its attributes as JSON, empty where it has none.
+def encoded(content: Content, recipe: Recipe) -> Encoded:
+    """Return an image as a shard stores it.
 
     Raises:
         DataError: it cannot be decoded.
     """
-    image, attributes = content.picture(recipe.image_size, recipe.channels)
-    told = b"" if attributes is None else json.dumps(attributes, separators=(",", ":")).encode()
-    return encode(image, recipe.encoding), told
+    image, attributes, remarks = content.picture(recipe.target)
+    known = b"" if attributes is None else json.dumps(attributes, separators=(",", ":")).encode()
+    return Encoded(encode(image, recipe.encoding), known, remarks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +141,15 @@ class Finished:
     Attributes:
         shard: what the manifest says of it; None where none of its inputs could be read.
         skipped: the inputs that are not in it.
-        bad: how many of them could not be read.
+        bad: how many of them may have been images.
+        remarks: what was noticed of those that are in it.
         is_new: whether this run has made it, or a former one.
     """
 
     shard: Shard | None
     skipped: tuple[dict[str, str], ...] = ()
     bad: int = 0
+    remarks: Remarks = Remarks()  # noqa: RUF009 it is immutable
     is_new: bool = True
 
     @property
@@ -139,7 +159,8 @@ class Finished:
 
     def to_json(self) -> str:
         """Return the text of its record."""
-        told = json.dumps({"shard": self.shard and asdict(self.shard), "skipped": self.skipped, "bad": self.bad})
+        content = {"skipped": self.skipped, "bad": self.bad, "remarks": asdict(self.remarks)}
+        told = json.dumps({"shard": self.shard and asdict(self.shard), **content})
         return json.dumps({"finished": told, "digest": xxhash.xxh3_64_hexdigest(told.encode())}) + "\n"
 
     @classmethod
@@ -154,7 +175,8 @@ class Finished:
             raise ValueError("its digest differs")
         content = json.loads(record["finished"])
         shard = None if content["shard"] is None else Shard(**content["shard"])
-        return cls(shard=shard, skipped=tuple(content["skipped"]), bad=content["bad"], is_new=False)
+        remarks = Remarks(**content["remarks"])
+        return cls(shard=shard, skipped=tuple(content["skipped"]), bad=content["bad"], remarks=remarks, is_new=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,18 +236,18 @@ def _write(task: ShardTask) -> Finished:
     rows: list[tuple[int, int, int, int, int, int]] = []
     skipped: list[Skipped] = []
     tar_name, index_name = f"{task.name}.tar", f"{task.name}.index"
-    shard = None
+    shard, remarks = None, Remarks()
     samples = task.samples.read()
     first = _first_sample(samples, skipped)
     if first is not None:
         with task.place.new(tar_name) as file:
             tar = TarWriter(file)
-            rows.append(tar.add(first, task.encoding))
-            for sample in samples:
+            for sample in chain([first], samples):
                 if isinstance(sample, Skipped):
                     skipped.append(sample)
                 else:
                     rows.append(tar.add(sample, task.encoding))
+                    remarks += sample.encoded.remarks
             tar.finish()
         index = np.array(rows, dtype=RECORD).tobytes()
         with task.place.new(index_name) as file:
@@ -239,7 +261,7 @@ def _write(task: ShardTask) -> Finished:
             index_digest=xxhash.xxh3_64_hexdigest(index),
         )
     bad = sum(entry.is_bad for entry in skipped)
-    finished = Finished(shard=shard, skipped=tuple(entry.entry() for entry in skipped), bad=bad)
+    finished = Finished(shard=shard, skipped=tuple(entry.entry() for entry in skipped), bad=bad, remarks=remarks)
     with task.place.new(record_name(task.name)) as file:
         file.write(finished.to_json().encode())
     return finished
@@ -284,7 +306,7 @@ class TarWriter:
 
     def add(self, sample: Sample, encoding: str) -> tuple[int, int, int, int, int, int]:
         """Add a sample and return its `manifest.RECORD`."""
-        key, image, attributes = f"{sample.number:09d}", sample.image, sample.attributes
+        key, image, attributes = f"{sample.number:09d}", sample.encoded.image, sample.encoded.attributes
         offset = self.position + tarfile.BLOCKSIZE
         pieces = [tar_header(f"{key}.{encoding}", len(image)), image, _padding(image)]
         if sample.label >= 0:

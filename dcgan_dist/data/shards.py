@@ -24,6 +24,7 @@ from typing import Any
 import xxhash
 
 from dcgan_dist.data.cache import cache_directory
+from dcgan_dist.data.colours import Remarks
 from dcgan_dist.data.images import JPEG_QUALITY
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
 from dcgan_dist.data.places import PART, LocalPlace, Place, RemotePlace, is_hidden, place_of, sync_folder
@@ -53,6 +54,8 @@ many of the images a former run had done."""
 SETTINGS_NAME = "settings.json"
 # Raised when what is written for the same recipe changes.
 _REVISION = 2
+# Settings that older sets do not name, and what they were made with.
+_LATER = {"fit": "crop", "white_value": None}
 _FILLING = 0.1  # share of the work that filling shards from a spool is
 
 
@@ -61,7 +64,7 @@ def made_with(source: Source, recipe: Recipe) -> dict[str, Any]:
     settings: dict[str, Any] = {"revision": _REVISION, "source": source.name, **source.identity}
     if source.only:
         settings["only"] = ",".join(sorted(source.only))
-    settings |= asdict(recipe)
+    settings |= {key: value for key, value in asdict(recipe).items() if key not in _LATER or value != _LATER[key]}
     settings["count"] = source.count if recipe.count is None else recipe.count
     if recipe.encoding == "jpg":
         settings["jpeg_quality"] = JPEG_QUALITY
@@ -374,6 +377,7 @@ class _Job:
         self._shards: list[Shard] = []
         self._skipped: list[dict[str, str]] = []
         self._done = self._found = self._bad = 0
+        self._remarks = Remarks()
 
     def run(self, pool: TaskPool, settings: dict[str, Any]) -> Manifest:
         """Make what is not there yet, and return the manifest of the whole."""
@@ -397,6 +401,7 @@ class _Job:
             made_with=settings,
             skipped=tuple(self._skipped),
             single_class="" if classes else single_class_of(folders),
+            remarks={} if self._remarks == Remarks() else asdict(self._remarks),
         )
 
     def _from_parts(self, parts: Sequence[Part], pool: TaskPool) -> tuple[tuple[str, ...], Collection[Folders]]:
@@ -415,6 +420,7 @@ class _Job:
                 self._shards += [] if finished.shard is None else [finished.shard]
                 self._skipped += finished.skipped
                 self._bad += finished.bad
+                self._remarks += finished.remarks
                 self._done += finished.samples
                 self._found += 0 if finished.is_new else finished.samples
                 self._check_bad(total)
@@ -439,7 +445,7 @@ class _Job:
         if recipe.count is not None and spool.inputs < recipe.count:
             raise _too_few(source, spool.inputs, recipe.count)
         self._done, self._found, self._bad = len(spool.numbers), spool.found, spool.bad
-        self._skipped = spool.skipped
+        self._skipped, self._remarks = spool.skipped, spool.remarks
         self._check_bad(self._done + self._bad)
         classes, shards = spool.cut(source, recipe)
         # The spool is on this host, so what copies from it is as well.

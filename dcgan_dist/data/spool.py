@@ -15,7 +15,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.data.shard_writer import Recipe, Sample, Skipped, encoded
+from dcgan_dist.data.colours import Remarks
+from dcgan_dist.data.shard_writer import Encoded, Recipe, Sample, Skipped, encoded
 from dcgan_dist.data.sources import Content, EncodedImage, Folders, Item, Source, classes_of
 from dcgan_dist.errors import DataError
 from dcgan_dist.parallel import TaskPool
@@ -53,7 +54,8 @@ class Spool:
         places: of each image's folders in `folders`.
         folders: all folders, in the order in which they were met.
         skipped: the inputs that are not in it.
-        bad: how many of them could not be read.
+        bad: how many of them may have been images.
+        remarks: what was noticed of the images.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class Spool:
     folders: dict[Folders, int] = field(default_factory=dict)
     skipped: list[dict[str, str]] = field(default_factory=list)
     bad: int = 0
+    remarks: Remarks = Remarks()  # noqa: RUF009 it is immutable
 
     def cut(self, source: Source, recipe: Recipe) -> tuple[tuple[str, ...], Iterator[SpoolSamples]]:
         """Return the names of the classes, and what goes into each shard."""
@@ -88,6 +91,7 @@ class Spool:
 
     def add(self, block: dict[str, Any]) -> None:
         """Add what a line of the journal says."""
+        self.remarks += Remarks(**block["remarks"])
         self.inputs += block["inputs"]
         for number, size, json_size, place in block["rows"]:
             self.numbers.append(number)
@@ -118,7 +122,7 @@ class SpoolSamples:
         with self.path.open("rb") as file:
             for number, offset, size, json_size, label in self.rows.tolist():
                 content = os.pread(file.fileno(), size + json_size, offset)
-                yield Sample(number, label, content[:size], content[size:])
+                yield Sample(number, label, Encoded(content[:size], content[size:]))
 
 
 def _order(numbers: array[int], seed: int) -> npt.NDArray[np.intp]:
@@ -180,7 +184,7 @@ def _resume(folder: Path) -> tuple[Spool, int]:
                     break
                 spool.add(block)
                 length, position = length + len(line), stop
-    except (FileNotFoundError, ValueError):  # no file yet, or an empty one, which cannot be mapped
+    except (FileNotFoundError, ValueError, KeyError):  # no file yet; an empty one, which cannot be mapped; an older one
         pass
     spool.found = len(spool.numbers)
     return spool, length
@@ -199,17 +203,19 @@ class _BlockWriter:
         self._rows: list[tuple[int, int, int, int]] = []
         self._folders: dict[Folders, int] = {}
         self._skipped: list[Skipped] = []
+        self._remarks = Remarks()
 
     @property
     def is_full(self) -> bool:
         return self._inputs >= _BLOCK_ITEMS or self._bytes >= _BLOCK_BYTES
 
-    def add(self, number: int, item: Item, result: tuple[bytes, bytes] | Skipped) -> None:
+    def add(self, number: int, item: Item, result: Encoded | Skipped) -> None:
         self._inputs += 1
         if isinstance(result, Skipped):
             self._skipped.append(result)
             return
-        image, attributes = result
+        image, attributes = result.image, result.attributes
+        self._remarks += result.remarks
         known = self._spool.folders
         if item.folders not in known:
             self._folders.setdefault(item.folders, len(known) + len(self._folders))
@@ -226,6 +232,7 @@ class _BlockWriter:
             "folders": list(self._folders),
             "skipped": [entry.entry() for entry in self._skipped],
             "bad": sum(entry.is_bad for entry in self._skipped),
+            "remarks": asdict(self._remarks),
             "digest": xxhash.xxh3_64_hexdigest(content),
             "end": is_end,
         }
@@ -245,7 +252,7 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
 
 def _encoded(
     items: Iterator[Item], recipe: Recipe, pool: TaskPool, first: int
-) -> Generator[tuple[int, Item, tuple[bytes, bytes] | Skipped]]:
+) -> Generator[tuple[int, Item, Encoded | Skipped]]:
     """Return the inputs from number `first` on with what became of each, in order."""
     waiting: deque[list[Item]] = deque()
 
@@ -285,16 +292,16 @@ _SENT = EncodedImage(b"")
 
 def _without_content(item: Item) -> Item:
     """Return an item that no longer holds what has been sent to a worker."""
-    return item if item.content is None else Item(item.name, item.folders, _SENT, item.share, item.reason)
+    return item if item.content is None else replace(item, content=_SENT)
 
 
-def _encode_all(task: tuple[list[Content], Recipe]) -> list[tuple[bytes, bytes] | str]:
-    """Return each image encoded with its attributes, or why it cannot be read."""
+def _encode_all(task: tuple[list[Content], Recipe]) -> list[Encoded | str]:
+    """Return each image encoded, or why it cannot be read."""
     contents, recipe = task
     return [_encode(content, recipe) for content in contents]
 
 
-def _encode(content: Content, recipe: Recipe) -> tuple[bytes, bytes] | str:
+def _encode(content: Content, recipe: Recipe) -> Encoded | str:
     try:
         return encoded(content, recipe)
     except DataError as error:

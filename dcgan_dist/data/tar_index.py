@@ -24,6 +24,12 @@ from dcgan_dist.errors import DataError
 BLOCK = 512
 
 _ZEROS = bytes(BLOCK)
+_COMPRESSED = {  # how a compressed file begins: its format, and what undoes it
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+}
 _CHUNK = 1 << 20  # a multiple of a block
 _DIGESTED = 1 << 18  # bytes read at a time, few enough to stay in a core's cache
 _OCTAL = 8 ** np.arange(5, -1, -1, dtype=np.int32)
@@ -171,6 +177,12 @@ class _Walk:
             check_header(header, position)
             return self._read(header)
         except _Damaged as error:
+            way = next((way for magic, way in _COMPRESSED.items() if header.startswith(magic)), None)
+            if position == 0 and way is not None:
+                self.ended = True
+                return Fault(
+                    0, len(archive), f"is compressed ({way[0]})", f"run `{way[1]}` on it, and name what that makes"
+                )
             return self._skip(str(error), position + BLOCK)
 
     def _skip(self, reason: str, start: int) -> Fault:

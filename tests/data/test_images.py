@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image
 
 from dcgan_dist.data import images
 from dcgan_dist.data.images import decode, decode_stored, encode, fit
@@ -107,7 +107,8 @@ def photograph(rows: int, columns: int) -> np.ndarray:
 def test_a_jpeg_decoded_small_is_close_to_one_decoded_whole(rows, columns, subsampling):
     content = saved(Image.fromarray(photograph(rows, columns)), "JPEG", quality=85, subsampling=subsampling)
     for channels in (1, 3):
-        slow, fast = fit(decode(content, channels), 64, channels), images.decode_fitted(content, 64, channels)
+        slow = fit(decode(content, channels), 64, channels)
+        fast, _ = images.decode_fitted(content, images.Target(64, channels))
         assert fast.shape == slow.shape
         assert np.abs(fast.astype(int) - slow).mean() < 1
         if min(rows, columns) < 256:
@@ -203,7 +204,7 @@ def test_an_upright_jpeg_with_exif_is_decoded_the_fast_way(monkeypatch):
     assert b"Exif" in content
     expected = fit(np.asarray(Image.open(io.BytesIO(content))), 64, 3)
     monkeypatch.setattr(images.ImageOps, "exif_transpose", None)
-    assert np.abs(images.decode_fitted(content, 64).astype(int) - expected).mean() < 1
+    assert np.abs(images.decode_fitted(content, images.Target(64))[0].astype(int) - expected).mean() < 1
 
 
 def test_an_orientation_in_xmp_is_applied_too():
@@ -295,31 +296,36 @@ def test_what_photographs_come_as_besides_is_read(kind):
     assert np.abs(decode(content).astype(int) - image).mean() < 12
 
 
-def wide_gamut() -> bytes:
-    """A profile of a display with other primaries than sRGB's: sRGB's own, with red and green exchanged."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"sRGB", b"mine"))
-    text = bytes(profile)
-    for _ in range(text.count("sRGB".encode("utf-16-be"))):
-        text = text.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
-    return text.replace(b"rXYZ", b"?XYZ", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"?XYZ", b"gXYZ", 1)
+@pytest.mark.parametrize(("rows", "columns"), [(60, 200), (200, 60), (37, 12), (10, 40), (9, 7), (64, 64), (3, 100)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_stretched_and_padded_images_average_over_areas_and_are_enlarged_as_pillow_does(rows, columns, channels):
+    image = photograph(rows, columns)
+    wanted = image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
+
+    def areas(size, count):
+        """What each of `size` new pixels takes of each of `count` old ones."""
+        at, old = np.arange(size)[:, None] * count / size, np.arange(count)[None]
+        return np.clip(np.minimum(at + count / size, old + 1) - np.maximum(at, old), 0, 1) * size / count
+
+    def expected(height, width):
+        by_row, by_column = areas(min(height, rows), rows), areas(min(width, columns), columns)
+        small = np.floor(np.einsum("ri,ijc,sj->rsc", by_row, wanted, by_column) + 0.5 + 1e-9).astype(np.uint8)
+        whole = Image.fromarray(small if channels == 3 else small[..., 0])
+        return np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, channels)
+
+    np.testing.assert_array_equal(fit(image, 16, channels, "stretch"), expected(16, 16))
+    padded = fit(image, 16, channels, "pad")
+    height = max(1, round(16 * rows / max(rows, columns)))
+    width = max(1, round(16 * columns / max(rows, columns)))
+    top, left = (16 - height) // 2, (16 - width) // 2
+    framed = np.zeros_like(padded)
+    framed[top : top + height, left : left + width] = expected(height, width)
+    np.testing.assert_array_equal(padded, framed)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_colours_of_another_profile_become_srgb(kind):
-    red = Image.new("RGB", (32, 32), (220, 30, 30))
-    plain, profiled = saved(red, kind), saved(red, kind, icc_profile=wide_gamut())
-    before, after = decode(plain)[16, 16].astype(int), decode(profiled)[16, 16].astype(int)
-    assert before[0] > before[1] + 100
-    assert after[1] > after[0] + 100  # what it calls red is green
-
-
-@pytest.mark.parametrize("profile", [b"x" * 200, wide_gamut()[:90]], ids=["text", "cut short"])
-def test_a_damaged_profile_is_as_none(profile):
-    image = Image.fromarray(photograph(32, 32))
-    np.testing.assert_array_equal(decode(saved(image, "PNG", icc_profile=profile)), np.asarray(image))
-
-
-def test_a_large_profile_in_a_png_does_not_make_it_unreadable():
-    image = Image.fromarray(photograph(32, 32))
-    content = saved(image, "PNG", icc_profile=bytes(3 << 20))
-    np.testing.assert_array_equal(decode(content), np.asarray(image))
+def test_a_share_is_cut_off_by_cropping_alone():
+    image = noise(60, 200, 3)
+    assert images.cut_off(image, "crop") == 700_000
+    assert images.cut_off(image, "pad") == images.cut_off(image, "stretch") == 0
+    _, remarks = images.decode_fitted(saved(Image.fromarray(image), "JPEG"), images.Target(16))
+    assert remarks.cut == 700_000

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_dist.data.sources import CIFAR10_CLASSES, classes_of, open_source, read_cifar_batch, room_source
+from dcgan_dist.data.images import Target
+from dcgan_dist.data.sources import (
+    CIFAR10_CLASSES,
+    EncodedImage,
+    Unreadable,
+    classes_of,
+    open_source,
+    read_cifar_batch,
+    room_source,
+)
 from dcgan_dist.errors import DataError
 
 
@@ -52,7 +61,7 @@ def make(place: Path, files: dict[str, bytes]) -> Path:
 
 
 def values(source) -> list[int]:
-    return [int(item.content.picture(4, 3)[0][0, 0, 0]) for item in source.items() if item.content is not None]
+    return [int(item.content.picture(Target(4, 3))[0][0, 0, 0]) for item in source.items() if item.content is not None]
 
 
 @pytest.mark.parametrize("name", ["folder", "a.zip", "a.tar", "a.tar.gz", "a.tgz"])
@@ -103,8 +112,8 @@ def test_archive_members_that_are_no_plain_files_inside_are_left_out_and_told(tm
             archive.addfile(entry, io.BytesIO(png(7)))
     before = sorted(tmp_path.rglob("*"))
     items = list(open_source("folder", tmp_path / "evil.tar").items())
-    assert [item.name for item in items if item.content is not None] == ["good.png"]
-    reasons = [item.reason for item in items if item.content is None]
+    assert [item.name for item in items if isinstance(item.content, EncodedImage)] == ["good.png"]
+    reasons = [item.content.reason for item in items if isinstance(item.content, Unreadable)]
     assert [reason.split()[-1] for reason in reasons] == ["archive", "archive", "archive", "link", "link", "file"]
     assert sorted(tmp_path.rglob("*")) == before  # nothing is extracted
 
@@ -115,7 +124,7 @@ def test_archive_members_that_are_no_plain_files_inside_are_left_out_and_told(tm
         archive.writestr(link, "/etc/passwd")
         archive.writestr("good.png", png(7))
     items = list(open_source("folder", tmp_path / "evil.zip").items())
-    assert [(item.name, item.content is None) for item in items] == [
+    assert [(item.name, isinstance(item.content, Unreadable)) for item in items] == [
         ("../up.png", True),
         ("link.png", True),
         ("good.png", False),
@@ -150,8 +159,8 @@ def test_a_damaged_zip_member_is_one_bad_input(tmp_path):
     items = list(open_source("folder", whole).items())
     assert len(items) == 3
     with pytest.raises(DataError, match="CRC"):
-        items[1].content.picture(4, 3)
-    assert items[2].content.picture(4, 3)[0][0, 0, 0] == 3
+        items[1].content.picture(Target(4, 3))
+    assert items[2].content.picture(Target(4, 3))[0][0, 0, 0] == 3
 
 
 def test_a_large_compressed_archive_is_read_once_and_in_bounded_memory(tmp_path):
@@ -273,7 +282,7 @@ def test_cifar_is_read_as_it_is_distributed(tmp_path, form):
         files[key] = pickle.dumps(pickle.loads(files[key]), 4)
     place = make(tmp_path / f"cifar.{form}" if form != "folder" else tmp_path / "cifar", files)
     items = list(open_source("cifar10", place).items())
-    np.testing.assert_array_equal([item.content.picture(32, 3)[0] for item in items], np.concatenate(expected))
+    np.testing.assert_array_equal([item.content.picture(Target(32, 3))[0] for item in items], np.concatenate(expected))
     assert items[1].folders == ("automobile",)
     held_out = list(open_source("cifar10", place, split="test").items())
     np.testing.assert_array_equal([item.content.values for item in held_out], test.transpose(0, 2, 3, 1))
@@ -303,7 +312,7 @@ def test_mnist_is_read(tmp_path, end):
     source = open_source("mnist", tmp_path)
     assert (source.image_size, source.channels, source.count) == (28, 1, 1503)
     items = list(source.items())
-    np.testing.assert_array_equal([item.content.picture(28, 1)[0][..., 0] for item in items], images)
+    np.testing.assert_array_equal([item.content.picture(Target(28, 1))[0][..., 0] for item in items], images)
     assert [item.folders for item in items] == [(str(label),) for label in labels]
     assert len(list(open_source("mnist", tmp_path, split="test").items())) == 4
     assert len(list(open_source("mnist", tmp_path, only=("3", "4")).items())) == 300
@@ -364,7 +373,7 @@ def test_what_is_no_archive_is_refused(tmp_path, name):
 def test_real_archives_are_read(kind, name, classes):
     source = open_source(kind, Path(os.environ["DCGAN_DIST_DATA"], name))
     for item, _ in zip(source.items(), range(20), strict=False):
-        image, _ = item.content.picture(32, source.channels)
+        image = item.content.picture(Target(32, source.channels))[0]
         assert image.std() > 5
         assert item.folders[-1]
     first = next(iter(source.items()))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dcgan_dist.data.images import Target
 from dcgan_dist.data.sources import open_source
 from dcgan_dist.errors import DataError
 
@@ -49,7 +50,7 @@ def test_all_values_are_read_in_the_order_of_keys_whatever_their_format(bedroom)
     assert [item.name.encode() for item in items] == keys(101)
     assert {item.folders for item in items} == set(source.places()) == {("bedroom",)}
     for number, item in enumerate(items):
-        assert np.abs(item.content.picture(8, 3)[0].astype(int) - number).max() <= 1
+        assert np.abs(item.content.picture(Target(8, 3))[0].astype(int) - number).max() <= 1
     assert items[-1].share == 1
     assert {path.name for path in bedroom.iterdir()} <= {"data.mdb", "lock.mdb"}
 
@@ -102,7 +103,7 @@ def test_values_that_are_no_images_are_bad_inputs_with_the_names_of_their_keys(t
     bad = {}
     for item in items:
         try:
-            item.content.picture(8, 3)
+            item.content.picture(Target(8, 3))
         except DataError as error:
             bad[item.name] = str(error)
     assert bad.keys() == {"b", "c", "d"}
@@ -117,7 +118,7 @@ def test_a_pickle_as_value_is_not_unpickled(tmp_path):
 
     (item,) = open_source("lsun", make(tmp_path / "x_lmdb", {b"k": pickle.dumps(Payload())})).items()
     with pytest.raises(DataError, match="no readable image"):
-        item.content.picture(8, 3)
+        item.content.picture(Target(8, 3))
     assert not (tmp_path / "here").exists()
 
 

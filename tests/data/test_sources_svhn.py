@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from dcgan_dist.data.images import Target
 from dcgan_dist.data.sources import classes_of, open_source
 from dcgan_dist.errors import DataError
 
@@ -23,7 +24,9 @@ def test_digits_are_read_and_ten_is_zero(tmp_path, compressed):
     source = open_source("svhn", tmp_path)
     assert (source.image_size, source.channels, source.count) == (32, 3, 25)
     items = list(source.items())
-    np.testing.assert_array_equal([item.content.picture(32, 3)[0] for item in items], images.transpose(3, 0, 1, 2))
+    np.testing.assert_array_equal(
+        [item.content.picture(Target(32, 3))[0] for item in items], images.transpose(3, 0, 1, 2)
+    )
     assert [item.folders for item in items] == [(str(label % 10),) for label in labels.ravel()]
     classes, numbers = classes_of({item.folders for item in items}, source.classes)
     assert classes == tuple("0123456789")

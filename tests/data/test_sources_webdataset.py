@@ -10,6 +10,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from dcgan_dist.data.images import Target
 from dcgan_dist.data.shards import Recipe, write_shards
 from dcgan_dist.data.sources import classes_of, open_source
 from dcgan_dist.errors import DataError
@@ -31,7 +32,7 @@ def tar(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def values(source) -> list[int]:
-    return [int(item.content.picture(4, 3)[0][0, 0, 0]) for item in source.items()]
+    return [int(item.content.picture(Target(4, 3))[0][0, 0, 0]) for item in source.items()]
 
 
 def test_what_webdataset_writes_is_read_with_its_labels(tmp_path):
@@ -89,7 +90,7 @@ def test_a_sample_that_is_no_use_is_one_bad_input(tmp_path):
     reasons = []
     for item in open_source("webdataset", tar(tmp_path / "a.tar", members)).items():
         try:
-            reasons.append(int(item.content.picture(4, 3)[0][0, 0, 0]))
+            reasons.append(int(item.content.picture(Target(4, 3))[0][0, 0, 0]))
         except DataError as error:
             reasons.append(str(error).split()[-1])
     assert len(reasons) == 5
@@ -98,7 +99,7 @@ def test_a_sample_that_is_no_use_is_one_bad_input(tmp_path):
 
 
 def read(items) -> list[tuple[str, int]]:
-    return [(item.name.split()[-1], int(item.content.picture(4, 3)[0][0, 0, 0])) for item in items]
+    return [(item.name.split()[-1], int(item.content.picture(Target(4, 3))[0][0, 0, 0])) for item in items]
 
 
 def test_the_plain_extension_is_the_image_and_a_setting_says_otherwise(tmp_path):
@@ -167,8 +168,8 @@ def test_an_image_bomb_in_a_tar_is_one_bad_input(tmp_path):
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2
     first, second = open_source("webdataset", tar(tmp_path / "a.tar", {"1.png": bytes(bomb), "2.png": png(2)})).items()
     with pytest.raises(DataError):
-        first.content.picture(4, 3)
-    assert second.content.picture(4, 3)[0][0, 0, 0] == 2
+        first.content.picture(Target(4, 3))
+    assert second.content.picture(Target(4, 3))[0][0, 0, 0] == 2
 
 
 def test_damage_is_an_error_not_fewer_images(tmp_path):

@@ -1,7 +1,7 @@
 """Reading the files of folders and archives, safely.
 
 Archives are read as streams, each byte once, in bounded memory, and never extracted; names that lead out of one, links
-and devices are left out.
+and devices count as unreadable.
 """
 
 from __future__ import annotations
@@ -15,29 +15,39 @@ import tarfile
 import zipfile
 import zlib
 from bz2 import BZ2File
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import xxhash
 
 from dcgan_dist.data.images import NO_IMAGES, SUFFIXES, looks_like_image
 from dcgan_dist.data.places import is_hidden
-from dcgan_dist.data.sources.base import Content, EncodedImage, Folders, Item, Unreadable
+from dcgan_dist.data.sources.base import EncodedImage, Folders, Item, Unreadable
 from dcgan_dist.data.sources.remote_files import RemoteFile
 from dcgan_dist.errors import DataError, Unreachable
 
 MAX_FILE_BYTES = 1 << 28  # of one encoded image or batch
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVE_ERRORS = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError)
 
+_ZIP, _COMPRESSED = (b"PK\3\4", b"PK\5\6"), (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
+_TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
+_OTHER_ARCHIVES = {
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"\x04\x22\x4d\x18": "compressed with lz4",
+}
 _READERS = 8
 _FILES_AT_A_TIME = 4096
 _LOOP = "it is a link back to a folder that it is in"
 _NO_PICTURE = "it is no picture"
 _OUTSIDE, _LINK, _NO_FILE = "its name points out of the archive", "it is a link", "it is no plain file"
+_ENCRYPTED, _PASSWORD = 1, "it has a password: extract the zip, and name the folder"
 
 Wanted = Callable[[Folders], bool]
 """Whether the file of this path in a folder or archive is to be read."""
@@ -52,15 +62,13 @@ class Member:
         path: its parts.
         share: how much of the folder or archive has been read with it.
         content: its bytes.
-        left_out: why it is none to read.
-        unreadable: why it could not be read.
+        unreadable: why they were not read.
     """
 
     name: str
     path: Folders
     share: float
     content: bytes = b""
-    left_out: str = ""
     unreadable: str = ""
 
 
@@ -117,14 +125,16 @@ def _tar_members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
                     if entry.isdir():
                         continue
                     if parts is None:
-                        yield Member(name, (), share, left_out=_OUTSIDE)
+                        yield Member(name, (), share, unreadable=_OUTSIDE)
+                    elif not wanted(parts):
+                        continue
                     elif entry.islnk() or entry.issym():
-                        yield Member(name, parts, share, left_out=_LINK)
+                        yield Member(name, parts, share, unreadable=_LINK)
                     elif not entry.isreg() or entry.issparse():
-                        yield Member(name, parts, share, left_out=_NO_FILE)
-                    elif wanted(parts) and entry.size > MAX_FILE_BYTES:
+                        yield Member(name, parts, share, unreadable=_NO_FILE)
+                    elif entry.size > MAX_FILE_BYTES:
                         yield Member(name, parts, share, unreadable=too_large(entry.size))
-                    elif wanted(parts):
+                    else:
                         content = archive.extractfile(entry)
                         yield Member(name, parts, share, content.read() if content is not None else b"")
                 is_whole = stream.has_end_mark(archive.offset)
@@ -178,12 +188,16 @@ def _zip_members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
                 name, parts, share = entry.filename, _safe_path(entry.filename), number / len(entries)
                 mode = entry.external_attr >> 16
                 if parts is None:
-                    yield Member(name, (), share, left_out=_OUTSIDE)
+                    yield Member(name, (), share, unreadable=_OUTSIDE)
+                elif not wanted(parts):
+                    continue
                 elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                    yield Member(name, parts, share, left_out=_LINK if stat.S_ISLNK(mode) else _NO_FILE)
-                elif wanted(parts) and entry.file_size > MAX_FILE_BYTES:
+                    yield Member(name, parts, share, unreadable=_LINK if stat.S_ISLNK(mode) else _NO_FILE)
+                elif entry.flag_bits & _ENCRYPTED:
+                    yield Member(name, parts, share, unreadable=_PASSWORD)
+                elif entry.file_size > MAX_FILE_BYTES:
                     yield Member(name, parts, share, unreadable=too_large(entry.file_size))
-                elif wanted(parts):
+                else:
                     yield _zip_member(archive, entry, parts, share)
     except Unreachable:
         raise
@@ -196,14 +210,16 @@ def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, parts: Folders
         return Member(entry.filename, parts, share, archive.read(entry))
     except Unreachable:
         raise
-    # RuntimeError: it has a password; NotImplementedError: a compression that Python does not know.
-    except (*ARCHIVE_ERRORS, RuntimeError, NotImplementedError) as error:
+    except NotImplementedError:
+        reason = f"it is compressed in a way (method {entry.compress_type}) that is not known here: extract the zip"
+        return Member(entry.filename, parts, share, unreadable=reason)
+    except ARCHIVE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return Member(entry.filename, parts, share, unreadable=reason)
 
 
 def _folder_files(folder: Path) -> Iterator[tuple[Path, tuple[str, ...], str]]:
-    """Walk a folder in the order of names: each file, its path below the folder, and why it is left out."""
+    """Walk a folder in the order of names: each file, its path below the folder, and why it is not to be read."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}") from error
@@ -226,30 +242,30 @@ def _folder_files(folder: Path) -> Iterator[tuple[Path, tuple[str, ...], str]]:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file below a folder: its path there, and why it is none to read."""
+    """A file below a folder: its path there, and why it is not to be read."""
 
     path: Folders
-    left_out: str = ""
+    unreadable: str = ""
 
 
 def files_of(folder: Path, wanted: Wanted) -> list[File]:
-    """Return the wanted files below a folder in the order of names, and what is left out.
+    """Return the wanted files below a folder in the order of names, and what is not to be read.
 
     Raises:
         DataError: a folder cannot be listed.
     """
-    return [File(parts, left_out) for _, parts, left_out in _folder_files(folder) if left_out or wanted(parts)]
+    return [File(parts, unreadable) for _, parts, unreadable in _folder_files(folder) if unreadable or wanted(parts)]
 
 
 def read_file(folder: Path, file: File, share: float) -> Member:
     """Read one of the files that `files_of` found."""
     path, name, parts = folder.joinpath(*file.path), "/".join(file.path), file.path
-    if file.left_out:
-        return Member(name, parts, share, left_out=file.left_out)
+    if file.unreadable:
+        return Member(name, parts, share, unreadable=file.unreadable)
     try:
         kind = path.stat()
         if not stat.S_ISREG(kind.st_mode):
-            return Member(name, parts, share, left_out=_NO_FILE)
+            return Member(name, parts, share, unreadable=_NO_FILE)
         if kind.st_size > MAX_FILE_BYTES:
             return Member(name, parts, share, unreadable=too_large(kind.st_size))
         return Member(name, parts, share, path.read_bytes())
@@ -276,7 +292,26 @@ def members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
     """
     if isinstance(path, Path) and path.is_dir():
         return _folder_members(path, wanted)
-    return _zip_members(path, wanted) if has_suffix(path, (".zip",)) else _tar_members(path, wanted)
+    return _zip_members(path, wanted) if archive_kind(path) == "zip" else _tar_members(path, wanted)
+
+
+def archive_kind(path: Path | RemoteFile) -> Literal["zip", "tar"] | None:
+    """Return what an archive is by its first bytes, whatever its name; of other bytes, by its name, None for neither.
+
+    Raises:
+        DataError: it is an archive of a kind that is not read.
+        OSError: it cannot be read.
+    """
+    with _open(path) as file:
+        start = file.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
+    for magic, kind in _OTHER_ARCHIVES.items():
+        if start.startswith(magic):
+            raise DataError(f"input {str(path)!r} is {kind}, which is not read: extract it, and name the folder")
+    if start.startswith(_COMPRESSED) or start[_TAR_MAGIC_AT:] == _TAR_MAGIC:
+        return "tar"
+    if start.startswith(_ZIP):
+        return "zip"
+    return "zip" if has_suffix(path, (".zip",)) else "tar" if has_suffix(path, ARCHIVES) else None
 
 
 def identity_of(path: Path | RemoteFile) -> dict[str, str | int]:
@@ -315,15 +350,37 @@ def is_image(path: Folders, only: Collection[str]) -> bool:
 
     What it is, its content tells; a name only tells what is something else for sure.
     """
+    return _is_asked_for(path, only) and not path[-1].lower().endswith(NO_IMAGES)
+
+
+def _is_asked_for(path: Folders, only: Collection[str]) -> bool:
     hidden = any(is_hidden(part) or part == "__MACOSX" for part in path)
-    is_asked_for = not only or not set(only).isdisjoint(path[:-1])
-    return is_asked_for and not hidden and not path[-1].lower().endswith(NO_IMAGES)
+    return not hidden and (not only or not set(only).isdisjoint(path[:-1]))
+
+
+class ImageFilter:
+    """Tells which files `is_image`; `passed` counts the others that are asked for, by the ends of their names."""
+
+    def __init__(self, only: Collection[str]) -> None:
+        self._only = only
+        self.passed: Counter[str] = Counter()
+
+    def __call__(self, path: Folders) -> bool:
+        """Whether the file of this path is to be looked at."""
+        if is_image(path, self._only):
+            return True
+        if _is_asked_for(path, self._only):
+            self.passed[path[-1][path[-1].rindex(".") :].lower()] += 1
+        return False
 
 
 def image_item(member: Member) -> Item:
     """Return the item of a file that `is_image`."""
-    left_out = member.left_out
-    if not left_out and not member.unreadable and not member.name.lower().endswith(SUFFIXES):
-        left_out = "" if looks_like_image(member.content) else _NO_PICTURE
-    content: Content = Unreadable(member.unreadable) if member.unreadable else EncodedImage(member.content)
-    return Item(member.name, member.path[:-1], None if left_out else content, member.share, left_out)
+    name, folders = member.name, member.path[:-1]
+    if member.unreadable == _LOOP:  # no image is lost by it
+        return Item(name, folders, None, member.share, _LOOP)
+    if member.unreadable:
+        return Item(name, folders, Unreadable(member.unreadable), member.share)
+    if not name.lower().endswith(SUFFIXES) and not looks_like_image(member.content):
+        return Item(name, folders, None, member.share, _NO_PICTURE)
+    return Item(name, folders, EncodedImage(member.content), member.share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.data.images import FORMATS, Pixels, decode_fitted, fit
+from dcgan_dist.data.colours import Remarks
+from dcgan_dist.data.images import FORMATS, Pixels, Target, cut_off, decode_fitted, fit
 from dcgan_dist.errors import DataError
 
 Folders = tuple[str, ...]
@@ -22,8 +24,8 @@ Labels = Literal["none", "first", "last"]
 class Content(Protocol):
     """What an image is made from, small enough to be sent to a worker process."""
 
-    def picture(self, size: int, channels: int) -> tuple[Pixels, dict[str, Any] | None]:
-        """Return the image, shape (size, size, channels), and its attributes where it has any.
+    def picture(self, target: Target) -> tuple[Pixels, dict[str, Any] | None, Remarks]:
+        """Return the image, shape (size, size, channels), its attributes where it has any, and what was noticed.
 
         Raises:
             DataError: it cannot be decoded.
@@ -36,9 +38,10 @@ class EncodedImage:
 
     content: bytes
 
-    def picture(self, size: int, channels: int) -> tuple[Pixels, None]:
+    def picture(self, target: Target) -> tuple[Pixels, None, Remarks]:
         """See `Content`."""
-        return decode_fitted(self.content, size, channels), None
+        image, remarks = decode_fitted(self.content, target)
+        return image, None, remarks
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,10 @@ class RawImage:
 
     values: Pixels
 
-    def picture(self, size: int, channels: int) -> tuple[Pixels, None]:
+    def picture(self, target: Target) -> tuple[Pixels, None, Remarks]:
         """See `Content`."""
-        return fit(self.values, size, channels), None
+        image = fit(self.values, target.size, target.channels, target.fitting)
+        return image, None, Remarks(cut=cut_off(self.values, target.fitting))
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Unreadable:
 
     reason: str
 
-    def picture(self, size: int, channels: int) -> tuple[Pixels, None]:
+    def picture(self, target: Target) -> tuple[Pixels, None, Remarks]:
         """See `Content`."""
         raise DataError(self.reason)
 
@@ -70,7 +74,7 @@ class Item:
     Attributes:
         name: to find it by in the source.
         folders: the folders that it lies in, or its class as the only one: labels are made of them.
-        content: what its image is made from; None for what is left out on purpose, such as a link in an archive.
+        content: what its image is made from; None for what turned out to be no image.
         share: how much of the source has been read with it, in [0, 1].
         reason: why it is left out.
     """
@@ -122,6 +126,11 @@ class Source(ABC):
     count: int | None = None
     only: tuple[str, ...] = ()
     label_folder: Labels = "last"
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """How many files were not looked at, since their names say that they are no images, by the ends of these."""
+        return Counter()
 
     @abstractmethod
     def items(self) -> Iterator[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,10 +10,10 @@ from pathlib import Path
 
 from dcgan_dist.data.sources.archives import (
     File,
+    ImageFilter,
     files_of,
     identity_of,
     image_item,
-    is_image,
     members,
     read_file,
 )
@@ -47,7 +48,17 @@ class FolderSource(Source):
 
     def items(self) -> Iterator[Item]:
         """See `Source`."""
-        return map(image_item, members(self.path, lambda path: is_image(path, self.only)))
+        self.passed_over.clear()
+        return map(image_item, members(self.path, self._filter))
+
+    @cached_property
+    def _filter(self) -> ImageFilter:
+        return ImageFilter(self.only)
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """See `Source`."""
+        return self._filter.passed
 
     @cached_property
     def _folder(self) -> Path | None:
@@ -55,11 +66,11 @@ class FolderSource(Source):
 
     @cached_property
     def _files(self) -> list[File]:
-        return files_of(self._folder, lambda path: is_image(path, self.only)) if self._folder else []
+        return files_of(self._folder, self._filter) if self._folder else []
 
     def places(self) -> Collection[Folders] | None:
         """See `Source`."""
-        return {file.path[:-1] for file in self._files if not file.left_out} if self._folder else None
+        return {file.path[:-1] for file in self._files if not file.unreadable} if self._folder else None
 
     def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[FolderPart] | None:
         """See `Source`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dcgan_dist.data.remote import check_scheme, is_url, shown
-from dcgan_dist.data.sources.archives import ARCHIVES, has_suffix
+from dcgan_dist.data.sources.archives import ARCHIVES, archive_kind
 from dcgan_dist.data.sources.base import Source, Split
 from dcgan_dist.data.sources.cifar10 import cifar_source
 from dcgan_dist.data.sources.folder import folder_source, imagenet_source
@@ -108,6 +108,6 @@ def _opened(kind: str, place: Path, split: Split, only: tuple[str, ...], image_m
             return imagenet_source(place, split, only)
         case "webdataset":
             return webdataset_source(str(place), only, image_member)
-    if not place.is_dir() and not has_suffix(place, ARCHIVES):
+    if not place.is_dir() and archive_kind(place) is None:
         raise DataError(f"input {str(place)!r} is of an unknown kind: take a folder, {', '.join(ARCHIVES)}")
     return folder_source(place, only) if kind == "folder" else cifar_source(place, split, only)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 import xxhash
 
 from dcgan_dist.data.places import is_hidden
 from dcgan_dist.data.remote import Listed, list_tree, read_listed, shown
-from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, is_image, too_large
-from dcgan_dist.data.sources.base import Content, EncodedImage, Folders, Item, Source, Unreadable, shuffled
+from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, ImageFilter, Member, image_item, too_large
+from dcgan_dist.data.sources.base import Folders, Item, Source, shuffled
 from dcgan_dist.errors import DataError, Unreachable
 
 _AT_A_TIME = 8  # images that a process reads at the same time
@@ -36,20 +37,23 @@ class RemotePart:
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             for start in range(0, len(self.files), _AHEAD):
                 some = self.files[start : start + _AHEAD]
-                contents = pool.map(lambda file: _read(self.url, file[1]), some)
-                for position, ((number, file), content) in enumerate(zip(some, contents, strict=True), start + 1):
-                    yield number, Item(file.name, file.path[:-1], content, position / len(self.files))
+                read = pool.map(lambda file: _read(self.url, file[1]), some)
+                for position, ((number, _), member) in enumerate(zip(some, read, strict=True), start + 1):
+                    yield number, image_item(replace(member, share=position / len(self.files)))
 
 
-def _read(url: str, file: Listed) -> Content:
+def _read(url: str, file: Listed) -> Member:
+    content, unreadable = b"", ""
     if file.size is not None and file.size > MAX_FILE_BYTES:
-        return Unreadable(too_large(file.size))
-    try:
-        return EncodedImage(read_listed(url, file))
-    except Unreachable:
-        raise
-    except DataError as error:
-        return Unreadable(str(error))
+        unreadable = too_large(file.size)
+    else:
+        try:
+            content = read_listed(url, file)
+        except Unreachable:
+            raise
+        except DataError as error:
+            unreadable = str(error)
+    return Member(file.name, file.path, 0, content, unreadable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,12 @@ class RemoteFolderSource(Source):
 
     url: str
     files: tuple[Listed, ...]
+    passed: Counter[str] = field(default_factory=Counter, compare=False)
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """See `Source`."""
+        return self.passed
 
     def items(self) -> Iterator[Item]:
         """See `Source`."""
@@ -88,6 +98,7 @@ def remote_folder_source(url: str, only: tuple[str, ...]) -> RemoteFolderSource:
     digest = xxhash.xxh3_64()
     for file in found:
         digest.update(f"{file.name}\0{file.size}\0{file.version}\0".encode("utf-8", "surrogateescape"))
+    is_wanted = ImageFilter(only)
     name = unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
     return RemoteFolderSource(
         name="folder",
@@ -95,5 +106,6 @@ def remote_folder_source(url: str, only: tuple[str, ...]) -> RemoteFolderSource:
         identity={"input": name, "input_files": len(found), "input_digest": digest.hexdigest()},
         only=only,
         url=url,
-        files=tuple(file for file in found if is_image(file.path, only)),
+        files=tuple(file for file in found if is_wanted(file.path)),
+        passed=is_wanted.passed,
     )

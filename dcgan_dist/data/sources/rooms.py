@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcgan_dist.data import rooms
-from dcgan_dist.data.images import Pixels, fit
+from dcgan_dist.data.colours import Remarks
+from dcgan_dist.data.images import Pixels, Target, fit
 from dcgan_dist.data.sources.base import Folders, Item, Source, shuffled
 from dcgan_dist.errors import DataError
 
@@ -21,10 +22,10 @@ class Room:
     seed: int
     index: int
 
-    def picture(self, size: int, channels: int) -> tuple[Pixels, dict[str, Any]]:
+    def picture(self, target: Target) -> tuple[Pixels, dict[str, Any], Remarks]:
         """See `Content`."""
-        image, attributes = rooms.draw_room(self.seed, self.index, size)
-        return fit(image, size, channels), {"index": self.index, **attributes}
+        image, attributes = rooms.draw_room(self.seed, self.index, target.size)
+        return fit(image, target.size, target.channels), {"index": self.index, **attributes}, Remarks()
 
 
 def _item(seed: int, index: int, share: float) -> Item:
