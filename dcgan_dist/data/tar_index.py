@@ -29,6 +29,7 @@ _COMPRESSED = {  # how a compressed file begins: its format, and what undoes it
     b"BZh": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"PK\3\4": ("zip", "unzip"),
 }
 _CHUNK = 1 << 20  # a multiple of a block
 _DIGESTED = 1 << 18  # bytes read at a time, few enough to stay in a core's cache
@@ -143,6 +144,10 @@ def scan(archive: memoryview) -> Iterator[Member | Fault]:
     Args:
         archive: all bytes of the tar, such as a memory map.
     """
+    for magic, (kind, tool) in _COMPRESSED.items():
+        if archive[: len(magic)] == magic:
+            yield Fault(0, len(archive), f"is compressed ({kind})", f"run `{tool}` on it, and name what that makes")
+            return
     walk = _Walk(archive)
     while not walk.ended:
         found = walk.step()
@@ -177,12 +182,6 @@ class _Walk:
             check_header(header, position)
             return self._read(header)
         except _Damaged as error:
-            way = next((way for magic, way in _COMPRESSED.items() if header.startswith(magic)), None)
-            if position == 0 and way is not None:
-                self.ended = True
-                return Fault(
-                    0, len(archive), f"is compressed ({way[0]})", f"run `{way[1]}` on it, and name what that makes"
-                )
             return self._skip(str(error), position + BLOCK)
 
     def _skip(self, reason: str, start: int) -> Fault:
