@@ -20,6 +20,8 @@ from dcgan_dist.errors import RunDirectoryError
 from dcgan_dist.results.storage import sync_path, write_atomically, writing
 
 STATE_NAME = "state.json"
+RAW = "raw-"
+"""What the name of a grid begins with that the raw weights have drawn, where others have drawn the grid beside it."""
 _NAME = re.compile(r"step-(\d{8,})")
 _WRITING = ".writing-"
 _REMOVED = ".removed-"
@@ -53,6 +55,11 @@ def step_of(name: str) -> int | None:
     """Return the step that a folder or file is named after, None if after none."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else None
+
+
+def step_of_grid(name: str) -> int | None:
+    """Return the step of a grid of samples by the name of its file, None of another file."""
+    return step_of(name.removesuffix(".png").removeprefix(RAW))
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -37,6 +37,7 @@ from dcgan_dist.results.checkpoints import (
     recover,
     remove_checkpoint,
     step_of,
+    step_of_grid,
     steps_in,
     to_prune,
     write_checkpoint,
@@ -339,7 +340,7 @@ class RunDirectory:
 
     def _last_step(self) -> int:
         """Return the last step of which there are metrics or samples."""
-        steps = [step for name in self._names("samples") if (step := step_of(name.removesuffix(".png"))) is not None]
+        steps = [step for name in self._names("samples") if (step := step_of_grid(name)) is not None]
         path = self.local / METRICS_NAME
         if path.exists():
             with path.open("rb") as file:
@@ -358,7 +359,7 @@ class RunDirectory:
             self._copy_aside(path.name)
         self._events.rewind(step)
         for name in self._names("samples"):
-            if (found := step_of(name.removesuffix(".png"))) is not None and found > step:
+            if (found := step_of_grid(name)) is not None and found > step:
                 self._remove(f"samples/{name}")
         beyond = [found for found in self._checkpoint_steps() if found > step]
         damaged = self._find_newest()[1] if beyond else {}
@@ -391,7 +392,7 @@ class RunDirectory:
             if path.exists():
                 self._copy_aside(path.name)
         for name in self._names("samples"):
-            if (found := step_of(name.removesuffix(".png"))) is not None and found > step:
+            if (found := step_of_grid(name)) is not None and found > step:
                 self.set_aside(f"samples/{name}")
         self._upload()
 

@@ -10,13 +10,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
+from dcgan_dist.training.averaging import GeneratorAverage
 from dcgan_dist.training.step import AdversarialStep
 
 PLAYERS = ("generator", "discriminator")
+AVERAGE = "generator_average"
+AVERAGE_FILE = f"{AVERAGE}.safetensors"
 
 
-def training_tensors(step: AdversarialStep) -> dict[str, dict[str, torch.Tensor]]:
-    """All tensors that a run goes on from, by file and name: networks with their buffers, both Adam states.
+def training_tensors(step: AdversarialStep, average: GeneratorAverage | None) -> dict[str, dict[str, torch.Tensor]]:
+    """All tensors that a run goes on from, by file and name: networks with buffers, Adam states, the average.
 
     They are the live ones: copying into them restores the run.
     """
@@ -24,6 +27,8 @@ def training_tensors(step: AdversarialStep) -> dict[str, dict[str, torch.Tensor]
     files["optim"] = {
         f"{name}/{key}": value for name in PLAYERS for key, value in getattr(step, name).adam_tensors().items()
     }
+    if average is not None:
+        files[AVERAGE] = dict(average.network.state_dict())
     return files
 
 

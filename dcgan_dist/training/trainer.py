@@ -23,10 +23,12 @@ from dcgan_dist.data.stream import Batch, BatchIterator, ImageStream
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.models import build_networks, family_of, initialise
+from dcgan_dist.results.checkpoints import RAW, name_of
 from dcgan_dist.results.run_directory import RunDirectory
 from dcgan_dist.stopping import Interrupted, Noted, noting
+from dcgan_dist.training.averaging import GeneratorAverage
 from dcgan_dist.training.batch_norm import synchronise
-from dcgan_dist.training.checkpoint import load_tensors, save_tensors, training_tensors
+from dcgan_dist.training.checkpoint import AVERAGE_FILE, load_tensors, save_tensors, training_tensors
 from dcgan_dist.training.damage import DamageLog
 from dcgan_dist.training.draws import draw_dropout, draw_labels, draw_z, one_hot
 from dcgan_dist.training.progress import Clock, Reporter, Silent, readable_time
@@ -173,9 +175,12 @@ class Training:
             network = synchronise(bare, world) if config.training.sync_batch_norm else bare
             network = network.to(world.device, self.dtype).train()
             network.to(memory_format=layout)  # type: ignore[call-overload]
-            if config.training.compile:
-                network.compile()
             networks.append(network)
+        decay = config.training.average
+        self.average = GeneratorAverage(networks[0], decay, config.training.batch_size) if decay else None
+        if config.training.compile:
+            for network in networks:
+                network.compile()
         self.step = AdversarialStep(networks[0], networks[1], config, world)
         z, y = fixed_inputs(config.model, config.seed, config.training.sample_count)
         self.fixed_z, self.fixed_y = z.to(world.device, self.dtype), y.to(world.device, self.dtype)
@@ -280,6 +285,8 @@ class Training:
                 fake = players.generate(z, y)
             players.update_discriminator(real, y_real, fake, y, count, of_real, of_fake)
         players.end(share)
+        if self.average is not None:
+            self.average.update(players.generator.network, step, players.finite)
         self.state.images_lost += self.damage.note(mini_batches)
         self.state.images_seen += sum(len(batch.images) for batch in mini_batches)
 
@@ -451,7 +458,7 @@ class Training:
         self.reporter.report(self.last_metrics, str(self.last_checkpoint) if self.last_checkpoint else None)
 
     def _signals(self) -> dict[str, float | None]:
-        """Measure the samples of the fixed z (leader only: the others' rows are never written)."""
+        """Measure the samples that the fixed z gives with the raw weights (leader only: the others' rows are lost)."""
         if not self.world.is_leader:
             return {"sample_distance": None, "filter_oscillation": None, "filter_swing": None}
         with self.step.autocast():
@@ -468,13 +475,16 @@ class Training:
         }
 
     def _write_samples(self) -> None:
-        if self.run is not None:
+        """Write a grid of samples; where weights are averaged, one of the averaged and one of the raw weights."""
+        if self.run is None:
+            return
+        name, raw = name_of(self.state.step), self.step.generator.network
+        grids = {name: raw} if self.average is None else {name: self.average.network, f"{RAW}{name}": raw}
+        for grid, generator in grids.items():
             with self.step.autocast():
-                images, _ = sample_feature_maps(
-                    self.step.generator.network, self.fixed_z, self.fixed_y, self.config.model
-                )
+                images, _ = sample_feature_maps(generator, self.fixed_z, self.fixed_y, self.config.model)
             columns = grid_columns(len(images), self.classes)
-            self.run.write_image(f"step-{self.state.step:08d}", make_grid(to_uint8(images, self.image_range), columns))
+            self.run.write_image(grid, make_grid(to_uint8(images, self.image_range), columns))
 
     def _write_real_images(self) -> None:
         """Write the first images of the first epoch beside the samples, of the first batch that has any.
@@ -504,7 +514,9 @@ class Training:
 
     def _check_replicas(self) -> None:
         """Raise where a parameter differs between ranks."""
-        parameters = [*self.step.generator.network.parameters(), *self.step.discriminator.network.parameters()]
+        networks = [self.step.generator.network, self.step.discriminator.network]
+        networks += [] if self.average is None else [self.average.network]
+        parameters = [parameter for network in networks for parameter in network.parameters()]
         mine = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         leaders = self.world.broadcast_(mine.clone())
         same = torch.tensor(float(torch.equal(mine, leaders)), device=self.world.device)
@@ -542,11 +554,12 @@ class Training:
             "tallies": tallies,
             "finite": bool(self.step.finite),
             "last_logged": self.last_logged,
+            **({} if self.average is None else {"average_from": self.average.first_step}),
             **({} if self.parent is None else {"parent": self.parent}),
         }
 
         def write(folder: Path) -> None:
-            for name, tensors in training_tensors(self.step).items():
+            for name, tensors in training_tensors(self.step, self.average).items():
                 save_tensors(folder, tensors, name)
             save_tensors(folder, {"activations": self.activation_history}, "signals")
 
@@ -559,7 +572,9 @@ class Training:
         message, text = "", ""
         if self.run is not None and (found := self.run.newest) is not None:
             try:
-                for name, tensors in training_tensors(self.step).items():
+                # A checkpoint that was made without an average has none: it begins with the weights, below.
+                average = self.average if AVERAGE_FILE in found.state["files"] else None
+                for name, tensors in training_tensors(self.step, average).items():
                     load_tensors(found.path, tensors, name)
                 self.activation_history = load_file(found.path / "signals.safetensors")["activations"]
                 text = json.dumps(found.state)
@@ -573,9 +588,17 @@ class Training:
         if not text:
             return
         state = json.loads(text)
-        for tensors in training_tensors(self.step).values():
+        for tensors in training_tensors(self.step, self.average).values():
             for tensor in tensors.values():
                 self.world.broadcast_(tensor)
+        if self.average is not None and AVERAGE_FILE in state["files"]:
+            self.average.first_step = state["average_from"]
+        elif self.average is not None:
+            self.average.begin(self.step.generator.network, state["step"])
+            say(
+                self.world,
+                f"the checkpoint has no averaged weights: the average begins with those of step {state['step']:,}",
+            )
         same_size = state["world_size"] == self.world.size
         tallies = torch.tensor(state["tallies"], dtype=torch.float64)
         mine = tallies[self.world.rank] if same_size else tallies.sum(0) * self.world.is_leader
