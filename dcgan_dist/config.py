@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from dcgan_dist.errors import ConfigError
 
 IMAGE_SIZES = (16, 28, 32, 64, 128, 256)
+Weights = Literal["auto", "average", "raw"]
 BASELINES = ("random", "pixels", "knn", "kmeans", "cnn")
 
 # Of two settings that exclude each other, the one given later (on the command line over YAML) replaces the other.
@@ -546,6 +547,9 @@ class EvaluateConfig:
     less certain score. Left out, all. Not for fidelity and memorisation, which have `samples`."""
     step: str = "latest"
     """Which checkpoints to score: `latest`, `all`, or a step."""
+    weights: Weights = "auto"
+    """Weights of the generator for fidelity, memorisation and one-nn: their `average` over training, or `raw`;
+    `auto` takes the average where the run has one (`training.average`)."""
     labels_per_class: int | None = None
     """Labels of each class that classifiers are fitted to, drawn anew many times; 0 for all labels. Left out, 100
     for svhn and 0 for the others."""
@@ -675,6 +679,9 @@ class SampleConfig:
     statistics: Literal["auto", "running", "batch"] = "auto"
     """Batch norm: `running` averages of training, or those of each `batch` of 64 samples; `auto` as the run has it in
     model.sample_statistics."""
+    weights: Weights = "auto"
+    """Weights of the generator: their `average` over training, or `raw`; `auto` takes the average where the run has one
+    (`training.average`)."""
     encoding: Literal["png", "jpg", "raw"] = "png"
     """How shards store images: PNG, JPEG of quality 95 (which changes them a little), or raw uint8 values."""
     overwrite: bool = False
@@ -709,6 +716,9 @@ class ExportConfig:
     statistics: Literal["auto", "running", "batch"] = "auto"
     """Batch norm: `running` averages of training, or those of each `batch` that the program is given; `auto` as the run
     has it in model.sample_statistics."""
+    weights: Weights = "auto"
+    """Weights of the generator: their `average` over training, or `raw`; `auto` takes the average where the run has one
+    (`training.average`)."""
     overwrite: bool = False
     """Whether to replace an output that exists."""
 

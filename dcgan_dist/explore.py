@@ -68,6 +68,7 @@ def _open(config: FigureConfig) -> Trained:
         seed=config.seed,
         device=pick_device(config.device),
         cache=cache_directory(config.cache),
+        weights=config.weights,
     )
 
 

@@ -29,7 +29,7 @@ def _command(arguments: Sequence[str]) -> None:
     location, output = lasting_output(config.run), lasting_output(config.output)
     check_output(output, config.overwrite)
     statistics = None if config.statistics == "auto" else config.statistics
-    samples = open_samples(location, config.step, statistics=statistics)
+    samples = open_samples(location, config.step, statistics=statistics, weights=config.weights)
     done = export(samples, output, config.overwrite)
     inputs = "z and one-hot labels y" if samples.is_conditional else "z"
     print(

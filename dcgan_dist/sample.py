@@ -47,6 +47,7 @@ def _command(arguments: Sequence[str]) -> None:
             z_file=z_file,
             truncation=config.truncation,
             statistics=None if config.statistics == "auto" else config.statistics,
+            weights=config.weights,
             device=device,
         )
         count = config.count or DEFAULT_COUNT
@@ -63,10 +64,11 @@ def _command(arguments: Sequence[str]) -> None:
         finally:
             line.close()
     size = samples.model.image_size
+    averaged = " (averaged weights)" if samples.weights == "average" else ""
     of = f", {samples.class_names[samples.label]!r}" if samples.label is not None else ""
     print(
-        f"{config.output}: {count:,} images of {size}x{size}{of}, from step {samples.step:,} of {location}, made in "
-        f"{time.monotonic() - begun:.1f} s",
+        f"{config.output}: {count:,} images of {size}x{size}{of}, from step {samples.step:,} of {location}{averaged}, "
+        f"made in {time.monotonic() - begun:.1f} s",
         flush=True,
     )
 

@@ -89,7 +89,7 @@ def load_discriminator(location: str, step: int) -> TrainedDiscriminator:
         RunDirectoryError: no such checkpoint, a damaged one, or one of another architecture.
         StorageError: it cannot be read.
     """
-    generator, network, model, digest = load_networks(location, step, "discriminator")
+    generator, network, model, digest = load_networks(location, step)
     return TrainedDiscriminator(network.eval(), model, generator.image_range, step, digest)
 
 

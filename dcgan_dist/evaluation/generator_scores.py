@@ -35,7 +35,7 @@ from dcgan_dist.evaluation.tasks import Rows, permutation
 from dcgan_dist.models.network import Generator
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.results.scores import Entry, add_each, read_scores
-from dcgan_dist.training.trained import chosen_steps, load_each, load_generator, read_run_config
+from dcgan_dist.training.trained import LoadedGenerator, chosen_steps, load_each, load_generator, read_run_config
 
 GENERATOR_TASKS = ("fidelity", "memorisation")
 
@@ -242,10 +242,10 @@ class GeneratorEvaluation:
         test = self.test_data
         return {"data": self.data.digest, "test_data": None if test is None else test.digest}
 
-    def find(self, finished: list[Entry], step: int | None, digest: str | None) -> Entry | None:
-        """Return the entry of the same checkpoint, data and protocol among those of scores.json."""
-        same = {"step": step, "checkpoint_digest": digest, "protocol": self.protocol, "split": self._split()}
-        return next((entry for entry in finished if same.items() <= entry.items()), None)
+    def find(self, finished: list[Entry], about: Entry) -> Entry | None:
+        """Return the entry of the same checkpoint, weights, data and protocol among those of scores.json."""
+        same = {**about, "protocol": self.protocol, "split": self._split()}
+        return next((entry for entry in finished if same.items() <= ({"weights": "raw"} | entry).items()), None)
 
     def _entry(self, method: str, metrics: dict[str, Metric], begun: float) -> Entry:
         return {
@@ -259,10 +259,6 @@ class GeneratorEvaluation:
             "seconds": round(time.perf_counter() - begun, 2),
             "device": device_name(self.device),
         }
-
-
-def _load(location: str, step: int) -> tuple[int, tuple[Generator, ModelConfig, str]]:
-    return step, load_generator(location, step)
 
 
 def evaluate_generators(
@@ -283,14 +279,19 @@ def evaluate_generators(
     if config.step != "all":
         finished = []
     run = read_run_config(location)
-    _, model, _ = load_generator(location, steps[0])
+    model = load_generator(location, steps[0], config.weights).model
+
+    def load(place: str, step: int) -> tuple[int, LoadedGenerator]:
+        return step, load_generator(place, step, config.weights)
+
     evaluation = GeneratorEvaluation(config, run, model, device, pool, workers_device)
 
     def scores() -> Iterator[Entry]:
-        for step, (generator, _, digest) in load_each(_load, location, steps, say):
-            found = evaluation.find(finished, step, digest)
-            yield found or evaluation.score(generator) | {"step": step, "checkpoint_digest": digest}
-        real = evaluation.find(finished, None, None) or evaluation.score_real_images()
+        for step, loaded in load_each(load, location, steps, say):
+            about = {"step": step, "checkpoint_digest": loaded.digest, "weights": loaded.weights}
+            yield evaluation.find(finished, about) or evaluation.score(loaded.network) | about
+        about = {"step": None, "checkpoint_digest": None}
+        real = evaluation.find(finished, about) or evaluation.score_real_images()
         if real is not None:
             yield real
 

@@ -277,7 +277,7 @@ class OneNearestNeighbour:
         classes, what = self.model.classes or 1, f"samples of step {samples.step}"
         found = self._found(source, self._counts, what)
         predicted = [(count, rows % classes) for count, rows in found]
-        about = {"step": samples.step, "checkpoint_digest": samples.digest}
+        about = {"step": samples.step, "checkpoint_digest": samples.digest, "weights": samples.weights}
         return self._entry(self.model.name, predicted, begun) | about
 
     def score_real_images(self) -> list[Entry]:
@@ -334,17 +334,18 @@ class OneNearestNeighbour:
     def _split(self) -> dict[str, Any]:
         return {"data": self._train.data.digest, "test_data": self._test.data.digest, "images": self.config.images}
 
-    def find(self, finished: list[Entry], method: str, step: int | None, digest: str | None) -> Entry | None:
-        """Return the entry of the same checkpoint, data and protocol among those of scores.json."""
+    def find(self, finished: list[Entry], samples: Samples) -> Entry | None:
+        """Return the entry of the same generator, data and protocol among those of scores.json."""
         same = {
-            "step": step,
-            "method": method,
-            "checkpoint_digest": digest,
+            "step": samples.step,
+            "method": samples.model.name,
+            "checkpoint_digest": samples.digest,
+            "weights": samples.weights,
             "protocol": self.protocol,
             "split": self._split(),
             "seed": self.config.seed,
         }
-        return next((entry for entry in finished if same.items() <= entry.items()), None)
+        return next((entry for entry in finished if same.items() <= ({"weights": "raw"} | entry).items()), None)
 
     def clear(self) -> None:
         """Remove from the cache what was put there."""
@@ -381,7 +382,7 @@ def evaluate_one_nn(
     finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
-    first = open_samples(location, str(steps[0]), seed=config.seed)
+    first = open_samples(location, str(steps[0]), seed=config.seed, weights=config.weights)
     if not first.is_conditional:
         raise ConfigError(
             f"run is {location!r}, an unconditional run ({first.model.name}), whose samples have no labels: the task "
@@ -392,11 +393,11 @@ def evaluate_one_nn(
     )
 
     def load(place: str, step: int) -> Samples:
-        return open_samples(place, str(step), seed=config.seed)
+        return open_samples(place, str(step), seed=config.seed, weights=config.weights)
 
     def scores() -> Iterator[Entry]:
         for samples in load_each(load, location, steps, say):
-            yield task.find(finished, samples.model.name, samples.step, samples.digest) or task.score(samples)
+            yield task.find(finished, samples) or task.score(samples)
         yield from task.score_real_images()
 
     try:

@@ -73,6 +73,7 @@ def boxes_content(run: Trained, boxes: Boxes, label: str | None) -> dict[str, An
         "seed": run.seed,
         "step": run.step,
         "checkpoint_digest": run.digest,
+        "weights": run.samples.weights,
         "image_size": run.image_size,
         "label": label,
         "boxes": [{"id": number, "box": list(box)} for number, found in boxes.items() for box in found],
@@ -101,11 +102,12 @@ def read_boxes(path: str, run: Trained, label: str | None) -> Boxes:
     ours = boxes_content(run, {}, label)
     for key, setting in (
         ("checkpoint_digest", "--step"),
+        ("weights", "--weights"),
         ("seed", "--seed"),
         ("image_size", "--run"),
         ("label", "--label"),
     ):
-        if content.get(key) != ours[key]:
+        if content.get(key, "raw" if key == "weights" else None) != ours[key]:
             raise ConfigError(
                 f"boxes is {path!r}, drawn over samples of {key} {content.get(key)!r}, and these have {ours[key]!r}: "
                 f"give the {setting} that they were drawn with, or draw them again"

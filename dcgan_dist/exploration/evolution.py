@@ -133,7 +133,7 @@ class Snapshot:
 
 
 def _snapshot(run: Trained, step: int) -> tuple[int, Snapshot]:
-    generator, model, _ = load_generator(run.location, step)
+    generator, model, _, _ = load_generator(run.location, step, "raw" if run.samples.weights == "raw" else "auto")
     z, y = fixed_inputs(model, int(run.settings.get("seed", 0)), _sample_count(run))
     images, hidden = sample_feature_maps(generator.to(run.device), z.to(run.device), y.to(run.device), model)
     if not torch.isfinite(images).all():

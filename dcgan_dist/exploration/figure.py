@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from dcgan_dist.config import check_numbers, is_whole
+from dcgan_dist.config import Weights, check_numbers, is_whole
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.exploration.drawing import Canvas
 from dcgan_dist.exploration.networks import Trained
@@ -30,6 +30,9 @@ class FigureConfig:
     """Folder or URL of the run directory."""
     step: str = "latest"
     """Which checkpoint to look into: `latest`, or a step."""
+    weights: Weights = "auto"
+    """Weights of the generator: their `average` over training, or `raw`; `auto` takes the average where the run has one
+    (`training.average`)."""
     seed: int = 0
     """Of everything that is drawn; the ids of samples are those of `sample --seed` and of `explore sheet --seed`."""
     output: str | None = None
@@ -127,6 +130,7 @@ def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, 
         "files": [*pictures, *others],
         "step": run.step,
         "checkpoint_digest": run.digest,
+        "weights": run.samples.weights,
         "images_seen": run.images_seen,
         "settings": settings,
         "numbers": drawn.numbers,

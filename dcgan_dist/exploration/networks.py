@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dcgan_dist.config import ModelConfig, is_whole
+from dcgan_dist.config import ModelConfig, Weights, is_whole
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, DataError, RunDirectoryError
@@ -24,7 +24,7 @@ from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state
 from dcgan_dist.results.storage import read_file
 from dcgan_dist.training.draws import draw_z, one_hot
 from dcgan_dist.training.sampling import to_uint8
-from dcgan_dist.training.trained import load_networks, read_run_config
+from dcgan_dist.training.trained import load_generator, load_networks, read_run_config
 
 Ids = Sequence[int]
 
@@ -74,7 +74,7 @@ class Trained:
             RunDirectoryError: it is damaged.
             StorageError: it cannot be read.
         """
-        _, discriminator, _, _ = load_networks(self.location, self.step, "discriminator")
+        _, discriminator, _, _ = load_networks(self.location, self.step)
         return discriminator.eval().to(self.device).requires_grad_(False)
 
     @property
@@ -105,7 +105,8 @@ class Trained:
         """A line that says of which networks a picture is."""
         name = self.settings.get("name") or Path(self.location).name
         seen = f", {self.images_seen:,} real images seen" if self.images_seen else ""
-        return f"run {name}, step {self.step:,}{seen}, seed {self.seed}"
+        averaged = ", averaged weights" if self.samples.weights == "average" else ""
+        return f"run {name}, step {self.step:,}{averaged}{seen}, seed {self.seed}"
 
     def z(self, ids: Ids) -> Tensor:
         """Return the z of samples by their numbers, float32 (n, z_dim): of sample i of `sample --seed`, whatever n."""
@@ -183,7 +184,9 @@ class Trained:
             raise DataError(f"{error}; the run was trained there: give --data PATH") from error
 
 
-def open_trained(location: str, step: str, *, seed: int, device: torch.device, cache: Path) -> Trained:
+def open_trained(
+    location: str, step: str, *, seed: int, device: torch.device, cache: Path, weights: Weights = "auto"
+) -> Trained:
     """Load the networks of a run's checkpoint.
 
     Args:
@@ -192,14 +195,15 @@ def open_trained(location: str, step: str, *, seed: int, device: torch.device, c
         seed: of what is drawn.
         device: where to compute.
         cache: folder of what can be made again.
+        weights: averaged or raw ones of the generator; see `load_generator`.
 
     Raises:
-        ConfigError: no such step.
+        ConfigError: no such step, or no averaged weights.
         RunDirectoryError: no such run, or it has no checkpoint.
         StorageError: it cannot be read.
     """
-    samples = open_samples(location, step, seed=seed, device=device.type)
-    generator, _, model, digest = load_networks(location, samples.step, "generator")
+    samples = open_samples(location, step, seed=seed, weights=weights, device=device.type)
+    generator, model, digest, _ = load_generator(location, samples.step, weights)
     state_name = f"checkpoints/{name_of(samples.step)}/{STATE_NAME}"
     content = read_file(location, state_name)
     seen = 0 if content is None else int(parse_state(content, state_name).get("images_seen", 0))

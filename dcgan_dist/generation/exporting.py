@@ -103,7 +103,7 @@ def export(samples: Samples, path: str, overwrite: bool = False) -> Exported:
         StorageError: it cannot be written.
     """
     check_output(path, overwrite)
-    generator, _, _ = load_generator(samples.location, samples.step)
+    generator = load_generator(samples.location, samples.step, samples.weights).network
     program = _Program(generator, samples.model.sample_statistics == "released").eval()
     facts = {
         "run": samples.location,

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dcgan_dist.config import ModelConfig, is_whole
+from dcgan_dist.config import ModelConfig, Weights, is_whole
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.models.family import family_of
@@ -43,6 +43,7 @@ class Samples:
         location: folder or URL of the run.
         step: of the checkpoint.
         digest: of the checkpoint, so that no other one of the same step is taken.
+        weights: which of its weights.
         model: settings of its networks.
         class_names: of a conditional run, in the order of its labels; else empty.
         seed: of z.
@@ -57,6 +58,7 @@ class Samples:
     step: int
     digest: str
     model: ModelConfig
+    weights: Literal["average", "raw"] = "raw"
     class_names: tuple[str, ...] = ()
     seed: int = 0
     label: int | None = None
@@ -132,6 +134,7 @@ def open_samples(
     z_file: str | None = None,
     truncation: float | None = None,
     statistics: Literal["running", "batch"] | None = None,
+    weights: Weights = "auto",
     device: str = "cpu",
 ) -> Samples:
     """Return the samples of a run, after checking that it can give them.
@@ -144,10 +147,11 @@ def open_samples(
         z_file: file of z to take (see `read_z`).
         truncation: see `truncated`.
         statistics: of batch norm: averages of training or those of each block; left out, as the run has it.
+        weights: averaged or raw ones; see `trained.load_generator`.
         device: what to compute on.
 
     Raises:
-        ConfigError: no such label, z of another shape, a truncation that is out of range.
+        ConfigError: no averaged weights, no such label, z of another shape, a truncation that is out of range.
         RunDirectoryError: no such run or checkpoint.
         StorageError: it cannot be read.
     """
@@ -155,7 +159,8 @@ def open_samples(
         raise ConfigError("step is 'all': take one step, or latest")
     settings = read_run_config(location)
     (number,) = chosen_steps(location, step)
-    _, model, digest = load_generator(location, number)
+    loaded = load_generator(location, number, weights)
+    model = loaded.model
     if statistics is not None:
         model = replace(model, sample_statistics="paper" if statistics == "running" else "released")
     names: tuple[str, ...] = ()
@@ -170,8 +175,9 @@ def open_samples(
     return Samples(
         location=location,
         step=number,
-        digest=digest,
+        digest=loaded.digest,
         model=model,
+        weights=loaded.weights,
         class_names=names,
         seed=seed,
         label=None if label is None else class_number(label, names, location, model.name),
@@ -266,12 +272,12 @@ def _check_finite(path: str, z: npt.NDArray[np.floating]) -> None:
 @lru_cache(maxsize=1)
 def _loaded(samples: Samples) -> Generator:
     """Return the generator on its device, loaded once in each process."""
-    generator, _, digest = load_generator(samples.location, samples.step)
-    if digest != samples.digest:
+    loaded = load_generator(samples.location, samples.step, samples.weights)
+    if loaded.digest != samples.digest:
         raise RunDirectoryError(
             f"the checkpoint of step {samples.step} of {samples.location} was replaced meanwhile: sample again"
         )
-    return generator.to(samples.device)
+    return loaded.network.to(samples.device)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from dcgan_dist.results.status import update_file
 from dcgan_dist.results.storage import read_file, to_json
 
 SCORES_NAME = "scores.json"
-_KEY = ("step", "method", "protocol")
+_KEY = {"step": None, "method": None, "protocol": None, "weights": "raw"}  # with what they are where they are left out
 
 Entry = dict[str, Any]
 
@@ -123,7 +123,7 @@ def add_each(
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:
-    return tuple(entry.get(name) for name in _KEY)
+    return tuple(entry.get(name, default) for name, default in _KEY.items())
 
 
 def _place(entry: Entry) -> tuple[int, str, str]:

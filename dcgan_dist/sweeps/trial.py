@@ -278,12 +278,15 @@ class Milestones:
         samples, location = self.plan.score.samples, self.plan.location
         if not samples:
             return {}
-        generator, model, digest = load_generator(location, step)
+        loaded = load_generator(location, step)
         if self._fidelity is None:
             settings = EvaluateConfig(task="fidelity", samples=samples, cache=self.plan.config.data.cache)
-            self._fidelity = GeneratorEvaluation(settings, read_run_config(location), model, self._device, LocalPool(1))
+            self._fidelity = GeneratorEvaluation(
+                settings, read_run_config(location), loaded.model, self._device, LocalPool(1)
+            )
             self._fidelity.prepare()
-        entry = self._fidelity.score(generator) | {"step": step, "checkpoint_digest": digest}
+        about = {"step": step, "checkpoint_digest": loaded.digest, "weights": loaded.weights}
+        entry = self._fidelity.score(loaded.network) | about
         add_scores(location, "fidelity", [entry])
         return {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
 
@@ -462,16 +465,17 @@ def score_in_full(
         entries = evaluate(settings, location, here, pool, _show_nothing, _say_nothing)
         scores["representation"] = _share(entries[0]["metrics"]["accuracy"])
     if score.samples:
-        generator, model, digest = load_generator(location, step)
+        loaded = load_generator(location, step)
         run = read_run_config(location)
         samples = FRECHET_SAMPLES
         fidelity = GeneratorEvaluation(
-            EvaluateConfig(task="fidelity", samples=samples, cache=cache), run, model, here, pool
+            EvaluateConfig(task="fidelity", samples=samples, cache=cache), run, loaded.model, here, pool
         )
         if fidelity.data.count < samples:
             fidelity.count = fidelity.data.count
         fidelity.prepare()
-        entry = fidelity.score(generator) | {"step": step, "checkpoint_digest": digest}
+        about = {"step": step, "checkpoint_digest": loaded.digest, "weights": loaded.weights}
+        entry = fidelity.score(loaded.network) | about
         add_scores(location, "fidelity", [entry])
         scores |= {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
     return scores

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import safetensors.torch
 import xxhash
 import yaml
 from safetensors import SafetensorError
 
-from dcgan_dist.config import ModelConfig
+from dcgan_dist.config import ModelConfig, Weights
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.models import build_networks
 from dcgan_dist.models.network import Discriminator, Generator
 from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
 from dcgan_dist.results.run_directory import CONFIG_NAME
 from dcgan_dist.results.storage import Mirror, parse_location, read_file
-from dcgan_dist.training.checkpoint import copy_tensors
+from dcgan_dist.training.checkpoint import AVERAGE, AVERAGE_FILE, copy_tensors
 
 Loaded = TypeVar("Loaded")
 _STATE = f"/{STATE_NAME}"
@@ -94,42 +94,81 @@ def load_each(
             say(f"step {step} is not scored: its checkpoint is gone, as the run goes on and keeps the newest")
 
 
-def load_generator(location: str, step: int) -> tuple[Generator, ModelConfig, str]:
-    """Load the generator of a run's checkpoint; also return its settings and the checkpoint's digest.
+class LoadedGenerator(NamedTuple):
+    """A generator in evaluation mode, its settings, its checkpoint's digest, and which of the run's weights it has."""
+
+    network: Generator
+    model: ModelConfig
+    digest: str
+    weights: Literal["average", "raw"]
+
+
+def load_generator(location: str, step: int, weights: Weights = "auto") -> LoadedGenerator:
+    """Load the generator of a run's checkpoint.
+
+    Args:
+        location: folder or URL of the run.
+        step: of the checkpoint.
+        weights: `average` or `raw`; `auto` takes the averaged weights where there are any.
 
     Raises:
+        ConfigError: there are no averaged weights.
         RunDirectoryError, StorageError: as `load_networks`.
     """
-    generator, _, model, digest = load_networks(location, step, "generator")
-    return generator.eval(), model, digest
+    settings, state, where = _read_state(location, step)
+    has_average = AVERAGE_FILE in state["files"]
+    if weights == "average" and not has_average:
+        raise ConfigError(
+            f"weights is 'average', but {where} has none, since training.average was 0: leave it out, or take raw"
+        )
+    chosen: Literal["average", "raw"] = "average" if has_average and weights != "raw" else "raw"
+    name = AVERAGE if chosen == "average" else "generator"
+    generator, _, model = _load(location, step, settings, state, "generator", name)
+    return LoadedGenerator(generator.eval(), model, str(state["digest"]), chosen)
 
 
-def load_networks(
-    location: str, step: int, player: Literal["generator", "discriminator"]
-) -> tuple[Generator, Discriminator, ModelConfig, str]:
-    """Return both networks of a run, the one asked for with its weights, their settings and the checkpoint's digest.
+def load_networks(location: str, step: int) -> tuple[Generator, Discriminator, ModelConfig, str]:
+    """Return both networks of a run, the discriminator with its weights, their settings and the checkpoint's digest.
 
     Raises:
         RunDirectoryError: no such checkpoint, a damaged one, or one of another architecture.
         StorageError: it cannot be read.
     """
+    settings, state, _ = _read_state(location, step)
+    generator, discriminator, model = _load(location, step, settings, state, "discriminator", "discriminator")
+    return generator, discriminator, model, str(state["digest"])
+
+
+def _read_state(location: str, step: int) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return the settings of a run, the state of a checkpoint, and where that is."""
     settings = read_run_config(location)
     where = f"{location.rstrip('/')}/checkpoints/{name_of(step)}"
     state_content = read_file(location, f"checkpoints/{name_of(step)}/{STATE_NAME}")
     if state_content is None:
         steps = ", ".join(map(str, checkpoint_steps(location)))
         raise RunDirectoryError(f"{location} has no whole checkpoint of step {step}; it has those of steps {steps}")
-    state = parse_state(state_content, where)
-    name = f"{player}.safetensors"
-    content = read_file(location, f"checkpoints/{name_of(step)}/{name}")
-    expected = state["files"].get(name, {}).get("xxh3_128")
+    return settings, parse_state(state_content, where), where
+
+
+def _load(
+    location: str,
+    step: int,
+    settings: dict[str, Any],
+    state: dict[str, Any],
+    player: Literal["generator", "discriminator"],
+    name: str,
+) -> tuple[Generator, Discriminator, ModelConfig]:
+    """Return both networks of a run, one of them with the weights of the file `name` of a checkpoint."""
+    where, file = f"{location.rstrip('/')}/checkpoints/{name_of(step)}", f"{name}.safetensors"
+    content = read_file(location, f"checkpoints/{name_of(step)}/{file}")
+    expected = state["files"].get(file, {}).get("xxh3_128")
     if content is None or xxhash.xxh3_128_hexdigest(content) != expected:
-        raise RunDirectoryError(f"{where} is damaged: {name} is not what was written; take another step with --step")
+        raise RunDirectoryError(f"{where} is damaged: {file} is not what was written; take another step with --step")
     try:
         model = ModelConfig(**settings["model"])
         generator, discriminator = build_networks(model)
         network = generator if player == "generator" else discriminator
-        copy_tensors(safetensors.torch.load(content), dict(network.state_dict()), player, where)
+        copy_tensors(safetensors.torch.load(content), dict(network.state_dict()), name, where)
     except (TypeError, ConfigError, SafetensorError) as error:
         raise RunDirectoryError(f"{location} was made by another version: {' '.join(str(error).split())}") from error
-    return generator, discriminator, model, str(state["digest"])
+    return generator, discriminator, model
