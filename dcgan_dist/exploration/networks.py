@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from dcgan_dist.config import ModelConfig, Weights, is_whole
 from dcgan_dist.data.dataset import Dataset
@@ -23,14 +22,13 @@ from dcgan_dist.models.network import Discriminator, Generator
 from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state
 from dcgan_dist.results.storage import read_file
 from dcgan_dist.training.draws import draw_z, one_hot
-from dcgan_dist.training.sampling import to_uint8
+from dcgan_dist.training.sampling import measure_statistics, to_uint8
 from dcgan_dist.training.trained import load_generator, load_networks, read_run_config
 
 Ids = Sequence[int]
 
 _BATCH = 64
 _MOST_IDS = 10_000  # that a setting can list
-_STATISTICS = 1024  # samples that the statistics of batch norm are measured over, where they are those of a batch
 
 
 @dataclass(frozen=True)
@@ -209,7 +207,7 @@ def open_trained(
     seen = 0 if content is None else int(parse_state(content, state_name).get("images_seen", 0))
     generator = generator.eval().to(device)
     if model.sample_statistics == "released":
-        _measure_statistics(generator, model, seed, device)
+        measure_statistics(generator, model, seed)
         model = replace(model, sample_statistics="paper")
     return Trained(
         location=location,
@@ -224,25 +222,6 @@ def open_trained(
         seed=seed,
         cache=cache,
     )
-
-
-@torch.no_grad()
-def _measure_statistics(generator: Generator, model: ModelConfig, seed: int, device: torch.device) -> None:
-    """Set the averages of batch norm to those of 1,024 samples, each batch of which is normalised by its own."""
-    layers: list[nn.Module] = [part for part in generator.modules() if isinstance(part, _BatchNorm)]
-    momenta = [part.momentum for part in layers]
-    for part in layers:
-        part.reset_running_stats()  # type: ignore[operator]
-        part.momentum = None  # type: ignore[assignment]  # the mean over all batches
-    generator.train()
-    classes = model.classes or 0
-    for start in range(0, _STATISTICS, _BATCH):
-        z = draw_z(seed, "explore/statistics", start // _BATCH, _BATCH, model.z_dim, model.z_distribution)
-        y = one_hot((torch.arange(_BATCH) + start) % max(classes, 1), classes)
-        generator(z.to(device), y.to(device))
-    generator.eval()
-    for part, momentum in zip(layers, momenta, strict=True):
-        part.momentum = momentum
 
 
 def parse_ids(name: str, text: str, of: str = "numbers of samples as on the sheet") -> list[int]:

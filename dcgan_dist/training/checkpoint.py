@@ -18,7 +18,9 @@ AVERAGE = "generator_average"
 AVERAGE_FILE = f"{AVERAGE}.safetensors"
 
 
-def training_tensors(step: AdversarialStep, average: GeneratorAverage | None) -> dict[str, dict[str, torch.Tensor]]:
+def training_tensors(
+    step: AdversarialStep, average: GeneratorAverage | None = None
+) -> dict[str, dict[str, torch.Tensor]]:
     """All tensors that a run goes on from, by file and name: networks with buffers, Adam states, the average.
 
     They are the live ones: copying into them restores the run.

@@ -8,10 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.training.batch_norm import evaluation
 from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
+
+_BATCH, _MEASURED = 64, 1024  # samples that statistics are measured on, together and in all
 
 
 def fixed_inputs(config: ModelConfig, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,6 +38,29 @@ def sample_feature_maps(
     with evaluation(generator, batch_statistics=config.sample_statistics == "released"):
         *hidden, images = generator.feature_maps(z, y)  # type: ignore[operator]
     return images, hidden
+
+
+@torch.no_grad()
+def measure_statistics(generator: nn.Module, config: ModelConfig, seed: int) -> None:
+    """Set the running statistics of a generator's batch norm to those of 1,024 samples, and leave it in evaluation.
+
+    Each batch of 64 is normalised by its own. A conditional model's samples are of all classes in turn.
+    """
+    layers: list[nn.Module] = [part for part in generator.modules() if isinstance(part, _BatchNorm)]
+    if layers:
+        momenta = [part.momentum for part in layers]
+        for part in layers:
+            part.reset_running_stats()  # type: ignore[operator]
+            part.momentum = None  # type: ignore[assignment]  # the mean over all batches
+        generator.train()
+        like, classes = next(generator.parameters()), config.classes or 0
+        for number in range(_MEASURED // _BATCH):
+            z = draw_z(seed, "statistics", number, _BATCH, config.z_dim, config.z_distribution)
+            y = one_hot((torch.arange(_BATCH) + number * _BATCH) % max(classes, 1), classes)
+            generator(z.to(like.device, like.dtype), y.to(like.device, like.dtype))
+        for part, momentum in zip(layers, momenta, strict=True):
+            part.momentum = momentum
+    generator.eval()
 
 
 def to_real(images: torch.Tensor, image_range: tuple[float, float], dtype: torch.dtype) -> torch.Tensor:

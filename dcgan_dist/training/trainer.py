@@ -169,15 +169,14 @@ class Training:
         self.dropout_units = discriminator.dropout_units
         initialise(generator, config.model, config.seed)
         initialise(discriminator, config.model, config.seed + 1)
-        networks = []
         layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
         for bare in (generator, discriminator):
-            network = synchronise(bare, world) if config.training.sync_batch_norm else bare
-            network = network.to(world.device, self.dtype).train()
-            network.to(memory_format=layout)  # type: ignore[call-overload]
-            networks.append(network)
-        decay = config.training.average
-        self.average = GeneratorAverage(networks[0], decay, config.training.batch_size) if decay else None
+            bare.to(world.device, self.dtype).train()
+            bare.to(memory_format=layout)  # type: ignore[call-overload]
+        self.average = GeneratorAverage(generator, config) if config.training.average else None
+        networks: list[torch.nn.Module] = [generator, discriminator]
+        if config.training.sync_batch_norm:
+            networks = [synchronise(bare, world) for bare in networks]
         if config.training.compile:
             for network in networks:
                 network.compile()
@@ -479,7 +478,7 @@ class Training:
         if self.run is None:
             return
         name, raw = name_of(self.state.step), self.step.generator.network
-        grids = {name: raw} if self.average is None else {name: self.average.network, f"{RAW}{name}": raw}
+        grids = {name: raw} if self.average is None else {name: self.average.measure(), f"{RAW}{name}": raw}
         for grid, generator in grids.items():
             with self.step.autocast():
                 images, _ = sample_feature_maps(generator, self.fixed_z, self.fixed_y, self.config.model)
@@ -558,6 +557,9 @@ class Training:
             **({} if self.parent is None else {"parent": self.parent}),
         }
 
+        if self.average is not None:
+            self.average.measure()
+
         def write(folder: Path) -> None:
             for name, tensors in training_tensors(self.step, self.average).items():
                 save_tensors(folder, tensors, name)
@@ -597,7 +599,7 @@ class Training:
             self.average.begin(self.step.generator.network, state["step"])
             say(
                 self.world,
-                f"the checkpoint has no averaged weights: the average begins with those of step {state['step']:,}",
+                f"the checkpoint has no averaged weights: they begin as those of step {state['step']:,}",
             )
         same_size = state["world_size"] == self.world.size
         tallies = torch.tensor(state["tallies"], dtype=torch.float64)
