@@ -127,6 +127,10 @@ IDEALS = {
 }
 
 
+def _generator(entry: dict[str, Any]) -> str:
+    return f"{entry['method']}{', averaged' if entry.get('weights') == 'average' else ''}"
+
+
 def print_metrics(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:
     """Print scores of generators, a line for each metric."""
     table = Table(title=f"{task}, {protocol}")
@@ -137,7 +141,7 @@ def print_metrics(task: str, protocol: str, entries: list[dict[str, Any]]) -> No
             low, high = metric["ci95"]
             first = number == 0
             table.add_row(
-                entry["method"] if first else "",
+                _generator(entry) if first else "",
                 str(entry["step"]) if first and entry["step"] is not None else "",
                 name,
                 f"{metric['value']:.4g}",
@@ -161,7 +165,7 @@ def print_errors(task: str, protocol: str, entries: list[dict[str, Any]]) -> Non
         for number, (name, error) in enumerate(errors.items()):
             low, high = error["ci95"]
             table.add_row(
-                entry["method"] if number == 0 else "",
+                _generator(entry) if number == 0 else "",
                 str(entry["step"]) if number == 0 and entry["step"] is not None else "",
                 f"{int(name.removeprefix('error_at_')):,}",
                 f"{error['value']:.2f}",

@@ -62,6 +62,7 @@ class Score:
         protocol: how it was taken.
         step: of the checkpoint; None for a control.
         method: `dcgan`, or the name of a control.
+        weights: of the generator, `average` or `raw`; "" where they do not matter.
     """
 
     task: str
@@ -73,6 +74,7 @@ class Score:
     protocol: str
     step: int | None
     method: str
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Trial:
         objective: what the sweep maximised.
         verdict: on its stability.
         samples: (step, path or URL) of each grid, by step.
+        raw_samples: the same of grids by the raw weights, where averaged ones have drawn the others.
         real: path or URL of the grid of real images.
         figures: what `explore` has drawn: (figure, path or URL of its picture).
         command: what reproduces the run.
@@ -156,6 +159,7 @@ class Trial:
     objective: float | None = None
     verdict: Verdict = Verdict("undecided", "")
     samples: Sequence[tuple[int, str]] = ()
+    raw_samples: Sequence[tuple[int, str]] = ()
     real: str | None = None
     figures: Sequence[tuple[FigureFile, str]] = ()
     command: str = ""
@@ -489,6 +493,7 @@ def _trial(found: Found, files: RunFiles) -> Trial:
         all_scores=scores,
         verdict=Verdict(text(files.verdict.get("name")), text(files.verdict.get("reason")), files.verdict.get("score")),
         samples=tuple((step, f"{directory}/{SAMPLES}/{name}") for step, name in files.samples),
+        raw_samples=tuple((step, f"{directory}/{SAMPLES}/{name}") for step, name in files.raw_samples),
         real=f"{directory}/{SAMPLES}/real.png" if files.has_real else None,
         figures=tuple((figure, f"{directory}/{FIGURES}/{figure.name}.png") for figure in files.figures),
         command=_command(shown, settings),
@@ -720,7 +725,9 @@ def _interval(about: Any) -> tuple[float, float, float]:
     return value, low, high
 
 
-def _scores_of(task: str, metrics: Any, protocol: str, step: int | None, method: str) -> tuple[Score, ...]:
+def _scores_of(
+    task: str, metrics: Any, protocol: str, step: int | None, method: str, weights: str = ""
+) -> tuple[Score, ...]:
     if not isinstance(metrics, dict):
         return ()
     return tuple(
@@ -732,6 +739,7 @@ def _scores_of(task: str, metrics: Any, protocol: str, step: int | None, method:
             protocol=protocol,
             step=step,
             method=method,
+            weights=weights,
         )
         for name, about in metrics.items()
     )
@@ -751,18 +759,26 @@ def _scores(content: Mapping[str, Any]) -> tuple[Score, ...]:
             text(entry.get("protocol")),
             _whole(entry.get("step")),
             text(entry.get("method")),
+            text(entry.get("weights")),
         )
     )
 
 
 def _newest(scores: Sequence[Score]) -> dict[str, Score]:
-    """Return by `TASK.METRIC` the score of the newest checkpoint; of several protocols, the first by name."""
+    """Return by `TASK.METRIC` the score of the newest checkpoint; of several protocols, the first by name.
+
+    Those of averaged weights go before those of the raw ones.
+    """
     newest: dict[str, Score] = {}
     for score in scores:
         if score.step is None:
             continue
         key = f"{score.task}.{score.metric}"
         before = newest.get(key)
-        if before is None or (-score.step, score.protocol) < (-(before.step or 0), before.protocol):
+        if before is None or _rank(score) < _rank(before):
             newest[key] = score
     return newest
+
+
+def _rank(score: Score) -> tuple[int, bool, str]:
+    return (-(score.step or 0), score.weights == "raw", score.protocol)

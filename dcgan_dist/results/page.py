@@ -62,11 +62,12 @@ class _Pictures:
 
     row: _Grid | None
     grids: tuple[_Grid, ...]
+    raw: tuple[_Grid, ...]
     real: _Grid | None
     figures: tuple[_Grid, ...] = ()
 
     def __iter__(self) -> Iterator[Thumbnail]:
-        for grid in (self.row, self.real, *self.grids, *self.figures):
+        for grid in (self.row, self.real, *self.grids, *self.raw, *self.figures):
             if grid is not None and grid.thumbnail is not None:
                 yield grid.thumbnail
 
@@ -110,8 +111,8 @@ def write_page(pile: Pile, output: Path, *, now: float, thumbnails: Thumbnails |
 
 def _detail(trial: Trial, shown: _Pictures, points: int) -> dict[str, Any]:
     real = shown.real.told() if shown.real else None
-    grids = [grid.told() for grid in shown.grids]
-    return page_content.detail(trial, grids, real, [grid.told() for grid in shown.figures], points)
+    grids, raw, figures = ([grid.told() for grid in some] for some in (shown.grids, shown.raw, shown.figures))
+    return page_content.detail(trial, grids, raw, real, figures, points)
 
 
 # Images
@@ -127,7 +128,7 @@ def _fitting_pictures(trials: Sequence[Trial], made: Thumbnails) -> list[_Pictur
         pictures = _all_pictures(trials, style, made)
         if _bytes(pictures) <= IMAGE_BYTES:
             return pictures
-    return [_Pictures(shown.row, (), None) for shown in pictures]
+    return [_Pictures(shown.row, (), (), None) for shown in pictures]
 
 
 def _bytes(pictures: Sequence[_Pictures]) -> int:
@@ -144,12 +145,13 @@ def _all_pictures(trials: Sequence[Trial], style: Style, made: Thumbnails) -> li
 def _pictures(trial: Trial, style: Style, made: Thumbnails) -> _Pictures:
     size = trial.settings.get("model.image_size")
     cell = size if isinstance(size, int) and not isinstance(size, bool) and 0 < size <= 1024 else None
-    places = dict(trial.samples)
-    grids = tuple(_grid(step, places[step], cell, style, made) for step in choose_steps(list(places), style.steps))
+    places, raw = dict(trial.samples), dict(trial.raw_samples)
+    chosen = choose_steps(list(places), style.steps)
     newest = max(places, default=None)
     return _Pictures(
         row=_grid(newest, places[newest], cell, ROW, made) if newest is not None else None,
-        grids=grids,
+        grids=tuple(_grid(step, places[step], cell, style, made) for step in chosen),
+        raw=tuple(_grid(step, raw[step], cell, style, made) for step in chosen if step in raw),
         real=_grid(0, trial.real, cell, style, made) if trial.real else None,
         figures=tuple(
             _grid(figure.step or 0, place, None, style.of_figures, made)

@@ -518,7 +518,7 @@ def core(pile: Pile, files: str | None, thumbnails: Sequence[tuple[str, int] | N
         "hero": shown.key if shown else None,
         "picked": _to_compare(pile, best, main),
         "scaling": scaling(pile),
-        "empty": detail(Trial("", "", ""), [], None),
+        "empty": detail(Trial("", "", ""), [], [], None),
     }
 
 
@@ -614,6 +614,7 @@ def _rounded(value: float | None) -> float | None:
 def detail(
     trial: Trial,
     grids: Sequence[Mapping[str, Any]],
+    raw: Sequence[Mapping[str, Any]],
     real: Mapping[str, Any] | None,
     figures: Sequence[Mapping[str, Any]] = (),
     points: int = 300,
@@ -623,6 +624,7 @@ def detail(
     Args:
         trial: the trial.
         grids: its grids by step: ``{"step": …, "image": name}`` or ``{"step": …, "problem": text}``.
+        raw: the same for grids by the raw weights, where averaged ones have drawn the others.
         real: the same for the real images.
         figures: the same for its figures; none where they are left out.
         points: most of each curve.
@@ -657,7 +659,7 @@ def detail(
                 "high": _rounded(score.high),
                 "n": score.n,
                 "step": score.step,
-                "method": score.method,
+                "method": f"{score.method}, averaged weights" if score.weights == "average" else score.method,
                 "protocol": score.protocol,
                 "control": score.step is None,
             }
@@ -665,6 +667,7 @@ def detail(
         ],
         "curves": curves,
         "grids": list(grids),
+        "raw": list(raw),
         "real": real,
         "figures": [
             {"title": short(figure.title, 200), "finding": short(figure.finding, 600), **shown}

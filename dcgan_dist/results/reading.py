@@ -17,6 +17,7 @@ import orjson
 import yaml
 
 from dcgan_dist.errors import StorageError
+from dcgan_dist.results.checkpoints import RAW
 from dcgan_dist.results.stability import SIGNALS, judge, judge_columns
 from dcgan_dist.results.walking import FIGURES, SAMPLES, Found, names_in, read_bytes
 
@@ -29,7 +30,7 @@ SETTINGS = 2000
 MOST_FIGURES = 40
 """Most figures that are kept of a run."""
 
-_GRID = re.compile(r"step-(\d{1,18})\.png")
+_GRID = re.compile(rf"({RAW})?step-(\d{{1,18}})\.png")
 # A value of letters, digits and such alone means the same by itself as after its key; with more, YAML is to judge.
 _SETTING = re.compile(
     r"( *)([A-Za-z_][A-Za-z0-9_]*):(?: ([A-Za-z0-9_./+~][A-Za-z0-9_./+~:=@-]*|-[0-9.]+(?:e[+-]?[0-9]+)?"
@@ -68,6 +69,7 @@ class RunFiles:
         verdict: name, reason and score of `stability.judge`.
         parent: the newest line of metrics.jsonl that names a `parent`, {} where there is none.
         samples: (step, file name) of each grid, by step.
+        raw_samples: the same of grids by the raw weights, where averaged ones have drawn the others.
         has_real: whether a grid of real images is there.
         figures: those that `explore` has drawn, by name.
         problems: what could not be read, one line each.
@@ -82,6 +84,7 @@ class RunFiles:
     verdict: dict[str, Any] = field(default_factory=dict)
     parent: dict[str, Any] = field(default_factory=dict)
     samples: tuple[tuple[int, str], ...] = ()
+    raw_samples: tuple[tuple[int, str], ...] = ()
     has_real: bool = False
     figures: tuple[FigureFile, ...] = ()
     problems: tuple[str, ...] = ()
@@ -106,7 +109,9 @@ def read_run(found: Found) -> RunFiles:
     names, values = columns_of(rows, problems)
     scores = parse_object(content("scores.json"), "scores.json", problems)
     grids = names_in(found, SAMPLES)
-    steps = sorted((int(match[1]), name) for name in grids if (match := _GRID.fullmatch(name)))
+    steps: dict[bool, list[tuple[int, str]]] = {False: [], True: []}  # by whether it is one of the raw weights
+    for match in filter(None, map(_GRID.fullmatch, grids)):
+        steps[match[1] is not None].append((int(match[2]), match[0]))
     return RunFiles(
         settings=settings,
         environment=environment,
@@ -116,7 +121,8 @@ def read_run(found: Found) -> RunFiles:
         values=values,
         verdict=_verdict(rows, names, values, status),
         parent=next((row for row in reversed(rows) if row.get("parent") is not None), {}),
-        samples=tuple(steps),
+        samples=tuple(sorted(steps[False])),
+        raw_samples=tuple(sorted(steps[True])),
         has_real="real.png" in grids,
         figures=_figures(found, content, problems),
         problems=tuple(problems),

@@ -27,7 +27,7 @@ LARGEST = 2**30
 """Most bytes of metrics that are kept; runs beyond are read again each time."""
 
 _KEPT = 16  # cache files that are kept, of those written last
-_VERSION = b"4"
+_VERSION = b"5"
 _BATCH = 500
 _SCHEMA = pa.schema(
     [("directory", pa.string()), ("stamp", pa.string()), ("said", pa.string()), ("values", pa.large_binary())],
@@ -109,10 +109,12 @@ def _said(files: RunFiles) -> str:
 def _restore(said: dict[str, Any], values: pa.Buffer) -> RunFiles:
     names = tuple(said.pop("names"))
     matrix = np.frombuffer(values, dtype=np.float64).reshape(len(names), -1) if names else np.empty((0, 0))
-    samples = tuple((int(step), str(name)) for step, name in said.pop("samples"))
+    grids: dict[str, Any] = {
+        key: tuple((int(step), str(name)) for step, name in said.pop(key)) for key in ("samples", "raw_samples")
+    }
     problems = tuple(said.pop("problems"))
     figures = tuple(FigureFile(**figure) for figure in said.pop("figures"))
-    return RunFiles(**said, names=names, values=matrix, samples=samples, figures=figures, problems=problems)
+    return RunFiles(**said, **grids, names=names, values=matrix, figures=figures, problems=problems)
 
 
 def cache_file(chosen: str | None, purpose: str) -> Path:

@@ -49,7 +49,7 @@ def test_an_image_depends_on_its_z_alone(opened, statistics):
 
 def test_statistics_of_batches_are_measured_once_over_many_samples(opened):
     run = opened("dcgan", "released")
-    generator, _, _ = load_generator(run.location, run.step)
+    generator = load_generator(run.location, run.step).network
     norm = next(part for part in run.generator.modules() if isinstance(part, torch.nn.BatchNorm2d))
     place = next(name for name, part in run.generator.named_modules() if part is norm)
     inputs = []

@@ -605,3 +605,22 @@ def test_one_damaged_run_is_marked_and_all_others_are_shown(tmp_path, capsys):
     assert compare.main([str(tmp_path / "runs")]) == 0
     page, table = (tmp_path / "report.html").read_text(), capsys.readouterr().out
     assert all(name in page and name in table for name in ("good", "huge", *damages))
+
+
+def test_grids_and_scores_of_averaged_weights_go_before_those_of_the_raw_ones(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "samples").mkdir(parents=True)
+    (run / "config.yaml").write_text("model: {name: dcgan}\n")
+    for name in ("step-00000005", "raw-step-00000005", "step-00000000", "raw-step-00000000", "raw-", "raw-real"):
+        (run / f"samples/{name}.png").write_bytes(b"")
+    entry = {"step": 5, "method": "dcgan", "protocol": "p"}
+    scores = [
+        {**entry, "weights": weights, "metrics": {"coverage": {"value": value}}}
+        for weights, value in (("raw", 0.1), ("average", 0.2))
+    ]
+    for order in (scores, scores[::-1]):
+        (run / "scores.json").write_text(json.dumps({"fidelity": order}))
+        (trial,) = aggregate.collect([str(run)], tmp_path / "cache.arrow").trials
+        assert trial.scores["fidelity.coverage"].value == 0.2
+        assert [step for step, _ in trial.samples] == [step for step, _ in trial.raw_samples] == [0, 5]
+        assert all(path.rpartition("/")[2].startswith("raw-") for _, path in trial.raw_samples)

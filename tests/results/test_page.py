@@ -472,3 +472,14 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(pile: Pile, tmp_pat
 
 def test_a_tie_is_rounded_as_the_pages_script_rounds_it():
     assert [page_content.number(value) for value in (88.25, 0.125, -2.625, 88.24)] == ["88.3", "0.125", "-2.63", "88.2"]
+
+
+def test_grids_of_raw_weights_stand_beside_those_of_the_average_at_the_same_steps(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path / "g", 0, grids=3)
+    raw = make_trial(tmp_path / "raw", 1, grids=3).samples
+    detail = json.loads(
+        written(Pile(trials=(dataclasses.replace(trial, raw_samples=raw),)), tmp_path).inside["trial-0"]
+    )
+    assert [grid["step"] for grid in detail["raw"]] == [grid["step"] for grid in detail["grids"]]
+    assert {grid["image"] for grid in detail["raw"]}.isdisjoint(grid["image"] for grid in detail["grids"])
+    assert json.loads(written(Pile(trials=(trial,)), tmp_path).inside["trial-0"])["raw"] == []

@@ -61,17 +61,21 @@ function samplesOf(trial, detail, marks) {
   if (!detail.grids.length && !detail.real) return null;
   const grids = detail.grids;
   const shown = make("div");
+  const shownRaw = make("div");
   const real = detail.real ? make("figure", {}, make("figcaption", {}, "Real images ", make("small", {}, "of the training set")),
     detail.real.image ? make("img", { class: "grid-image", src: imageSource(detail.real.image), alt: "Real images of the training set" }) : make("div", { class: "grid-none" }, detail.real.problem)) : null;
   const tell = (step) => {
     const grid = gridAt(grids, step);
     shown.replaceChildren(gridPicture(grid, `Samples of ${trialName(trial)} at step ${number(step)}`));
+    if (detail.raw.length) shownRaw.replaceChildren(gridPicture(gridAt(detail.raw, step), `The same by the raw weights at step ${number(step)}`));
     for (const mark of marks) mark(step);
   };
   const slider = grids.length ? stepSlider(grids.map((grid) => grid.step), "Step of the samples", tell) : null;
   if (!grids.length) shown.append(gridPicture(null));
-  const samples = make("figure", {}, make("figcaption", {}, "Samples ", make("small", {}, "the same z at every step")), shown);
-  return [make("div", { class: "grids" }, samples, real), slider];
+  const about = detail.raw.length ? "averaged weights, the same z at every step" : "the same z at every step";
+  const samples = make("figure", {}, make("figcaption", {}, "Samples ", make("small", {}, about)), shown);
+  const raw = detail.raw.length ? make("figure", {}, make("figcaption", {}, "Raw weights ", make("small", {}, "the same z")), shownRaw) : null;
+  return [make("div", { class: raw ? "grids three" : "grids" }, samples, raw, real), slider];
 }
 
 // What `explore` has drawn of it.
