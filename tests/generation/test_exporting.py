@@ -24,7 +24,7 @@ needs_onnx = pytest.mark.skipif(
 def original(run, count):
     """Return z, labels and the images that the run's generator gives for them, by the code that samples."""
     samples = open_samples(run)
-    generator, model, _ = load_generator(run, samples.step)
+    generator, model, _, _ = load_generator(run, samples.step)
     z = draw_z(9, "test", 0, count, model.z_dim, model.z_distribution)
     y = one_hot(torch.arange(count) % max(model.classes or 0, 1), model.classes or 0)
     return z, y, sample_feature_maps(generator, z, y, model)[0]

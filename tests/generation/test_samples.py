@@ -33,7 +33,7 @@ def test_a_sample_depends_on_seed_and_number_alone(trained, name, statistics):
 def test_samples_are_the_images_that_the_generator_gives_for_their_z_and_labels(trained):
     run = str(trained("cdcgan"))
     samples = open_samples(run)
-    generator, model, _ = load_generator(run, samples.step)
+    generator, model, _, _ = load_generator(run, samples.step)
     labels = samples.labels(0, BLOCK)
     assert labels.tolist() == [0, 1] * (BLOCK // 2)
     y = one_hot(torch.from_numpy(labels), 2)
