@@ -14,6 +14,7 @@ from dcgan_dist.errors import ConfigError
 PROG = "dcgan-dist bench"
 WHAT = {
     "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
+    "average": "what averaging the generator's weights costs, as a share of a step and of 500 steps",
     "launch": "images/s of two workers under Ray Train beside torchrun",
     "sweep": "time of 100 short trials of a sweep beside their training alone, two at a time; what asha saves",
     "features": "features a second of the ImageNet net beside a plain evaluation loop in float32",
