@@ -13,7 +13,6 @@ import json
 import os
 import pwd
 import resource
-import shlex
 import shutil
 import socket
 import subprocess
@@ -24,11 +23,10 @@ import threading
 import time
 import tomllib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
@@ -36,11 +34,10 @@ from packaging.requirements import Requirement
 from dcgan_dist.config import Config
 from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.errors import DcganDistError
-from dcgan_dist.parallel import usable_cores
+from dcgan_dist.parallel import GROUPS, OWN_GROUPS, limits_of_groups, usable_cores
 from dcgan_dist.results.storage import Mirror, parse_location
 
 PROJECT = Path(__file__).parents[1]
-GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 LEAST_MEMORY = 2 << 30  # a training process takes 0.4 GiB before its networks, and Ray about as much
 LEAST_DISK = 2 << 30  # five checkpoints of the paper's 64x64 networks with Adam's state
@@ -150,34 +147,22 @@ def memory(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> Finding:
     """Compare the memory of the machine, or of its container, with what a run takes."""
     about = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     total, free = (int(about[name].split()[0]) << 10 for name in ("MemTotal", "MemAvailable"))
-    limit = min([total, *limits_of_groups("memory", "memory.max", "memory.limit_in_bytes", groups, own)])
+    limit = min([total, *_limits("memory", "memory.max", "memory.limit_in_bytes", groups, own)])
     found = f"{_size(min(free, limit))} free of {_size(limit)}" + (", by a container's limit" if limit < total else "")
     if min(free, limit) >= LEAST_MEMORY:
         return Finding("memory", "ok", found)
     return Finding("memory", "warn", found, "a run can be killed: end other programs, or raise the container's limit")
 
 
-def limits_of_groups(controller: str, second: str, first: str, groups: Path, own: Path) -> Iterator[int]:
-    """Yield the limits that the control groups of this process, and those above them, set.
+def _limits(controller: str, second: str, first: str, groups: Path, own: Path) -> list[int]:
+    """Return the limits that files of the control groups hold; `second` is the file's name in version 2."""
 
-    Args:
-        controller: such as `memory`.
-        second: name of the file in version 2.
-        first: name of the file in version 1.
-        groups: where the control groups are.
-        own: the file that names those of this process.
-    """
-    lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root, name = (groups / controllers, first) if controllers else (groups, second)
-        below = PurePosixPath(path.lstrip("/"))
-        # In a container the path may be that outside, of which nothing is seen here: then the root is its own group.
-        for folder in [below, *below.parents]:
-            with suppress(OSError, ValueError):  # no such group, or no limit, which is "max"
-                yield int((root / folder / name).read_text(encoding="ascii"))
+    def read(name: str, folder: Path) -> int:
+        return int((folder / name).read_text(encoding="ascii"))
+
+    return [
+        int(limit) for limit in limits_of_groups(controller, partial(read, second), partial(read, first), groups, own)
+    ]
 
 
 def gpus(devices: Path = Path("/dev"), *, needed: bool = False) -> Finding:
@@ -202,21 +187,32 @@ def gpus(devices: Path = Path("/dev"), *, needed: bool = False) -> Finding:
     return Finding("GPUs", "ok", f"{found}, without fast bf16", "train in fp32 there")
 
 
-def compiler(*, needed: bool = False) -> Finding:
-    """Try whether C++ for Python can be compiled, as torch.compile does."""
+def compiler(*, needed: bool = False, seconds: float | None = None) -> Finding:
+    """Try whether C++ for Python can be compiled, by the program that torch.compile takes on a CPU.
+
+    Args:
+        needed: whether a run will fail without it.
+        seconds: for the try; left out, `PROGRAM_S`.
+    """
     status: Status = "fail" if needed else "warn"
     way_out = "install g++ and Python's headers, or leave training.compile off"
-    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
-    found = next((name for name in wanted if shutil.which(shlex.split(name)[0])), None)
-    if found is None:
-        return Finding("compiler", status, f"no {' or '.join(wanted)}, which training.compile needs", way_out)
-    words = [*shlex.split(found), "-fsyntax-only", "-x", "c++", "-I", sysconfig.get_path("include"), "-"]
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        return Finding("compiler", status, f"there is no C++ compiler {name!r}", way_out)
+    words = [name, "-fsyntax-only", "-x", "c++", "-I", sysconfig.get_path("include"), "-"]
     program = "#include <Python.h>\n#include <vector>\n"
-    done = subprocess.run(words, input=program, capture_output=True, text=True, timeout=PROGRAM_S, check=False)
-    if done.returncode:
+    seconds = PROGRAM_S if seconds is None else seconds
+    try:
+        done = subprocess.run(words, input=program, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return Finding("compiler", "warn", f"the C++ compiler {name!r} took longer than {seconds:g} s", BUSY)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    else:
+        if done.returncode == 0:
+            return Finding("compiler", "ok", f"{name} works, for training.compile")
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
-        return Finding("compiler", status, f"{found} fails, which training.compile needs ({reason})", way_out)
-    return Finding("compiler", "ok", f"{found} works, for training.compile")
+    return Finding("compiler", status, f"the C++ compiler {name!r} fails ({reason})", way_out)
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
@@ -251,7 +247,7 @@ def _most(limit: int) -> int:
 
 def processes(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> Finding:
     """Compare the limits of processes and threads with what Ray starts."""
-    limits = list(limits_of_groups("pids", "pids.max", "pids.max", groups, own))
+    limits = _limits("pids", "pids.max", "pids.max", groups, own)
     own_limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if own_limit != resource.RLIM_INFINITY and os.geteuid() != 0:  # the system does not hold root to it
         limits.append(own_limit)

@@ -27,6 +27,8 @@ from dcgan_dist.stopping import shielding
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
 # Tasks handed out beyond those that are being worked on: enough that no worker waits for the next.
 AHEAD = 2
 
@@ -101,43 +103,54 @@ class LocalPool:
         return list(self.run(function, tasks))
 
 
-def usable_cores(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+def usable_cores(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> int:
     """Return the number of cores that this process may use: its affinity, or a container's quota where that is less.
 
     Args:
         groups: where the control groups are, of version 1 or 2.
         own: the file that names those of this process.
     """
-    return max(1, min(len(os.sched_getaffinity(0)), *(math.ceil(quota) for quota in _cpu_quotas(groups, own)), 1 << 20))
+    quotas = limits_of_groups("cpu", _quota_of_version_2, _quota_of_version_1, groups, own)
+    limits = [math.ceil(quota) for quota in quotas if quota > 0]
+    return max(1, min([len(os.sched_getaffinity(0)), *limits]))
 
 
-def _cpu_quotas(groups: Path, own: Path) -> Iterator[float]:
-    """Yield how many CPUs' time the control groups of this process and those above them are given."""
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except OSError:  # no such thing on this system
-        return
+def limits_of_groups(
+    controller: str,
+    second: Callable[[Path], float],
+    first: Callable[[Path], float],
+    groups: Path = GROUPS,
+    own: Path = OWN_GROUPS,
+) -> Iterator[float]:
+    """Yield the limits that the control groups of this process, and those above them, set.
+
+    Args:
+        controller: such as `memory`.
+        second: reads the limit in the folder of a group of version 2.
+        first: does so in version 1.
+        groups: where the control groups are.
+        own: the file that names those of this process.
+    """
+    lines = own.read_text(encoding="utf-8", errors="replace").splitlines() if own.exists() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        below = PurePosixPath(path.lstrip("/"))
         if not controllers:
-            root, read = groups, _quota_of_version_2
-        elif "cpu" in controllers.split(","):
-            root, read = groups / controllers, _quota_of_version_1
-            root = root if root.exists() else groups / "cpu"
+            root, read = groups, second
+        elif controller in controllers.split(","):
+            root, read = groups / controllers, first
+            root = root if root.exists() else groups / controller
         else:
             continue
+        below = PurePosixPath(path.lstrip("/"))
         # In a container the path may be that outside, of which nothing is seen here: then the root is its own group.
-        for folder in [root / below, *(root / above for above in below.parents)]:
-            with suppress(OSError, ValueError, ZeroDivisionError):  # no limit there, or no such group
-                quota = read(folder)
-                if quota > 0:
-                    yield quota
+        for folder in [below, *below.parents]:
+            with suppress(OSError, ValueError, ZeroDivisionError):  # no such group, or no limit there, which is "max"
+                yield read(root / folder)
 
 
 def _quota_of_version_2(folder: Path) -> float:
     quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
-    return int(quota) / int(period)  # a quota of "max" is none
+    return int(quota) / int(period)
 
 
 def _quota_of_version_1(folder: Path) -> float:

@@ -44,7 +44,7 @@ def test_a_program_that_hangs_is_ended_and_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CXX", script(tmp_path / "g++", "exec sleep 60"))
     monkeypatch.setattr(machine, "PROGRAM_S", 0.2)
     (found,) = examine({"compiler": machine.compiler}, 5)
-    assert (found.status, found.found) == ("warn", f"{tmp_path}/g++ took longer than 0.2 s")
+    assert (found.status, found.found) == ("warn", f"the C++ compiler '{tmp_path}/g++' took longer than 0.2 s")
 
 
 def test_all_is_well_on_a_machine_that_passes_these_tests(tmp_path: Path) -> None:
@@ -110,7 +110,11 @@ def test_a_gpu_that_pytorch_does_not_see_is_found(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("script_of", "found"),
-    [(None, "no /nowhere/g++"), ("echo 'no headers' >&2; exit 3", "(no headers)"), ("exit 3", "(exit status 3)")],
+    [
+        (None, "no C++ compiler '/nowhere/g++'"),
+        ("echo 'no headers' >&2; exit 3", "(no headers)"),
+        ("exit 3", "(exit status 3)"),
+    ],
 )
 def test_a_compiler_that_is_missing_or_fails_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script_of: str | None, found: str

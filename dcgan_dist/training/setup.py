@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
-import shlex
-import shutil
 import subprocess
-import sysconfig
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ import dcgan_dist
 from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.errors import ConfigError, RunDirectoryError
+from dcgan_dist.machine import compiler
 from dcgan_dist.models.family import families, family_of
 from dcgan_dist.results.run_directory import CONFIG_NAME, RunDirectory, open_run
 
@@ -124,23 +121,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def require_compiler() -> None:
-    """Check that C++ for Python can be compiled here, as torch.compile does on a CPU.
+def require_compiler(seconds: float = 60) -> None:
+    """Check that C++ for Python can be compiled here, as torch.compile does on a CPU, within so many seconds.
 
     Raises:
         ConfigError: it cannot.
     """
-    named = os.environ.get("CXX")
-    found = [program for program in (named or "g++", "clang++") if shutil.which(shlex.split(program)[0])]
-    way_out = "install g++ and Python's headers, or leave training.compile off"
-    if not found:
-        raise ConfigError(f"training.compile is true, but there is no C++ compiler {named or 'g++'!r}: {way_out}")
-    words = [*shlex.split(found[0]), "-fsyntax-only", "-x", "c++", "-I", sysconfig.get_path("include"), "-"]
-    program = "#include <Python.h>\n#include <vector>\n"
-    done = subprocess.run(words, input=program, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
-        raise ConfigError(f"training.compile is true, but the C++ compiler {found[0]!r} fails ({reason}): {way_out}")
+    found = compiler(needed=True, seconds=seconds)
+    if found.status != "ok":
+        raise ConfigError(f"training.compile is true, but {found.found}: {found.way_out}")
 
 
 def _git_commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,27 @@ def test_a_run_needs_no_git(git: str | None, tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("compiler", "says"),
-    [(None, r"there is no C\+\+ compiler"), ("echo cannot >&2; exit 1", r"fails \(cannot\)")],
+    [
+        (None, r"true, but there is no C\+\+ compiler 'g\+\+': install g\+\+ and"),
+        ("echo cannot >&2; exit 1", r"fails \(cannot\): install g\+\+ and"),
+        ("exec sleep 60", r"took longer than 0.2 s: ask again when"),
+    ],
 )
 def test_compiling_without_a_working_compiler_is_refused_before_any_work(
     compiler: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if compiler is not None:
-        program(tmp_path, "g++", compiler)
+        program(tmp_path, "g++", f"PATH={os.environ['PATH']}; {compiler}")
     monkeypatch.setenv("PATH", f"{tmp_path}")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ConfigError, match=says):
-        require_compiler()
+        require_compiler(0.2 if "longer" in says else 60)
+
+
+def test_a_compiler_that_is_no_program_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "g++").write_bytes(b"\x7fELF")
+    (tmp_path / "g++").chmod(0o755)
+    for named, says in ((f"{tmp_path}/g++", "Exec format error"), ("", "no C.. compiler ''")):
+        monkeypatch.setenv("CXX", named)
+        with pytest.raises(ConfigError, match=says):
+            require_compiler()
