@@ -120,7 +120,9 @@ def _left_out(manifest: Manifest, source: Source) -> str:
         reasons[f"no pictures by their names: {ends}"] = source.passed_over.total()
     parts = [f"{number:,} ({reason})" for reason, number in reasons.most_common(LISTED)]
     more = reasons.total() - sum(number for _, number in reasons.most_common(LISTED))
-    return f"left out {', '.join(parts) or 'none'}" + (f" and {more:,} more" if more else "")
+    if not parts:
+        return "nothing left out"
+    return f"left out {', '.join(parts)}" + (f" and {more:,} more" if more else "")
 
 
 def _cut_off(manifest: Manifest) -> str:
