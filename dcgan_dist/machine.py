@@ -317,7 +317,7 @@ def ray_and_token() -> Finding:
         return Finding("Ray", "warn", missing, "pip install 'ray[default,train,tune]'")
     if os.environ.get("RAY_AUTH_MODE") != "token":
         return Finding("Ray", "ok", f"{version}, without token authentication")
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    file = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"))
     if os.environ.get("RAY_AUTH_TOKEN") or file.is_file():
         return Finding("Ray", "ok", f"{version}, with a token")
     way_out = "make one with `ray get-auth-token --generate`, and copy it to every host"

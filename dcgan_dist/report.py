@@ -7,6 +7,7 @@ written, also where single runs could not be read (it lists them); 2: nothing wa
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -71,7 +72,7 @@ def check_output(output: str | Path) -> Path:
     Raises:
         ConfigError: it cannot be written.
     """
-    path = Path(output).expanduser()
+    path = Path(os.path.expanduser(output))
     if "://" in str(output):
         raise ConfigError(f"output is {str(output)!r}: the page is written to a disk; take a path, and copy it then")
     if not path.name.lower().endswith((".html", ".htm")) and not path.is_dir():

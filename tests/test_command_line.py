@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -293,3 +294,24 @@ def test_a_front_door_ends_with_status_2_and_one_line_for_an_unknown_key() -> No
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "unknown setting optim.lrr (value '1'); did you mean optim.lr?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("prepare", ["--source=folder", "--input=~nobody_there/x", "--output=out"]),
+        ("train", ["--data.path=~nobody_there/x", "--run-dir=run", "--training.steps=1"]),
+        ("sample", ["--run=~nobody_there/x", "--output=a.png"]),
+        ("evaluate", ["--run=~nobody_there/x"]),
+        ("explore", ["walk", "--run=~nobody_there/x"]),
+        ("report", ["~nobody_there/x", "--output=a.html"]),
+        ("compare", ["~nobody_there/x"]),
+    ],
+)
+def test_a_home_of_nobody_is_a_path_that_does_not_exist(command, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert import_module(f"dcgan_dist.{command}").main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "~nobody_there/x" in said
+    assert list(tmp_path.iterdir()) == []

@@ -64,7 +64,7 @@ def cache_directory(chosen: str | Path | None = None) -> Path:
     given = str(named or Path("~", ".cache", "dcgan_dist"))
     problem = f"the cache {given!r} cannot be written"
     try:
-        folder = Path(given).expanduser().absolute()
+        folder = Path(os.path.expanduser(given)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
             return folder

@@ -296,7 +296,7 @@ def _open_folder(
     on_damage: Literal["skip", "fail"] = "skip",
     image_member: str | None = None,
 ) -> Dataset:
-    folder = Path(text).expanduser().absolute()
+    folder = Path(os.path.expanduser(text)).absolute()
     if not folder.is_dir():
         what = "is a file, not shards" if folder.exists() else "does not exist"
         raise DataError(f"{text!r} {what}: give a folder of shards (prepare makes them), a .tar, a URL or rooms:N")
@@ -414,7 +414,7 @@ def _open_foreign(
 
 
 def _local_tar(place: str) -> Tar:
-    path = Path(place).expanduser().absolute()
+    path = Path(os.path.expanduser(place)).absolute()
     if not path.is_file():
         raise DataError(f"there is no file {place!r}")
     about = path.stat()

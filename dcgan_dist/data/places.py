@@ -67,7 +67,7 @@ def place_of(location: str) -> Place:
     """Return the place that a path or URL names."""
     if is_url(location) and not location.startswith("file://"):
         return RemotePlace(location)
-    return LocalPlace(Path(os.path.abspath(Path(location.removeprefix("file://")).expanduser())))
+    return LocalPlace(Path(os.path.abspath(Path(os.path.expanduser(location.removeprefix("file://"))))))
 
 
 @dataclass(frozen=True)

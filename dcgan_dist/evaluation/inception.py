@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,7 +87,7 @@ def check_weights(weights: str) -> str:
     Raises:
         ConfigError: there is no such file, or it is another.
     """
-    path = Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))
     if not path.is_file():
         raise ConfigError(f"inception_weights is {weights!r}: there is no such file; give the path of {_FILE}")
     with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +106,7 @@ def _check_sizes(dataset: Dataset) -> None:
 def _is_shards(path: str) -> bool:
     if is_url(path) or path.startswith("rooms:") or "{" in path:
         return True
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     if place.is_dir():
         return (place / MANIFEST_NAME).exists() or any(place.glob("*.tar"))
     return place.suffix == ".tar"

@@ -125,7 +125,7 @@ def cache_file(chosen: str | None, purpose: str) -> Path:
         purpose: reports of the same purpose share what was read.
     """
     named = chosen or os.environ.get(CACHE_VARIABLE)
-    folder = (Path(named).expanduser() if named else cache_directory()) / "reports"
+    folder = (Path(os.path.expanduser(named)) if named else cache_directory()) / "reports"
     path = folder / f"{hashlib.sha256(purpose.encode('utf-8', 'backslashreplace')).hexdigest()[:16]}.arrow"
     # Another report may remove one of them at the same time.
     with suppress(OSError):

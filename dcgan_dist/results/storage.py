@@ -46,7 +46,7 @@ def parse_location(location: str) -> Path | str:
         location = location.removeprefix("file://")
     elif "://" in location:
         return location.rstrip("/")
-    return Path(location).expanduser().absolute()
+    return Path(os.path.expanduser(location)).absolute()
 
 
 def to_json(value: object) -> str:

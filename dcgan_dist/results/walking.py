@@ -58,7 +58,7 @@ def find(places: Sequence[str]) -> tuple[list[Found], list[tuple[str, str]]]:
         if "://" in place and not place.startswith("file://"):
             found += _find_url(place.rstrip("/"), seen)
             continue
-        folder = Path(place.removeprefix("file://")).expanduser()
+        folder = Path(os.path.expanduser(place.removeprefix("file://")))
         if not folder.is_dir():
             raise InputError(f"no such directory: {place!r}")
         found += _find_folder(str(folder), seen, unreadable)

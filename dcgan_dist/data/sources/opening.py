@@ -62,7 +62,7 @@ def open_source(
         if not text.startswith("file://"):
             return _opened_url(kind, text, only, image_member)
         path = text.removeprefix("file://")
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     try:
         if kind == "webdataset" and is_list_of_tars(str(place)):
             return webdataset_source(os.path.abspath(place), only, image_member)
