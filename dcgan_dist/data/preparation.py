@@ -156,7 +156,7 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
     names = manifest.classes
     if all(re.fullmatch("[0-9a-f]{1,2}", name) for name in names) and not all(map(str.isdecimal, names)):
         yield (
-            f"the classes ({', '.join(names[:LISTED])}, …) look like the folders of a hash: --labels none leaves them "
+            f"the classes ({', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''}) look like the folders of a hash: --labels none leaves them "
             "out, --labels first takes the first folder's name"
         )
 
