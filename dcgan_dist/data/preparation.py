@@ -155,9 +155,10 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
         yield f"{remarks.profiles:,} images have a colour profile that cannot be used: their colours are taken as sRGB"
     names = manifest.classes
     if all(re.fullmatch("[0-9a-f]{1,2}", name) for name in names) and not all(map(str.isdecimal, names)):
+        shown = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
         yield (
-            f"the classes ({', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''}) look like the folders of a hash: --labels none leaves them "
-            "out, --labels first takes the first folder's name"
+            f"the classes ({shown}) look like the folders of a hash: --labels none leaves them out, --labels first takes "
+            "the first folder's name"
         )
 
 
