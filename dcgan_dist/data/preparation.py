@@ -157,8 +157,8 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
     if all(re.fullmatch("[0-9a-f]{1,2}", name) for name in names) and not all(map(str.isdecimal, names)):
         shown = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
         yield (
-            f"the classes ({shown}) look like the folders of a hash: --labels none leaves them out, --labels first takes "
-            "the first folder's name"
+            f"the classes ({shown}) look like the folders of a hash: --labels none leaves them out, --labels first "
+            "takes the first folder's name"
         )
 
 
