@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,13 @@ from dcgan_dist import stopping
 from dcgan_dist.command_line import run
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.results.checkpoints import read_checkpoint
+from dcgan_dist.results.storage import Mirror
 from dcgan_dist.stopping import SIGNALS, Interrupted, noting, on_signals, raising
 from tests.conftest import TINY, environment, options, wait_for_line
+from tests.object_storage import client
 from tests.processes import Moment, start_training
+
+__all__ = ["client"]
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 TRAINER = "dcgan_dist.training.trainer"
@@ -181,6 +186,39 @@ def test_training_ends_in_order_whenever_signals_come(
         assert (code, errors) == (0, "")  # as nothing was left to be stopped
     else:
         assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
+
+
+STORAGE = "dcgan_dist.results.storage"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        *enumerate(
+            [("Mirror.upload", 2), ("Mirror.upload", 7), ("Mirror.write", 3), ("Mirror.swap", 1), ("Mirror.names", 4)]
+        )
+    ],
+)
+def test_training_on_object_storage_ends_in_order_whenever_signals_come(
+    number: int, where: tuple[str, int], client: Any
+) -> None:
+    (function, call), signals = where, SETS[number % len(SETS)]
+    words = options({**TINY, "training.steps": 12, "run_dir": "s3://images/signals"})
+    code, errors = end_of(words, Moment(f"{STORAGE}.{function}", signals, call=call))
+    assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
+    run = Mirror("s3://images/signals")
+    content = run.read("status.json")
+    if content is None:
+        assert run.names() == []  # it came before there was a run
+        return
+    status = json.loads(content)
+    assert (status["status"], status["locked"]) == ("stopped", False)
+    newest = max(name.split("/")[1] for name in run.names("checkpoints"))
+    assert newest == f"step-{status['step']:08d}"
+    state = json.loads(run.read(f"checkpoints/{newest}/state.json") or b"")
+    for name, about in state["files"].items():
+        assert len(run.read(f"checkpoints/{newest}/{name}") or b"") == about["bytes"]
 
 
 def test_an_impatient_second_signal_keeps_the_checkpoints_that_there_are(tmp_path: Path) -> None:
