@@ -188,24 +188,14 @@ def test_training_ends_in_order_whenever_signals_come(
         assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
 
 
-STORAGE = "dcgan_dist.results.storage"
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "where"),
-    [
-        *enumerate(
-            [("Mirror.upload", 2), ("Mirror.upload", 7), ("Mirror.write", 3), ("Mirror.swap", 1), ("Mirror.names", 4)]
-        )
-    ],
-)
+@pytest.mark.parametrize(("number", "where"), enumerate([("upload", 2), ("upload", 7), ("write", 3), ("names", 4)]))
 def test_training_on_object_storage_ends_in_order_whenever_signals_come(
     number: int, where: tuple[str, int], client: Any
 ) -> None:
     (function, call), signals = where, SETS[number % len(SETS)]
     words = options({**TINY, "training.steps": 12, "run_dir": "s3://images/signals"})
-    code, errors = end_of(words, Moment(f"{STORAGE}.{function}", signals, call=call))
+    code, errors = end_of(words, Moment(f"dcgan_dist.results.storage.Mirror.{function}", signals, call=call))
     assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
     run = Mirror("s3://images/signals")
     content = run.read("status.json")
