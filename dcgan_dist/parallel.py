@@ -76,6 +76,7 @@ class LocalPool:
         if self.workers == 1:
             yield from map(function, tasks)
             return
+        _check_room(self.workers)
         # Spawned: forking a process that has threads can hang.
         context = multiprocessing.get_context("spawn")
         # Nothing is ever sent: its other end closes when the workers are to end, or when this process dies.
@@ -146,6 +147,26 @@ def limits_of_groups(
         for folder in [below, *below.parents]:
             with suppress(OSError, ValueError, ZeroDivisionError):  # no such group, or no limit there, which is "max"
                 yield read(root / folder)
+
+
+def _check_room(workers: int) -> None:
+    """Check that a container's limit of processes and threads leaves room for a pool, which would wait forever.
+
+    Raises:
+        WorkerFailed: it does not.
+    """
+    needed = 2 * workers + 5  # each worker and a thread of it, the fork server, the tracker, threads of the pool
+    free = min(limits_of_groups("pids", _free_processes, _free_processes), default=math.inf)
+    if free < needed:
+        raise WorkerFailed(
+            f"there is room for {free:g} more processes and threads, and {workers} workers take {needed}: raise the "
+            "container's limit (--pids-limit), or take --workers 1"
+        )
+
+
+def _free_processes(folder: Path) -> int:
+    most, now = ((folder / f"pids.{name}").read_text(encoding="ascii") for name in ("max", "current"))
+    return int(most) - int(now)
 
 
 def _quota_of_version_2(folder: Path) -> float:

@@ -164,3 +164,27 @@ def test_a_containers_quota_of_cpus_counts(
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name).write_text(text)
     assert usable_cores(tmp_path / "groups", tmp_path / "own") == cores
+
+
+@pytest.mark.parametrize("most", [4, 6, 8, 10, 30])
+def test_a_container_without_room_for_a_pool_is_one_line_and_no_wait(most: int, tmp_path: Path) -> None:
+    group = Path(f"/sys/fs/cgroup/pids/dcgan-dist-{os.getpid()}")
+    try:
+        group.mkdir()
+        (group / "pids.max").write_text(f"{most}\n")
+    except OSError:
+        pytest.skip("a limit of processes takes the right to make a control group of version 1")
+    try:
+        words = f"echo $$ > {group}/cgroup.procs; exec {sys.executable} -m dcgan_dist.prepare --source rooms --count 60"
+        words += f" --image-size 16 --shard-size 20 --workers 2 --output {tmp_path}/out"
+        done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, timeout=60, check=False)
+        if most == 30:
+            assert done.returncode == 0, done.stderr
+        else:
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+            assert "more processes and threads, and 2 workers take 9: raise the container's limit" in done.stderr
+            assert list(tmp_path.iterdir()) == []
+    finally:
+        while (group / "cgroup.procs").read_text():
+            time.sleep(0.05)
+        group.rmdir()
