@@ -53,8 +53,8 @@ def _is_srgb(profile: bytes) -> bool:
     mode = _SPACES[profile[16:20]]
     grey = np.linspace(0, 255, 18, dtype=np.uint8)
     probe = np.stack([grey, np.roll(grey, 5), np.roll(grey, 11)], axis=1)[None] if mode == "RGB" else grey[None]
-    converted = np.asarray(_converted(Image.fromarray(probe, mode), profile))
-    expected = np.asarray(Image.fromarray(probe, mode).convert("RGB"))
+    converted = np.asarray(_converted(Image.fromarray(probe), profile))
+    expected = np.asarray(Image.fromarray(probe).convert("RGB"))
     return bool(np.abs(converted.astype(int) - expected).max() <= _SAME_LEVELS)
 
 
