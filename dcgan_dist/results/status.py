@@ -42,6 +42,7 @@ STALE_SECONDS = 30.0
 SETTLE_SECONDS = 0.5
 """How long a new writer on object storage, which has no locks, waits to see whether another came at the same time."""
 _LOCK_SECONDS = 10.0
+_WRITES = 5  # tries to replace a status.json that others replace as well
 _END_OF_TIME = 1e11  # no unix time is later; a damaged one may be
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
@@ -124,8 +125,8 @@ class Place(Protocol):
     def read(self) -> bytes | None:
         """Return the content of status.json, None where there is none."""
 
-    def write(self, content: bytes, durable: bool) -> None:
-        """Replace status.json."""
+    def write(self, content: bytes, durable: bool) -> bool:
+        """Replace status.json; False where it is known that another process has, since it was read."""
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Keep other processes from replacing it meanwhile, where the place can."""
@@ -145,7 +146,7 @@ class LocalPlace:
         """Return the content of status.json, None where there is none."""
         return read_file(self.name, STATUS_NAME)
 
-    def write(self, content: bytes, durable: bool) -> None:
+    def write(self, content: bytes, durable: bool) -> bool:
         """Replace status.json; where the disk has no room for a second one, the first is overwritten."""
         path = self._folder / STATUS_NAME
         try:
@@ -157,6 +158,7 @@ class LocalPlace:
             with writing(path), path.open("r+b", buffering=0) as file:
                 # Blanks instead of a shorter file: nothing has to be cut off, and it is JSON at every moment.
                 file.write(content.rstrip().ljust(path.stat().st_size - 1) + b"\n")
+        return True
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -194,17 +196,19 @@ class RemotePlace:
         self.settle_seconds = SETTLE_SECONDS
         self.heartbeat_seconds = REMOTE_HEARTBEAT_SECONDS
         self._mirror = mirror
+        self._version: str | None = None
 
     def read(self) -> bytes | None:
         """Return the content of status.json, None where there is none."""
-        return self._mirror.read(STATUS_NAME)
+        content, self._version = self._mirror.read_version(STATUS_NAME)
+        return content
 
-    def write(self, content: bytes, durable: bool) -> None:
-        """Replace status.json."""
-        self._mirror.write(STATUS_NAME, content)
+    def write(self, content: bytes, durable: bool) -> bool:
+        """Replace status.json, if it is still the one that was read last."""
+        return self._mirror.swap(STATUS_NAME, content, self._version)
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Nothing: object storage has no locks, so a new writer looks again a moment later."""
+        """Nothing: object storage has no locks. Where it has no conditional writes either, looking again must do."""
         return nullcontext()
 
 
@@ -246,11 +250,13 @@ class Lease:
             StorageError: status.json cannot be read or written.
         """
         silent = self._look_twice()
-        with self._place.exclusive():
+
+        def look() -> None:
             self._previous = parse_status(self._place.read())
             if self._previous is not None and self._previous["heartbeat"] != silent:
                 self._refuse_if_held(self._previous)
-            self._write()
+
+        self._write(look)
         if self._place.settle_seconds:
             time.sleep(self._place.settle_seconds)
             self.confirm()
@@ -298,9 +304,15 @@ class Lease:
             f" {age:.0f} s ago): stop it or take another run directory{wait}"
         )
 
-    def _write(self, durable: bool = True) -> None:
-        self._record["heartbeat"] = time.time()
-        self._place.write((to_json(self._record) + "\n").encode(), durable)
+    def _write(self, look: Callable[[], None], durable: bool = True) -> None:
+        """Write the record where `look`, which reads what is there, raises nothing; again if another came between."""
+        with self._place.exclusive():
+            for _ in range(_WRITES):
+                look()
+                self._record["heartbeat"] = time.time()
+                if self._place.write((to_json(self._record) + "\n").encode(), durable):
+                    return
+        raise RunDirectoryError(f"{self._place.name} is in use by processes that write there at once: try again")
 
     def _confirm(self) -> None:
         content = self._place.read()
@@ -331,9 +343,8 @@ class Lease:
             RunDirectoryError: another process took over, or the folder is gone.
             StorageError: status.json cannot be read or written.
         """
-        with self._mutex, self._place.exclusive():
-            self._confirm()
-            self._write(durable=False)
+        with self._mutex:
+            self._write(self._confirm, durable=False)
 
     def keep_alive(self, done: threading.Event) -> DcganDistError | None:
         """Write heartbeats until `done` is set; return what ended them before, if anything did."""
@@ -364,9 +375,8 @@ class Lease:
             self._changed = True
             self._record |= {"status": status, "reason": reason, **facts}
             if write:
-                with self._place.exclusive():
-                    self._confirm()
-                    self._write(durable=status != "running")  # often set, and the heartbeat writes it again anyway
+                # "running" is often set, and the heartbeat writes it again anyway.
+                self._write(self._confirm, durable=status != "running")
 
     def release(self) -> None:
         """Give the directory free. A status that was never set becomes again what it was before.
@@ -375,15 +385,14 @@ class Lease:
             RunDirectoryError: another process took over, or the folder is gone.
             StorageError: status.json cannot be written.
         """
-        with self._mutex, self._place.exclusive():
-            self._confirm()
+        with self._mutex:
             if not self._changed and self._previous is not None and self._previous.get("status") != "running":
                 own = {"writer": self._record["writer"]}
                 self._record = {**self._previous, **own}
             elif self._record["status"] == "running":
                 self._record |= {"status": "stopped", "reason": "it was closed before the end of the run"}
             self._record["locked"] = False
-            self._write()
+            self._write(self._confirm)
 
 
 def place_of(location: str, mirror: Mirror | None = None) -> Place:

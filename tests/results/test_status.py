@@ -150,6 +150,30 @@ time.sleep(60)
     assert sum("in use by process" in line for line in lines) == 2
 
 
+@pytest.mark.slow
+def test_a_writer_that_another_one_forestalls_between_its_look_and_its_write_is_refused(s3_server: object) -> None:
+    """On object storage, which has no locks: the write itself asks whether anything has changed."""
+    url = "s3://results/forestalled"
+    place = status.place_of(url)
+    second, read = status.Lease(status.place_of(url), ""), place.read
+    looks = []
+
+    def read_then_lose() -> bytes | None:
+        content = read()
+        looks.append(content)
+        if len(looks) == 2:  # the first look is for heartbeats, the second is the one that the write goes by
+            second.take()
+        return content
+
+    place.read = read_then_lose  # type: ignore[method-assign]
+    with pytest.raises(RunDirectoryError, match="in use by process"):
+        status.Lease(place, "").take()
+    assert looks[:2] == [None, None]
+    second.confirm()
+    second.renew()
+    second.release()
+
+
 def test_writer_of_another_machine_is_judged_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(tmp_path)
     monkeypatch.setattr("dcgan_dist.results.status.HEARTBEAT_SECONDS", 0.1)
