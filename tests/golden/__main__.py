@@ -103,7 +103,7 @@ class Checkout:
         found = {}
         self._run(*_words("sample", "--run=runs/1", "--count=64", "--output=a.npz", "--workers=1"))
         found["sample --count 64"] = xxhash.xxh3_64_hexdigest((self._folder / "a.npz").read_bytes())
-        score = ("--cs=1e-3", "--draws=2", "--choosing-draws=2", "--images=200", "--labels-per-class=8")
+        score = ("--cs=1e-3", "--draws=2", "--choosing-draws=2", "--images=200", "--labels-per-class=4")
         self._run(*_words("evaluate", "--run=runs/1", *score))
         found["scores.json"] = _still((self._folder / "runs/1/scores.json").read_text())
         self._run(*_words("report", "runs", "--output=page.html"))
