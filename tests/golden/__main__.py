@@ -38,7 +38,9 @@ _RUN = (
 )
 _KILLS = {1: (1, 6, 23), 2: (14,)}  # by the number of workers: after which steps a run is killed
 # What differs from one try to the next.
-_CLOCK = re.compile(r'"(images_per_s|data_wait|time_s|seconds)": [^,}\n]+|made in [0-9.]+ s|(?<=, )[0-9.]+ s\b')
+_CLOCK = re.compile(
+    r'"(images_per_s|data_wait|time_s|seconds|checkpoint_digest)": [^,}\n]+|made in [0-9.]+ s|(?<=, )[0-9.]+ s\b'
+)
 _PLACE = re.compile(r"^( +)?(git_commit|host|python|run_dir): .*$", re.M)
 
 
