@@ -188,7 +188,7 @@ def test_training_ends_in_order_whenever_signals_come(
         assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
 
 
-# Which request to object storage is under way, in a thread of its own, when signals come, and how long after each other.
+# Which request to object storage is under way, in a thread of its own, when signals come; seconds between them.
 REQUESTS = [(call, 0.01) for call in (2, 8, 14, 20, 26, 32, 38, 44, 50, 68)] + [(call, 1.1) for call in (27, 33, 46)]
 
 

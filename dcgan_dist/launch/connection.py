@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -221,6 +222,7 @@ def _signals_left_to_us() -> Iterator[None]:
     Terminals and `timeout` send signals to a whole group; a cluster must outlive that, for a last checkpoint.
     """
     raylets: Any = services
+    in_main_thread = threading.current_thread() is threading.main_thread()
     set_handler, start = utils.set_sigterm_handler, services.ConsolePopen
     utils.set_sigterm_handler = lambda _handler: None
     raylets.ConsolePopen = partial(start, process_group=0)
@@ -228,6 +230,8 @@ def _signals_left_to_us() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler, raylets.ConsolePopen = set_handler, start
+        if in_main_thread:  # Ray's C++ library has put one of its own, which prints a trace, before Python's
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _children() -> set[int]:
