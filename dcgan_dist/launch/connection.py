@@ -244,9 +244,22 @@ def _children() -> set[int]:
 
 
 def _disconnect() -> None:
-    # Ray prints here what it has held back of its news of lost processes.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    # Ray prints here what it has held back of its news of lost processes, and its C++ library of tasks not finished.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _without_stderr():
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Let nothing that is written to the descriptor of standard error in the block be seen."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_limits() -> None:
