@@ -35,6 +35,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.errors import DcganDistError
 from dcgan_dist.parallel import GROUPS, OWN_GROUPS, limits_of_groups, usable_cores
+from dcgan_dist.paths import expanded
 from dcgan_dist.results.storage import Mirror, parse_location
 
 PROJECT = Path(__file__).parents[1]
@@ -317,7 +318,7 @@ def ray_and_token() -> Finding:
         return Finding("Ray", "warn", missing, "pip install 'ray[default,train,tune]'")
     if os.environ.get("RAY_AUTH_MODE") != "token":
         return Finding("Ray", "ok", f"{version}, without token authentication")
-    file = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"))
+    file = expanded(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token")
     if os.environ.get("RAY_AUTH_TOKEN") or file.is_file():
         return Finding("Ray", "ok", f"{version}, with a token")
     way_out = "make one with `ray get-auth-token --generate`, and copy it to every host"

@@ -7,7 +7,6 @@ written, also where single runs could not be read (it lists them); 2: nothing wa
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from tempfile import TemporaryDirectory
 from dcgan_dist.command_line import parse_settings, run, split_words
 from dcgan_dist.config import ReportConfig
 from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError, StorageError
+from dcgan_dist.paths import expanded
 from dcgan_dist.results.aggregate import Pile, Tell, collect
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.remembered import cache_file
@@ -72,7 +72,7 @@ def check_output(output: str | Path) -> Path:
     Raises:
         ConfigError: it cannot be written.
     """
-    path = Path(os.path.expanduser(output))
+    path = expanded(output)
     if "://" in str(output):
         raise ConfigError(f"output is {str(output)!r}: the page is written to a disk; take a path, and copy it then")
     if not path.name.lower().endswith((".html", ".htm")) and not path.is_dir():

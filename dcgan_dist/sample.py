@@ -31,12 +31,13 @@ def _command(arguments: Sequence[str]) -> None:
         raise ConfigError("output is missing: give --output FILE.png, FILE.npz, DIR/NAME-%06d.tar, or a folder")
     yield_idle_cores()
     from dcgan_dist.generation.samples import open_samples, read_z
-    from dcgan_dist.generation.writing import output_of, refuse_existing, write_samples
+    from dcgan_dist.generation.writing import output_of, put_right, refuse_existing, write_samples
 
     location, z_file = lasting_output(config.run), config.z
     if config.cluster.workers:
         location, z_file = absolute_input(location), None if z_file is None else absolute_input(z_file)
     output = output_of(lasting_output(config.output), None if config.format == "auto" else config.format)
+    put_right(output)
     refuse_existing(output, config.overwrite)
     with _pool(config, [path for path in (location, z_file) if path is not None]) as (pool, device):
         samples = open_samples(

@@ -1,11 +1,12 @@
 """How settings are given: YAML under the command line, what `--help` says, and one clear line for each mistake."""
 
 import dataclasses
+import importlib
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -296,22 +297,43 @@ def test_a_front_door_ends_with_status_2_and_one_line_for_an_unknown_key() -> No
     assert "unknown setting optim.lrr (value '1'); did you mean optim.lr?" in done.stderr
 
 
+@pytest.mark.parametrize("is_nobody", [False, True])
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("prepare", ["--source=folder", "--input=~nobody_there/x", "--output=out"]),
-        ("train", ["--data.path=~nobody_there/x", "--run-dir=run", "--training.steps=1"]),
-        ("sample", ["--run=~nobody_there/x", "--output=a.png"]),
-        ("evaluate", ["--run=~nobody_there/x"]),
-        ("explore", ["walk", "--run=~nobody_there/x"]),
-        ("report", ["~nobody_there/x", "--output=a.html"]),
-        ("compare", ["~nobody_there/x"]),
+        ("train", ("--run-dir=HOME/run", "--data.path=rooms:256")),
+        ("train", ("--run-dir=run", "--data.path=HOME/shards")),
+        ("train", ("--run-dir=run", "--data.path=HOME/{0..3}.tar")),
+        ("prepare", ("--source=folder", "--input=HOME/images", "--output=out")),
+        ("prepare", ("--source=rooms", "--count=1", "--image-size=16", "--output=HOME/out")),
+        ("sample", ("--run=HOME/run", "--output=out.png")),
+        ("evaluate", ("--run=HOME/run", "--task=rooms")),
+        ("export", ("--run=HOME/run", "--output=out.onnx")),
+        ("explore", ("walk", "--run=HOME/run")),
+        ("report", ("HOME/runs", "--output=report.html")),
+        ("report", (".", "--output=HOME/report.html")),
+        ("compare", ("HOME/runs",)),
+        ("sweep", ("--sweep-dir=HOME/sweep", "--space={optim.lr: {grid: [1e-4, 1e-3]}}")),
     ],
 )
-def test_a_home_of_nobody_is_a_path_that_does_not_exist(command, words, tmp_path, monkeypatch, capsys):
+def test_a_home_folder_that_is_not_known_is_one_line(
+    command: str,
+    words: Sequence[str],
+    is_nobody: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert import_module(f"dcgan_dist.{command}").main(words) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "~nobody_there/x" in said
-    assert list(tmp_path.iterdir()) == []
+    home = "~no-such-user"
+    if is_nobody:
+        home = "~"
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(os, "getuid", lambda: 54321)  # one without an entry in /etc/passwd
+    words = [word.replace("HOME", home) for word in words]
+    assert importlib.import_module(f"dcgan_dist.{command}").main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"'{home}/" in error
+    assert "begins with a home folder that is not known: set HOME" in error
+    assert not list(tmp_path.iterdir())

@@ -9,23 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dcgan_dist import stopping
 from dcgan_dist.command_line import run
 from dcgan_dist.parallel import LocalPool
-from dcgan_dist.results.checkpoints import read_checkpoint
+from dcgan_dist.results.checkpoints import read_checkpoint, step_of
+from dcgan_dist.results.status import read_status
 from dcgan_dist.results.storage import Mirror
 from dcgan_dist.stopping import SIGNALS, Interrupted, noting, on_signals, raising
 from tests.conftest import TINY, environment, options, wait_for_line
-from tests.object_storage import client
 from tests.processes import Moment, start_training
-
-__all__ = ["client"]
+from tests.results.conftest import s3_server  # noqa: F401 - a fixture
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 TRAINER = "dcgan_dist.training.trainer"
@@ -147,9 +145,11 @@ RARE_MOMENTS = [
 SETS = [(TERM,), (INT,), (HUP,), (TERM, TERM), (INT, TERM, HUP), (HUP, HUP)]
 
 
-def end_of(words: Sequence[str], moment: Moment, command: str = "train") -> tuple[int, str]:
+def end_of(
+    words: Sequence[str], moment: Moment, command: str = "train", own: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Run a command that gets signals; its exit status and what it wrote to stderr, after its last process is gone."""
-    with start_training(words, environment(), command=command, moment=moment) as running:
+    with start_training(words, own or environment(), command=command, moment=moment) as running:
         code, (_, errors) = running.finish(60)
         group, deadline = running.process.pid or 0, time.monotonic() + 10
         with contextlib.suppress(ProcessLookupError):
@@ -188,27 +188,29 @@ def test_training_ends_in_order_whenever_signals_come(
         assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
 
 
+# Which request to object storage is under way, in a thread of its own, when signals come; seconds between them.
+REQUESTS = [(call, 0.01) for call in (2, 8, 14, 20, 26, 32, 38, 44, 50, 68)] + [(call, 1.1) for call in (27, 33, 46)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "where"), enumerate([("upload", 2), ("upload", 7), ("write", 3), ("names", 4)]))
-def test_training_on_object_storage_ends_in_order_whenever_signals_come(
-    number: int, where: tuple[str, int], client: Any
-) -> None:
-    (function, call), signals = where, SETS[number % len(SETS)]
-    words = options({**TINY, "training.steps": 12, "run_dir": "s3://images/signals"})
-    code, errors = end_of(words, Moment(f"dcgan_dist.results.storage.Mirror.{function}", signals, call=call))
-    assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
-    run = Mirror("s3://images/signals")
-    content = run.read("status.json")
-    if content is None:
-        assert run.names() == []  # it came before there was a run
-        return
-    status = json.loads(content)
-    assert (status["status"], status["locked"]) == ("stopped", False)
-    newest = max(name.split("/")[1] for name in run.names("checkpoints"))
-    assert newest == f"step-{status['step']:08d}"
-    state = json.loads(run.read(f"checkpoints/{newest}/state.json") or b"")
-    for name, about in state["files"].items():
-        assert len(run.read(f"checkpoints/{newest}/{name}") or b"") == about["bytes"]
+@pytest.mark.parametrize(("number", "when"), enumerate(REQUESTS))
+@pytest.mark.usefixtures("s3_server")
+def test_training_ends_in_order_when_signals_come_during_an_upload(number: int, when: tuple[int, float]) -> None:
+    (call, pause), request, url = when, "s3fs.core.S3FileSystem._call_s3", "s3://results/run"
+    signals = SETS[number % len(SETS)] if pause < 1 else (TERM, INT)
+    words = options({**TINY, "training.steps": 12, "run_dir": url})
+    code, errors = end_of(words, Moment(request, signals, pause, call))
+    names, status = Mirror(url).names(), read_status(url)
+    whole = [step_of(name.split("/")[1]) or 0 for name in names if name.endswith("/state.json")]
+    if names:  # else it had not begun
+        assert status is not None
+        assert (status["status"], status["locked"]) == ("stopped" if code else "finished", False)
+        assert pause > 1 or max(whole, default=0) == status.get("step", 0)
+    if call == REQUESTS[9][0]:  # after the last step there is nothing to be stopped
+        assert (code, errors, max(whole)) == (0, "", 12)
+    else:
+        assert (code, errors.count("\n")) == (128 + signals[-1 if pause > 1 else 0], 1), errors
+    assert end_of(words, Moment(request, ())) == (0, "")  # it goes on from there
 
 
 def test_an_impatient_second_signal_keeps_the_checkpoints_that_there_are(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ from dcgan_dist.data.sources import room_source
 from dcgan_dist.data.tar_index import map_file
 from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.parallel import LocalPool, usable_cores
+from dcgan_dist.paths import expanded
 
 DEFAULT_IMAGE_SIZE = 64
 _ROOMS_FOR_PROCESSES = 5_000  # fewer are drawn sooner than processes start
@@ -296,7 +297,7 @@ def _open_folder(
     on_damage: Literal["skip", "fail"] = "skip",
     image_member: str | None = None,
 ) -> Dataset:
-    folder = Path(os.path.expanduser(text)).absolute()
+    folder = expanded(text).absolute()
     if not folder.is_dir():
         what = "is a file, not shards" if folder.exists() else "does not exist"
         raise DataError(f"{text!r} {what}: give a folder of shards (prepare makes them), a .tar, a URL or rooms:N")
@@ -414,7 +415,7 @@ def _open_foreign(
 
 
 def _local_tar(place: str) -> Tar:
-    path = Path(os.path.expanduser(place)).absolute()
+    path = expanded(place).absolute()
     if not path.is_file():
         raise DataError(f"there is no file {place!r}")
     about = path.stat()

@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol
 
 from dcgan_dist.data.remote import delete_url, download, is_url, join_url, list_url, read_url, send
 from dcgan_dist.errors import DataError
+from dcgan_dist.paths import expanded
 
 PART = ".part"  # end of the name of a file that is being written
 
@@ -67,7 +68,7 @@ def place_of(location: str) -> Place:
     """Return the place that a path or URL names."""
     if is_url(location) and not location.startswith("file://"):
         return RemotePlace(location)
-    return LocalPlace(Path(os.path.abspath(Path(os.path.expanduser(location.removeprefix("file://"))))))
+    return LocalPlace(Path(os.path.abspath(expanded(location.removeprefix("file://")))))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +23,7 @@ from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.evaluation.diversity import GROUPS, Floats, Metric, Rows, jackknife
 from dcgan_dist.evaluation.feature_files import Array
+from dcgan_dist.paths import expanded
 
 INCEPTION_FEATURES = 2048
 _LOGITS = 1008
@@ -87,7 +87,7 @@ def check_weights(weights: str) -> str:
     Raises:
         ConfigError: there is no such file, or it is another.
     """
-    path = Path(os.path.expanduser(weights))
+    path = expanded(weights)
     if not path.is_file():
         raise ConfigError(f"inception_weights is {weights!r}: there is no such file; give the path of {_FILE}")
     with path.open("rb") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from dcgan_dist.data.rooms import BED_COLOURS, VIEWS, WALL_HUES
 from dcgan_dist.data.shards import Recipe, made_with, write_shards
 from dcgan_dist.data.sources import Source, Split, open_source, room_source
 from dcgan_dist.errors import DataError
+from dcgan_dist.paths import expanded
 
 Labels = npt.NDArray[np.int64]
 
@@ -106,7 +106,7 @@ def _check_sizes(dataset: Dataset) -> None:
 def _is_shards(path: str) -> bool:
     if is_url(path) or path.startswith("rooms:") or "{" in path:
         return True
-    place = Path(os.path.expanduser(path))
+    place = expanded(path)
     if place.is_dir():
         return (place / MANIFEST_NAME).exists() or any(place.glob("*.tar"))
     return place.suffix == ".tar"

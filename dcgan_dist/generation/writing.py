@@ -12,7 +12,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +99,26 @@ def output_of(path: str, form: Form | None = None) -> Output:
     return Output(form, path.rstrip("/") if form in ("grid", "npz") else path)
 
 
+def put_right(output: Output) -> None:
+    """Put a folder of images back, or remove it, that a `sample --overwrite` had moved away when it was killed.
+
+    Raises:
+        ConfigError: what was moved away holds other files now.
+        DataError: another process makes the same output.
+    """
+    target = Path(output.path).absolute()
+    if output.form != "folder" or not _former(target).is_dir():
+        return
+    work = _work(target)
+    lock = lock_folder(work, output.path)
+    try:
+        _end_replacing(target)
+        with suppress(OSError):  # not empty: the next `sample` sees to it
+            work.rmdir()
+    finally:
+        os.close(lock)
+
+
 def refuse_existing(output: Output, overwrite: bool) -> None:
     """Check that nothing stands where the samples go, or that it may be replaced.
 
@@ -177,6 +197,7 @@ def write_samples(
         StorageError: the disk is full or fails.
         WorkerFailed: a worker process died.
     """
+    put_right(output)
     refuse_existing(output, overwrite)
     try:
         if output.form == "grid":
@@ -341,7 +362,7 @@ def _folder_name(number: int, name: str) -> str:
 def _new_folder(output: Output, overwrite: bool) -> Iterator[Path]:
     """Give a new folder: it gets its name at the end of the block, in place of what had it, or goes if that fails."""
     target = Path(output.path).absolute()
-    folder = target.with_name(f".{target.name}.sampling")  # not the one that `write_shards` works in
+    folder = _work(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder, output.path)
     try:
@@ -356,10 +377,19 @@ def _new_folder(output: Output, overwrite: bool) -> Iterator[Path]:
         os.sync()  # millions of files at once, not one by one
         _replace(folder, target)
     except BaseException:
+        _end_replacing(target)
         shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
         os.close(lock)
+
+
+def _work(target: Path) -> Path:
+    return target.with_name(f".{target.name}.sampling")  # not the one that `write_shards` works in
+
+
+def _former(target: Path) -> Path:
+    return target.with_name(f".{target.name}.former")
 
 
 def _empty(folder: Path) -> None:
@@ -369,13 +399,24 @@ def _empty(folder: Path) -> None:
 
 def _replace(folder: Path, target: Path) -> None:
     """Give a folder its name; what had it goes only then."""
-    former = target.with_name(f".{target.name}.former")
     if target.exists():
-        shutil.rmtree(former, ignore_errors=True)
-        target.rename(former)
+        target.rename(_former(target))
     folder.rename(target)
     sync_folder(target.parent)
-    shutil.rmtree(former, ignore_errors=True)
+    _end_replacing(target)
+
+
+def _end_replacing(target: Path) -> None:
+    """Remove what was moved away for a folder that is in its place, or put it back where there is none."""
+    former = _former(target)
+    if not former.is_dir() or former.is_symlink():
+        return
+    if target.exists():
+        _refuse_others(former)
+        shutil.rmtree(former, ignore_errors=True)
+    else:
+        former.rename(target)
+        sync_folder(target.parent)
 
 
 # --- shards -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,8 @@ def _most_gpus() -> float:
     reported = state.get_max_resources_from_cluster_config()
     if reported is not None:
         return float(reported.get("GPU", 0))
-    left = Path.home() / "ray_bootstrap_config.yaml"  # by `ray up`, on the head, where the driver of a job runs
+    # By `ray up`, on the head, where the driver of a job runs.
+    left = Path(os.path.expanduser("~/ray_bootstrap_config.yaml"))
     types = yaml.safe_load(left.read_bytes())["available_node_types"] if left.exists() else {}
     return float(sum(each["resources"].get("GPU", 0) * each.get("max_workers", 0) for each in types.values()))
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -221,6 +222,7 @@ def _signals_left_to_us() -> Iterator[None]:
     Terminals and `timeout` send signals to a whole group; a cluster must outlive that, for a last checkpoint.
     """
     raylets: Any = services
+    in_main_thread = threading.current_thread() is threading.main_thread()
     set_handler, start = utils.set_sigterm_handler, services.ConsolePopen
     utils.set_sigterm_handler = lambda _handler: None
     raylets.ConsolePopen = partial(start, process_group=0)
@@ -228,6 +230,8 @@ def _signals_left_to_us() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler, raylets.ConsolePopen = set_handler, start
+        if in_main_thread:  # Ray's C++ library has put one of its own, which prints a trace, before Python's
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _children() -> set[int]:
@@ -240,9 +244,22 @@ def _children() -> set[int]:
 
 
 def _disconnect() -> None:
-    # Ray prints here what it has held back of its news of lost processes.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    # Ray prints here what it has held back of its news of lost processes, and its C++ library of tasks not finished.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _without_stderr():
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Let nothing that is written to the descriptor of standard error in the block be seen."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_limits() -> None:

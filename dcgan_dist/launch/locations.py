@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dcgan_dist.paths import expanded
+
 # Ray unpacks `--working-dir` of a job below a folder of this name: one per version of the code, removed at will.
 JOB_FOLDER = "working_dir_files"
 
@@ -13,7 +15,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 def absolute_input(location: str) -> str:
     """Return where to read from: a path made absolute, `rooms:N` and URLs as they are."""
-    return location if _SCHEME.match(location) else str(Path(location).absolute())
+    return location if _SCHEME.match(location) else str(expanded(location).absolute())
 
 
 def lasting_output(location: str) -> str:
@@ -30,7 +32,7 @@ def absolute_output(location: str) -> str:
     if _SCHEME.match(location):
         return location
     here = Path.cwd()
-    return str((Path.home() if JOB_FOLDER in here.parts else here) / location)
+    return str((expanded("~") if JOB_FOLDER in here.parts else here) / expanded(location))
 
 
 def is_url(location: str) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from dcgan_dist.data.cache import CACHE_VARIABLE, cache_directory
+from dcgan_dist.paths import expanded
 from dcgan_dist.results.reading import FigureFile, RunFiles, load_json
 from dcgan_dist.results.storage import temporary_for, writing
 from dcgan_dist.results.walking import Found
@@ -125,7 +126,7 @@ def cache_file(chosen: str | None, purpose: str) -> Path:
         purpose: reports of the same purpose share what was read.
     """
     named = chosen or os.environ.get(CACHE_VARIABLE)
-    folder = (Path(os.path.expanduser(named)) if named else cache_directory()) / "reports"
+    folder = (expanded(named) if named else cache_directory()) / "reports"
     path = folder / f"{hashlib.sha256(purpose.encode('utf-8', 'backslashreplace')).hexdigest()[:16]}.arrow"
     # Another report may remove one of them at the same time.
     with suppress(OSError):

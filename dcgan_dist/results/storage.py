@@ -21,6 +21,7 @@ from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
+from dcgan_dist.paths import expanded
 
 SET_ASIDE = "set_aside"
 """Folder of a run directory, with a numbered folder for each time that something damaged was moved out of the way."""
@@ -46,7 +47,7 @@ def parse_location(location: str) -> Path | str:
         location = location.removeprefix("file://")
     elif "://" in location:
         return location.rstrip("/")
-    return Path(os.path.expanduser(location)).absolute()
+    return expanded(location).absolute()
 
 
 def to_json(value: object) -> str:

@@ -6,9 +6,9 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
+from dcgan_dist.paths import expanded
 from dcgan_dist.results.storage import SET_ASIDE, Mirror
 
 RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
@@ -58,7 +58,7 @@ def find(places: Sequence[str]) -> tuple[list[Found], list[tuple[str, str]]]:
         if "://" in place and not place.startswith("file://"):
             found += _find_url(place.rstrip("/"), seen)
             continue
-        folder = Path(os.path.expanduser(place.removeprefix("file://")))
+        folder = expanded(place.removeprefix("file://"))
         if not folder.is_dir():
             raise InputError(f"no such directory: {place!r}")
         found += _find_folder(str(folder), seen, unreadable)

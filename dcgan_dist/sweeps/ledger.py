@@ -368,19 +368,32 @@ class Ledger:
         self._done.set()
         for thread in self._threads:
             thread.join()
-        if self._failure is not None:
-            # What is there now is another driver's, or cannot be written; an earlier call may have told.
+        if isinstance(self._failure, RunDirectoryError):
+            # What is there now is another driver's; an earlier call may have told.
             if status == "finished":
                 raise self._failure
             return
-        with self._mutex:
-            self._records = self.records
-            self._since.clear()
-            self._status, self._reason = status, reason
-            self._lease.confirm()
-            self._write()
-        self._lease.change(status, reason, {})
-        self._lease.release()
+        failure, was_told = self._failure, self._failure is not None and status != "finished"
+        try:
+            if failure is None:
+                with self._mutex:
+                    self._records = self.records
+                    self._since.clear()
+                    self._status, self._reason = status, reason
+                    self._lease.confirm()
+                    self._write()
+        except StorageError as error:
+            failure = error
+        if failure is not None and status == "finished":
+            status, reason = "failed", str(failure)
+        try:
+            # It is true although sweep.json could not be written: status.json takes no more room on a full disk.
+            self._lease.change(status, reason, {})
+            self._lease.release()
+        except StorageError as error:
+            failure = failure or error
+        if failure is not None and not was_told:
+            raise failure
 
 
 def wanted_trials(config: SweepConfig) -> int:

@@ -1,11 +1,15 @@
 """The forms in which samples are written: the same images in all, whole or not there."""
 
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dcgan_dist import sample
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.stream import read_records
 from dcgan_dist.errors import ConfigError, DataError
@@ -175,6 +179,54 @@ def test_an_output_that_exists_is_refused_and_replaced_when_asked(trained, tmp_p
     after = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
     assert after != before
     assert not [each for each in tmp_path.rglob(".*") if each.name.startswith(".")]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dcgan_dist.sample import main
+original, calls = Path.rename, []
+
+def rename(self, target):
+    calls.append(target)
+    if len(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.Signals[sys.argv[2]])
+    return original(self, target)
+
+Path.rename = rename
+if sys.argv[1] == "3":
+    import shutil
+    shutil.rmtree = lambda folder, **_: os.kill(os.getpid(), signal.Signals[sys.argv[2]])
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("moment", [1, 2, 3])  # before what stands there is moved, before the new one is, after that
+def test_a_folder_that_was_being_replaced_by_a_killed_process_is_put_right(trained, tmp_path, moment, ends, capsys):
+    run, path = str(trained("gan")), tmp_path / "x"
+    assert sample.main([f"--run={run}", "--count=3", f"--output={path}"]) == 0
+    words = [f"--run={run}", "--count=4", f"--output={path}", "--overwrite"]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(moment), ends, *words], capture_output=True, check=False)
+    number = signal.Signals[ends]
+    assert done.returncode == (-number if ends == "SIGKILL" else 128 + number), done.stderr
+    capsys.readouterr()
+    assert sample.main([f"--run={run}", "--count=5", f"--output={path}"]) == 2
+    assert "exists: name another one, or give --overwrite" in capsys.readouterr().err
+    assert len(list(path.iterdir())) == (4 if moment == 3 else 3)
+    assert sample.main([f"--run={run}", "--count=5", f"--output={path}", "--overwrite"]) == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+    assert len(list(path.iterdir())) == 5
+
+
+def test_a_hidden_folder_of_other_files_is_not_taken_for_one_that_was_replaced(trained, tmp_path):
+    write(open_samples(str(trained("gan"))), 4, tmp_path / "x")
+    (tmp_path / ".x.former").mkdir()
+    (tmp_path / ".x.former" / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match=r"\.x\.former' holds other files, such as 'letter.txt'"):
+        write(open_samples(str(trained("gan"))), 5, tmp_path / "x", overwrite=True)
+    assert (tmp_path / ".x.former" / "letter.txt").read_text() == "dear"
 
 
 def test_a_folder_with_other_files_is_never_overwritten(trained, tmp_path):

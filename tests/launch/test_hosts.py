@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,12 @@ def test_every_host_of_a_cluster_examines_itself_a_frozen_one_is_named(ray_clust
 
         raylets = [pid for pid in descendants(second.pid) if Path(f"/proc/{pid}/comm").read_text() == "raylet\n"]
         os.kill(*raylets, signal.SIGSTOP)
-        done = ask(ray_cluster)
+        took: list[float] = []
+        while len(took) < 3 and min(took, default=99) >= 15:  # a busy machine may need longer now and then
+            began = time.monotonic()
+            done = ask(ray_cluster)
+            took.append(time.monotonic() - began)
+        assert min(took) < 15, took
         assert done.returncode == 1
         assert "fail  host  does not answer" in done.stdout
         assert done.stderr == "dcgan-dist doctor: will fail: host\n"

@@ -27,3 +27,9 @@ def test_results_of_a_job_are_kept_outside_its_unpacked_folder(tmp_path: Path, m
     assert lasting_output("runs/a") == absolute_output("runs/a") == str(tmp_path / "home/runs/a")
     assert lasting_output("/runs/a") == "/runs/a"
     assert absolute_input("shards") == str(unpacked / "shards")
+
+
+def test_a_home_folder_is_put_in_place_of_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert absolute_input("~/shards/{0..3}.tar") == str(tmp_path / "home/shards/{0..3}.tar")
+    assert absolute_output("~/runs") == str(tmp_path / "home/runs")

@@ -19,6 +19,7 @@ from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError, Stoppe
 from dcgan_dist.results.run_directory import open_run
 from dcgan_dist.results.status import read_status
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, read_sweep, trial_location
+from tests.conftest import fill
 
 CONFIG = SweepConfig(space={"optim.lr": {"loguniform": ["1e-5", "1e-1"]}}, trials=6)
 both = pytest.mark.parametrize("location", ["local", "s3"], indirect=True)
@@ -326,3 +327,31 @@ def test_a_record_that_is_none_is_named_and_left_as_it_is(tmp_path: Path, conten
     with pytest.raises(RunDirectoryError, match=r"sweep\.json is damaged .*: move it away"):
         Ledger.open(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=2), str(tmp_path))
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("between", [True, False])  # trials, or at the end
+def test_a_disk_that_fills_up_is_one_line_and_leaves_a_whole_ledger_that_goes_on(
+    between: bool, small_disk: Path
+) -> None:
+    location = str(small_disk / "sweep")
+
+    def sweep() -> None:
+        with Ledger.open(CONFIG, location) as ledger:
+            ledger.start(trial())
+            ledger.finish("t0000", "finished", objective=0.5)
+            fill(small_disk)
+            if between:
+                ledger.start(trial("t0001"))
+
+    with pytest.raises(StorageError, match="No space left") as caught:
+        sweep()
+    assert "\n" not in str(caught.value)
+    status = read_status(location)
+    assert status is not None
+    assert (status["status"], status["reason"], status["locked"]) == ("failed", str(caught.value), False)
+    assert read(location)["trials"][0]["objective"] == 0.5
+    assert not list((small_disk / "sweep").glob(".*.writing"))
+    (small_disk / "filler").unlink()
+    with Ledger.open(CONFIG, location) as ledger:
+        assert ledger.records["t0000"].objective == 0.5
+        ledger.start(trial("t0001"))

@@ -19,6 +19,7 @@ from dcgan_dist.data.sources.rooms import room_source
 from dcgan_dist.data.sources.svhn import svhn_source
 from dcgan_dist.data.sources.webdataset import is_list_of_tars, webdataset_source
 from dcgan_dist.errors import DataError
+from dcgan_dist.paths import expanded
 
 
 def open_source(
@@ -62,7 +63,7 @@ def open_source(
         if not text.startswith("file://"):
             return _opened_url(kind, text, only, image_member)
         path = text.removeprefix("file://")
-    place = Path(os.path.expanduser(path))
+    place = expanded(path)
     try:
         if kind == "webdataset" and is_list_of_tars(str(place)):
             return webdataset_source(os.path.abspath(place), only, image_member)
