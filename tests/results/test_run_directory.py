@@ -96,7 +96,7 @@ with open_run(sys.argv[1]) as run:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("location", "kills", "steps"), [("local", 4, 240), ("s3", 2, 36)], indirect=["location"])
+@pytest.mark.parametrize(("location", "kills", "steps"), [("local", 4, 600), ("s3", 2, 36)], indirect=["location"])
 def test_run_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
     location: str, kills: int, steps: int, start_writer: StartWriter
 ) -> None:
@@ -111,13 +111,13 @@ def test_run_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
         starts.append(int(first.split()[1]))
         if kill < kills:
             if kill > 0:  # the first time perhaps before there is a checkpoint, then behind one, however slow the disk
-                assert writer.stdout.readline().startswith("saved")
+                assert writer.stdout.readline().startswith(("saved", "finished"))
             time.sleep(moments.uniform(0.02, 0.3))
             writer.kill()
             writer.wait()
         else:
             rest = writer.stdout.read()
-            assert rest.endswith("finished\n"), rest
+            assert rest.endswith("finished\n"), rest  # also of one that had nothing left to do
     assert starts == sorted(starts)
     assert starts[-1] > 0
     assert read_metrics(location) == [{"step": step, "loss_d": 1 / step} for step in range(1, steps + 1)]
