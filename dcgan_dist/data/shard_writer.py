@@ -160,8 +160,8 @@ class Finished:
     def to_json(self) -> str:
         """Return the text of its record."""
         content = {"skipped": self.skipped, "bad": self.bad, "remarks": asdict(self.remarks)}
-        told = json.dumps({"shard": self.shard and asdict(self.shard), **content})
-        return json.dumps({"finished": told, "digest": xxhash.xxh3_64_hexdigest(told.encode())}) + "\n"
+        text = json.dumps({"shard": self.shard and asdict(self.shard), **content})
+        return json.dumps({"finished": text, "digest": xxhash.xxh3_64_hexdigest(text.encode())}) + "\n"
 
     @classmethod
     def from_json(cls, text: bytes) -> Finished:

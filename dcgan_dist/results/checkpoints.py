@@ -21,7 +21,7 @@ from dcgan_dist.results.storage import sync_path, write_atomically, writing
 
 STATE_NAME = "state.json"
 RAW = "raw-"
-"""What the name of a grid begins with that the raw weights have drawn, where others have drawn the grid beside it."""
+"""Prefix of the names of grids by the raw weights, where grids without it are by the averaged ones."""
 _NAME = re.compile(r"step-(\d{8,})")
 _WRITING = ".writing-"
 _REMOVED = ".removed-"

@@ -48,7 +48,7 @@ class GeneratorAverage:
         self._is_measured = False
 
     def begin(self, generator: nn.Module, step: int) -> None:
-        """Begin anew with the weights of a generator, those after `step`."""
+        """Restart the average from a generator's weights, those after `step`."""
         with torch.no_grad():
             for mine, theirs in zip(self.network.parameters(), generator.parameters(), strict=True):
                 mine.copy_(theirs)
