@@ -288,7 +288,7 @@ def evaluate_generators(
 
     def scores() -> Iterator[Entry]:
         for step, loaded in load_each(load, location, steps, say):
-            about = {"step": step, "checkpoint_digest": loaded.digest, "weights": loaded.weights}
+            about = loaded.entry(step)
             yield evaluation.find(finished, about) or evaluation.score(loaded.network) | about
         about = {"step": None, "checkpoint_digest": None}
         real = evaluation.find(finished, about) or evaluation.score_real_images()

@@ -285,8 +285,7 @@ class Milestones:
                 settings, read_run_config(location), loaded.model, self._device, LocalPool(1)
             )
             self._fidelity.prepare()
-        about = {"step": step, "checkpoint_digest": loaded.digest, "weights": loaded.weights}
-        entry = self._fidelity.score(loaded.network) | about
+        entry = self._fidelity.score(loaded.network) | loaded.entry(step)
         add_scores(location, "fidelity", [entry])
         return {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
 
@@ -474,8 +473,7 @@ def score_in_full(
         if fidelity.data.count < samples:
             fidelity.count = fidelity.data.count
         fidelity.prepare()
-        about = {"step": step, "checkpoint_digest": loaded.digest, "weights": loaded.weights}
-        entry = fidelity.score(loaded.network) | about
+        entry = fidelity.score(loaded.network) | loaded.entry(step)
         add_scores(location, "fidelity", [entry])
         scores |= {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
     return scores

@@ -102,6 +102,10 @@ class LoadedGenerator(NamedTuple):
     digest: str
     weights: Literal["average", "raw"]
 
+    def entry(self, step: int) -> dict[str, Any]:
+        """Return what an entry of scores.json says of it, the generator of a checkpoint of `step`."""
+        return {"step": step, "checkpoint_digest": self.digest, "weights": self.weights}
+
 
 def load_generator(location: str, step: int, weights: Weights = "auto") -> LoadedGenerator:
     """Load the generator of a run's checkpoint.
