@@ -133,6 +133,17 @@ def signal_torchrun(settings: dict[str, object], number: signal.Signals, line: s
     return process.wait(timeout=60)
 
 
+def kill_and_resume(settings: dict[str, object], step: int, workers: int) -> None:
+    """Kill a run after a step, all its processes, and start it again to its end."""
+    if workers == 1:
+        assert train_and_signal(settings, signal.SIGKILL, f"step {step}/") != 0
+        again = train(settings)
+    else:
+        assert signal_torchrun(settings, signal.SIGKILL, f"step {step}/", workers) != 0
+        again = train_by_command(settings, workers)
+    assert again.returncode == 0, again.stderr
+
+
 def wait_for_line(output: Iterable[str], start: str) -> None:
     """Read on to a line that begins so."""
     seen = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.training.averaging import GeneratorAverage, kept_share
 from dcgan_dist.training.sampling import fixed_inputs, make_grid, sample_feature_maps, to_uint8
 from dcgan_dist.training.trained import load_generator
-from tests.conftest import TINY, metrics, signal_torchrun, train, train_and_signal, train_by_command
+from tests.conftest import TINY, kill_and_resume, metrics, train
 from tests.training.test_trainer import differing
 
 DECAY = 0.99
@@ -106,13 +105,7 @@ def test_a_killed_run_with_an_average_ends_equal_bit_for_bit(tmp_path: Path, wor
     settings = {**ON, "training.log_every": 1, "training.check_replicas": "true"}
     assert train({**settings, "run_dir": tmp_path / "whole"}, workers).returncode == 0
     settings["run_dir"] = tmp_path / "run"
-    if workers == 1:
-        assert train_and_signal(settings, signal.SIGKILL, f"step {kill_at}/") != 0
-        again = train(settings)
-    else:
-        assert signal_torchrun(settings, signal.SIGKILL, f"step {kill_at}/", workers) != 0
-        again = train_by_command(settings, workers)
-    assert again.returncode == 0, again.stderr
+    kill_and_resume(settings, kill_at, workers)
     assert differing(tensors(tmp_path / "run", 24), tensors(tmp_path / "whole", 24)) == []
     for grid in (tmp_path / "whole/samples").iterdir():
         assert (tmp_path / "run/samples" / grid.name).read_bytes() == grid.read_bytes()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import metrics, signal_torchrun, train, train_and_signal, train_by_command
+from tests.conftest import kill_and_resume, metrics, signal_torchrun, train, train_and_signal
 
 
 def checkpoint(run: Path, step: int = 24) -> dict[str, torch.Tensor]:
@@ -57,13 +57,7 @@ def test_a_run_leaves_what_the_contract_names(finished_run):
 def test_a_killed_run_started_again_ends_equal_bit_for_bit(finished_run, tmp_path, workers, kill_at):
     run, whole = tmp_path / "run", finished_run(workers, log_every=1)
     settings = {"run_dir": run, "training.log_every": 1}
-    if workers == 1:
-        assert train_and_signal(settings, signal.SIGKILL, f"step {kill_at}/") != 0
-        again = train(settings)
-    else:
-        assert signal_torchrun(settings, signal.SIGKILL, f"step {kill_at}/", workers) != 0
-        again = train_by_command(settings, workers)
-    assert again.returncode == 0, again.stderr
+    kill_and_resume(settings, kill_at, workers)
     assert differing(checkpoint(run), checkpoint(whole)) == []
     assert state(run) == state(whole)
     assert metrics(run) == metrics(whole)
