@@ -141,7 +141,7 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
         rest = f"; {more:,} more in its manifest.json" if more > 0 else ""
         yield f"left out {len(manifest.skipped):,} inputs ({named}{rest})"
     remarks = Remarks(**manifest.remarks)
-    if remarks.deep and not remarks.over and manifest.made_with.get("white_value") is None and remarks.highest < DARK:
+    if remarks.deep and manifest.made_with.get("white_value") is None and remarks.highest < DARK:
         bits = remarks.highest.bit_length()
         yield (
             f"{remarks.deep:,} images of 16 bits are dark: their highest value is {remarks.highest:,} of 65,535; "

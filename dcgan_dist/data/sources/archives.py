@@ -34,7 +34,13 @@ MAX_FILE_BYTES = 1 << 28  # of one encoded image or batch
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVE_ERRORS = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError)
 
-_ZIP, _COMPRESSED = (b"PK\3\4", b"PK\5\6"), (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
+_ZIP = (b"PK\3\4", b"PK\5\6")
+_COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),
+    b"BZh": BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+}
+_LONGEST_MAGIC = max(map(len, _COMPRESSED))
 _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
 _OTHER_ARCHIVES = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
@@ -149,14 +155,11 @@ def _tar_members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
 
 def _decompressed(file: Any) -> Any:
     """Return the plain bytes of a stream that may be compressed; unlike tarfile's own, it notices when cut short."""
-    magic = file.read(6)
+    start = file.read(_LONGEST_MAGIC)
     file.seek(0)
-    if magic.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=file, mode="rb")
-    if magic.startswith(b"BZh"):
-        return BZ2File(file)
-    if magic.startswith(b"\xfd7zXZ"):
-        return lzma.LZMAFile(file)
+    for magic, opened in _COMPRESSED.items():
+        if start.startswith(magic):
+            return opened(file)
     return io.BufferedReader(file)
 
 
@@ -307,7 +310,7 @@ def archive_kind(path: Path | RemoteFile) -> Literal["zip", "tar"] | None:
     for magic, kind in _OTHER_ARCHIVES.items():
         if start.startswith(magic):
             raise DataError(f"input {str(path)!r} is {kind}, which is not read: extract it, and name the folder")
-    if start.startswith(_COMPRESSED) or start[_TAR_MAGIC_AT:] == _TAR_MAGIC:
+    if start.startswith(tuple(_COMPRESSED)) or start[_TAR_MAGIC_AT:] == _TAR_MAGIC:
         return "tar"
     if start.startswith(_ZIP):
         return "zip"
