@@ -547,7 +547,7 @@ class EvaluateConfig:
     less certain score. Left out, all. Not for fidelity and memorisation, which have `samples`."""
     step: str = "latest"
     """Which checkpoints to score: `latest`, `all`, or a step."""
-    weights: Weights = "auto"
+    weights: Literal["auto", "average", "raw"] = "auto"
     """Weights of the generator for fidelity, memorisation and one-nn: their `average` over training, or `raw`;
     `auto` takes the average where the run has one (`training.average`)."""
     labels_per_class: int | None = None
@@ -679,7 +679,7 @@ class SampleConfig:
     statistics: Literal["auto", "running", "batch"] = "auto"
     """Batch norm: `running` averages of training, or those of each `batch` of 64 samples; `auto` as the run has it in
     model.sample_statistics."""
-    weights: Weights = "auto"
+    weights: Literal["auto", "average", "raw"] = "auto"
     """Weights of the generator: their `average` over training, or `raw`; `auto` takes the average where the run has one
     (`training.average`)."""
     encoding: Literal["png", "jpg", "raw"] = "png"
@@ -716,7 +716,7 @@ class ExportConfig:
     statistics: Literal["auto", "running", "batch"] = "auto"
     """Batch norm: `running` averages of training, or those of each `batch` that the program is given; `auto` as the run
     has it in model.sample_statistics."""
-    weights: Weights = "auto"
+    weights: Literal["auto", "average", "raw"] = "auto"
     """Weights of the generator: their `average` over training, or `raw`; `auto` takes the average where the run has one
     (`training.average`)."""
     overwrite: bool = False

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dcgan_dist import config
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import (
     ALTERNATIVES,
@@ -220,3 +221,16 @@ def test_settings_survive_being_flattened_and_built_again(
     changes = {"seed": seed, "optim.lr": lr, "data.path": path, "model.image_size": size, "training.compile": compiled}
     config = override(Config(), changes)
     assert build_settings(Config, {key: flatten(config)[key] for key in changes}) == config
+
+
+@pytest.mark.parametrize(
+    "settings_class",
+    [value for value in vars(config).values() if dataclasses.is_dataclass(value)]
+    + [figure.settings for figure in FIGURES.values()],
+    ids=lambda each: each.__name__,
+)
+def test_every_setting_has_a_type_that_values_are_compared_with_and_messages_can_name(settings_class: type) -> None:
+    known = {"int", "float", "str", "bool", "None", "dict[str, Any]"}
+    for key, declared in config.declared_types(settings_class).items():
+        parts = re.sub(r"Literal\[[^\]]*\]", "None", declared).split(" | ")
+        assert set(parts) <= known, f"{key}: {declared}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from dcgan_dist.config import Weights, check_numbers, is_whole
+from dcgan_dist.config import check_numbers, is_whole
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.exploration.drawing import Canvas
 from dcgan_dist.exploration.networks import Trained
@@ -30,7 +30,7 @@ class FigureConfig:
     """Folder or URL of the run directory."""
     step: str = "latest"
     """Which checkpoint to look into: `latest`, or a step."""
-    weights: Weights = "auto"
+    weights: Literal["auto", "average", "raw"] = "auto"
     """Weights of the generator: their `average` over training, or `raw`; `auto` takes the average where the run has one
     (`training.average`)."""
     seed: int = 0

@@ -22,7 +22,7 @@ from dcgan_dist.evaluation.diversity import Floats
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import Array, fitted
 from dcgan_dist.evaluation.tasks import Z95
-from dcgan_dist.exploration.drawing import COLOURS, Canvas, Film, Panel, check_film, films
+from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel, check_film, films
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained
 
@@ -47,7 +47,7 @@ class WalkConfig(FigureConfig):
     """Steps from one of them to the next in the animation, and where smoothness is measured."""
     label: str | None = None
     """Number or name of the class of all samples; conditional runs only. Left out, each row has the next class."""
-    animation: Film = "auto"
+    animation: Literal["auto", "gif", "webp", "mp4", "none"] = "auto"
     """What the path is also shown in: `gif`, `webp`, `mp4` (needs ffmpeg), `none`, or `auto`: a GIF, a WebP where it is
     smaller, and an MP4 where there is ffmpeg."""
 

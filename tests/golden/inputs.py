@@ -75,6 +75,7 @@ BAD: tuple[tuple[str, ...], ...] = (
     ("sample", "--run=runs/1", "--output=a.png", "--count=0"),
     ("sample", "--run=runs/1", "--output=a.png", "--label=4"),
     ("sample", "--run=runs/1", "--output=a.png", "--weights=average"),
+    ("sample", "--run=runs/1", "--output=a.png", "--weights=best"),
     ("sample", "--run=runs/1", "--output=a.png", "--truncation=-1"),
     ("export", "--run=runs/1"),
     ("export", "--run=runs/1", "--output=a.bin"),
