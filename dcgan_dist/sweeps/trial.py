@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
-from dcgan_dist.config import Config, EvaluateConfig, ScoreConfig, SweepConfig, override
+from dcgan_dist.config import Config, EvaluateConfig, ModelConfig, ScoreConfig, SweepConfig, override
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World, join_world
 from dcgan_dist.errors import Diverged, InputError, RunDirectoryError, Stopped
@@ -280,14 +280,22 @@ class Milestones:
             return {}
         loaded = load_generator(location, step)
         if self._fidelity is None:
-            settings = EvaluateConfig(task="fidelity", samples=samples, cache=self.plan.config.data.cache)
-            self._fidelity = GeneratorEvaluation(
-                settings, read_run_config(location), loaded.model, self._device, LocalPool(1)
-            )
-            self._fidelity.prepare()
+            cache = self.plan.config.data.cache
+            self._fidelity = _fidelity(samples, cache, location, loaded.model, self._device)
         entry = self._fidelity.score(loaded.network) | loaded.entry(step)
         add_scores(location, "fidelity", [entry])
         return {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
+
+
+def _fidelity(
+    samples: int, cache: str | None, location: str, model: ModelConfig, device: torch.device
+) -> GeneratorEvaluation:
+    """Return what compares a run's samples with as many images of its data, or with all where there are fewer."""
+    settings = EvaluateConfig(task="fidelity", samples=samples, cache=cache)
+    fidelity = GeneratorEvaluation(settings, read_run_config(location), model, device, LocalPool(1))
+    fidelity.count = min(samples, fidelity.data.count)
+    fidelity.prepare()
+    return fidelity
 
 
 def _has_not_begun(verdict: Verdict) -> bool:
@@ -465,14 +473,7 @@ def score_in_full(
         scores["representation"] = _share(entries[0]["metrics"]["accuracy"])
     if score.samples:
         loaded = load_generator(location, step)
-        run = read_run_config(location)
-        samples = FRECHET_SAMPLES
-        fidelity = GeneratorEvaluation(
-            EvaluateConfig(task="fidelity", samples=samples, cache=cache), run, loaded.model, here, pool
-        )
-        if fidelity.data.count < samples:
-            fidelity.count = fidelity.data.count
-        fidelity.prepare()
+        fidelity = _fidelity(FRECHET_SAMPLES, cache, location, loaded.model, here)
         entry = fidelity.score(loaded.network) | loaded.entry(step)
         add_scores(location, "fidelity", [entry])
         scores |= {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}

@@ -125,6 +125,14 @@ def test_every_milestone_is_told_with_its_checkpoint_grid_scores_and_verdict(tmp
     assert results[-1]["scores"]["representation"]["value"] == pytest.approx(mine / 100)
 
 
+def test_samples_are_compared_with_all_images_where_there_are_fewer(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    end = go(make_plan(tmp_path, **{"objective": "coverage", "score.samples": 500}), noting(told))
+    assert end.status == "finished", end.reason
+    entries = json.loads((tmp_path / "scores.json").read_text())["fidelity"]
+    assert {entry["metrics"]["coverage"]["n"] for entry in entries} == {256}
+
+
 def test_a_trial_that_is_given_up_stops_at_its_milestone_with_a_checkpoint_and_the_reason(tmp_path: Path) -> None:
     end = go(make_plan(tmp_path), lambda result: result["milestone"] < 2)
     reason = "stopped early by asha at step 16 of 24: it was not among the best 1 in 2 that got this far"
