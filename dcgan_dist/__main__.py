@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from dcgan_dist.printing import keep_streams
-from dcgan_dist.stopping import end_at_once, on_signals
+from dcgan_dist.stopping import end_at_once, set_handler
 
 FRONT_DOORS = {
     "prepare": "make shards from a source of images, or check them",
@@ -35,9 +35,9 @@ def main() -> int:
     if name not in FRONT_DOORS:
         print(f"dcgan-dist: unknown command {name!r}: take one of {', '.join(FRONT_DOORS)}", file=sys.stderr)
         return 2
-    with on_signals(end_at_once):
-        module = importlib.import_module(f"dcgan_dist.{name}")
-        return int(module.main(sys.argv[2:]))
+    set_handler(end_at_once)
+    module = importlib.import_module(f"dcgan_dist.{name}")
+    return int(module.main(sys.argv[2:]))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.printing import keep_streams, output_failure
 from dcgan_dist.results.storage import read_file
-from dcgan_dist.stopping import Interrupted, raising
+from dcgan_dist.stopping import Interrupted, final, raising
 
 Settings = TypeVar("Settings")
 
@@ -294,7 +294,7 @@ def run(
     """
     keep_streams()
     try:
-        with raising():
+        with final(), raising():
             command(sys.argv[1:] if arguments is None else arguments)
     except DcganDistError as error:
         print(f"{prog}: {_one_line(str(error))}{error.says_more}", file=sys.stderr)

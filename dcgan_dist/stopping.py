@@ -5,6 +5,7 @@
     while a command is imported    nothing has begun yet: one line, and the process ends           `end_at_once`
     while it runs                  `Interrupted` is raised in the main thread, wherever that is    `raising`
     while it has state to save     the first is noted for the main loop; a second one is raised    `noting`
+    when it has ended              ignored: what it said and its exit status stand                 `final`
 
 A signal within a second of another counts as one with it: terminals, shells and launchers often send two for one wish,
 and what the first one has begun (a last checkpoint, clearing up) is not to be undone by the second.
@@ -63,18 +64,19 @@ class Noted:
     number = 0
 
 
-def _handler(handle: Handle) -> Callable[[int, FrameType | None], None]:
-    def handler(number: int, _frame: FrameType | None) -> None:
-        if _newest.counts():
-            handle(number)
+class _Handler:
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
 
-    return handler
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if _newest.counts():
+            self.handle(number)
 
 
 def set_handler(handle: Handle) -> dict[int, Any]:
     """Have `handle` called with the number of each signal but a SIGHUP that is ignored; return the handlers before."""
     taken = [each for each in SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
-    return {number: signal.signal(number, _handler(handle)) for number in taken}
+    return {number: signal.signal(number, _Handler(handle)) for number in taken}
 
 
 @contextmanager
@@ -101,6 +103,22 @@ def end_at_once(number: int) -> None:
     with suppress(OSError):
         os.write(2, f"dcgan-dist: {Interrupted(number)}\n".encode())
     os._exit(128 + number)
+
+
+@contextmanager
+def final() -> Iterator[None]:
+    """After the block, ignore signals until the process has ended, where it is one of a command.
+
+    Python sets the default handlers long before the last library is unloaded: a second signal would take the place of
+    the exit status.
+    """
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            if isinstance(handler, _Handler) and handler.handle is end_at_once:
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _raise(number: int) -> None:

@@ -97,6 +97,34 @@ def test_a_signal_while_a_command_is_imported_is_one_line(number: int) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (128 + number, "", 1)
 
 
+ENDING = """
+import os, signal, sys, time
+sys.argv = ["-m"]
+import dcgan_dist
+from dcgan_dist.command_line import run
+
+class SlowToGo:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"goes\\n")
+        sleep(5)
+
+kept = SlowToGo()
+sys.exit(run(lambda _words: os.kill(os.getpid(), signal.SIGINT), "test", []))
+"""
+
+
+def test_a_signal_while_the_libraries_are_unloaded_does_not_take_the_place_of_the_exit_status() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "goes\n"
+    time.sleep(1.1)
+    process.send_signal(TERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + INT, "test: interrupted\n")
+
+
 def answer(number: int) -> int:
     time.sleep(0.02)
     return number
