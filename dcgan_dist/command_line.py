@@ -21,8 +21,8 @@ from dcgan_dist.config import ALTERNATIVES, declared_types, describe_type, unkno
 from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.printing import keep_streams, output_failure
-from dcgan_dist.results.storage import read_file
 from dcgan_dist.stopping import Interrupted, final, raising
+from dcgan_dist.storage.files import read_file
 
 Settings = TypeVar("Settings")
 

@@ -19,7 +19,7 @@ from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 from dcgan_dist.results.published import PUBLISHED, TABLE_3
-from dcgan_dist.results.storage import check_writable
+from dcgan_dist.storage.files import check_writable
 
 PROG = "dcgan-dist evaluate"
 
@@ -64,8 +64,8 @@ def _pool(config: EvaluateConfig, device: str, needs: Sequence[str]) -> Iterator
     if not config.cluster.workers:
         yield config, LocalPool(usable_cores() if config.task == "one-nn" and device == "cpu" else 1), device
         return
-    from dcgan_dist.data.cache import cache_directory
     from dcgan_dist.launch.ray_tasks import ray_pool
+    from dcgan_dist.storage.cache import cache_directory
 
     given = {key: getattr(config, key) for key in ("data", "test_data", "unlabelled")}
     config = override(config, {key: absolute_input(value) for key, value in given.items() if value is not None})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.launch.locations import lasting_output
-from dcgan_dist.results.storage import check_writable
+from dcgan_dist.storage.files import check_writable
 
 if TYPE_CHECKING:
     from dcgan_dist.exploration.figure import AllConfig, FigureConfig
@@ -55,10 +55,10 @@ def _open(config: FigureConfig) -> Trained:
         raise ConfigError("run is missing: give --run DIR, the run directory to look into")
     if config.output is not None and Path(config.output).is_file():
         raise ConfigError(f"output is {config.output!r}, a file: name a folder, and the files in it by --name")
-    from dcgan_dist.data.cache import cache_directory
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.exploration.figure import folder_of
     from dcgan_dist.exploration.networks import open_trained
+    from dcgan_dist.storage.cache import cache_directory
 
     check_writable(folder_of(config, lasting_output(config.run)))
 

@@ -32,11 +32,11 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from dcgan_dist.config import Config
-from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.errors import DcganDistError
 from dcgan_dist.parallel import GROUPS, OWN_GROUPS, limits_of_groups, usable_cores
 from dcgan_dist.paths import expanded
-from dcgan_dist.results.storage import Mirror, parse_location
+from dcgan_dist.storage.cache import cache_directory
+from dcgan_dist.storage.files import Mirror, parse_location
 
 PROJECT = Path(__file__).parents[1]
 

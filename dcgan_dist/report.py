@@ -21,10 +21,10 @@ from dcgan_dist.paths import expanded
 from dcgan_dist.results.aggregate import Pile, Tell, collect
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.remembered import cache_file
-from dcgan_dist.results.storage import Mirror, check_writable, parse_location, writing
 from dcgan_dist.results.tables import write_tables
 from dcgan_dist.results.thumbnails import Thumbnails
 from dcgan_dist.stopping import Interrupted
+from dcgan_dist.storage.files import Mirror, check_writable, parse_location, writing
 
 PROG = "dcgan-dist report"
 

@@ -19,8 +19,8 @@ from dcgan_dist.command_line import run
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.results.checkpoints import read_checkpoint, step_of
 from dcgan_dist.results.status import read_status
-from dcgan_dist.results.storage import Mirror
 from dcgan_dist.stopping import SIGNALS, Interrupted, noting, on_signals, raising
+from dcgan_dist.storage.files import Mirror
 from tests.conftest import TINY, environment, options, wait_for_line
 from tests.processes import Moment, start_training
 from tests.results.conftest import s3_server  # noqa: F401 - a fixture

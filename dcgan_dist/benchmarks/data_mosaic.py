@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from dcgan_dist.benchmarks.measuring import Way
-from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.errors import DataError
+from dcgan_dist.storage.cache import cache_directory
 
 PACKAGE = "mosaicml-streaming"
 _SCRIPT = Path(__file__).with_name("data_mosaic_peer.py")

@@ -24,19 +24,6 @@ import xxhash
 
 from dcgan_dist.config import IMAGE_SIZES, is_whole
 from dcgan_dist.data.braces import expand_braces
-from dcgan_dist.data.cache import (
-    COPIES,
-    cache_directory,
-    check_scheme,
-    is_url,
-    join_url,
-    map_copy,
-    one_at_a_time,
-    open_copy,
-    read_range,
-    read_url,
-    shown,
-)
 from dcgan_dist.data.foreign import Tar, index_tars
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, read_index, unpack_keep
 from dcgan_dist.data.progress import ProgressLine
@@ -47,6 +34,8 @@ from dcgan_dist.data.tar_index import map_file
 from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.parallel import LocalPool, usable_cores
 from dcgan_dist.paths import expanded
+from dcgan_dist.storage.cache import COPIES, cache_directory, map_copy, one_at_a_time, open_copy
+from dcgan_dist.storage.remote import check_scheme, is_url, join_url, read_range, read_url, shown
 
 DEFAULT_IMAGE_SIZE = 64
 _ROOMS_FOR_PROCESSES = 5_000  # fewer are drawn sooner than processes start

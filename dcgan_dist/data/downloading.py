@@ -10,8 +10,8 @@ from io import FileIO
 
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.order import RUNS
-from dcgan_dist.data.remote import Interrupted, interrupted_by, pause
 from dcgan_dist.errors import DataError, DcganDistError
+from dcgan_dist.storage.remote import Interrupted, interrupted_by, pause
 
 _AT_A_TIME = 8
 _PIECES_AT_A_TIME = 16

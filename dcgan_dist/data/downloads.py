@@ -15,11 +15,11 @@ from typing import Any
 
 import pooch
 
-from dcgan_dist.data.cache import one_at_a_time
 from dcgan_dist.data.progress import PLAIN_PERIOD_S, TERMINAL_PERIOD_S
-from dcgan_dist.data.remote import check_scheme, join_url, shown
-from dcgan_dist.data.remote import download as download_part
 from dcgan_dist.errors import DataError, StorageError
+from dcgan_dist.storage.cache import one_at_a_time
+from dcgan_dist.storage.remote import check_scheme, join_url, shown
+from dcgan_dist.storage.remote import download as download_part
 
 MIRROR_VARIABLE = "DCGAN_DIST_MIRROR"
 

@@ -23,7 +23,6 @@ import numpy.typing as npt
 import xxhash
 
 from dcgan_dist.config import IMAGE_SIZES, is_whole
-from dcgan_dist.data.cache import one_at_a_time
 from dcgan_dist.data.images import SUFFIXES, decode
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
 from dcgan_dist.data.tar_index import (
@@ -36,6 +35,7 @@ from dcgan_dist.data.tar_index import (
     split_name,
 )
 from dcgan_dist.errors import DataError
+from dcgan_dist.storage.cache import one_at_a_time
 
 _IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
 _RAW = "raw"

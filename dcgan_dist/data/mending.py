@@ -7,12 +7,12 @@ import shutil
 from contextlib import closing
 
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
-from dcgan_dist.data.places import LocalPlace, place_of
 from dcgan_dist.data.shard_writer import PartSamples, Recipe, ShardTask, make_shard
 from dcgan_dist.data.shards import check_same, lock_folder, made_with
 from dcgan_dist.data.sources import Source, classes_of
 from dcgan_dist.errors import DataError, StorageError
 from dcgan_dist.parallel import TaskPool
+from dcgan_dist.storage.places import LocalPlace, place_of
 
 
 def mend_shards(source: Source, recipe: Recipe, output: str, pool: TaskPool) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dcgan_dist.config import IMAGE_SIZES, PrepareConfig
-from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.data.colours import Remarks
 from dcgan_dist.data.downloads import download
 from dcgan_dist.data.manifest import Manifest
@@ -21,6 +20,7 @@ from dcgan_dist.data.sources import Source, open_source
 from dcgan_dist.data.verification import verify
 from dcgan_dist.errors import ConfigError, DcganDistError
 from dcgan_dist.parallel import TaskPool
+from dcgan_dist.storage.cache import cache_directory
 
 DEFAULT_IMAGE_SIZE = 64
 LISTED = 5

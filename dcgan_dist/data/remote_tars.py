@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 import xxhash
 
-from dcgan_dist.data.cache import COPIES, map_copy, one_at_a_time, open_copy, remote_state, shown
 from dcgan_dist.data.foreign import Tar, index_tars
 from dcgan_dist.data.manifest import Manifest, Shard
-from dcgan_dist.data.remote import interrupted_by
 from dcgan_dist.errors import Unreachable
+from dcgan_dist.storage.cache import COPIES, map_copy, one_at_a_time, open_copy
+from dcgan_dist.storage.remote import interrupted_by, remote_state, shown
 
 _AT_A_TIME = 4  # downloads
 

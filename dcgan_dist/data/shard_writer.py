@@ -20,9 +20,9 @@ import xxhash
 from dcgan_dist.data.colours import Remarks
 from dcgan_dist.data.images import Encoding, Fitting, Target, encode
 from dcgan_dist.data.manifest import RECORD, Shard
-from dcgan_dist.data.places import Place
 from dcgan_dist.data.sources import Content, Folders, Part
 from dcgan_dist.errors import DataError
+from dcgan_dist.storage.places import Place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,18 +23,18 @@ from typing import Any
 
 import xxhash
 
-from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.data.colours import Remarks
 from dcgan_dist.data.images import JPEG_QUALITY
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
-from dcgan_dist.data.places import PART, LocalPlace, Place, RemotePlace, is_hidden, place_of, sync_folder
-from dcgan_dist.data.remote import check_scheme, shown
 from dcgan_dist.data.shard_writer import PartSamples, Recipe, Samples, ShardTask, make_shard, record_name
 from dcgan_dist.data.sources import Folders, Part, Source, classes_of, nothing_found, single_class_of
 from dcgan_dist.data.spool import JOURNAL_NAME, SPOOL_NAME, Spool, fill_spool
 from dcgan_dist.errors import DataError, DcganDistError, InputError, StorageError, Unreachable
-from dcgan_dist.locks import lock
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
+from dcgan_dist.storage.cache import cache_directory
+from dcgan_dist.storage.locks import lock
+from dcgan_dist.storage.places import PART, LocalPlace, Place, RemotePlace, is_hidden, place_of, sync_folder
+from dcgan_dist.storage.remote import check_scheme, shown
 
 __all__ = [
     "Recipe",

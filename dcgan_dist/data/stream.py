@@ -29,9 +29,9 @@ from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
 from dcgan_dist.data.loading import LoaderProcesses, SharedFlag
 from dcgan_dist.data.manifest import RECORD
 from dcgan_dist.data.order import RUNS, EpochOrder, Integers, batches_per_epoch, rank_positions
-from dcgan_dist.data.remote import Interrupted, interrupted_by
 from dcgan_dist.data.tar_index import BLOCK, Fault, Member, damaged_headers, digest_of, scan
 from dcgan_dist.errors import DataError, DcganDistError, Unreachable
+from dcgan_dist.storage.remote import Interrupted, interrupted_by
 
 _OPEN_SHARDS = 256  # each holds a file descriptor; a batch meets 64 to 128 shards
 _OPEN_COPIES = 96  # of remote shards: what is open cannot make room for others

@@ -16,11 +16,11 @@ import xxhash
 
 from dcgan_dist.data.images import SUFFIXES, decode
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, KeepList, Manifest, Shard, read_index, unpack_keep
-from dcgan_dist.data.places import LocalPlace, Place, place_of
-from dcgan_dist.data.remote import check_scheme, is_url
 from dcgan_dist.data.tar_index import members
 from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.parallel import TaskPool
+from dcgan_dist.storage.places import LocalPlace, Place, place_of
+from dcgan_dist.storage.remote import check_scheme, is_url
 
 MOST_LINES = 20  # findings of one shard that are named one by one
 

@@ -15,10 +15,10 @@ from safetensors.torch import load
 
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
-from dcgan_dist.data.places import place_of
 from dcgan_dist.deduplication.autoencoder import SIDE, Autoencoder
 from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.parallel import TaskPool
+from dcgan_dist.storage.places import place_of
 
 Codes = npt.NDArray[np.uint64]
 """Binary codes, shape (n, words): bit b of a code is bit b % 64 of word b // 64."""

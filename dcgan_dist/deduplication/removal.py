@@ -22,7 +22,6 @@ from dcgan_dist.config import DeduplicationConfig
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.images import fit
 from dcgan_dist.data.manifest import KEEP_NAME, MANIFEST_NAME, KeepList, Manifest, pack_keep
-from dcgan_dist.data.places import Place, place_of
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.deduplication.audit import audit_page
@@ -33,6 +32,7 @@ from dcgan_dist.deduplication.thresholds import choose_thresholds, choose_units
 from dcgan_dist.distributed import pick_device
 from dcgan_dist.errors import DataError, StorageError
 from dcgan_dist.parallel import TaskPool
+from dcgan_dist.storage.places import Place, place_of
 
 SUMMARY_NAME, PAGE_NAME, NETWORK_NAME = "dedup.json", "dedup.html", "dedup.safetensors"
 _WORKING_NAME = "dedup.working.safetensors"

@@ -22,13 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.data.cache import one_at_a_time
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels, fit
 from dcgan_dist.data.stream import read_records
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.storage import sync_path, write_atomically, writing
+from dcgan_dist.storage.cache import one_at_a_time
+from dcgan_dist.storage.files import sync_path, write_atomically, writing
 
 # Raised when the same key would stand for other values.
 _REVISION = 1

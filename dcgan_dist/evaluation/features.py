@@ -33,7 +33,7 @@ from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.evaluation.winograd import WinogradConv2d, is_suitable
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.models.network import Discriminator
-from dcgan_dist.results.storage import write_atomically, writing
+from dcgan_dist.storage.files import write_atomically, writing
 from dcgan_dist.training.checkpoint import copy_tensors
 from dcgan_dist.training.sampling import to_real
 from dcgan_dist.training.trained import load_networks

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from dcgan_dist.config import EvaluateConfig, ModelConfig
-from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
@@ -35,6 +34,7 @@ from dcgan_dist.evaluation.tasks import Rows, permutation
 from dcgan_dist.models.network import Generator
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.results.scores import Entry, add_each, read_scores
+from dcgan_dist.storage.cache import cache_directory
 from dcgan_dist.training.trained import LoadedGenerator, chosen_steps, load_each, load_generator, read_run_config
 
 GENERATOR_TASKS = ("fidelity", "memorisation")

@@ -21,7 +21,7 @@ from torch import Tensor
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.evaluation.tasks import Rows, Values
-from dcgan_dist.results.storage import write_atomically, writing
+from dcgan_dist.storage.files import write_atomically, writing
 
 PATCH = 6  # pixels
 CONTRAST_FLOOR = 10.0  # added to a patch's variance, of values from 0 to 255

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dcgan_dist.data.cache import is_url, one_at_a_time
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.manifest import MANIFEST_NAME
 from dcgan_dist.data.progress import ProgressLine
@@ -20,6 +19,8 @@ from dcgan_dist.data.shards import Recipe, made_with, write_shards
 from dcgan_dist.data.sources import Source, Split, open_source, room_source
 from dcgan_dist.errors import DataError
 from dcgan_dist.paths import expanded
+from dcgan_dist.storage.cache import one_at_a_time
+from dcgan_dist.storage.remote import is_url
 
 Labels = npt.NDArray[np.int64]
 

@@ -24,7 +24,6 @@ import xxhash
 from torch.nn import functional
 
 from dcgan_dist.config import EvaluateConfig, ModelConfig
-from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError, DataError
@@ -37,6 +36,7 @@ from dcgan_dist.evaluation.tasks import Rows, permutation, wilson
 from dcgan_dist.generation.samples import BLOCK, Samples, open_samples
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.results.scores import Entry, add_each, read_scores
+from dcgan_dist.storage.cache import cache_directory
 from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
 
 DEFAULT_SAMPLES = 50_000

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from dcgan_dist.config import EvaluateConfig, ModelConfig
-from dcgan_dist.data.cache import cache_directory
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
@@ -45,6 +44,7 @@ from dcgan_dist.evaluation.tasks import (
 )
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.results.scores import Entry, add_each, read_scores
+from dcgan_dist.storage.cache import cache_directory
 from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
 
 _SVHN_LABELS = 100

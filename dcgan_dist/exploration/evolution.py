@@ -35,7 +35,7 @@ from dcgan_dist.generation.samples import class_number
 from dcgan_dist.results.checkpoints import name_of, step_of
 from dcgan_dist.results.reading import columns_of, parse_rows
 from dcgan_dist.results.stability import FILTER_SHARE, FILTER_SWING, SIGNALS, judge_columns
-from dcgan_dist.results.storage import Mirror, parse_location, read_file
+from dcgan_dist.storage.files import Mirror, parse_location, read_file
 from dcgan_dist.training.sampling import fixed_inputs, grid_columns, sample_feature_maps, to_uint8
 from dcgan_dist.training.signals import WINDOW, mean_activations, oscillating, swings
 from dcgan_dist.training.trained import checkpoint_steps, load_each, load_generator

@@ -14,7 +14,7 @@ from dcgan_dist.config import check_numbers, is_whole
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.exploration.drawing import Canvas
 from dcgan_dist.exploration.networks import Trained
-from dcgan_dist.results.storage import Mirror, parse_location, to_json, write_atomically, writing
+from dcgan_dist.storage.files import Mirror, parse_location, to_json, write_atomically, writing
 
 FOLDER = "figures"
 

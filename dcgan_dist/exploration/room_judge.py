@@ -20,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dcgan_dist.data.cache import one_at_a_time
 from dcgan_dist.data.images import Pixels, fit
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.rooms import VERSION, draw_room
 from dcgan_dist.evaluation.labelled import ROOM_ATTRIBUTES, Labels
-from dcgan_dist.results.storage import write_atomically, writing
+from dcgan_dist.storage.cache import one_at_a_time
+from dcgan_dist.storage.files import write_atomically, writing
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are exclusive."""

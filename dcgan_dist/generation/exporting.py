@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dcgan_dist.data.places import LocalPlace, place_of
-from dcgan_dist.data.remote import is_url
 from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.generation.samples import Samples
 from dcgan_dist.models.network import Generator
-from dcgan_dist.results.storage import check_writable
+from dcgan_dist.storage.files import check_writable
+from dcgan_dist.storage.places import LocalPlace, place_of
+from dcgan_dist.storage.remote import is_url
 from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
 from dcgan_dist.training.trained import load_generator
 

@@ -24,14 +24,14 @@ import xxhash
 from dcgan_dist.config import GRID_PIXELS
 from dcgan_dist.data.images import Encoding, Pixels, encode
 from dcgan_dist.data.manifest import KEEP_NAME, MANIFEST_NAME
-from dcgan_dist.data.places import LocalPlace, place_of, sync_folder
-from dcgan_dist.data.remote import is_url
 from dcgan_dist.data.shards import Recipe, Report, lock_folder, read_manifest, write_shards
 from dcgan_dist.data.sources import Folders, Item, RawImage, Source
 from dcgan_dist.errors import ConfigError, StorageError
 from dcgan_dist.generation.samples import BLOCK, Labels, Samples
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.storage import check_writable
+from dcgan_dist.storage.files import check_writable
+from dcgan_dist.storage.places import LocalPlace, place_of, sync_folder
+from dcgan_dist.storage.remote import is_url
 from dcgan_dist.training.sampling import grid_columns, make_grid
 
 Form = Literal["grid", "folder", "npz", "shards"]

@@ -17,7 +17,7 @@ from typing import Any
 import xxhash
 
 from dcgan_dist.errors import RunDirectoryError
-from dcgan_dist.results.storage import sync_path, write_atomically, writing
+from dcgan_dist.storage.files import sync_path, write_atomically, writing
 
 STATE_NAME = "state.json"
 RAW = "raw-"

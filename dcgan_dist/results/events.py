@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from dcgan_dist.results.storage import sync_path, temporary_for, undone_by_errors, writing
+from dcgan_dist.storage.files import sync_path, temporary_for, undone_by_errors, writing
 
 EVENT_FILES = "events.out.tfevents.*"
 

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dcgan_dist.data.cache import CACHE_VARIABLE, cache_directory
 from dcgan_dist.paths import expanded
 from dcgan_dist.results.reading import FigureFile, RunFiles, load_json
-from dcgan_dist.results.storage import temporary_for, writing
 from dcgan_dist.results.walking import Found
+from dcgan_dist.storage.cache import CACHE_VARIABLE, cache_directory
+from dcgan_dist.storage.files import temporary_for, writing
 
 LARGEST = 2**30
 """Most bytes of metrics that are kept; runs beyond are read again each time."""

@@ -54,7 +54,7 @@ from dcgan_dist.results.status import (
     process_is_gone,
     read_status,
 )
-from dcgan_dist.results.storage import (
+from dcgan_dist.storage.files import (
     SET_ASIDE,
     Mirror,
     Uploader,

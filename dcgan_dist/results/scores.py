@@ -13,7 +13,7 @@ from typing import Any
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError
 from dcgan_dist.results.status import update_file
-from dcgan_dist.results.storage import read_file, to_json
+from dcgan_dist.storage.files import read_file, to_json
 
 SCORES_NAME = "scores.json"
 _KEY = {"step": None, "method": None, "protocol": None, "weights": "raw"}  # with what they are where they are left out

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
-from dcgan_dist.locks import lock, unlock
-from dcgan_dist.results.storage import (
+from dcgan_dist.storage.files import (
     Mirror,
     parse_json_object,
     parse_location,
@@ -29,6 +28,7 @@ from dcgan_dist.results.storage import (
     write_atomically,
     writing,
 )
+from dcgan_dist.storage.locks import lock, unlock
 
 STATUS_NAME = "status.json"
 LOCK_NAME = ".lock"

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from dcgan_dist.config import Config, declared_types, flatten
 from dcgan_dist.results.aggregate import Pile, Score, Trial, text
-from dcgan_dist.results.storage import temporary_for, writing
+from dcgan_dist.storage.files import temporary_for, writing
 
 TRIALS_CSV = "trials.csv"
 TRIALS_PARQUET = "trials.parquet"

@@ -16,7 +16,7 @@ from threading import Lock
 import xxhash
 from PIL import Image
 
-from dcgan_dist.results.storage import write_atomically
+from dcgan_dist.storage.files import write_atomically
 
 GAP = 2  # pixels between the images of a grid
 MAX_SIDE = 10_000

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
 from dcgan_dist.paths import expanded
-from dcgan_dist.results.storage import SET_ASIDE, Mirror
+from dcgan_dist.storage.files import SET_ASIDE, Mirror
 
 RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
 SWEEP_NAME = "sweep.json"

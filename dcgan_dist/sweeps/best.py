@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from dcgan_dist.config import Config, SweepConfig, override
-from dcgan_dist.results.storage import Mirror, parse_location, write_atomically
+from dcgan_dist.storage.files import Mirror, parse_location, write_atomically
 from dcgan_dist.sweeps.ledger import Ledger, trial_location
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.space import run_settings

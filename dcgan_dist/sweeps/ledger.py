@@ -20,7 +20,7 @@ from typing import Any, Literal
 from dcgan_dist.config import SweepConfig, flatten
 from dcgan_dist.errors import ConfigError, DcganDistError, RunDirectoryError, Stopped, StorageError
 from dcgan_dist.results.status import LOCK_NAME, STATUS_NAME, Lease, place_of
-from dcgan_dist.results.storage import (
+from dcgan_dist.storage.files import (
     Mirror,
     parse_json_object,
     parse_location,

@@ -16,7 +16,7 @@ from dcgan_dist.models import build_networks
 from dcgan_dist.models.network import Discriminator, Generator
 from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
 from dcgan_dist.results.run_directory import CONFIG_NAME
-from dcgan_dist.results.storage import Mirror, parse_location, read_file
+from dcgan_dist.storage.files import Mirror, parse_location, read_file
 from dcgan_dist.training.checkpoint import AVERAGE, AVERAGE_FILE, copy_tensors
 
 Loaded = TypeVar("Loaded")

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.dataset import Dataset, open_dataset
-from dcgan_dist.data.remote import shown
 from dcgan_dist.data.stream import Batch, BatchIterator, ImageStream
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
@@ -26,6 +25,7 @@ from dcgan_dist.models import build_networks, family_of, initialise
 from dcgan_dist.results.checkpoints import RAW, name_of
 from dcgan_dist.results.run_directory import RunDirectory
 from dcgan_dist.stopping import Interrupted, Noted, noting
+from dcgan_dist.storage.remote import shown
 from dcgan_dist.training.averaging import GeneratorAverage
 from dcgan_dist.training.batch_norm import synchronise
 from dcgan_dist.training.checkpoint import AVERAGE_FILE, load_tensors, save_tensors, training_tensors

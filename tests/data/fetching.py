@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dcgan_dist.data.cache import open_copy
+from dcgan_dist.storage.cache import open_copy
 
 
 def fetch(url: str, target: Path, cache: Path, **known) -> Path:

@@ -10,12 +10,13 @@ import pytest
 
 from dcgan_dist.benchmarks.flaky_server import FlakyServer
 from dcgan_dist.config import PrepareConfig, override
-from dcgan_dist.data import downloads, remote
+from dcgan_dist.data import downloads
 from dcgan_dist.data.downloads import download
 from dcgan_dist.data.preparation import prepare
 from dcgan_dist.data.sources import open_source
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.parallel import LocalPool
+from dcgan_dist.storage import remote
 
 
 def idx(array: np.ndarray) -> bytes:

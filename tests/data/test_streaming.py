@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from dcgan_dist.benchmarks.flaky_server import flaky, flaky_process
-from dcgan_dist.data import cache as cache_module
 from dcgan_dist.data import downloading as downloading_module
 from dcgan_dist.data import loading as loading_module
-from dcgan_dist.data import remote as remote_module
-from dcgan_dist.data.cache import COPIES, file_digest, open_copy
 from dcgan_dist.data.dataset import open_dataset
-from dcgan_dist.data.remote import shown
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import DataError, StorageError, Unreachable
+from dcgan_dist.storage import cache as cache_module
+from dcgan_dist.storage import remote as remote_module
+from dcgan_dist.storage.cache import COPIES, file_digest, open_copy
+from dcgan_dist.storage.remote import shown
 from tests.data.fetching import fetch
 from tests.data.shard_sets import make_set
 

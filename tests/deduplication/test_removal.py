@@ -18,13 +18,13 @@ import xxhash
 from dcgan_dist.config import DeduplicationConfig
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.manifest import Manifest, unpack_keep
-from dcgan_dist.data.places import LocalPlace
 from dcgan_dist.data.rooms import draw_room
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.deduplication import Summary, deduplicate
 from dcgan_dist.deduplication.autoencoder import Autoencoder, train_autoencoder
 from dcgan_dist.errors import DataError
 from dcgan_dist.parallel import LocalPool
+from dcgan_dist.storage.places import LocalPlace
 from tests.data import shard_sets
 
 SETTINGS = DeduplicationConfig(steps=40, batch_size=32)

@@ -51,7 +51,7 @@ def test_errors_are_those_of_scikit_learn_on_the_same_samples_as_doubles(
     entry = evaluated(trained(family), images=None)[0]
     samples = open_samples(str(trained(family)), seed=0)
     rows, labels = zip(*samples.images(0, 1500), strict=True)
-    from dcgan_dist.data.cache import cache_directory
+    from dcgan_dist.storage.cache import cache_directory
 
     test, truth = rooms(None, 16, cache_directory(None))
     for count in (1000, 1500):

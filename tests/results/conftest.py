@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from dcgan_dist.results import storage
+from dcgan_dist.storage import files as storage
 
 PREAMBLE = """
 import os, sys, time

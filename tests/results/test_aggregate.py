@@ -25,7 +25,7 @@ from dcgan_dist.results.aggregate import Parent, Pile, Trial, collect, read_imag
 from dcgan_dist.results.reading import FigureFile, parse_plain_yaml
 from dcgan_dist.results.run_directory import open_run
 from dcgan_dist.results.stability import judge
-from dcgan_dist.results.storage import Mirror
+from dcgan_dist.storage.files import Mirror
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
 from tests.results.piles import add_score, make_run, metrics_row
 

@@ -22,8 +22,8 @@ from PIL import Image
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
 from dcgan_dist.results import run_directory, status
 from dcgan_dist.results.run_directory import RunDirectory, open_run, read_metrics, read_status
-from dcgan_dist.results.storage import Mirror
 from dcgan_dist.results.walking import find
+from dcgan_dist.storage.files import Mirror
 from tests.conftest import fill
 from tests.results.conftest import StartWriter
 from tests.results.test_events import read as read_scalars

@@ -9,7 +9,7 @@ from moto.server import ThreadedMotoServer
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
 from dcgan_dist.results.scores import add_each, add_scores, read_scores
-from dcgan_dist.results.storage import Mirror
+from dcgan_dist.storage.files import Mirror
 from tests.conftest import fill
 
 

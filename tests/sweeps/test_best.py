@@ -8,7 +8,7 @@ import yaml
 
 from dcgan_dist.command_line import parse_settings
 from dcgan_dist.config import Config, SweepConfig, flatten, override
-from dcgan_dist.results.storage import read_file
+from dcgan_dist.storage.files import read_file
 from dcgan_dist.sweeps.best import write_best
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
 from tests.conftest import TINY, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dcgan_dist.results.run_directory import open_run
-from dcgan_dist.results.storage import Mirror
+from dcgan_dist.storage.files import Mirror
 from dcgan_dist.training.trained import chosen_steps
 
 

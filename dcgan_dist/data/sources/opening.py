@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dcgan_dist.data.remote import check_scheme, is_url, shown
 from dcgan_dist.data.sources.archives import ARCHIVES, archive_kind
 from dcgan_dist.data.sources.base import Source, Split
 from dcgan_dist.data.sources.cifar10 import cifar_source
@@ -20,6 +19,7 @@ from dcgan_dist.data.sources.svhn import svhn_source
 from dcgan_dist.data.sources.webdataset import is_list_of_tars, webdataset_source
 from dcgan_dist.errors import DataError
 from dcgan_dist.paths import expanded
+from dcgan_dist.storage.remote import check_scheme, is_url, shown
 
 
 def open_source(

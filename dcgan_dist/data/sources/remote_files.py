@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from dcgan_dist.data.remote import download, read_range, remote_state, shown
 from dcgan_dist.errors import Unreachable
+from dcgan_dist.storage.remote import download, read_range, remote_state, shown
 
 _PIECE = 8 << 20  # bytes of a file that are asked for at a time
 

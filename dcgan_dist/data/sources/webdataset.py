@@ -13,10 +13,8 @@ from urllib.parse import unquote, urlsplit
 import xxhash
 
 from dcgan_dist.data.braces import expand_braces
-from dcgan_dist.data.cache import COPIES, cache_directory, map_copy, open_copy
 from dcgan_dist.data.images import SUFFIXES
 from dcgan_dist.data.manifest import MANIFEST_NAME, Manifest
-from dcgan_dist.data.remote import is_url, join_url, list_url, shown
 from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, compared_bytes, digest_of_file, too_large
 from dcgan_dist.data.sources.base import Content, EncodedImage, Item, Source, Unreadable
 from dcgan_dist.data.sources.remote_files import RemoteFile, remote_file
@@ -30,6 +28,8 @@ from dcgan_dist.data.tar_index import (
     split_name,
 )
 from dcgan_dist.errors import DataError
+from dcgan_dist.storage.cache import COPIES, cache_directory, map_copy, open_copy
+from dcgan_dist.storage.remote import is_url, join_url, list_url, shown
 
 _IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
 _AT_A_TIME = 8  # tars whose sizes are asked for

@@ -191,7 +191,7 @@ class Mirror:
             except FileNotFoundError:
                 raise
             except Exception as error:  # every fsspec file system raises exceptions of its own
-                from dcgan_dist.data.remote import about_credentials, goes_unsigned  # slow, and rarely needed
+                from dcgan_dist.storage.remote import about_credentials, goes_unsigned  # slow, and rarely needed
 
                 if goes_unsigned(self._system, error):
                     return self._try(name, verb, action)

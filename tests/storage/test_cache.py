@@ -11,11 +11,12 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from dcgan_dist.data import remote as remote_module
-from dcgan_dist.data.cache import _cache_without_home, cache_directory, file_digest, join_url
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import DataError, Unreachable
+from dcgan_dist.storage import remote as remote_module
+from dcgan_dist.storage.cache import _cache_without_home, cache_directory, file_digest
+from dcgan_dist.storage.remote import join_url
 from tests.data.fetching import fetch
 from tests.data.shard_sets import make_set
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_dist import locks
+from dcgan_dist.storage import locks
 
 
 def test_a_lock_is_held_against_others_until_its_file_is_closed(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_dist.data.places import sync_folder
 from dcgan_dist.errors import StorageError
-from dcgan_dist.results.storage import sync_path, write_atomically
+from dcgan_dist.storage.files import sync_path, write_atomically
+from dcgan_dist.storage.places import sync_folder
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from dcgan_dist.data.remote import delete_url, download, is_url, join_url, list_url, read_url, send
 from dcgan_dist.errors import DataError
 from dcgan_dist.paths import expanded
+from dcgan_dist.storage.remote import delete_url, download, is_url, join_url, list_url, read_url, send
 
 PART = ".part"  # end of the name of a file that is being written
 

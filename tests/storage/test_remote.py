@@ -9,11 +9,11 @@ import pytest
 import s3fs
 
 from dcgan_dist.data.dataset import open_dataset
-from dcgan_dist.data.remote import list_tree, list_url, read_url
 from dcgan_dist.data.sources import open_source
 from dcgan_dist.errors import StorageError, Unreachable
 from dcgan_dist.prepare import main as prepare
-from dcgan_dist.results.storage import Mirror, read_file
+from dcgan_dist.storage.files import Mirror, read_file
+from dcgan_dist.storage.remote import list_tree, list_url, read_url
 from tests.object_storage import client
 
 __all__ = ["client"]

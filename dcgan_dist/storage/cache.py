@@ -26,20 +26,9 @@ from pathlib import Path
 import xxhash
 from filelock import FileLock
 
-from dcgan_dist.data.remote import (
-    check_scheme,
-    download,
-    is_url,
-    join_url,
-    pause,
-    read_range,
-    read_url,
-    remote_state,
-    send,
-    shown,
-)
 from dcgan_dist.errors import DataError, StorageError
-from dcgan_dist.locks import lock
+from dcgan_dist.storage.locks import lock
+from dcgan_dist.storage.remote import download, pause
 
 CACHE_VARIABLE = "DCGAN_DIST_CACHE"
 COPIES = "shards"  # the folder in the cache with what can go to make room
@@ -322,21 +311,3 @@ def _remove_unused(path: str) -> bool:
 @lru_cache
 def _warn_once(message: str) -> None:
     _log.warning("%s", message)
-
-
-__all__ = [
-    "COPIES",
-    "cache_directory",
-    "check_scheme",
-    "file_digest",
-    "is_url",
-    "join_url",
-    "map_copy",
-    "one_at_a_time",
-    "open_copy",
-    "read_range",
-    "read_url",
-    "remote_state",
-    "send",
-    "shown",
-]
