@@ -22,7 +22,7 @@ from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.printing import keep_streams, output_failure
 from dcgan_dist.stopping import Interrupted, final, raising
-from dcgan_dist.storage.files import read_file
+from dcgan_dist.storage.folder import folder_at
 
 Settings = TypeVar("Settings")
 
@@ -85,7 +85,7 @@ def _read_text(path: str) -> str:
     if "://" not in path:
         return Path(path).read_text(encoding="utf-8")
     folder, _, name = path.rpartition("/")
-    content = read_file(folder, name)
+    content = folder_at(folder, patience=0).get(name)
     if content is None:
         raise FileNotFoundError(f"there is no {path}")
     return content.decode()

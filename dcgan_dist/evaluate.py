@@ -19,7 +19,7 @@ from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 from dcgan_dist.results.published import PUBLISHED, TABLE_3
-from dcgan_dist.storage.files import check_writable
+from dcgan_dist.storage.folder import check_writable
 
 PROG = "dcgan-dist evaluate"
 

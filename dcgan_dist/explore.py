@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.launch.locations import lasting_output
-from dcgan_dist.storage.files import check_writable
+from dcgan_dist.storage.folder import check_writable
 
 if TYPE_CHECKING:
     from dcgan_dist.exploration.figure import AllConfig, FigureConfig

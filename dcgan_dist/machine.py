@@ -36,7 +36,7 @@ from dcgan_dist.errors import DcganDistError
 from dcgan_dist.parallel import GROUPS, OWN_GROUPS, limits_of_groups, usable_cores
 from dcgan_dist.paths import expanded
 from dcgan_dist.storage.cache import cache_directory
-from dcgan_dist.storage.files import Mirror, parse_location
+from dcgan_dist.storage.folder import RemoteFolder, folder_at
 
 PROJECT = Path(__file__).parents[1]
 
@@ -110,7 +110,7 @@ def checks_of_machine(config: Config, location: str, ray_cpus: float = 0) -> dic
         location: folder or URL for its results.
         ray_cpus: how many CPUs of this machine Ray hands out, where it runs.
     """
-    results = parse_location(location)
+    results = folder_at(location)
     wants_gpu, compiles = config.training.device == "cuda", config.training.compile
     return {
         "cores": partial(cores, ray_cpus),
@@ -124,9 +124,9 @@ def checks_of_machine(config: Config, location: str, ray_cpus: float = 0) -> dic
         "cache": partial(cache, config.data.cache),
         "temporary files": partial(folder, "temporary files", Path(tempfile.gettempdir())),
         **(
-            {"run directory": partial(folder, "run directory", results)}
-            if isinstance(results, Path)
-            else {"storage": partial(object_storage, results)}
+            {"run directory": partial(folder, "run directory", results.path)}
+            if results.path is not None
+            else {"storage": partial(object_storage, results.location)}
         ),
         "Ray": ray_and_token,
         "versions": versions,
@@ -331,14 +331,14 @@ def object_storage(url: str) -> Finding:
     Raises:
         DcganDistError: they cannot be written.
     """
-    mirror, name = Mirror(url, delays=()), f".doctor-{uuid.uuid4().hex}"
-    created = mirror.swap(name, b"1", None)
+    place, name = RemoteFolder(url, patience=0), f".doctor-{uuid.uuid4().hex}"
+    created = place.swap(name, b"1", None)
     try:
-        again = mirror.swap(name, b"2", None)
-        _, version = mirror.read_version(name)
-        swapped, stale = mirror.swap(name, b"3", version), mirror.swap(name, b"4", version)
+        again = place.swap(name, b"2", None)
+        _, version = place.read_version(name)
+        swapped, stale = place.swap(name, b"3", version), place.swap(name, b"4", version)
     finally:
-        mirror.remove([name])
+        place.remove(name)
     if created and swapped and not again and not stale:
         return Finding("storage", "ok", f"{url} takes files, and honours conditional writes")
     found = f"{url} takes files, but honours no conditional writes"

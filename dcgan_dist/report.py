@@ -24,7 +24,8 @@ from dcgan_dist.results.remembered import cache_file
 from dcgan_dist.results.tables import write_tables
 from dcgan_dist.results.thumbnails import Thumbnails
 from dcgan_dist.stopping import Interrupted
-from dcgan_dist.storage.files import Mirror, check_writable, parse_location, writing
+from dcgan_dist.storage.files import writing
+from dcgan_dist.storage.folder import check_writable, folder_at
 
 PROG = "dcgan-dist report"
 
@@ -124,15 +125,14 @@ def write_report_beside(location: str) -> None:
         InputError: they cannot be written.
         StorageError: the disk is full, or the storage fails.
     """
-    where = parse_location(location)
-    if isinstance(where, Path):
-        write_report([location], where / "report.html")
+    where = folder_at(location)
+    if where.path is not None:
+        write_report([location], where.path / "report.html")
         return
     with TemporaryDirectory(prefix="dcgan_dist-report-") as folder:
         _write(collect([location]), Path(folder, "report.html"), Thumbnails())
-        mirror = Mirror(where)
         for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            mirror.write(path.relative_to(folder).as_posix(), path.read_bytes())
+            where.write(path.relative_to(folder).as_posix(), path.read_bytes())
     print(f"{'report':15} {location.rstrip('/')}/report.html", flush=True)
 
 

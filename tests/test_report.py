@@ -18,7 +18,7 @@ from dcgan_dist.errors import InputError
 from dcgan_dist.results.aggregate import collect
 from dcgan_dist.results.run_directory import open_run
 from dcgan_dist.results.thumbnails import Thumbnails
-from dcgan_dist.storage.files import read_file
+from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
 from tests.results.conftest import location, s3_server
 from tests.results.piles import add_score, make_run, metrics_row
@@ -321,7 +321,7 @@ def test_the_page_of_a_sweep_lies_in_the_sweep_wherever_that_is(location, capsys
     report.write_report_beside(location)
     assert f"{location}/report.html" in capsys.readouterr().out
     for name in FILES:
-        assert read_file(location, name), name
-    assert b"there" in read_file(location, "report.html")
+        assert folder_at(location).read(name), name
+    assert b"there" in folder_at(location).read("report.html")
     assert {path.name for path in set(tmp_path.iterdir()) - set(before)} <= {"my run"}
     assert [trial.name for trial in collect([location]).trials] == ["t0000"]  # the page is no trial

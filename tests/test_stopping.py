@@ -20,7 +20,7 @@ from dcgan_dist.parallel import LocalPool
 from dcgan_dist.results.checkpoints import read_checkpoint, step_of
 from dcgan_dist.results.status import read_status
 from dcgan_dist.stopping import SIGNALS, Interrupted, noting, on_signals, raising
-from dcgan_dist.storage.files import Mirror
+from dcgan_dist.storage.folder import folder_at
 from tests.conftest import TINY, environment, options, wait_for_line
 from tests.processes import Moment, start_training
 from tests.results.conftest import s3_server  # noqa: F401 - a fixture
@@ -228,7 +228,7 @@ def test_training_ends_in_order_when_signals_come_during_an_upload(number: int, 
     signals = SETS[number % len(SETS)] if pause < 1 else (TERM, INT)
     words = options({**TINY, "training.steps": 12, "run_dir": url})
     code, errors = end_of(words, Moment(request, signals, pause, call))
-    names, status = Mirror(url).names(), read_status(url)
+    names, status = list(folder_at(url).versions()), read_status(url)
     whole = [step_of(name.split("/")[1]) or 0 for name in names if name.endswith("/state.json")]
     if names:  # else it had not begun
         assert status is not None

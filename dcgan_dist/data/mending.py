@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import closing
+from pathlib import Path
 
 from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
 from dcgan_dist.data.shard_writer import PartSamples, Recipe, ShardTask, make_shard
@@ -12,7 +13,7 @@ from dcgan_dist.data.shards import check_same, lock_folder, made_with
 from dcgan_dist.data.sources import Source, classes_of
 from dcgan_dist.errors import DataError, StorageError
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.storage.places import LocalPlace, place_of
+from dcgan_dist.storage.folder import LocalFolder, folder_at
 
 
 def mend_shards(source: Source, recipe: Recipe, output: str, pool: TaskPool) -> list[str]:
@@ -27,24 +28,24 @@ def mend_shards(source: Source, recipe: Recipe, output: str, pool: TaskPool) -> 
         DataError: the set was made with other settings, or the source does not give the same shards any more.
         StorageError: the disk is full or fails.
     """
-    place = place_of(output)
-    if not isinstance(place, LocalPlace) or MANIFEST_NAME not in place.names():
+    place = folder_at(output)
+    if place.path is None or MANIFEST_NAME not in place.names():
         return []
     manifest = Manifest.from_json(place.read(MANIFEST_NAME), f"{output}/{MANIFEST_NAME}")
     settings = made_with(source, recipe)
     check_same(manifest, settings, output)
-    damaged = {shard.file: shard for shard in manifest.shards if not _is_there(place, shard)}
+    damaged = {shard.file: shard for shard in manifest.shards if not _is_there(place.path, shard)}
     parts = source.parts(recipe.shard_size, recipe.seed, recipe.count) if damaged else None
     if parts is None:
         return []
     _, labels = classes_of(source.places() or (), source.classes, source.label_folder)
-    work = place.folder / ".mending"
+    work = place.path / ".mending"
     tasks = [
         ShardTask(
             name=name,
             samples=PartSamples(part, labels, recipe),
             encoding=recipe.encoding,
-            place=LocalPlace(work),
+            place=LocalFolder(work),
             is_there=False,
         )
         for number, part in enumerate(parts)
@@ -61,7 +62,7 @@ def mend_shards(source: Source, recipe: Recipe, output: str, pool: TaskPool) -> 
                             f"{source.where} does not give the images of {wanted.file} any more: has it changed?"
                         )
                     for name in (wanted.file, wanted.index):
-                        (work / name).replace(place.folder / name)
+                        (work / name).replace(place.path / name)
         finally:
             shutil.rmtree(work)
             os.close(lock)
@@ -70,7 +71,7 @@ def mend_shards(source: Source, recipe: Recipe, output: str, pool: TaskPool) -> 
     return sorted(damaged)
 
 
-def _is_there(place: LocalPlace, shard: Shard) -> bool:
+def _is_there(folder: Path, shard: Shard) -> bool:
     sizes = {shard.file: shard.bytes, shard.index: shard.samples * RECORD.itemsize}
-    paths = {place.folder / name: size for name, size in sizes.items()}
+    paths = {folder / name: size for name, size in sizes.items()}
     return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())

@@ -22,7 +22,7 @@ from dcgan_dist.data.images import Encoding, Fitting, Target, encode
 from dcgan_dist.data.manifest import RECORD, Shard
 from dcgan_dist.data.sources import Content, Folders, Part
 from dcgan_dist.errors import DataError
-from dcgan_dist.storage.places import Place
+from dcgan_dist.storage.folder import Folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class ShardTask:
     name: str
     samples: Samples
     encoding: str
-    place: Place
+    place: Folder
     is_there: bool
 
 

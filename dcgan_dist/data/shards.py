@@ -32,9 +32,10 @@ from dcgan_dist.data.spool import JOURNAL_NAME, SPOOL_NAME, Spool, fill_spool
 from dcgan_dist.errors import DataError, DcganDistError, InputError, StorageError, Unreachable
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 from dcgan_dist.storage.cache import cache_directory
+from dcgan_dist.storage.files import PART, is_hidden, sync_path
+from dcgan_dist.storage.folder import Folder, LocalFolder, folder_at
 from dcgan_dist.storage.locks import lock
-from dcgan_dist.storage.places import PART, LocalPlace, Place, RemotePlace, is_hidden, place_of, sync_folder
-from dcgan_dist.storage.remote import check_scheme, shown
+from dcgan_dist.storage.remote import shown
 
 __all__ = [
     "Recipe",
@@ -78,7 +79,7 @@ def read_manifest(location: str | Path) -> Manifest:
         DataError: there is none, or it cannot be read.
         Unreachable: the storage was not reached.
     """
-    place = place_of(str(location))
+    place = folder_at(location)
     if MANIFEST_NAME not in place.names():
         raise DataError(f"{str(location)!r} holds no finished shards: it has no {MANIFEST_NAME}")
     return Manifest.from_json(place.read(MANIFEST_NAME), f"{location}/{MANIFEST_NAME}")
@@ -110,22 +111,20 @@ def find_finished(output: str | Path, wanted: dict[str, Any]) -> Manifest | None
         DataError: the folder holds something else, shards made with other settings, or shards that lack a part.
         Unreachable: the storage was not reached.
     """
-    place, where = place_of(str(output)), str(output)
-    if isinstance(place, RemotePlace):
-        check_scheme(where)
-    elif isinstance(place, LocalPlace) and place.folder.exists() and not place.folder.is_dir():
+    place, where = folder_at(output), str(output)
+    if place.path is not None and place.path.exists() and not place.path.is_dir():
         raise DataError(f"output {where!r} is a file: name a folder")
     names = place.names()
     if MANIFEST_NAME not in names:
         other = next((name for name in sorted(names) if not is_hidden(name)), None)
-        if other is not None and not (isinstance(place, RemotePlace) and SETTINGS_NAME in names):
+        if other is not None and not (place.path is None and SETTINGS_NAME in names):
             raise DataError(f"output {where!r} holds other files, such as {other!r}: name a new or empty folder")
         return None
     manifest = Manifest.from_json(place.read(MANIFEST_NAME), f"{where}/{MANIFEST_NAME}")
     check_same(manifest, wanted, where)
     for shard in manifest.shards:
         for name, size in ((shard.file, shard.bytes), (shard.index, shard.samples * RECORD.itemsize)):
-            if name not in names or (isinstance(place, LocalPlace) and (place.folder / name).stat().st_size != size):
+            if name not in names or (place.path is not None and (place.path / name).stat().st_size != size):
                 raise DataError(f"output {where!r} is damaged at {name}: delete the folder and run again")
     if SETTINGS_NAME in names:  # the run that finished it was ended before it had cleared up
         _clear_up(place, names, manifest.made_with["name"])
@@ -204,7 +203,7 @@ class _Work:
 
     output: str
     folder: Path
-    place: Place
+    place: Folder
     name: str
     names: set[str]
     finished: int = 0
@@ -213,13 +212,13 @@ class _Work:
         """Make the set whole under its name, then remove what was needed to make it."""
         with self.place.new(MANIFEST_NAME) as file:
             file.write(manifest.to_json().encode())
-        place, target = self.place, place_of(self.output)
-        if isinstance(target, LocalPlace):
-            sync_folder(self.folder)
+        place, target = self.place, folder_at(self.output)
+        if target.path is not None:
+            sync_path(self.folder)
             for name in filter(is_hidden, target.names()):  # a folder with anything in it cannot be replaced
-                (target.folder / name).rename(self.folder / name)
-            self.folder.rename(target.folder.resolve())
-            sync_folder(target.folder.parent)
+                (target.path / name).rename(self.folder / name)
+            self.folder.rename(target.path.resolve())
+            sync_path(target.path.parent)
             place = target
         else:
             self.give_up()
@@ -227,7 +226,7 @@ class _Work:
 
     def give_up(self) -> None:
         """Remove the folder of this host, unless somebody else has put something into it."""
-        _clear(LocalPlace(self.folder), self.name)
+        _clear(LocalFolder(self.folder), self.name)
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -237,7 +236,7 @@ def _of_set(name: str, ends: str = "json|tar|index") -> re.Pattern[str]:
     return re.compile(rf"{re.escape(name)}-\d{{6,}}\.(?:{ends})")
 
 
-def _clear_up(place: Place, names: set[str], name: str) -> None:
+def _clear_up(place: Folder, names: set[str], name: str) -> None:
     """Remove what a finished set no longer needs; the settings last, since they tell that there is something left."""
     needless = [*sorted(filter(_of_set(name, "json").fullmatch, names)), SPOOL_NAME, JOURNAL_NAME, SETTINGS_NAME]
     for needless_name in needless:
@@ -251,11 +250,11 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
 
     When the block fails, what is finished stays; where nothing is, nothing does.
     """
-    place = place_of(output)
-    if isinstance(place, LocalPlace):
-        target = place.folder.resolve() if place.folder.is_symlink() else place.folder
+    place = folder_at(output)
+    if place.path is not None:
+        target = place.path.resolve() if place.path.is_symlink() else place.path
         folder = target.parent / f".{target.name}.unfinished"
-        place = LocalPlace(folder)
+        place = LocalFolder(folder)
     else:
         folder = cache_directory() / "unfinished" / xxhash.xxh3_128_hexdigest(output.encode())
     missing = [above for above in folder.parents if not above.exists()]
@@ -266,7 +265,7 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
         raise DataError(f"output {output!r} cannot be written: {error.strerror}") from error
     work, was_there = None, False
     try:
-        here = LocalPlace(folder)
+        here = LocalFolder(folder)
         try:
             for each in dict.fromkeys((place, here)):
                 was_there |= _resume(each, settings, output)
@@ -293,7 +292,7 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
         os.close(lock)
 
 
-def _resume(place: Place, settings: dict[str, Any], output: str) -> bool:
+def _resume(place: Folder, settings: dict[str, Any], output: str) -> bool:
     """Return whether a former run has left work with these settings; where it left none, write down the settings.
 
     Raises:
@@ -326,14 +325,14 @@ def _resume(place: Place, settings: dict[str, Any], output: str) -> bool:
     return False
 
 
-def _remove_parts(place: Place) -> None:
+def _remove_parts(place: Folder) -> None:
     """Remove what workers that were ended had half-written."""
     for name in place.names():
         if name.startswith(".") and name.endswith(PART):
             place.remove(name)
 
 
-def _clear(place: Place, name: str) -> None:
+def _clear(place: Folder, name: str) -> None:
     """Remove what a run has made of an unfinished set, and nothing else."""
     is_ours = _of_set(name).fullmatch
     names = place.names()

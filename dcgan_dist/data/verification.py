@@ -19,8 +19,7 @@ from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, KeepList, Manifest, 
 from dcgan_dist.data.tar_index import members
 from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.storage.places import LocalPlace, Place, place_of
-from dcgan_dist.storage.remote import check_scheme, is_url
+from dcgan_dist.storage.folder import Folder, folder_at
 
 MOST_LINES = 20  # findings of one shard that are named one by one
 
@@ -55,10 +54,8 @@ def verify(location: str | Path, pool: TaskPool, watch: Callable[[int, int], Non
         Unreachable: the storage was not reached.
     """
     text = str(location)
-    if is_url(text):
-        check_scheme(text)
-    place = place_of(text)
-    if isinstance(place, LocalPlace) and not place.folder.is_dir():
+    place = folder_at(text)
+    if place.path is not None and not place.path.is_dir():
         raise DataError(f"verify is {text!r}: there is no such folder")
     names = place.names()
     if MANIFEST_NAME in names:
@@ -70,7 +67,7 @@ def verify(location: str | Path, pool: TaskPool, watch: Callable[[int, int], Non
     return _check_foreign(place, tars, pool, watch)
 
 
-def _check_set(place: Place, manifest: Manifest, pool: TaskPool, watch: Callable[[int, int], None] | None) -> Checked:
+def _check_set(place: Folder, manifest: Manifest, pool: TaskPool, watch: Callable[[int, int], None] | None) -> Checked:
     findings: list[str] = []
     by_digest = {shard.digest: shard.file for shard in manifest.shards}
     tasks = [_ShardCheck(place, shard, len(manifest.classes)) for shard in manifest.shards]
@@ -91,7 +88,7 @@ def _check_set(place: Place, manifest: Manifest, pool: TaskPool, watch: Callable
 
 @dataclass(frozen=True)
 class _ShardCheck:
-    place: Place
+    place: Folder
     shard: Shard
     classes: int
 
@@ -169,7 +166,7 @@ def _check_labels(records: npt.NDArray[np.void], name: str, classes: int) -> lis
     ]
 
 
-def _check_keep(place: Place, keep: KeepList, count: int) -> list[str]:
+def _check_keep(place: Folder, keep: KeepList, count: int) -> list[str]:
     try:
         with place.open(keep.file) as content:
             wrong = _compare(content, -(-count // 8), keep.digest)
@@ -185,7 +182,7 @@ def _check_keep(place: Place, keep: KeepList, count: int) -> list[str]:
 
 
 def _check_foreign(
-    place: Place, tars: Sequence[str], pool: TaskPool, watch: Callable[[int, int], None] | None
+    place: Folder, tars: Sequence[str], pool: TaskPool, watch: Callable[[int, int], None] | None
 ) -> Checked:
     findings: list[str] = []
     images = 0
@@ -198,7 +195,7 @@ def _check_foreign(
     return Checked(tuple(findings), images, len(tars), has_manifest=False)
 
 
-def _check_tar(task: tuple[Place, str]) -> tuple[list[str], int]:
+def _check_tar(task: tuple[Folder, str]) -> tuple[list[str], int]:
     """Return what can be seen to be wrong with a tar of which nothing is known, and how many images it has."""
     place, name = task
     lines: list[str] = []

@@ -18,7 +18,7 @@ from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
 from dcgan_dist.deduplication.autoencoder import SIDE, Autoencoder
 from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.storage.places import place_of
+from dcgan_dist.storage.folder import folder_at
 
 Codes = npt.NDArray[np.uint64]
 """Binary codes, shape (n, words): bit b of a code is bit b % 64 of word b // 64."""
@@ -131,7 +131,7 @@ def pack_codes(bits: npt.NDArray[np.bool_]) -> Codes:
 
 @lru_cache(maxsize=1)
 def _network(location: str, name: str, digest: str) -> Autoencoder:
-    content = place_of(location).read(name)
+    content = folder_at(location).read(name)
     if xxhash.xxh3_64_hexdigest(content) != digest:
         raise DataError(f"{name} at {location!r} was changed meanwhile: let one process at a time de-duplicate it")
     return Autoencoder.from_weights(load(content))

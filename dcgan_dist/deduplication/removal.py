@@ -32,7 +32,7 @@ from dcgan_dist.deduplication.thresholds import choose_thresholds, choose_units
 from dcgan_dist.distributed import pick_device
 from dcgan_dist.errors import DataError, StorageError
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.storage.places import Place, place_of
+from dcgan_dist.storage.folder import Folder, folder_at
 
 SUMMARY_NAME, PAGE_NAME, NETWORK_NAME = "dedup.json", "dedup.html", "dedup.safetensors"
 _WORKING_NAME = "dedup.working.safetensors"
@@ -108,7 +108,7 @@ def deduplicate(
         StorageError: the results cannot be written.
         WorkerFailed: a worker process died.
     """
-    place = place_of(location)
+    place = folder_at(location)
     if MANIFEST_NAME not in place.names():
         raise DataError(
             f"{location!r} has no {MANIFEST_NAME}: give a folder of finished shards "
@@ -203,7 +203,7 @@ def _all_images(location: str) -> Dataset:
     return replace(dataset, keep=None, manifest=replace(dataset.manifest, keep=None))
 
 
-def _find_finished(place: Place, manifest: Manifest, made_with: dict[str, Any]) -> Summary | None:
+def _find_finished(place: Folder, manifest: Manifest, made_with: dict[str, Any]) -> Summary | None:
     names = place.names()
     if manifest.keep is None or not {manifest.keep.file, SUMMARY_NAME, PAGE_NAME, NETWORK_NAME} <= names:
         return None
@@ -253,7 +253,7 @@ def _hash(
     return codes, readable
 
 
-def _publish(place: Place, manifest: Manifest, summary: Summary, keep: bytes, weights: bytes, page: str) -> None:
+def _publish(place: Folder, manifest: Manifest, summary: Summary, keep: bytes, weights: bytes, page: str) -> None:
     """Write everything, the manifest last."""
     old = manifest.keep
     # A keep-list that the manifest of this moment names stays what it is.
@@ -270,6 +270,6 @@ def _publish(place: Place, manifest: Manifest, summary: Summary, keep: bytes, we
         place.remove(old.file)
 
 
-def _write(place: Place, name: str, content: bytes) -> None:
+def _write(place: Folder, name: str, content: bytes) -> None:
     with place.new(name) as file:
         file.write(content)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ from dcgan_dist.generation.samples import class_number
 from dcgan_dist.results.checkpoints import name_of, step_of
 from dcgan_dist.results.reading import columns_of, parse_rows
 from dcgan_dist.results.stability import FILTER_SHARE, FILTER_SWING, SIGNALS, judge_columns
-from dcgan_dist.storage.files import Mirror, parse_location, read_file
+from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.training.sampling import fixed_inputs, grid_columns, sample_feature_maps, to_uint8
 from dcgan_dist.training.signals import WINDOW, mean_activations, oscillating, swings
 from dcgan_dist.training.trained import checkpoint_steps, load_each, load_generator
@@ -167,7 +166,7 @@ def follow_activations(location: str, snapshots: dict[int, Floats], log_steps: l
     filters = len(next(iter(snapshots.values())))
     for step in snapshots:
         name = f"checkpoints/{name_of(step)}/signals.safetensors"
-        content = read_file(location, name)
+        content = folder_at(location).get(name)
         if content is None:
             continue
         try:
@@ -203,19 +202,14 @@ def cut_grid(grid: Pixels, count: int, size: int, columns: int) -> Pixels | None
 
 def _grid_steps(location: str) -> list[int]:
     """Return the steps of which the run has a grid of samples."""
-    place = parse_location(location)
-    if isinstance(place, Path):
-        folder = place / "samples"
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    else:
-        names = [name.rpartition("/")[2] for name in Mirror(place).names("samples")]
+    names = [name.rpartition("/")[2] for name in folder_at(location).versions("samples")]
     steps = [step_of(name.removesuffix(".png")) for name in names if name.endswith(".png")]
     return sorted(step for step in steps if step is not None)
 
 
 def _read_grid(run: Trained, step: int) -> Pixels | None:
     """Return the samples of a grid, None where it is damaged or has another layout."""
-    content = read_file(run.location, f"samples/{name_of(step)}.png")
+    content = folder_at(run.location).get(f"samples/{name_of(step)}.png")
     try:
         with Image.open(io.BytesIO(content or b"")) as picture:
             grid = np.asarray(picture.convert("L" if run.channels == 1 else "RGB"))
@@ -295,7 +289,7 @@ def draw_evolution(config: EvolutionConfig, run: Trained) -> Drawn:
 
 def _read_metrics(run: Trained, problems: list[str]) -> Metrics:
     """Return the columns of metrics.jsonl up to the step that is looked at, {} where there are none."""
-    names, values = columns_of(parse_rows(read_file(run.location, "metrics.jsonl"), problems), problems)
+    names, values = columns_of(parse_rows(folder_at(run.location).get("metrics.jsonl"), problems), problems)
     columns = dict(zip(names, values, strict=True))
     return {name: column[columns["step"] <= run.step] for name, column in columns.items()} if columns else {}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,8 @@ from dcgan_dist.config import check_numbers, is_whole
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.exploration.drawing import Canvas
 from dcgan_dist.exploration.networks import Trained
-from dcgan_dist.storage.files import Mirror, parse_location, to_json, write_atomically, writing
+from dcgan_dist.storage.files import to_json
+from dcgan_dist.storage.folder import folder_at
 
 FOLDER = "figures"
 
@@ -138,17 +138,10 @@ def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, 
         "seconds": round(time.perf_counter() - begun, 2),
     }
     contents = pictures | others | {f"{name}.json": to_json(about).encode() + b"\n"}
-    place = parse_location(folder_of(config, run.location))
-    if isinstance(place, Path):
-        with writing(place):
-            place.mkdir(parents=True, exist_ok=True)
-        for file, content in contents.items():
-            write_atomically(place / file, content)
-    else:
-        mirror = Mirror(place)
-        for file, content in contents.items():
-            mirror.write(file, content)
-    return [f"{place}/{file}" for file in contents]
+    folder = folder_at(folder_of(config, run.location))
+    for file, content in contents.items():
+        folder.write(file, content)
+    return [folder.at(file) for file in contents]
 
 
 __all__ = ["FOLDER", "AllConfig", "Drawn", "FigureConfig", "folder_of", "write_figure"]

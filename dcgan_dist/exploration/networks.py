@@ -20,7 +20,7 @@ from dcgan_dist.evaluation.labelled import open_labelled
 from dcgan_dist.generation.samples import Samples, class_number, open_samples
 from dcgan_dist.models.network import Discriminator, Generator
 from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state
-from dcgan_dist.storage.files import read_file
+from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.training.draws import draw_z, one_hot
 from dcgan_dist.training.sampling import measure_statistics, to_uint8
 from dcgan_dist.training.trained import load_generator, load_networks, read_run_config
@@ -203,7 +203,7 @@ def open_trained(
     samples = open_samples(location, step, seed=seed, weights=weights, device=device.type)
     generator, model, digest, _ = load_generator(location, samples.step, weights)
     state_name = f"checkpoints/{name_of(samples.step)}/{STATE_NAME}"
-    content = read_file(location, state_name)
+    content = folder_at(location).get(state_name)
     seen = 0 if content is None else int(parse_state(content, state_name).get("images_seen", 0))
     generator = generator.eval().to(device)
     if model.sample_statistics == "released":

@@ -27,8 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.generation.samples import Samples
 from dcgan_dist.models.network import Generator
-from dcgan_dist.storage.files import check_writable
-from dcgan_dist.storage.places import LocalPlace, place_of
+from dcgan_dist.storage.folder import LocalFolder, check_writable
 from dcgan_dist.storage.remote import is_url
 from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
 from dcgan_dist.training.trained import load_generator
@@ -117,9 +116,7 @@ def export(samples: Samples, path: str, overwrite: bool = False) -> Exported:
     target = Path(path).absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        place = place_of(str(target.parent))
-        assert isinstance(place, LocalPlace)
-        with place.new(target.name) as file:
+        with LocalFolder(target.parent).new(target.name) as file:
             save = _save_onnx if target.suffix.lower() == ".onnx" else _save_program
             run, checked_by = save(program, _inputs(samples, 2), facts, Path(file.name))
             difference = _largest_difference(program, run, samples) / (

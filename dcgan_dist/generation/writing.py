@@ -29,8 +29,8 @@ from dcgan_dist.data.sources import Folders, Item, RawImage, Source
 from dcgan_dist.errors import ConfigError, StorageError
 from dcgan_dist.generation.samples import BLOCK, Labels, Samples
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.storage.files import check_writable
-from dcgan_dist.storage.places import LocalPlace, place_of, sync_folder
+from dcgan_dist.storage.files import sync_path
+from dcgan_dist.storage.folder import check_writable, folder_at
 from dcgan_dist.storage.remote import is_url
 from dcgan_dist.training.sampling import grid_columns, make_grid
 
@@ -156,9 +156,9 @@ def _refuse_others(folder: Path) -> None:
 
 def _stands_at_url(output: Output) -> bool:
     if output.form == "shards":
-        return MANIFEST_NAME in place_of(output.path).names()
+        return MANIFEST_NAME in folder_at(output.path).names()
     folder, name = _place_and_name(output.path)
-    return name in place_of(folder).names()
+    return name in folder_at(folder).names()
 
 
 def _place_and_name(path: str) -> tuple[str, str]:
@@ -325,9 +325,9 @@ def _add_array(
 def _new(output: Output, overwrite: bool) -> Iterator[Any]:
     """Give a file to write to, which gets its name when all of it is there."""
     folder, name = _place_and_name(output.path)
-    place = place_of(folder)
-    if isinstance(place, LocalPlace):
-        place.folder.mkdir(parents=True, exist_ok=True)
+    place = folder_at(folder)
+    if place.path is not None:
+        place.path.mkdir(parents=True, exist_ok=True)
     with place.new(name) as file:
         yield file
         refuse_existing(output, overwrite)  # it may have come meanwhile
@@ -402,7 +402,7 @@ def _replace(folder: Path, target: Path) -> None:
     if target.exists():
         target.rename(_former(target))
     folder.rename(target)
-    sync_folder(target.parent)
+    sync_path(target.parent)
     _end_replacing(target)
 
 
@@ -416,7 +416,7 @@ def _end_replacing(target: Path) -> None:
         shutil.rmtree(former, ignore_errors=True)
     else:
         former.rename(target)
-        sync_folder(target.parent)
+        sync_path(target.parent)
 
 
 # --- shards -----------------------------------------------------------------------------------------------------------
@@ -530,14 +530,11 @@ def _write_shards(
 
 def _remove_remote_shards(url: str) -> None:
     """Remove a set of shards that is to be replaced, its manifest first: without one it is not finished."""
-    place = place_of(url)
+    place = folder_at(url)
     if MANIFEST_NAME not in place.names():
         return
     manifest = read_manifest(url)
-    place.remove(MANIFEST_NAME)
-    for shard in manifest.shards:
-        place.remove(shard.file)
-        place.remove(shard.index)
+    place.remove(MANIFEST_NAME, *(name for shard in manifest.shards for name in (shard.file, shard.index)))
     if manifest.keep is not None:
         place.remove(manifest.keep.file)
 

@@ -100,7 +100,7 @@ def read_run(found: Found) -> RunFiles:
         try:
             return read_bytes(found.directory, name)
         except StorageError as error:
-            problems.append(one_line(str(error)))
+            problems.append(one_line(str(error)).replace(f"{found.directory}/", ""))
             return None
 
     settings, environment = parse_config(content("config.yaml"), problems)

@@ -44,23 +44,18 @@ from dcgan_dist.results.checkpoints import (
 )
 from dcgan_dist.results.events import EVENT_FILES, EventLog
 from dcgan_dist.results.status import (
-    LOCK_NAME,
     STATUS_NAME,
     Lease,
     Status,
     is_alive,
     mark_run,
-    place_of,
     process_is_gone,
     read_status,
 )
+from dcgan_dist.results.uploads import Uploader
+from dcgan_dist.results.walking import SET_ASIDE
 from dcgan_dist.storage.files import (
-    SET_ASIDE,
-    Mirror,
-    Uploader,
     parse_json_object,
-    parse_location,
-    read_file,
     sync_path,
     temporary_for,
     to_json,
@@ -68,6 +63,7 @@ from dcgan_dist.storage.files import (
     write_atomically,
     writing,
 )
+from dcgan_dist.storage.folder import LOCK_NAME, LocalFolder, RemoteFolder, folder_at
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
@@ -92,11 +88,12 @@ def open_run(location: str, *, session: str = "", scratch: Path | None = None) -
     Raises:
         RunDirectoryError: in use (the message names host and pid), unwritable, or a folder of something else.
     """
-    where = parse_location(location)
     try:
-        if isinstance(where, Path):
-            return _open_folder(location, where, session)
-        return _open_url(location, where, session, scratch)
+        folder = folder_at(location)
+        if isinstance(folder, RemoteFolder):
+            return _open_url(location, folder, session, scratch)
+        assert folder.path is not None
+        return _open_folder(location, folder.path, session)
     except OSError as error:
         raise RunDirectoryError(f"cannot write the run directory {location}: {error.strerror or error}") from error
     except StorageError as error:
@@ -106,7 +103,7 @@ def open_run(location: str, *, session: str = "", scratch: Path | None = None) -
 def _open_folder(location: str, folder: Path, session: str) -> RunDirectory:
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_other_content(location, {path.name for path in folder.iterdir()})
-    lease = Lease(place_of(location), session)
+    lease = Lease(LocalFolder(folder), session)
     previous = lease.take()
     with ExitStack() as undo:
         undo.callback(lease.release)
@@ -117,17 +114,15 @@ def _open_folder(location: str, folder: Path, session: str) -> RunDirectory:
     return RunDirectory(location, folder, lease, previous)
 
 
-def _open_url(location: str, url: str, session: str, scratch: Path | None) -> RunDirectory:
+def _open_url(location: str, mirror: RemoteFolder, session: str, scratch: Path | None) -> RunDirectory:
     # The first look is not tried again: a wrong bucket or missing credentials are to be known at once.
-    names = Mirror(url, delays=()).names()
-    _refuse_other_content(location, {name.partition("/")[0] for name in names})
-    mirror = Mirror(url)
+    _refuse_other_content(location, RemoteFolder(mirror.url, patience=0).names())
     with ExitStack() as undo:
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=scratch))
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        lease = Lease(place_of(location, mirror), session, scratch=folder.name)
+        lease = Lease(mirror, session, scratch=folder.name)
         previous = lease.take()
         undo.callback(lease.release)
         _remove_scratch_of_dead_writer(previous, folder.parent)
@@ -176,7 +171,7 @@ class RunDirectory:
         local: Path,
         lease: Lease,
         previous: dict[str, Any] | None,
-        mirror: Mirror | None = None,
+        mirror: RemoteFolder | None = None,
         uploader: Uploader | None = None,
     ) -> None:
         self.location = location
@@ -403,7 +398,7 @@ class RunDirectory:
             with writing(self.local / target):
                 path.rename(self.local / target)
         if self._mirror is not None:
-            for each in self._mirror.names(name) or [name]:
+            for each in list(self._mirror.versions(name)) or [name]:
                 self._mirror.rename(each, f"{target}{each.removeprefix(name)}")
 
     def _copy_aside(self, name: str) -> None:
@@ -432,7 +427,7 @@ class RunDirectory:
         here = self.local / folder
         names = {path.name for path in here.iterdir()} if here.is_dir() else set()
         if self._mirror is not None:
-            names |= {name.removeprefix(f"{folder}/") for name in self._mirror.names(folder)}
+            names |= {name.removeprefix(f"{folder}/") for name in self._mirror.versions(folder)}
         return sorted(names)
 
     def _remove(self, name: str) -> None:
@@ -440,7 +435,7 @@ class RunDirectory:
         with writing(path):
             path.unlink(missing_ok=True)
         if self._mirror is not None:
-            self._mirror.remove([name])
+            self._mirror.remove(name)
 
     # Checkpoints
 
@@ -477,14 +472,14 @@ class RunDirectory:
         self._events.sync()
 
     @staticmethod
-    def _upload_checkpoint(mirror: Mirror, path: Path) -> None:
+    def _upload_checkpoint(mirror: RemoteFolder, path: Path) -> None:
         folder = f"checkpoints/{path.name}"
-        before = parse_json_object(mirror.read(f"{folder}/{STATE_NAME}")) or {}
+        before = parse_json_object(mirror.get(f"{folder}/{STATE_NAME}")) or {}
         for name, details in read_state(path)["files"].items():
             # Where the same step is saved again, equal files stay: the checkpoint that is there counts all along.
             if before.get("files", {}).get(name) != details:
-                mirror.upload(f"{folder}/{name}", path / name)
-        mirror.upload(f"{folder}/{STATE_NAME}", path / STATE_NAME)
+                mirror.put(f"{folder}/{name}", path / name)
+        mirror.put(f"{folder}/{STATE_NAME}", path / STATE_NAME)
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """Return the newest checkpoint whose files match their digests, None where there is none.
@@ -513,19 +508,19 @@ class RunDirectory:
     def _checkpoint_steps(self) -> list[int]:
         steps = set(steps_in(self.local / "checkpoints"))
         if self._mirror is not None:
-            found = (step_of(name.split("/")[1]) for name in self._mirror.names("checkpoints"))
+            found = (step_of(name.split("/")[1]) for name in self._mirror.versions("checkpoints"))
             steps |= {step for step in found if step is not None}
         return sorted(steps)
 
-    def _download_checkpoint(self, mirror: Mirror, path: Path) -> Checkpoint:
+    def _download_checkpoint(self, mirror: RemoteFolder, path: Path) -> Checkpoint:
         folder = f"checkpoints/{path.name}"
-        content = mirror.read(f"{folder}/{STATE_NAME}")
+        content = mirror.get(f"{folder}/{STATE_NAME}")
         state = parse_state(content, f"{self.location}/{folder}")
         try:
             with writing(path):
                 path.mkdir(parents=True)
                 for name in state["files"]:
-                    mirror.download(f"{folder}/{name}", path / name)
+                    mirror.fetch(f"{folder}/{name}", path / name)
                 (path / STATE_NAME).write_bytes(content or b"")
             return read_checkpoint(path)
         except (RunDirectoryError, StorageError):
@@ -552,8 +547,8 @@ class RunDirectory:
     def _remove_checkpoint(self, step: int) -> None:
         if self._mirror is not None:
             # Without state.json it counts no more, so that comes first.
-            names = self._mirror.names(f"checkpoints/{name_of(step)}")
-            self._mirror.remove(sorted(names, key=lambda name: not name.endswith(f"/{STATE_NAME}")))
+            names = self._mirror.versions(f"checkpoints/{name_of(step)}")
+            self._mirror.remove(*sorted(names, key=lambda name: not name.endswith(f"/{STATE_NAME}")))
         if (self.local / "checkpoints" / name_of(step)).exists():
             remove_checkpoint(self.local / "checkpoints", step)
 
@@ -630,7 +625,7 @@ def read_metrics(location: str) -> list[dict[str, Any]]:
         RunDirectoryError: no such kind of URL, or a line in the middle is damaged.
         StorageError: it cannot be read.
     """
-    lines = (read_file(location, METRICS_NAME) or b"").split(b"\n")
+    lines = (folder_at(location, patience=0).get(METRICS_NAME) or b"").split(b"\n")
     rows = []
     for number, line in enumerate(lines[:-1], start=1):
         try:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError
-from dcgan_dist.results.status import update_file
-from dcgan_dist.storage.files import read_file, to_json
+from dcgan_dist.storage.files import to_json
+from dcgan_dist.storage.folder import folder_at
 
 SCORES_NAME = "scores.json"
 _KEY = {"step": None, "method": None, "protocol": None, "weights": "raw"}  # with what they are where they are left out
@@ -28,7 +28,7 @@ def read_scores(location: str) -> dict[str, list[Entry]]:
         RunDirectoryError: scores.json is damaged.
         StorageError: it cannot be read.
     """
-    return _parse(location, read_file(location, SCORES_NAME))
+    return _parse(location, folder_at(location, patience=0).get(SCORES_NAME))
 
 
 def _parse(location: str, content: bytes | None) -> dict[str, list[Entry]]:
@@ -51,7 +51,7 @@ def add_scores(location: str, task: str, entries: Sequence[Entry]) -> dict[str, 
     """Put scores into a run's scores.json, which is replaced whole or not at all.
 
     Args:
-        location: folder or URL of the run. Commands at the same time lose nothing, see `update_file`.
+        location: folder or URL of the run. Commands at the same time lose nothing, see `Folder.update`.
         task: of the scores.
         entries: the scores, each with `step` (None for a control), `method` and `protocol`.
 
@@ -77,7 +77,7 @@ def add_scores(location: str, task: str, entries: Sequence[Entry]) -> dict[str, 
         )
         return (text + "\n}\n").encode()
 
-    update_file(location, SCORES_NAME, merged)
+    folder_at(location).update(SCORES_NAME, merged)
     return scores
 
 

@@ -7,31 +7,20 @@ A writer that was taken for dead and comes back finds another's name in status.j
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Literal, NoReturn
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
-from dcgan_dist.storage.files import (
-    Mirror,
-    parse_json_object,
-    parse_location,
-    read_file,
-    to_json,
-    write_atomically,
-    writing,
-)
-from dcgan_dist.storage.locks import lock, unlock
+from dcgan_dist.storage.files import parse_json_object, to_json
+from dcgan_dist.storage.folder import Folder, folder_at
 
 STATUS_NAME = "status.json"
-LOCK_NAME = ".lock"
 
 HEARTBEAT_SECONDS = 5.0
 """Pause between two heartbeats on a local or shared disk."""
@@ -41,8 +30,6 @@ STALE_SECONDS = 30.0
 """Age of the last heartbeat at which a writer on another machine is taken for dead."""
 SETTLE_SECONDS = 0.5
 """How long a new writer on object storage, which has no locks, waits to see whether another came at the same time."""
-_LOCK_SECONDS = 10.0
-_WRITES = 5  # tries to replace a status.json that others replace as well
 _END_OF_TIME = 1e11  # no unix time is later; a damaged one may be
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
@@ -112,112 +99,15 @@ def read_status(location: str) -> dict[str, Any] | None:
         RunDirectoryError: no such kind of URL.
         StorageError: it cannot be read.
     """
-    return parse_status(read_file(location, STATUS_NAME))
-
-
-class Place(Protocol):
-    """Where a status.json lies."""
-
-    name: str
-    settle_seconds: float
-    heartbeat_seconds: float
-
-    def read(self) -> bytes | None:
-        """Return the content of status.json, None where there is none."""
-
-    def write(self, content: bytes, durable: bool) -> bool:
-        """Replace status.json; False where it is known that another process has, since it was read."""
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Keep other processes from replacing it meanwhile, where the place can."""
-
-
-class LocalPlace:
-    """A status.json in a folder."""
-
-    settle_seconds = 0.0
-
-    def __init__(self, folder: Path) -> None:
-        self.name = str(folder)
-        self.heartbeat_seconds = HEARTBEAT_SECONDS
-        self._folder = folder
-
-    def read(self) -> bytes | None:
-        """Return the content of status.json, None where there is none."""
-        return read_file(self.name, STATUS_NAME)
-
-    def write(self, content: bytes, durable: bool) -> bool:
-        """Replace status.json; where the disk has no room for a second one, the first is overwritten."""
-        path = self._folder / STATUS_NAME
-        try:
-            write_atomically(path, content, durable=durable)
-        except StorageError as error:
-            is_full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            if not is_full or not path.exists():
-                raise
-            with writing(path), path.open("r+b", buffering=0) as file:
-                # Blanks instead of a shorter file: nothing has to be cut off, and it is JSON at every moment.
-                file.write(content.rstrip().ljust(path.stat().st_size - 1) + b"\n")
-        return True
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the lock file; it guards a look at status.json and its change, never the whole run."""
-        path = self._folder / LOCK_NAME
-        with writing(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            _lock(descriptor, self.name)
-            yield
-        finally:
-            # A process forked meanwhile has the lock too, and closing ours would leave it locked: unlock it for both.
-            unlock(descriptor)
-            os.close(descriptor)
-
-
-def _lock(descriptor: int, name: str) -> None:
-    give_up = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            lock(descriptor, name)
-        except BlockingIOError as error:
-            if time.monotonic() > give_up:
-                raise RunDirectoryError(f"{name} is locked by a process that is starting there: try again") from error
-        else:
-            return
-        time.sleep(0.02)
-
-
-class RemotePlace:
-    """A status.json on object storage."""
-
-    def __init__(self, mirror: Mirror) -> None:
-        self.name = mirror.url
-        self.settle_seconds = SETTLE_SECONDS
-        self.heartbeat_seconds = REMOTE_HEARTBEAT_SECONDS
-        self._mirror = mirror
-        self._version: str | None = None
-
-    def read(self) -> bytes | None:
-        """Return the content of status.json, None where there is none."""
-        content, self._version = self._mirror.read_version(STATUS_NAME)
-        return content
-
-    def write(self, content: bytes, durable: bool) -> bool:
-        """Replace status.json, if it is still the one that was read last."""
-        return self._mirror.swap(STATUS_NAME, content, self._version)
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Nothing: object storage has no locks. Where it has no conditional writes either, looking again must do."""
-        return nullcontext()
+    return parse_status(folder_at(location, patience=0).get(STATUS_NAME))
 
 
 class Lease:
     """The right to write into a run directory, held from `take` to `release`."""
 
-    def __init__(self, place: Place, session: str, scratch: str = "") -> None:
-        """Prepare to write to `place`, for a launch named `session`, with a local folder named `scratch`, if any."""
-        self._place = place
+    def __init__(self, folder: Folder, session: str, scratch: str = "") -> None:
+        """Prepare to write to `folder`, for a launch named `session`, with a local folder named `scratch`, if any."""
+        self._folder = folder
         self._mutex = threading.RLock()
         self._session = session
         self._previous: dict[str, Any] | None = None
@@ -240,7 +130,7 @@ class Lease:
     @property
     def heartbeat_seconds(self) -> float:
         """Pause between two heartbeats."""
-        return self._place.heartbeat_seconds
+        return REMOTE_HEARTBEAT_SECONDS if self._folder.path is None else HEARTBEAT_SECONDS
 
     def take(self) -> dict[str, Any] | None:
         """Become the writer; return status.json as it was.
@@ -251,14 +141,14 @@ class Lease:
         """
         silent = self._look_twice()
 
-        def look() -> None:
-            self._previous = parse_status(self._place.read())
+        def look(content: bytes | None) -> None:
+            self._previous = parse_status(content)
             if self._previous is not None and self._previous["heartbeat"] != silent:
                 self._refuse_if_held(self._previous)
 
         self._write(look)
-        if self._place.settle_seconds:
-            time.sleep(self._place.settle_seconds)
+        if self._folder.path is None:
+            time.sleep(SETTLE_SECONDS)
             self.confirm()
         return self._previous
 
@@ -271,19 +161,19 @@ class Lease:
         Raises:
             RunDirectoryError: there came another one.
         """
-        first = parse_status(self._place.read())
+        first = parse_status(self._folder.get(STATUS_NAME))
         if first is None or not first.get("locked") or self._is_of_this_launch(first):
             return None
         if process_is_gone(first) is not None or abs(time.time() - first["heartbeat"]) < STALE_SECONDS:
             return None  # the process table tells, or the heartbeat does
         seconds = 2 * self.heartbeat_seconds
         print(
-            f"{self._place.name}: process {first['pid']} on host {first.get('host')} seems to be dead; waiting "
+            f"{self._folder.location}: process {first['pid']} on host {first.get('host')} seems to be dead; waiting "
             f"{seconds:g} s for a heartbeat",
             flush=True,
         )
         time.sleep(seconds)
-        second = parse_status(self._place.read())
+        second = parse_status(self._folder.get(STATUS_NAME))
         if second is not None and second.get("locked") and second["heartbeat"] != first["heartbeat"]:
             self._refuse(second)
         return float(first["heartbeat"])
@@ -300,30 +190,29 @@ class Lease:
         elsewhere = status.get("machine") != this_machine()
         wait = f", or wait {STALE_SECONDS:.0f} s if that process is dead" if elsewhere else ""
         raise RunDirectoryError(
-            f"{self._place.name} is in use by process {status['pid']} on host {status.get('host')} (heartbeat"
+            f"{self._folder.location} is in use by process {status['pid']} on host {status.get('host')} (heartbeat"
             f" {age:.0f} s ago): stop it or take another run directory{wait}"
         )
 
-    def _write(self, look: Callable[[], None], durable: bool = True) -> None:
-        """Write the record where `look`, which reads what is there, raises nothing; again if another came between."""
-        with self._place.exclusive():
-            for _ in range(_WRITES):
-                look()
-                self._record["heartbeat"] = time.time()
-                if self._place.write((to_json(self._record) + "\n").encode(), durable):
-                    return
-        raise RunDirectoryError(f"{self._place.name} is in use by processes that write there at once: try again")
+    def _write(self, look: Callable[[bytes | None], None], durable: bool = True) -> None:
+        """Write the record, unless `look`, which is given the content of status.json, raises."""
 
-    def _confirm(self) -> None:
-        content = self._place.read()
+        def change(content: bytes | None) -> bytes:
+            look(content)
+            self._record["heartbeat"] = time.time()
+            return (to_json(self._record) + "\n").encode()
+
+        self._folder.update(STATUS_NAME, change, durable=durable, overwrites=True)
+
+    def _confirm(self, content: bytes | None) -> None:
         if content is None:
-            raise RunDirectoryError(f"{self._place.name} was removed while this process was writing there")
+            raise RunDirectoryError(f"{self._folder.location} was removed while this process was writing there")
         status = parse_status(content)
         # A damaged status.json is nobody's: the next write mends it.
         if status is not None and status.get("writer") != self._record["writer"]:
             raise RunDirectoryError(
-                f"{self._place.name} is in use by process {status['pid']} on host {status.get('host')}, which took it"
-                " over from this one: let that one go on, or stop it and start again"
+                f"{self._folder.location} is in use by process {status['pid']} on host {status.get('host')}, which took"
+                " it over from this one: let that one go on, or stop it and start again"
             )
 
     def confirm(self) -> None:
@@ -334,7 +223,7 @@ class Lease:
             StorageError: status.json cannot be read.
         """
         with self._mutex:
-            self._confirm()
+            self._confirm(self._folder.get(STATUS_NAME))
 
     def renew(self) -> None:
         """Write the next heartbeat, unless this process is no longer the writer.
@@ -395,37 +284,6 @@ class Lease:
             self._write(self._confirm)
 
 
-def place_of(location: str, mirror: Mirror | None = None) -> Place:
-    """Return the place of a run directory's status.json.
-
-    Raises:
-        RunDirectoryError: no such kind of URL.
-    """
-    where = parse_location(location)
-    return LocalPlace(where) if isinstance(where, Path) else RemotePlace(mirror or Mirror(where))
-
-
-def update_file(location: str, name: str, change: Callable[[bytes | None], bytes]) -> None:
-    """Replace a file of a run directory by what `change` makes of its content; of several at once, none is lost.
-
-    On a disk they wait for each other. On object storage the replacing is conditional: where another came first,
-    `change` is called again with what that one wrote.
-
-    Raises:
-        StorageError: it cannot be read or written.
-    """
-    where = parse_location(location)
-    if isinstance(where, Path):
-        with LocalPlace(where).exclusive():
-            write_atomically(where / name, change(read_file(location, name)))
-        return
-    mirror = Mirror(where)
-    while True:
-        content, version = mirror.read_version(name)
-        if mirror.swap(name, change(content), version):
-            return
-
-
 def mark_run(location: str, status: Status, reason: str, *, session: str) -> bool:
     """Record how a run ended whose writer could not do so itself, such as one that was killed.
 
@@ -444,7 +302,7 @@ def mark_run(location: str, status: Status, reason: str, *, session: str) -> boo
         return False
     if not session or found.get("session") != session:
         return False
-    lease = Lease(place_of(location), session)
+    lease = Lease(folder_at(location), session)
     before = lease.take() or {}
     facts = {key: value for key, value in before.items() if key not in lease.reserved}
     lease.change(status, reason, facts)
@@ -453,13 +311,11 @@ def mark_run(location: str, status: Status, reason: str, *, session: str) -> boo
 
 
 __all__ = [
-    "LOCK_NAME",
     "STATUS_NAME",
     "Lease",
     "Status",
     "is_alive",
     "mark_run",
-    "place_of",
     "process_start",
     "read_status",
 ]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
+from dcgan_dist.errors import DataError, InputError, StorageError
 from dcgan_dist.paths import expanded
-from dcgan_dist.storage.files import SET_ASIDE, Mirror
+from dcgan_dist.storage.folder import RemoteFolder, folder_at
 
 RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
+SET_ASIDE = "set_aside"
+"""Folder of a run, with a numbered folder for each time that something damaged was moved out of the way."""
 SWEEP_NAME = "sweep.json"
 SAMPLES = "samples"
 FIGURES = "figures"
@@ -107,8 +108,8 @@ def _stamp(folder: str, names: Sequence[str]) -> str:
 
 def _find_url(url: str, seen: set[tuple[int, int] | str]) -> Iterator[Found]:
     try:
-        versions = Mirror(url, delays=(1.0,)).versions()
-    except (RunDirectoryError, StorageError) as error:
+        versions = RemoteFolder(url, patience=1).versions()
+    except (DataError, StorageError) as error:
         raise InputError(f"cannot list {url}: {error}") from error
     folders: dict[str, list[str]] = {}
     for name in versions:
@@ -144,28 +145,7 @@ def read_bytes(directory: str, name: str) -> bytes | None:
     Raises:
         StorageError: it cannot be read, is no plain file, or is larger than any that a run writes.
     """
-    most = _LARGEST.get(name, _LARGEST_OTHER)
-    if "://" in directory:
-        return Mirror(directory, delays=(1.0,)).read(name)
-    path = f"{directory}/{name}"
-    try:
-        # Opened without waiting: a named pipe in a pile of results would be waited for without end.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise StorageError(f"{name} cannot be read: {error.strerror or error}") from error
-    details = os.fstat(descriptor)
-    if not stat.S_ISREG(details.st_mode):
-        os.close(descriptor)
-        raise StorageError(f"{name} is no plain file")
-    with open(descriptor, "rb") as file:
-        if details.st_size > most:
-            raise StorageError(f"{name} has {details.st_size:,} bytes, more than the {most:,} that are read of it")
-        try:
-            return file.read(most)
-        except OSError as error:
-            raise StorageError(f"{name} cannot be read: {error.strerror or error}") from error
+    return folder_at(directory, patience=1).get(name, _LARGEST.get(name, _LARGEST_OTHER))
 
 
 def names_in(found: Found, below: str) -> list[str]:

@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from dcgan_dist.errors import DataError, StorageError
 from dcgan_dist.storage.locks import lock
-from dcgan_dist.storage.remote import download, pause
+from dcgan_dist.storage.remote import MissingFile, download, pause
 
 CACHE_VARIABLE = "DCGAN_DIST_CACHE"
 COPIES = "shards"  # the folder in the cache with what can go to make room
@@ -139,11 +139,7 @@ def open_copy(
             if size is None:
                 _make_room(cache, limit, os.fstat(part.fileno()).st_size)
             os.rename(str(part.name), target if matches else damaged)
-        except DataError as error:
-            if type(error) is DataError:  # there is no such file; of an unreachable one, what came is kept
-                Path(str(part.name)).unlink(missing_ok=True)
-            raise
-        except StorageError:
+        except (MissingFile, StorageError):  # of a file that is out of reach, what came is kept
             Path(str(part.name)).unlink(missing_ok=True)
             raise
         finally:

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from io import FileIO
@@ -72,6 +72,10 @@ class Flag(Protocol):
 
 class Interrupted(Exception):
     """The flag of `interrupted_by` was set: whoever waited is no longer wanted."""
+
+
+class MissingFile(DataError):
+    """There is no such file."""
 
 
 _flag: ContextVar[Flag | None] = ContextVar("flag", default=None)
@@ -155,7 +159,7 @@ def read_url(url: str) -> bytes:
         DataError: there is no such file.
         Unreachable: the storage was not reached.
     """
-    content: bytes = _persist(url, lambda storage, path: _call(storage, "cat_file", path), FIRST_PATIENCE_S)
+    content: bytes = persist(url, lambda storage, path: _call(storage, "cat_file", path), FIRST_PATIENCE_S)
     return content
 
 
@@ -165,7 +169,7 @@ def remote_state(url: str) -> tuple[int | None, str]:
     Raises:
         DataError, Unreachable: as `read_url`.
     """
-    about: dict[str, Any] = _persist(url, lambda storage, path: _call(storage, "info", path), FIRST_PATIENCE_S)
+    about: dict[str, Any] = persist(url, lambda storage, path: _call(storage, "info", path), FIRST_PATIENCE_S)
     return about.get("size"), _version(about)
 
 
@@ -188,7 +192,7 @@ def read_range(url: str, start: int, size: int) -> bytes | None:
         content: bytes = _call(storage, "cat_file", path, start=start, end=start + size)
         return content
 
-    return _persist(url, read, PIECE_PATIENCE_S)
+    return persist(url, read, PIECE_PATIENCE_S)
 
 
 def download(url: str, part: FileIO, size: int | None, *, resume: bool) -> None:
@@ -208,21 +212,11 @@ def download(url: str, part: FileIO, size: int | None, *, resume: bool) -> None:
         Unreachable: the storage was not reached, or broke off again and again without a new byte.
     """
     transfer = _Transfer(part, size, resume)
-    _persist(url, transfer.go_on, PATIENCE_S, lambda: transfer.most)
+    persist(url, transfer.go_on, PATIENCE_S, lambda: transfer.most)
 
 
-def send(file: str | os.PathLike[str], url: str) -> None:
-    """Copy a file to remote storage.
-
-    Raises:
-        DataError: there is no such storage.
-        Unreachable: the storage was not reached.
-    """
-    _persist(url, lambda storage, path: storage.put_file(str(file), path), FIRST_PATIENCE_S)
-
-
-def list_url(url: str) -> set[str]:
-    """Return the names of the files in a remote folder; none where there is nothing.
+def list_url(url: str, patience: float = FIRST_PATIENCE_S) -> set[str]:
+    """Return the names of what is directly in a remote folder; none where there is nothing.
 
     Raises:
         Unreachable: the storage was not reached.
@@ -230,13 +224,14 @@ def list_url(url: str) -> set[str]:
 
     def names(storage: Any, path: str) -> set[str]:
         storage.invalidate_cache()
-        try:
-            found = storage.ls(path, detail=True)
-        except FileNotFoundError:
-            return set()
-        return {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "file"}
+        found = storage.ls(path, detail=True)
+        names = {entry["name"].rstrip("/") for entry in found} - {path.rstrip("/")}
+        return {name.rpartition("/")[2] for name in names}
 
-    return _persist(url, names, FIRST_PATIENCE_S)
+    try:
+        return persist(url, names, patience, done="listed")
+    except MissingFile:
+        return set()
 
 
 @dataclass(frozen=True)
@@ -281,7 +276,7 @@ def list_tree(url: str) -> list[Listed]:
             if about["type"] == "file" and name.startswith(root) and (place := name[len(root) :])
         ]
 
-    return sorted(_persist(url, find, FIRST_PATIENCE_S), key=lambda file: file.path)
+    return sorted(persist(url, find, FIRST_PATIENCE_S), key=lambda file: file.path)
 
 
 def read_listed(url: str, file: Listed) -> bytes:
@@ -291,22 +286,8 @@ def read_listed(url: str, file: Listed) -> bytes:
         DataError: it is not there any more.
         Unreachable: the storage was not reached.
     """
-    content: bytes = _persist(url, lambda storage, _: _call(storage, "cat_file", file.place), PATIENCE_S)
+    content: bytes = persist(url, lambda storage, _: _call(storage, "cat_file", file.place), PATIENCE_S)
     return content
-
-
-def delete_url(url: str) -> None:
-    """Remove a remote file, if it is there.
-
-    Raises:
-        Unreachable: the storage was not reached.
-    """
-
-    def remove(storage: Any, path: str) -> None:
-        with suppress(FileNotFoundError):
-            storage.rm_file(path)
-
-    _persist(url, remove, FIRST_PATIENCE_S)
 
 
 class _Transfer:
@@ -442,19 +423,32 @@ def _open_storage(url: str) -> tuple[Any, str]:
     try:
         storage, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        scheme = url.split("://", 1)[0]
-        extra = " (for s3: pip install 'dcgan-dist[s3]')" if scheme.startswith("s3") else ""
-        raise DataError(f"{shown(url)!r} needs a package for {scheme}://: {error}{extra}") from error
+        way_out = "pip install 'dcgan-dist[s3]'" if url.startswith("s3") else str(error)
+        raise DataError(f"{shown(url)!r} needs a package that is not installed: {way_out}") from error
     return storage, path
 
 
-def _persist(
+def persist(
     url: str,
     action: Callable[[Any, str], Result],
     patience: float,
     progress: Callable[[], int] = lambda: 0,
+    done: str = "read",
 ) -> Result:
-    """Do something with a remote file, again and again while the storage fails."""
+    """Do something with a remote file, again and again while the storage fails.
+
+    Args:
+        url: the file.
+        action: is given the storage's driver and the driver's name of the file.
+        patience: seconds without progress until it is an error.
+        progress: a number that grows while the action gets on.
+        done: what is done to the file, for messages: `read`, `written`, …
+
+    Raises:
+        MissingFile: there is no such file.
+        Unreachable: the storage failed for too long, or refuses.
+        StorageError: the disk of this host is full.
+    """
     storage, path = _open_storage(url)
     reached, since, failures = progress(), time.monotonic(), 0
     while True:
@@ -467,14 +461,14 @@ def _persist(
                     f"{shown(url)!r} cannot be kept in the cache ({error.strerror}): set data.cache or data.cache_gib"
                 ) from error
             if _is_missing(error):
-                raise DataError(f"there is no file {shown(url)!r}") from error
+                raise MissingFile(f"there is no file {shown(url)!r}") from error
             if goes_unsigned(storage, error):
                 continue
             if progress() > reached:
                 reached, since, failures = progress(), time.monotonic(), 0
             if time.monotonic() - since >= patience or _is_refused(error):
                 way_out = about_credentials(storage, error) or "is its server up and open to you?"
-                raise Unreachable(f"{shown(url)!r} cannot be read ({_reason(error)}): {way_out}") from error
+                raise Unreachable(f"{shown(url)!r} cannot be {done} ({_reason(error)}): {way_out}") from error
             # A single lost connection says nothing of the storage, unlike an answer that it cannot.
             delays = failures + (1 if _status(error) else 0)
             failures += 1

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict
-from pathlib import Path
 
 import yaml
 
 from dcgan_dist.config import Config, SweepConfig, override
-from dcgan_dist.storage.files import Mirror, parse_location, write_atomically
+from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, trial_location
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.space import run_settings
@@ -43,11 +42,7 @@ def write_best(ledger: Ledger) -> str | None:
         return None
     content = yaml.safe_dump(asdict(best_config(ledger.config, best)), sort_keys=False)
     data = f"{_header(ledger, best)}\n{content}".encode()
-    where = parse_location(ledger.location)
-    if isinstance(where, Path):
-        write_atomically(where / BEST_NAME, data)
-    else:
-        Mirror(where).write(BEST_NAME, data)
+    folder_at(ledger.location).write(BEST_NAME, data)
     return best_location(ledger.location)
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +19,9 @@ from typing import Any, Literal
 
 from dcgan_dist.config import SweepConfig, flatten
 from dcgan_dist.errors import ConfigError, DcganDistError, RunDirectoryError, Stopped, StorageError
-from dcgan_dist.results.status import LOCK_NAME, STATUS_NAME, Lease, place_of
-from dcgan_dist.storage.files import (
-    Mirror,
-    parse_json_object,
-    parse_location,
-    read_file,
-    temporary_for,
-    to_json,
-    write_atomically,
-)
+from dcgan_dist.results.status import STATUS_NAME, Lease
+from dcgan_dist.storage.files import parse_json_object, temporary_for, to_json
+from dcgan_dist.storage.folder import LOCK_NAME, Folder, folder_at
 from dcgan_dist.sweeps.objective import Objective, best_of, pareto_front
 from dcgan_dist.sweeps.record import TrialRecord, TrialStatus
 from dcgan_dist.sweeps.space import Space
@@ -63,7 +56,7 @@ def read_sweep(location: str) -> dict[str, Any] | None:
         RunDirectoryError: it is damaged, or of another format.
         StorageError: it cannot be read.
     """
-    return _parse(location, read_file(location, SWEEP_NAME))
+    return _parse(location, folder_at(location, patience=0).get(SWEEP_NAME))
 
 
 def _parse(location: str, content: bytes | None) -> dict[str, Any] | None:
@@ -98,8 +91,8 @@ def check_directory(config: SweepConfig, location: str) -> None:
     found = read_sweep(location)
     if found is not None:
         _refuse_other_sweep(location, found, config)
-    elif isinstance(parse_location(location), Path) and Path(location).is_dir():
-        _refuse_other_content(location, {path.name for path in Path(location).iterdir()})
+    elif (folder := folder_at(location)).path is not None:
+        _refuse_other_content(location, folder.names())
 
 
 class Ledger:
@@ -117,15 +110,13 @@ class Ledger:
         resumed: whether the sweep had been started before.
     """
 
-    def __init__(
-        self, config: SweepConfig, location: str, lease: Lease, write: Callable[[bytes], None], found: dict[str, Any]
-    ) -> None:
+    def __init__(self, config: SweepConfig, location: str, folder: Folder, lease: Lease, found: dict[str, Any]) -> None:
         self.config, self.location = config, location
         self.space, self.objective = Space.parse(config.space), Objective.parse(config.objective)
         self.trials_wanted = wanted_trials(config)
         self.resumed = bool(found)
         self._lease = lease
-        self._write_file = write
+        self._folder = folder
         self._records = {record.trial: record for record in map(TrialRecord.from_json, found.get("trials", []))}
         self._status: SweepStatus = "running"
         self._reason = ""
@@ -160,20 +151,13 @@ class Ledger:
         """
         Space.parse(config.space)
         Objective.parse(config.objective)
-        where = parse_location(location)
         try:
-            if isinstance(where, Path):
-                where.mkdir(parents=True, exist_ok=True)
-                _refuse_other_content(location, {path.name for path in where.iterdir()})
-                path = where / SWEEP_NAME
-                return cls._open(
-                    config, location, Lease(place_of(location), ""), lambda data: write_atomically(path, data)
-                )
             # The first look is not tried again: a wrong bucket or missing credentials are to be known at once.
-            _refuse_other_content(location, {name.partition("/")[0] for name in Mirror(where, delays=()).names()})
-            mirror = Mirror(where)
-            lease = Lease(place_of(location, mirror), "")
-            return cls._open(config, location, lease, lambda data: mirror.write(SWEEP_NAME, data))
+            found = folder_at(location, patience=0)
+            if found.path is not None:
+                found.path.mkdir(parents=True, exist_ok=True)
+            _refuse_other_content(location, found.names())
+            return cls._open(config, location, folder_at(location))
         except OSError as error:
             raise RunDirectoryError(
                 f"cannot write the sweep directory {location}: {error.strerror or error}"
@@ -182,14 +166,15 @@ class Ledger:
             raise RunDirectoryError(f"cannot use the sweep directory {location}: {error}") from error
 
     @classmethod
-    def _open(cls, config: SweepConfig, location: str, lease: Lease, write: Callable[[bytes], None]) -> Ledger:
+    def _open(cls, config: SweepConfig, location: str, folder: Folder) -> Ledger:
+        lease = Lease(folder, "")
         lease.take()
         with ExitStack() as undo:
             undo.callback(lease.release)
-            found = _parse(location, read_file(location, SWEEP_NAME))
+            found = _parse(location, folder.get(SWEEP_NAME))
             if found is not None:
                 _refuse_other_sweep(location, found, config)
-            ledger = cls(config, location, lease, write, found or {})
+            ledger = cls(config, location, folder, lease, found or {})
             undo.pop_all()
         return ledger
 
@@ -295,7 +280,7 @@ class Ledger:
         trials = ",\n".join(f"  {to_json(trial)}" for trial in content.pop("trials"))
         lines = [f" {json.dumps(key)}: {to_json(value)}" for key, value in content.items()]
         text = "{\n" + ",\n".join([*lines, f' "trials": [\n{trials}\n ]']) + "\n}\n"
-        self._write_file(text.encode())
+        self._folder.write(SWEEP_NAME, text.encode())
         self._is_dirty = False
 
     def _timed(self, record: TrialRecord) -> TrialRecord:

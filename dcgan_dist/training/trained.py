@@ -16,7 +16,7 @@ from dcgan_dist.models import build_networks
 from dcgan_dist.models.network import Discriminator, Generator
 from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
 from dcgan_dist.results.run_directory import CONFIG_NAME
-from dcgan_dist.storage.files import Mirror, parse_location, read_file
+from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.training.checkpoint import AVERAGE, AVERAGE_FILE, copy_tensors
 
 Loaded = TypeVar("Loaded")
@@ -30,7 +30,7 @@ def read_run_config(location: str) -> dict[str, Any]:
         RunDirectoryError: there is no run, or its settings cannot be read.
         StorageError: it cannot be read.
     """
-    content = read_file(location, CONFIG_NAME)
+    content = folder_at(location, patience=0).get(CONFIG_NAME)
     if content is None:
         raise RunDirectoryError(f"{location} is no run directory: it has no {CONFIG_NAME}; give --run DIR of a run")
     try:
@@ -50,13 +50,13 @@ def checkpoint_steps(location: str) -> list[int]:
         StorageError: the storage fails.
     """
     read_run_config(location)
-    place = parse_location(location)
-    if isinstance(place, str):
+    folder = folder_at(location)
+    if folder.path is None:
         # Those without state.json are being uploaded, or their upload was cut short.
-        found = {step_of(name.split("/")[1]) for name in Mirror(place).names("checkpoints") if name.endswith(_STATE)}
-        steps = sorted(step for step in found if step is not None)
+        names = [name for name in folder.versions("checkpoints") if name.endswith(_STATE)]
+        steps = sorted(step for step in {step_of(name.split("/")[1]) for name in names} if step is not None)
     else:
-        steps = steps_in(place / "checkpoints")
+        steps = steps_in(folder.path / "checkpoints")
     if not steps:
         raise RunDirectoryError(f"{location} has no checkpoint yet: train it for longer, or give another run")
     return steps
@@ -147,7 +147,7 @@ def _read_state(location: str, step: int) -> tuple[dict[str, Any], dict[str, Any
     """Return the settings of a run, the state of a checkpoint, and where that is."""
     settings = read_run_config(location)
     where = f"{location.rstrip('/')}/checkpoints/{name_of(step)}"
-    state_content = read_file(location, f"checkpoints/{name_of(step)}/{STATE_NAME}")
+    state_content = folder_at(location, patience=0).get(f"checkpoints/{name_of(step)}/{STATE_NAME}")
     if state_content is None:
         steps = ", ".join(map(str, checkpoint_steps(location)))
         raise RunDirectoryError(f"{location} has no whole checkpoint of step {step}; it has those of steps {steps}")
@@ -164,7 +164,7 @@ def _load(
 ) -> tuple[Generator, Discriminator, ModelConfig]:
     """Return both networks of a run, one of them with the weights of the file `name` of a checkpoint."""
     where, file = f"{location.rstrip('/')}/checkpoints/{name_of(step)}", f"{name}.safetensors"
-    content = read_file(location, f"checkpoints/{name_of(step)}/{file}")
+    content = folder_at(location, patience=0).get(f"checkpoints/{name_of(step)}/{file}")
     expected = state["files"].get(file, {}).get("xxh3_128")
     if content is None or xxhash.xxh3_128_hexdigest(content) != expected:
         raise RunDirectoryError(f"{where} is damaged: {file} is not what was written; take another step with --step")

@@ -97,7 +97,9 @@ def test_a_silent_connection_is_given_up_and_the_download_goes_on(files, tmp_pat
     assert time.monotonic() - start < 0.6 * len(server.asked)
 
 
-@pytest.mark.parametrize(("status", "kind", "asked"), [(404, DataError, 1), (403, Unreachable, 1), (500, None, 4)])
+@pytest.mark.parametrize(
+    ("status", "kind", "asked"), [(404, remote_module.MissingFile, 1), (403, Unreachable, 1), (500, None, 4)]
+)
 def test_only_what_may_pass_is_tried_again(status, kind, asked, files, tmp_path):
     with flaky(files, first_failures=[status] * 3) as server:
         if kind is None:

@@ -24,7 +24,7 @@ from dcgan_dist.deduplication import Summary, deduplicate
 from dcgan_dist.deduplication.autoencoder import Autoencoder, train_autoencoder
 from dcgan_dist.errors import DataError
 from dcgan_dist.parallel import LocalPool
-from dcgan_dist.storage.places import LocalPlace
+from dcgan_dist.storage.folder import LocalFolder
 from tests.data import shard_sets
 
 SETTINGS = DeduplicationConfig(steps=40, batch_size=32)
@@ -138,18 +138,18 @@ def test_cut_off_at_any_file_the_set_stays_as_it_was(
     if again:
         run(folder, replace(SETTINGS, units=4))
     before = open_dataset(folder)
-    whole = LocalPlace.new
+    whole = LocalFolder.new
     for stop in range(100):
         written: list[str] = []
 
-        def new(place: LocalPlace, name: str, limit: int = stop, written: list[str] = written) -> object:
+        def new(place: LocalFolder, name: str, limit: int = stop, written: list[str] = written) -> object:
             if len(written) == limit:
                 raise KeyboardInterrupt
             written.append(name)
             return whole(place, name)
 
         with monkeypatch.context() as patch:
-            patch.setattr(LocalPlace, "new", new)
+            patch.setattr(LocalFolder, "new", new)
             try:
                 run(folder)
             except KeyboardInterrupt:

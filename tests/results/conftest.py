@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from dcgan_dist.storage import files as storage
+from dcgan_dist.storage import folder
 
 PREAMBLE = """
 import os, sys, time
@@ -61,7 +61,7 @@ def s3_server(
     scratch = str(tmp_path_factory.mktemp("scratch"))
     monkeypatch.setenv("TMPDIR", scratch)
     monkeypatch.setattr(tempfile, "tempdir", scratch)
-    monkeypatch.setattr(storage, "RETRY_DELAYS", (0.1, 0.1))
+    monkeypatch.setattr(folder, "PATIENCE_S", 0.3)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     # The servers of one process share their objects.
     urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()

@@ -25,7 +25,7 @@ from dcgan_dist.results.aggregate import Parent, Pile, Trial, collect, read_imag
 from dcgan_dist.results.reading import FigureFile, parse_plain_yaml
 from dcgan_dist.results.run_directory import open_run
 from dcgan_dist.results.stability import judge
-from dcgan_dist.storage.files import Mirror
+from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
 from tests.results.piles import add_score, make_run, metrics_row
 
@@ -546,7 +546,7 @@ def test_runs_and_sweeps_on_object_storage_are_read(s3_server, tmp_path):
     make_run("s3://results/pile/rooms", steps=20)
     draw_figure(tmp_path, "walk")
     for name in ("walk.png", "walk.json"):
-        Mirror("s3://results/pile/rooms/figures").write(name, (tmp_path / "figures" / name).read_bytes())
+        folder_at("s3://results/pile/rooms/figures").write(name, (tmp_path / "figures" / name).read_bytes())
     add_score("s3://results/pile/rooms", "rooms", 20, 80.0)
     with Ledger.open(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=1), "s3://results/pile/sweep") as ledger:
         ledger.start(TrialRecord(trial="t0000", parameters={"seed": 1}, steps=20))

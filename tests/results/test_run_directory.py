@@ -23,7 +23,8 @@ from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
 from dcgan_dist.results import run_directory, status
 from dcgan_dist.results.run_directory import RunDirectory, open_run, read_metrics, read_status
 from dcgan_dist.results.walking import find
-from dcgan_dist.storage.files import Mirror
+from dcgan_dist.storage import folder
+from dcgan_dist.storage.folder import RemoteFolder
 from tests.conftest import fill
 from tests.results.conftest import StartWriter
 from tests.results.test_events import read as read_scalars
@@ -274,7 +275,7 @@ except ValueError as error:
     print(error)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out == "s3://results/x needs a package that is not installed: pip install 'dcgan-dist[s3]'\n"
+    assert out == "'s3://results/x' needs a package that is not installed: pip install 'dcgan-dist[s3]'\n"
 
 
 def test_results_import_no_torch() -> None:
@@ -313,15 +314,15 @@ def test_on_object_storage_state_comes_last_and_metrics_before(
     s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    send = Mirror._send
+    send = RemoteFolder._send
 
-    def record(self: Mirror, name: str, action: object) -> None:
+    def record(self: RemoteFolder, name: str, action: object) -> None:
         sent.append(name.rpartition("/")[2])
         send(self, name, action)  # type: ignore[arg-type]
 
     with open_run("s3://results/run") as run:
         run.append_metrics({"step": 10, "loss_d": 1.0})
-        monkeypatch.setattr(Mirror, "_send", record)
+        monkeypatch.setattr(RemoteFolder, "_send", record)
         run.commit_checkpoint(10, tensors, {"reason": "interval"})
         kinds = [name.split(".")[0] for name in sent if name != "status.json"]
         assert kinds == ["metrics", "events", "networks", "state"]
@@ -363,7 +364,7 @@ def test_upload_that_fails_again_and_again_comes_out_of_the_next_call(
     give_up = time.monotonic() + 20
     while run._failure is None and time.monotonic() < give_up:
         time.sleep(0.02)
-    with pytest.raises(StorageError, match="cannot write s3://results/run/"):
+    with pytest.raises(StorageError, match=r"'s3://results/run/.*cannot be written"):
         run.append_metrics({"step": 2, "loss_d": 1.0})
     with pytest.raises(StorageError):
         run.commit_checkpoint(2, tensors, {})
@@ -378,7 +379,7 @@ def test_upload_that_fails_once_is_tried_again(s3_server: ThreadedMotoServer, mo
     with open_run("s3://results/run") as run:
         host, port = s3_server.get_host_and_port()
         s3_server.stop()
-        monkeypatch.setattr(run._mirror, "_delays", (0.5, 0.5, 1.0, 1.0))
+        monkeypatch.setattr(folder, "PATIENCE_S", 10.0)
         second = ThreadedMotoServer(host, port, verbose=False)
         threading.Timer(0.7, second.start).start()
         run.commit_checkpoint(1, tensors, {})

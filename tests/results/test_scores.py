@@ -9,7 +9,7 @@ from moto.server import ThreadedMotoServer
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
 from dcgan_dist.results.scores import add_each, add_scores, read_scores
-from dcgan_dist.storage.files import Mirror
+from dcgan_dist.storage.folder import RemoteFolder
 from tests.conftest import fill
 
 
@@ -69,17 +69,17 @@ def test_commands_at_the_same_time_lose_nothing_on_object_storage_either(s3_serv
 
 
 def test_conditional_write_is_refused_where_another_came_first(s3_server: ThreadedMotoServer) -> None:
-    mirror = Mirror("s3://results/run")
-    assert mirror.read_version("a") == (None, None)
-    assert mirror.swap("a", b"1", None)
-    assert not mirror.swap("a", b"2", None)
-    content, version = mirror.read_version("a")
+    folder = RemoteFolder("s3://results/run")
+    assert folder.read_version("a") == (None, None)
+    assert folder.swap("a", b"1", None)
+    assert not folder.swap("a", b"2", None)
+    content, version = folder.read_version("a")
     assert content == b"1"
-    assert mirror.swap("a", b"3", version)
-    assert not mirror.swap("a", b"4", version)
-    assert mirror.read("a") == b"3"
+    assert folder.swap("a", b"3", version)
+    assert not folder.swap("a", b"4", version)
+    assert folder.get("a") == b"3"
     with pytest.raises(StorageError, match="bucket"):
-        Mirror("s3://no-such-bucket/run", delays=()).swap("a", b"1", None)
+        RemoteFolder("s3://no-such-bucket/run", patience=0).swap("a", b"1", None)
 
 
 def test_what_was_computed_is_shown_though_it_cannot_be_written(small_disk):

@@ -13,6 +13,7 @@ import pytest
 from dcgan_dist.errors import RunDirectoryError
 from dcgan_dist.results import status
 from dcgan_dist.results.run_directory import is_alive, mark_run, open_run, read_status
+from dcgan_dist.storage.folder import RemoteFolder
 from tests.results.conftest import StartWriter
 
 HOLD = """
@@ -154,20 +155,19 @@ time.sleep(60)
 def test_a_writer_that_another_one_forestalls_between_its_look_and_its_write_is_refused(s3_server: object) -> None:
     """On object storage, which has no locks: the write itself asks whether anything has changed."""
     url = "s3://results/forestalled"
-    place = status.place_of(url)
-    second, read = status.Lease(status.place_of(url), ""), place.read
-    looks = []
+    second = status.Lease(RemoteFolder(url), "")
+    looks: list[bytes | None] = []
 
-    def read_then_lose() -> bytes | None:
-        content = read()
-        looks.append(content)
-        if len(looks) == 2:  # the first look is for heartbeats, the second is the one that the write goes by
-            second.take()
-        return content
+    class Forestalled(RemoteFolder):
+        def get(self, name: str, most: int | None = None) -> bytes | None:
+            content = super().get(name, most)
+            looks.append(content)
+            if len(looks) == 2:  # the first look is for heartbeats, the second is the one that the write goes by
+                second.take()
+            return content
 
-    place.read = read_then_lose  # type: ignore[method-assign]
     with pytest.raises(RunDirectoryError, match="in use by process"):
-        status.Lease(place, "").take()
+        status.Lease(Forestalled(url), "").take()
     assert looks[:2] == [None, None]
     second.confirm()
     second.renew()

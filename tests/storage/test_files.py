@@ -11,7 +11,6 @@ import pytest
 
 from dcgan_dist.errors import StorageError
 from dcgan_dist.storage.files import sync_path, write_atomically
-from dcgan_dist.storage.places import sync_folder
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -28,7 +27,6 @@ def test_a_file_system_that_cannot_sync_folders_is_no_trouble(
     monkeypatch.setattr(os, "fsync", only_files)
     write_atomically(tmp_path / "file", b"content")
     sync_path(tmp_path)
-    sync_folder(tmp_path)
     assert (tmp_path / "file").read_bytes() == b"content"
 
 
@@ -40,4 +38,4 @@ def test_a_disk_that_fails_is_an_error_for_files_and_folders(tmp_path: Path, mon
     with pytest.raises(StorageError, match="Input/output error"):
         write_atomically(tmp_path / "file", b"content")
     with pytest.raises(OSError, match="Input/output error"):
-        sync_folder(tmp_path)
+        sync_path(tmp_path)

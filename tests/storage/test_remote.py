@@ -12,7 +12,7 @@ from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.sources import open_source
 from dcgan_dist.errors import StorageError, Unreachable
 from dcgan_dist.prepare import main as prepare
-from dcgan_dist.storage.files import Mirror, read_file
+from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.storage.remote import list_tree, list_url, read_url
 from tests.object_storage import client
 
@@ -45,8 +45,8 @@ def test_a_public_bucket_is_read_without_credentials(client, without_credentials
     dataset = open_dataset("s3://images/set")
     assert dataset.count == len(dataset.labels()) == 20
     assert len(list_tree("s3://images/set")) == len(list_url("s3://images/set")) == 3
-    assert read_file("s3://images/set", "manifest.json") == (tmp_path / "a" / "manifest.json").read_bytes()
-    assert len(Mirror("s3://images/set").names()) == 3
+    assert folder_at("s3://images/set").read("manifest.json") == (tmp_path / "a" / "manifest.json").read_bytes()
+    assert len(folder_at("s3://images/set").names()) == len(folder_at("s3://images/set").versions()) == 3
     assert sum(1 for _ in open_source("webdataset", "s3://images/set").items()) == 20
 
 
@@ -56,7 +56,7 @@ def test_a_bucket_that_is_not_public_names_the_credentials_that_are_missing(clie
     without_credentials()
     for error, read in (
         (Unreachable, lambda: read_url("s3://images/mine.txt")),
-        (StorageError, lambda: read_file("s3://images", "mine.txt")),
+        (StorageError, lambda: folder_at("s3://images").get("mine.txt")),
     ):
         with pytest.raises(error, match="asked without credentials, so set AWS_ACCESS_KEY_ID") as caught:
             read()

@@ -8,7 +8,7 @@ import yaml
 
 from dcgan_dist.command_line import parse_settings
 from dcgan_dist.config import Config, SweepConfig, flatten, override
-from dcgan_dist.storage.files import read_file
+from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.best import write_best
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
 from tests.conftest import TINY, train
@@ -33,7 +33,7 @@ def test_the_file_holds_every_setting_of_the_best_trial_as_train_reads_it(locati
     with sweep(location) as ledger:
         path = write_best(ledger)
         assert path == f"{location}/best.yaml"
-    content = read_file(location, "best.yaml")
+    content = folder_at(location).read("best.yaml")
     assert content is not None
     settings = yaml.safe_load(content)
     config = parse_settings(Config, ["--config", path], "test", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dcgan_dist.results.run_directory import open_run
-from dcgan_dist.storage.files import Mirror
+from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.training.trained import chosen_steps
 
 
@@ -17,5 +17,5 @@ def test_checkpoint_that_is_being_uploaded_is_not_the_latest() -> None:
     with open_run("memory://runs/uploading") as run:
         run.write_config({"model": {}}, {})
         run.commit_checkpoint(10, write, {})
-    Mirror("memory://runs/uploading").write("checkpoints/step-00000020/generator.safetensors", b"weights")
+    folder_at("memory://runs/uploading").write("checkpoints/step-00000020/generator.safetensors", b"weights")
     assert chosen_steps("memory://runs/uploading", "latest") == [10]

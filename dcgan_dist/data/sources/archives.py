@@ -28,7 +28,7 @@ from dcgan_dist.data.images import NO_IMAGES, SUFFIXES, looks_like_image
 from dcgan_dist.data.sources.base import EncodedImage, Folders, Item, Unreadable
 from dcgan_dist.data.sources.remote_files import RemoteFile
 from dcgan_dist.errors import DataError, Unreachable
-from dcgan_dist.storage.places import is_hidden
+from dcgan_dist.storage.files import is_hidden
 
 MAX_FILE_BYTES = 1 << 28  # of one encoded image or batch
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")

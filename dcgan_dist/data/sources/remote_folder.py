@@ -13,7 +13,7 @@ import xxhash
 from dcgan_dist.data.sources.archives import MAX_FILE_BYTES, ImageFilter, Member, image_item, too_large
 from dcgan_dist.data.sources.base import Folders, Item, Source, shuffled
 from dcgan_dist.errors import DataError, Unreachable
-from dcgan_dist.storage.places import is_hidden
+from dcgan_dist.storage.files import is_hidden
 from dcgan_dist.storage.remote import Listed, list_tree, read_listed, shown
 
 _AT_A_TIME = 8  # images that a process reads at the same time

@@ -1,0 +1,507 @@
+"""A folder on this host, or one on object storage: one interface for both.
+
+::
+
+    Folder ── LocalFolder     a file is written under a hidden name, synced, renamed; a lock file guards `update`
+           └─ RemoteFolder    files are written whole; conditional writes guard `update`, where there are any
+
+A file appears under its name when all of it is there, and not before. A folder object is small, and can be sent to
+other processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import socket
+import stat
+import tempfile
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from dcgan_dist.errors import DataError, RunDirectoryError, StorageError, Unreachable
+from dcgan_dist.paths import expanded
+from dcgan_dist.storage.files import PART, sync, write_atomically, writing
+from dcgan_dist.storage.locks import lock, unlock
+from dcgan_dist.storage.remote import MissingFile, check_scheme, download, is_url, join_url, list_url, persist, shown
+
+LOCK_NAME = ".lock"
+PATIENCE_S = 15.0
+"""Seconds for which an action on object storage is tried again before it is an error."""
+
+_LOCK_S = 10.0
+_SWAPS = 100  # tries of an update against others that update the same file
+# These stores have no folders to make, and "making" one can create a bucket by a slip of the pen.
+_WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2", "memory"})
+# What S3 answers to a conditional write when the file has changed, or is being replaced by another at this moment.
+_CHANGED = ("PreconditionFailed", "ConditionalRequestConflict")
+_VERSION_KEYS = ("size", "ETag", "etag", "LastModified", "mtime", "updated", "created")
+
+Result = TypeVar("Result")
+
+
+class Folder(ABC):
+    """A folder, here or elsewhere. Names are relative to it, with forward slashes.
+
+    Every method raises StorageError where a disk or the storage fails.
+
+    Attributes:
+        location: its absolute path or its URL.
+        path: where it is on this host; None on object storage.
+    """
+
+    location: str
+    path: Path | None
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Return the names of what is directly in it; none where there is no such folder."""
+
+    @abstractmethod
+    def versions(self, below: str = "") -> dict[str, str]:
+        """Return the names of all files below a sub-folder, sorted, each with what tells its versions apart."""
+
+    @abstractmethod
+    def get(self, name: str, most: int | None = None) -> bytes | None:
+        """Return the content of a file, None where there is none.
+
+        Args:
+            name: of the file.
+            most: bytes beyond which a file is not read, where its size is known.
+
+        Raises:
+            StorageError: it cannot be read, is no plain file, or is larger.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> AbstractContextManager[memoryview]:
+        """Give the content of a large file as memory, not all of which is held at a time.
+
+        Raises:
+            DataError: there is no such file.
+            StorageError: it cannot be read.
+        """
+
+    @abstractmethod
+    def new(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """Give a file to write to, which gets its name at the end of the block if nothing went wrong there.
+
+        Raises:
+            OSError: the disk is full or fails.
+            DataError: there is no such folder.
+            StorageError: object storage cannot be written.
+        """
+
+    @abstractmethod
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
+        """Replace a small file so that readers and crashes see the old content or the new one, never a part."""
+
+    @abstractmethod
+    def update(
+        self, name: str, change: Callable[[bytes | None], bytes], *, durable: bool = True, overwrites: bool = False
+    ) -> None:
+        """Replace a small file by what `change` makes of its content; of several at once, none is lost.
+
+        On a disk they wait for each other. On object storage the replacing is conditional: where another came first,
+        `change` is called again with what that one wrote. What `change` raises comes up, and nothing is written.
+
+        Args:
+            name: of the file.
+            change: is given the content, None where there is no file.
+            durable: whether to wait for the disk.
+            overwrites: whether a file is overwritten in place where the disk has no room for a second one.
+        """
+
+    @abstractmethod
+    def remove(self, *names: str) -> None:
+        """Remove files in the order given; one that is gone already is no error."""
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small file.
+
+        Raises:
+            DataError: there is no such file.
+            StorageError: it cannot be read.
+        """
+        content = self.get(name)
+        if content is None:
+            raise DataError(f"there is no file {self.at(name)!r}")
+        return content
+
+    def at(self, name: str) -> str:
+        """Return the path or URL of a file, for messages."""
+        return f"{shown(self.location).rstrip('/')}/{name}"
+
+
+def folder_at(location: str | Path, patience: float | None = None) -> Folder:
+    """Return the folder that a path or URL names.
+
+    Args:
+        location: a path, a `file://` URL, or any other URL such as `s3://bucket/run`.
+        patience: seconds for which object storage is tried again; left out, `PATIENCE_S`.
+
+    Raises:
+        DataError: the URL's scheme is unknown.
+    """
+    text = str(location)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    elif is_url(text):
+        return RemoteFolder(text.rstrip("/"), patience)
+    return LocalFolder(Path(os.path.abspath(expanded(text))))
+
+
+@dataclass(frozen=True)
+class LocalFolder(Folder):
+    """A folder of this host, or one that it shares with others; see `Folder`."""
+
+    path: Path
+
+    @property
+    def location(self) -> str:  # type: ignore[override]
+        """Its path."""
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def names(self) -> set[str]:
+        """See `Folder`."""
+        return set(os.listdir(self.path)) if self.path.is_dir() else set()
+
+    def versions(self, below: str = "") -> dict[str, str]:
+        """See `Folder`."""
+        found = {}
+        for path in sorted((self.path / below).rglob("*")):
+            details = path.stat()
+            if stat.S_ISREG(details.st_mode):
+                found[path.relative_to(self.path).as_posix()] = f"{details.st_mtime_ns:x}:{details.st_size:x}"
+        return found
+
+    def get(self, name: str, most: int | None = None) -> bytes | None:
+        """See `Folder`; a named pipe is not waited for."""
+        path = self.path / name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            details = os.fstat(descriptor)
+            if not stat.S_ISREG(details.st_mode):
+                os.close(descriptor)
+                raise StorageError(f"{path} is no plain file")
+            with open(descriptor, "rb") as file:
+                if most is not None and details.st_size > most:
+                    raise StorageError(f"{path} has {details.st_size:,} bytes, more than the {most:,} that are read")
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[memoryview]:
+        """See `Folder`."""
+        path = self.path / name
+        try:
+            with path.open("rb") as file:
+                content = _mapped(file)
+        except FileNotFoundError as error:
+            raise DataError(f"there is no file {str(path)!r}") from error
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+        yield content
+
+    @contextmanager
+    def new(self, name: str) -> Iterator[IO[bytes]]:
+        """See `Folder`; what is written is on disk before it has its name."""
+        part = self.path / f".{name}.{uuid.uuid4().hex}{PART}"
+        try:
+            file = part.open("wb", buffering=1 << 20)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"host {socket.gethostname()} cannot write in {str(self.path)!r}: name an output in a folder that is "
+                "there, over a cluster one that all hosts share, by its absolute path, or a URL"
+            ) from error
+        try:
+            with file:
+                yield file
+                sync(file)
+            part.rename(self.path / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
+        """See `Folder`; sub-folders are made."""
+        path = self.path / name
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content, durable=durable)
+
+    def update(
+        self, name: str, change: Callable[[bytes | None], bytes], *, durable: bool = True, overwrites: bool = False
+    ) -> None:
+        """See `Folder`; the lock guards the look at the file and its change, nothing else."""
+        with self._locked():
+            content = change(self.get(name))
+            try:
+                write_atomically(self.path / name, content, durable=durable)
+            except StorageError as error:
+                is_full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+                if not (is_full and overwrites and (self.path / name).exists()):
+                    raise
+                self._overwrite(name, content)
+
+    def _overwrite(self, name: str, content: bytes) -> None:
+        path = self.path / name
+        with writing(path), path.open("r+b", buffering=0) as file:
+            # Blanks instead of a shorter file: nothing has to be cut off, and it is JSON at every moment.
+            file.write(content.rstrip().ljust(path.stat().st_size - 1) + b"\n")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        path = self.path / LOCK_NAME
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            give_up = time.monotonic() + _LOCK_S
+            while True:
+                try:
+                    lock(descriptor, self.path)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > give_up:
+                        raise RunDirectoryError(
+                            f"{self.path} is locked by a process that is starting there: try again"
+                        ) from error
+                time.sleep(0.02)
+            yield
+        finally:
+            # A process forked meanwhile has the lock too, and closing ours would leave it locked: unlock it for both.
+            unlock(descriptor)
+            os.close(descriptor)
+
+    def remove(self, *names: str) -> None:
+        """See `Folder`."""
+        for name in names:
+            with writing(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RemoteFolder(Folder):
+    """A folder of object storage; see `Folder`. Copies of files here have no name, and so end with the process.
+
+    Attributes:
+        url: such as `s3://bucket/run`.
+        patience: seconds for which an action is tried again; None for `PATIENCE_S`, 0 for a first look.
+    """
+
+    url: str
+    patience: float | None = None
+    path = None
+
+    def __post_init__(self) -> None:
+        """Check the scheme.
+
+        Raises:
+            DataError: it is unknown.
+        """
+        check_scheme(self.url)
+
+    @property
+    def location(self) -> str:  # type: ignore[override]
+        """Its URL."""
+        return self.url
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def _patience(self) -> float:
+        return PATIENCE_S if self.patience is None else self.patience
+
+    def _act(self, name: str, done: str, action: Callable[[Any, str], Result]) -> Result:
+        """Do something with a file; one that is missing is for the caller to judge.
+
+        Raises:
+            MissingFile: there is no such file.
+            StorageError: the storage fails.
+        """
+        url = join_url(self.url, name) if name else self.url
+        try:
+            return persist(url, action, self._patience, done=done)
+        except Unreachable as error:
+            raise StorageError(str(error)) from error
+
+    def names(self) -> set[str]:
+        """See `Folder`."""
+        try:
+            return list_url(self.url, self._patience)
+        except Unreachable as error:
+            raise StorageError(str(error)) from error
+
+    def versions(self, below: str = "") -> dict[str, str]:
+        """See `Folder`."""
+
+        def find(storage: Any, path: str) -> tuple[str, dict[str, dict[str, Any]]]:
+            storage.invalidate_cache()
+            path = path.rstrip("/")
+            return path.removesuffix(below).rstrip("/"), dict(storage.find(path, detail=True))
+
+        try:
+            root, found = self._act(below, "listed", find)
+        except MissingFile:
+            return {}
+        return {
+            path.removeprefix(f"{root}/"): " ".join(str(about.get(key)) for key in _VERSION_KEYS if key in about)
+            for path, about in sorted(found.items())
+            if path.startswith(f"{root}/")
+        }
+
+    def get(self, name: str, most: int | None = None) -> bytes | None:
+        """See `Folder`."""
+        try:
+            return bytes(self._act(name, "read", lambda storage, path: storage.cat_file(path)))
+        except MissingFile:
+            return None
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[memoryview]:
+        """See `Folder`."""
+        with tempfile.TemporaryFile(buffering=0) as file:
+            try:
+                download(join_url(self.url, name), file, None, resume=False)
+            except Unreachable as error:
+                raise StorageError(str(error)) from error
+            content = _mapped(file)
+        yield content
+
+    @contextmanager
+    def new(self, name: str) -> Iterator[IO[bytes]]:
+        """See `Folder`."""
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.flush()
+            self.put(name, Path(f"/proc/self/fd/{file.fileno()}"))  # a path of a file that has no name
+
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
+        """See `Folder`."""
+        self._send(name, lambda storage, path: storage.pipe_file(path, content))
+
+    def put(self, name: str, source: Path) -> None:
+        """Replace a file by a local one, of any size."""
+        self._send(name, lambda storage, path: storage.put_file(str(source), path))
+
+    def fetch(self, name: str, target: Path) -> bool:
+        """Copy a file to a local path; False where there is none."""
+        try:
+            self._act(name, "read", lambda storage, path: storage.get_file(path, str(target)))
+        except MissingFile:
+            return False
+        return True
+
+    def _send(self, name: str, action: Callable[[Any, str], object]) -> None:
+        def send(storage: Any, path: str) -> None:
+            if not _WITHOUT_FOLDERS & {storage.protocol, *storage.protocol}:
+                storage.makedirs(path.rpartition("/")[0], exist_ok=True)
+            action(storage, path)
+
+        try:
+            self._act(name, "written", send)
+        except MissingFile as error:
+            raise StorageError(f"{self.at(name)!r} cannot be written: does the bucket exist?") from error
+
+    def update(
+        self, name: str, change: Callable[[bytes | None], bytes], *, durable: bool = True, overwrites: bool = False
+    ) -> None:
+        """See `Folder`."""
+        for _ in range(_SWAPS):
+            content, version = self.read_version(name)
+            if self.swap(name, change(content), version):
+                return
+        raise StorageError(f"{self.at(name)!r} cannot be written: others replace it all the time; try again")
+
+    def read_version(self, name: str) -> tuple[bytes | None, str | None]:
+        """Return the content of a file and what tells this version from others, both None where there is none.
+
+        The version is the one that was there before the content was read, so that `swap` errs on the safe side.
+        """
+
+        def look(storage: Any, path: str) -> dict[str, Any]:
+            storage.invalidate_cache()
+            return dict(storage.info(path))
+
+        try:
+            version = self._act(name, "read", look).get("ETag")
+        except MissingFile:
+            return None, None
+        return self.get(name), version
+
+    def swap(self, name: str, content: bytes, version: str | None) -> bool:
+        """Replace a file where it still has a version (None: where it is still missing); return whether it had.
+
+        On other storage than S3, whose conditional writes fsspec does not offer, it is replaced in any case.
+        """
+        swapped = True
+
+        def send(storage: Any, path: str) -> None:
+            nonlocal swapped
+            condition: dict[str, str] = {}
+            if "s3" in storage.protocol:
+                condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+            try:
+                storage.pipe_file(path, content, **condition)
+            except OSError as error:
+                answer = getattr(error.__cause__, "response", None) or {}
+                if answer.get("Error", {}).get("Code") not in _CHANGED:
+                    raise
+                swapped = False
+
+        self._send(name, send)
+        return swapped
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name; the old one goes when the new one is there."""
+        self._send(name, lambda storage, path: storage.cp_file(path, path.removesuffix(name) + new_name))
+        self.remove(name)
+
+    def remove(self, *names: str) -> None:
+        """See `Folder`."""
+        for name in names:
+            try:
+                self._act(name, "removed", lambda storage, path: storage.rm_file(path))
+            except MissingFile:
+                continue
+
+
+def _mapped(file: IO[bytes]) -> memoryview:
+    if not os.fstat(file.fileno()).st_size:
+        return memoryview(b"")  # nothing cannot be mapped
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def check_writable(location: str) -> None:
+    """Check that files can be written into a folder, which need not be there yet, or below a URL.
+
+    Raises:
+        RunDirectoryError: they cannot.
+        StorageError: object storage does not take a file.
+    """
+    folder = folder_at(location, patience=0)
+    if folder.path is None:
+        probe = f".{uuid.uuid4().hex}.writing"
+        folder.write(probe, b"")
+        folder.remove(probe)
+        return
+    try:
+        with tempfile.TemporaryFile(dir=next(above for above in (folder.path, *folder.path.parents) if above.exists())):
+            pass
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{location} cannot be written: {error.strerror or error}; take a folder that can be"
+        ) from error
