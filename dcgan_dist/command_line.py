@@ -193,6 +193,22 @@ def split_words(arguments: Sequence[str], optional: Mapping[str, str]) -> tuple[
     return words, settings
 
 
+def need_places(words: Sequence[str]) -> list[str]:
+    """Return the directories and URLs given.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if not words:
+        raise ConfigError("no directory given: name those with runs and sweeps, such as `runs` or `s3://bucket/runs`")
+    return list(words)
+
+
+def print_progress(line: str) -> None:
+    """Print a line on the progress to standard error, out of the way of the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def _is_number(word: str) -> bool:
     try:
         float(word)
@@ -322,7 +338,9 @@ def run(
 
 __all__ = [
     "build_settings",
+    "need_places",
     "parse_settings",
+    "print_progress",
     "read_yaml_settings",
     "run",
     "split_words",
