@@ -12,7 +12,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,s3,onnx]'
-	$(BIN)/python -m compileall -q dcgan_dist tests
+	$(BIN)/python -m compileall -q dcgan_dist benchmarks tests
 	touch $@
 
 train: setup
