@@ -25,7 +25,7 @@ from dcgan_dist.evaluation.features import DiscriminatorFeatures, load_discrimin
 from dcgan_dist.evaluation.scoring import Evaluation
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.prepare import main as prepare
-from dcgan_dist.results.checkpoints import read_checkpoint, write_checkpoint
+from dcgan_dist.runs.checkpoints import read_checkpoint, write_checkpoint
 from tests.conftest import train
 from tests.results.piles import make_run
 

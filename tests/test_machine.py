@@ -18,7 +18,7 @@ from dcgan_dist import machine
 from dcgan_dist.config import DoctorConfig
 from dcgan_dist.errors import RunDirectoryError
 from dcgan_dist.machine import Finding, examine
-from tests.results.conftest import s3_server  # noqa: F401 - a fixture
+from tests.runs.conftest import s3_server  # noqa: F401 - a fixture
 
 
 def test_findings_come_in_the_order_of_the_checks_and_a_stuck_one_is_not_waited_for() -> None:

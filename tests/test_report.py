@@ -16,12 +16,12 @@ from dcgan_dist import compare, report
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.errors import InputError
 from dcgan_dist.results.aggregate import collect
-from dcgan_dist.results.run_directory import open_run
 from dcgan_dist.results.thumbnails import Thumbnails
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
-from tests.results.conftest import location, s3_server
 from tests.results.piles import add_score, make_run, metrics_row
+from tests.runs.conftest import location, s3_server
 
 __all__ = ["location", "s3_server"]
 

@@ -23,8 +23,8 @@ from dcgan_dist.data.preparation import prepare
 from dcgan_dist.distributed import World
 from dcgan_dist.errors import Diverged
 from dcgan_dist.parallel import LocalPool, usable_cores
-from dcgan_dist.results.run_directory import read_metrics
 from dcgan_dist.results.stability import judge
+from dcgan_dist.runs.writer import read_metrics
 from dcgan_dist.training.trainer import train
 
 DATA_VARIABLE = "DCGAN_DIST_DATA"

@@ -33,7 +33,7 @@ from dcgan_dist.evaluation.scoring import device_name
 from dcgan_dist.evaluation.tasks import Rows, permutation
 from dcgan_dist.models.network import Generator
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.scores import Entry, add_each, read_scores
+from dcgan_dist.runs.scores import Entry, add_each, read_scores
 from dcgan_dist.storage.cache import cache_directory
 from dcgan_dist.training.trained import LoadedGenerator, chosen_steps, load_each, load_generator, read_run_config
 

@@ -35,7 +35,7 @@ from dcgan_dist.evaluation.scoring import device_name
 from dcgan_dist.evaluation.tasks import Rows, permutation, wilson
 from dcgan_dist.generation.samples import BLOCK, Samples, open_samples
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.scores import Entry, add_each, read_scores
+from dcgan_dist.runs.scores import Entry, add_each, read_scores
 from dcgan_dist.storage.cache import cache_directory
 from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
 

@@ -31,9 +31,9 @@ from dcgan_dist.exploration.drawing import COLOURS, LINES, Canvas, Panel
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.generation.samples import class_number
-from dcgan_dist.results.checkpoints import name_of, step_of
 from dcgan_dist.results.reading import columns_of, parse_rows
 from dcgan_dist.results.stability import FILTER_SHARE, FILTER_SWING, SIGNALS, judge_columns
+from dcgan_dist.runs.checkpoints import name_of, step_of
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.training.sampling import fixed_inputs, grid_columns, sample_feature_maps, to_uint8
 from dcgan_dist.training.signals import WINDOW, mean_activations, oscillating, swings

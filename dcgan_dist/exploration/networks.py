@@ -19,7 +19,7 @@ from dcgan_dist.errors import ConfigError, DataError, RunDirectoryError
 from dcgan_dist.evaluation.labelled import open_labelled
 from dcgan_dist.generation.samples import Samples, class_number, open_samples
 from dcgan_dist.models.network import Discriminator, Generator
-from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state
+from dcgan_dist.runs.checkpoints import STATE_NAME, name_of, parse_state
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.training.draws import draw_z, one_hot
 from dcgan_dist.training.sampling import measure_statistics, to_uint8

@@ -60,7 +60,7 @@ from dcgan_dist.launch.switchboard import (
     show,
 )
 from dcgan_dist.launch.torch_backend import NamedInterfaceConfig
-from dcgan_dist.results.status import mark_run
+from dcgan_dist.runs.lease import mark_run
 from dcgan_dist.stopping import Interrupted, on_signals
 from dcgan_dist.training.trainer import train
 

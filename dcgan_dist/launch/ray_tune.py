@@ -50,7 +50,7 @@ from dcgan_dist.launch.capacity import Capacity
 from dcgan_dist.launch.connection import connected_cluster, last_line
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import Handle, Line, PostedStream, Progress, Sender, Switchboard, WithoutRay, show
-from dcgan_dist.results.status import mark_run
+from dcgan_dist.runs.lease import mark_run
 from dcgan_dist.stopping import on_signals
 from dcgan_dist.storage.locks import lock
 from dcgan_dist.sweeps.best import write_best

@@ -17,9 +17,9 @@ import orjson
 import yaml
 
 from dcgan_dist.errors import StorageError
-from dcgan_dist.results.checkpoints import RAW
 from dcgan_dist.results.stability import SIGNALS, judge, judge_columns
 from dcgan_dist.results.walking import FIGURES, SAMPLES, Found, names_in, read_bytes
+from dcgan_dist.runs.checkpoints import RAW
 
 Curve = npt.NDArray[np.float64]
 

@@ -26,11 +26,11 @@ from dcgan_dist.errors import Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.evaluation.generator_scores import GeneratorEvaluation
 from dcgan_dist.evaluation.scoring import evaluate
 from dcgan_dist.parallel import LocalPool
-from dcgan_dist.results.checkpoints import step_of
-from dcgan_dist.results.run_directory import is_alive, open_run, read_metrics, read_status
-from dcgan_dist.results.scores import Entry, add_scores
 from dcgan_dist.results.stability import MIN_LINES, UNBORN, Verdict, judge
-from dcgan_dist.results.status import STALE_SECONDS, Status
+from dcgan_dist.runs.checkpoints import step_of
+from dcgan_dist.runs.lease import STALE_SECONDS, Status
+from dcgan_dist.runs.scores import Entry, add_scores
+from dcgan_dist.runs.writer import is_alive, open_run, read_metrics, read_status
 from dcgan_dist.sweeps.exploit import Donor, take_over
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
 from dcgan_dist.sweeps.space import run_settings

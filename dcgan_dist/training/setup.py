@@ -18,7 +18,7 @@ from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.machine import compiler
 from dcgan_dist.models.family import families, family_of
-from dcgan_dist.results.run_directory import CONFIG_NAME, RunDirectory, open_run
+from dcgan_dist.runs.writer import CONFIG_NAME, RunWriter, open_run
 
 DEFAULT_EPOCHS = 5.0
 # Settings that decide what a step computes: a run cannot go on with others. data.path is compared by its content.
@@ -78,7 +78,7 @@ def lr_factor(config: Config, step: int) -> float:
     return min(1.0, left / falling) if falling else 1.0
 
 
-def open_run_directory(config: Config, dataset: Dataset, location: str, session: str) -> RunDirectory:
+def open_run_directory(config: Config, dataset: Dataset, location: str, session: str) -> RunWriter:
     """Open the run directory, go back to its newest whole checkpoint and record the settings.
 
     Raises:

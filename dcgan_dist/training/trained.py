@@ -14,8 +14,8 @@ from dcgan_dist.config import ModelConfig, Weights
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.models import build_networks
 from dcgan_dist.models.network import Discriminator, Generator
-from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
-from dcgan_dist.results.run_directory import CONFIG_NAME
+from dcgan_dist.runs.checkpoints import STATE_NAME, name_of, parse_state, step_of, steps_in
+from dcgan_dist.runs.writer import CONFIG_NAME
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.training.checkpoint import AVERAGE, AVERAGE_FILE, copy_tensors
 

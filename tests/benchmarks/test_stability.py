@@ -7,8 +7,8 @@ import pytest
 from dcgan_dist.bench import bench_command
 from dcgan_dist.benchmarks import stability
 from dcgan_dist.config import override
-from dcgan_dist.results.run_directory import read_metrics
 from dcgan_dist.results.stability import MIN_LINES, judge
+from dcgan_dist.runs.writer import read_metrics
 
 
 @pytest.mark.slow

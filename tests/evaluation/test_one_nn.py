@@ -19,7 +19,7 @@ from dcgan_dist.evaluation.labelled import class_labels, open_labelled
 from dcgan_dist.evaluation.one_nn import RealImages, evaluate_one_nn, kind_of, moved
 from dcgan_dist.generation.samples import open_samples
 from dcgan_dist.parallel import LocalPool
-from dcgan_dist.results.scores import Entry, read_scores
+from dcgan_dist.runs.scores import Entry, read_scores
 from tests.generation.conftest import trained
 
 __all__ = ["trained"]

@@ -23,7 +23,7 @@ from dcgan_dist.exploration.evolution import (
     follow_activations,
 )
 from dcgan_dist.exploration.networks import Trained, open_trained
-from dcgan_dist.results.checkpoints import name_of, steps_in, write_checkpoint
+from dcgan_dist.runs.checkpoints import name_of, steps_in, write_checkpoint
 from dcgan_dist.training.sampling import make_grid
 from dcgan_dist.training.signals import WINDOW, filter_oscillation, filter_swing
 from dcgan_dist.training.trainer import train

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.ray_tune import DONOR_NAME, _Population, to_tune, told
-from dcgan_dist.results.checkpoints import name_of, read_checkpoint
-from dcgan_dist.results.run_directory import read_metrics
+from dcgan_dist.runs.checkpoints import name_of, read_checkpoint
+from dcgan_dist.runs.writer import read_metrics
 from dcgan_dist.sweeps.exploit import Donor
 from dcgan_dist.sweeps.ledger import Ledger
 from dcgan_dist.sweeps.record import TrialRecord

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dcgan_dist.config import Config, override
-from dcgan_dist.results.run_directory import open_run
-from dcgan_dist.results.scores import add_scores
+from dcgan_dist.runs.scores import add_scores
+from dcgan_dist.runs.writer import open_run
 
 ENVIRONMENT = {"dcgan_dist": "0.1.0", "torch": "2.13.0+cpu", "host": "example"}
 

@@ -23,8 +23,8 @@ from dcgan_dist.errors import InputError
 from dcgan_dist.results import aggregate
 from dcgan_dist.results.aggregate import Parent, Pile, Trial, collect, read_image
 from dcgan_dist.results.reading import FigureFile, parse_plain_yaml
-from dcgan_dist.results.run_directory import open_run
 from dcgan_dist.results.stability import judge
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
 from tests.results.piles import add_score, make_run, metrics_row

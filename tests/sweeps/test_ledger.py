@@ -16,8 +16,8 @@ import pytest
 
 from dcgan_dist.config import SweepConfig, override
 from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError, Stopped, StorageError
-from dcgan_dist.results.run_directory import open_run
-from dcgan_dist.results.status import read_status
+from dcgan_dist.runs.lease import read_status
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, read_sweep, trial_location
 from tests.conftest import fill
 

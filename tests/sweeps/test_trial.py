@@ -17,7 +17,7 @@ import torch
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig, flatten
 from dcgan_dist.errors import ConfigError
-from dcgan_dist.results.run_directory import open_run
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.trial import (
     Milestones,
     TrialEnd,

@@ -8,7 +8,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
-from dcgan_dist.results.scores import add_each, add_scores, read_scores
+from dcgan_dist.runs.scores import add_each, add_scores, read_scores
 from dcgan_dist.storage.folder import RemoteFolder
 from tests.conftest import fill
 

@@ -20,14 +20,13 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
-from dcgan_dist.results import run_directory, status
-from dcgan_dist.results.run_directory import RunDirectory, open_run, read_metrics, read_status
 from dcgan_dist.results.walking import find
+from dcgan_dist.runs.writer import RunWriter, open_run, read_metrics, read_status
 from dcgan_dist.storage import folder
 from dcgan_dist.storage.folder import RemoteFolder
 from tests.conftest import fill
-from tests.results.conftest import StartWriter
-from tests.results.test_events import read as read_scalars
+from tests.runs.conftest import StartWriter
+from tests.runs.test_events import read as read_scalars
 
 
 def tensors(folder: Path) -> None:
@@ -268,7 +267,7 @@ def test_missing_package_for_s3_names_the_extra() -> None:
     code = """
 import sys
 sys.modules["s3fs"] = None
-from dcgan_dist.results.run_directory import open_run
+from dcgan_dist.runs.writer import open_run
 try:
     open_run("s3://results/x")
 except ValueError as error:
@@ -279,7 +278,7 @@ except ValueError as error:
 
 
 def test_results_import_no_torch() -> None:
-    code = "import sys, dcgan_dist.results.run_directory; sys.exit('torch' in sys.modules)"
+    code = "import sys, dcgan_dist.runs.writer; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -335,8 +334,8 @@ def test_on_object_storage_state_comes_last_and_metrics_before(
 def test_background_upload_brings_metrics_to_object_storage_without_being_asked(
     s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_directory, "UPLOAD_SECONDS", 0.05)
-    monkeypatch.setattr(status, "REMOTE_HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "UPLOAD_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "REMOTE_HEARTBEAT_SECONDS", 0.05)
     with open_run("s3://results/run") as run:
         opened = read_status("s3://results/run")
         run.append_metrics({"step": 10, "loss_d": 1.0})
@@ -357,7 +356,7 @@ def test_background_upload_brings_metrics_to_object_storage_without_being_asked(
 def test_upload_that_fails_again_and_again_comes_out_of_the_next_call(
     s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_directory, "UPLOAD_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "UPLOAD_SECONDS", 0.05)
     run = open_run("s3://results/run")
     s3_server.stop()
     run.append_metrics({"step": 1, "loss_d": 1.0})
@@ -571,7 +570,7 @@ def test_damaged_run_on_object_storage_loses_nothing_either(s3_server: ThreadedM
     ],
 )
 def test_full_disk_is_one_line_with_a_true_status_and_nothing_half_written(
-    small_disk: Path, write: Callable[[RunDirectory], object]
+    small_disk: Path, write: Callable[[RunWriter], object]
 ) -> None:
     folder = small_disk / "run"
     with open_run(str(folder)) as run:

@@ -26,7 +26,7 @@ import yaml
 from PIL import Image
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
-from dcgan_dist.results.checkpoints import (
+from dcgan_dist.runs.checkpoints import (
     STATE_NAME,
     Checkpoint,
     IncompleteCheckpoint,
@@ -42,8 +42,8 @@ from dcgan_dist.results.checkpoints import (
     to_prune,
     write_checkpoint,
 )
-from dcgan_dist.results.events import EVENT_FILES, EventLog
-from dcgan_dist.results.status import (
+from dcgan_dist.runs.events import EVENT_FILES, EventLog
+from dcgan_dist.runs.lease import (
     STATUS_NAME,
     Lease,
     Status,
@@ -52,8 +52,7 @@ from dcgan_dist.results.status import (
     process_is_gone,
     read_status,
 )
-from dcgan_dist.results.uploads import Uploader
-from dcgan_dist.results.walking import SET_ASIDE
+from dcgan_dist.runs.uploads import Uploader
 from dcgan_dist.storage.files import (
     parse_json_object,
     sync_path,
@@ -66,6 +65,8 @@ from dcgan_dist.storage.files import (
 from dcgan_dist.storage.folder import LOCK_NAME, LocalFolder, RemoteFolder, folder_at
 
 CONFIG_NAME = "config.yaml"
+SET_ASIDE = "set_aside"
+"""Folder with a numbered folder for each time that something damaged was moved out of the way."""
 METRICS_NAME = "metrics.jsonl"
 UPLOAD_SECONDS = 5.0
 """Shortest pause between two uploads of metrics, events and samples."""
@@ -76,7 +77,7 @@ _SCRATCH_PREFIX = "dcgan_dist-run-"
 _MIRRORED = (f"{SET_ASIDE}/*/*", CONFIG_NAME, METRICS_NAME, EVENT_FILES, "samples/*.png")
 
 
-def open_run(location: str, *, session: str = "", scratch: Path | None = None) -> RunDirectory:
+def open_run(location: str, *, session: str = "", scratch: Path | None = None) -> RunWriter:
     """Open a run directory for writing, making it where there is none, and become its only writer.
 
     Args:
@@ -100,7 +101,7 @@ def open_run(location: str, *, session: str = "", scratch: Path | None = None) -
         raise RunDirectoryError(f"cannot use the run directory {location}: {error}") from error
 
 
-def _open_folder(location: str, folder: Path, session: str) -> RunDirectory:
+def _open_folder(location: str, folder: Path, session: str) -> RunWriter:
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_other_content(location, {path.name for path in folder.iterdir()})
     lease = Lease(LocalFolder(folder), session)
@@ -111,10 +112,10 @@ def _open_folder(location: str, folder: Path, session: str) -> RunDirectory:
             path.unlink(missing_ok=True)
         recover(folder / "checkpoints")
         undo.pop_all()
-    return RunDirectory(location, folder, lease, previous)
+    return RunWriter(location, folder, lease, previous)
 
 
-def _open_url(location: str, mirror: RemoteFolder, session: str, scratch: Path | None) -> RunDirectory:
+def _open_url(location: str, mirror: RemoteFolder, session: str, scratch: Path | None) -> RunWriter:
     # The first look is not tried again: a wrong bucket or missing credentials are to be known at once.
     _refuse_other_content(location, RemoteFolder(mirror.url, patience=0).names())
     with ExitStack() as undo:
@@ -129,7 +130,7 @@ def _open_url(location: str, mirror: RemoteFolder, session: str, scratch: Path |
         uploader = Uploader(folder, mirror, _MIRRORED)
         uploader.download()
         undo.pop_all()
-    return RunDirectory(location, folder, lease, previous, mirror, uploader)
+    return RunWriter(location, folder, lease, previous, mirror, uploader)
 
 
 def _remove_scratch_of_dead_writer(status: dict[str, Any] | None, parent: Path) -> None:
@@ -151,7 +152,7 @@ def _refuse_other_content(location: str, names: set[str]) -> None:
         )
 
 
-class RunDirectory:
+class RunWriter:
     """A run directory that this process writes, from `open_run` to `close`; usable in a `with` statement.
 
     Every method can raise StorageError when a disk or object storage fails (a failure of the background upload comes
@@ -194,7 +195,7 @@ class RunDirectory:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> RunDirectory:
+    def __enter__(self) -> RunWriter:
         return self
 
     def __exit__(
@@ -635,4 +636,4 @@ def read_metrics(location: str) -> list[dict[str, Any]]:
     return rows
 
 
-__all__ = ["Checkpoint", "RunDirectory", "is_alive", "mark_run", "open_run", "read_metrics", "read_status"]
+__all__ = ["Checkpoint", "RunWriter", "is_alive", "mark_run", "open_run", "read_metrics", "read_status"]
