@@ -460,6 +460,10 @@ def persist(
                 raise StorageError(
                     f"{shown(url)!r} cannot be kept in the cache ({error.strerror}): set data.cache or data.cache_gib"
                 ) from error
+            if error_code(error) == "NoSuchBucket":
+                raise DataError(
+                    f"{shown(url)!r} cannot be {done} ({_reason(error)}): does the bucket exist?"
+                ) from error
             if _is_missing(error):
                 raise MissingFile(f"there is no file {shown(url)!r}") from error
             if goes_unsigned(storage, error):
@@ -537,9 +541,15 @@ def _wait_for(
 def _is_missing(error: Exception) -> bool:
     """Whether an error says that a file is not there; fsspec's for http says so of any failure, with its cause."""
     cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, _storage_errors()):
+    if isinstance(error, FileNotFoundError) and isinstance(cause, _storage_errors()) and not error_code(error):
         return getattr(cause, "status", None) in (404, 410)
     return isinstance(error, FileNotFoundError | IsADirectoryError)
+
+
+def error_code(error: Exception) -> str:
+    """Return what S3 calls a failure; "" for other storage."""
+    answer = getattr(error.__cause__, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
 
 
 def _is_refused(error: Exception) -> bool:

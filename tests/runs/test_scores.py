@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from moto.server import ThreadedMotoServer
 
-from dcgan_dist.errors import RunDirectoryError, StorageError
+from dcgan_dist.errors import DataError, RunDirectoryError, StorageError
 from dcgan_dist.runs.scores import add_each, add_scores, read_scores
 from dcgan_dist.storage.folder import RemoteFolder
 from tests.conftest import fill
@@ -78,7 +78,7 @@ def test_conditional_write_is_refused_where_another_came_first(s3_server: Thread
     assert folder.swap("a", b"3", version)
     assert not folder.swap("a", b"4", version)
     assert folder.get("a") == b"3"
-    with pytest.raises(StorageError, match="bucket"):
+    with pytest.raises(DataError, match="does the bucket exist"):
         RemoteFolder("s3://no-such-bucket/run", patience=0).swap("a", b"1", None)
 
 

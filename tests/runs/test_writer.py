@@ -21,6 +21,7 @@ from PIL import Image
 
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
 from dcgan_dist.results.walking import find
+from dcgan_dist.runs import lease, writer
 from dcgan_dist.runs.writer import RunWriter, open_run, read_metrics, read_status
 from dcgan_dist.storage import folder
 from dcgan_dist.storage.folder import RemoteFolder
