@@ -95,6 +95,11 @@ def is_whole(text: str) -> bool:
     return text.isdecimal() and len(text) <= 18
 
 
+def is_rooms(path: str) -> bool:
+    """Whether a path of data names procedural rooms, as in ``rooms:20000``."""
+    return path.startswith("rooms:")
+
+
 def _whole_numbers(text: str) -> tuple[int, ...]:
     """Return the numbers of at least 1 that a text lists, separated by commas; none where there is anything else."""
     parts = [part.strip() for part in text.split(",")]

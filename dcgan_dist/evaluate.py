@@ -19,6 +19,7 @@ from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 from dcgan_dist.results.published import PUBLISHED, TABLE_3
+from dcgan_dist.runs.run import Run
 from dcgan_dist.storage.folder import check_writable
 
 PROG = "dcgan-dist evaluate"
@@ -49,7 +50,7 @@ def _command(arguments: Sequence[str]) -> None:
     device = pick_device(config.device)
     needs = [location] if config.task == "one-nn" else []  # its workers load the generator
     with _pool(config, device.type, needs) as (absolute, pool, workers_device):
-        score(absolute, location, device, pool, show, print, workers_device)
+        score(absolute, Run(location), device, pool, show, print, workers_device)
     print(f"scores          {given.rstrip('/')}/scores.json", flush=True)
 
 

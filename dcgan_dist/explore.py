@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.launch.locations import lasting_output
+from dcgan_dist.runs.run import Run
 from dcgan_dist.storage.folder import check_writable
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _open(config: FigureConfig) -> Trained:
     check_writable(folder_of(config, lasting_output(config.run)))
 
     return open_trained(
-        lasting_output(config.run),
+        Run(lasting_output(config.run)),
         config.step,
         seed=config.seed,
         device=pick_device(config.device),

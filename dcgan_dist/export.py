@@ -12,6 +12,7 @@ from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import ExportConfig
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import lasting_output
+from dcgan_dist.runs.run import Run
 
 PROG = "dcgan-dist export"
 
@@ -29,7 +30,7 @@ def _command(arguments: Sequence[str]) -> None:
     location, output = lasting_output(config.run), lasting_output(config.output)
     check_output(output, config.overwrite)
     statistics = None if config.statistics == "auto" else config.statistics
-    samples = open_samples(location, config.step, statistics=statistics, weights=config.weights)
+    samples = open_samples(Run(location), config.step, statistics=statistics, weights=config.weights)
     done = export(samples, output, config.overwrite)
     inputs = "z and one-hot labels y" if samples.is_conditional else "z"
     print(

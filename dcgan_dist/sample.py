@@ -16,6 +16,7 @@ from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
+from dcgan_dist.runs.run import Run
 
 PROG = "dcgan-dist sample"
 
@@ -41,7 +42,7 @@ def _command(arguments: Sequence[str]) -> None:
     refuse_existing(output, config.overwrite)
     with _pool(config, [path for path in (location, z_file) if path is not None]) as (pool, device):
         samples = open_samples(
-            location,
+            Run(location),
             config.step,
             seed=config.seed,
             label=config.label,

@@ -26,6 +26,7 @@ from dcgan_dist.evaluation.scoring import Evaluation
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.prepare import main as prepare
 from dcgan_dist.runs.checkpoints import read_checkpoint, write_checkpoint
+from dcgan_dist.runs.run import Run
 from tests.conftest import train
 from tests.results.piles import make_run
 
@@ -137,7 +138,7 @@ def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
 
 def test_images_looked_at_are_spread_over_the_whole_set(run):
     config = EvaluateConfig(task="folder", data="rooms:400", images=200, device="cpu")
-    model = load_discriminator(str(run), 24).model
+    model = load_discriminator(Run(run), 24).model
     evaluation = Evaluation(config, model, torch.device("cpu"), LocalPool(1))
     values, _ = evaluation.values(RawPixels(model.image_size, model.channels))
     everything = Evaluation(replace(config, images=None), model, torch.device("cpu"), LocalPool(1))

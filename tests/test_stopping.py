@@ -18,7 +18,7 @@ from dcgan_dist import stopping
 from dcgan_dist.command_line import run
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.runs.checkpoints import read_checkpoint, step_of
-from dcgan_dist.runs.lease import read_status
+from dcgan_dist.runs.run import Run
 from dcgan_dist.stopping import SIGNALS, Interrupted, noting, on_signals, raising
 from dcgan_dist.storage.folder import folder_at
 from tests.conftest import TINY, environment, options, wait_for_line
@@ -228,7 +228,7 @@ def test_training_ends_in_order_when_signals_come_during_an_upload(number: int, 
     signals = SETS[number % len(SETS)] if pause < 1 else (TERM, INT)
     words = options({**TINY, "training.steps": 12, "run_dir": url})
     code, errors = end_of(words, Moment(request, signals, pause, call))
-    names, status = list(folder_at(url).versions()), read_status(url)
+    names, status = list(folder_at(url).versions()), Run(url).status
     whole = [step_of(name.split("/")[1]) or 0 for name in names if name.endswith("/state.json")]
     if names:  # else it had not begun
         assert status is not None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dcgan_dist.config import EvaluateConfig, ModelConfig
+from dcgan_dist.config import EvaluateConfig, ModelConfig, is_rooms
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
@@ -43,9 +43,9 @@ from dcgan_dist.evaluation.tasks import (
     score_full,
 )
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.runs.scores import Entry, add_each, read_scores
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.scores import Entry, add_each
 from dcgan_dist.storage.cache import cache_directory
-from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
 
 _SVHN_LABELS = 100
 _SVHN_DRAWS = 100
@@ -415,7 +415,7 @@ def measured(
     """
     about = run.get("data", {})
     path = config.unlabelled or str(about.get("path"))
-    size = trained.image_size if path.startswith("rooms:") else None
+    size = trained.image_size if is_rooms(path) else None
     member = None if config.unlabelled else about.get("image_member")
     try:
         dataset = open_dataset(path, image_size=size, cache=config.cache, image_member=member)
@@ -433,7 +433,7 @@ def device_name(device: torch.device) -> str:
 
 def evaluate(
     config: EvaluateConfig,
-    location: str,
+    run: Run,
     device: torch.device,
     pool: TaskPool,
     show: Callable[[str, list[Entry]], None],
@@ -446,7 +446,7 @@ def evaluate(
 
     Args:
         config: the settings.
-        location: folder or URL of the run.
+        run: the run.
         device: where to compute.
         pool: the processes that extract features.
         show: told of the protocol and all entries at the end.
@@ -460,17 +460,16 @@ def evaluate(
         ConfigError, DataError, RunDirectoryError: the settings, the data or the run cannot be used; no score of the
             checkpoint concerned was written.
     """
-    steps = chosen_steps(location, config.step)
-    finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
+    steps = run.chosen_steps(config.step)
+    finished = run.scores.get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
-    run = read_run_config(location)
-    discriminators = load_each(load_discriminator, location, steps, say)
+    discriminators = run.load_each(load_discriminator, steps, say)
     first = next(discriminators)
     evaluation = Evaluation(config, first.model, device, pool, workers_device)
-    scores = _scores(evaluation, itertools.chain([first], discriminators), run, finished)
+    scores = _scores(evaluation, itertools.chain([first], discriminators), run.settings, finished)
     try:
-        return add_each(location, config.task, scores, finished, partial(show, evaluation.protocol), say)
+        return add_each(run.folder, config.task, scores, finished, partial(show, evaluation.protocol), say)
     finally:
         if not config.keep_features:
             evaluation.files.clear()

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from scipy.stats import quantile_test
 from sklearn.neighbors import NearestNeighbors
 
+from dcgan_dist.config import is_rooms
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.data.progress import ProgressLine
@@ -209,7 +210,7 @@ class HeldOut:
 
 
 def _held_out(config: NeighboursConfig, run: Trained, training: Dataset, chosen: Rows | None) -> HeldOut:
-    if config.test_data is None and not training.path.startswith("rooms:"):
+    if config.test_data is None and not is_rooms(training.path):
         count = training.count if chosen is None else len(chosen)
         itself = permutation(count, config.seed, "explore/held-out")[: config.compared]
         images = read_images(training, itself if chosen is None else chosen[itself])
@@ -219,7 +220,7 @@ def _held_out(config: NeighboursConfig, run: Trained, training: Dataset, chosen:
         data = open_labelled(None, "rooms", image_size=run.image_size, channels=run.channels, cache=run.cache)
     else:
         about, data = config.test_data, run.dataset(config.test_data)
-    of_rooms = data.path.startswith("rooms:") and training.path.startswith("rooms:")  # both from room 0 on
+    of_rooms = is_rooms(data.path) and is_rooms(training.path)  # both from room 0 on
     if of_rooms or data.digest == training.digest:
         raise DataError(f"test_data {data.path!r} holds images of data {training.path!r}: take others, or leave it out")
     rows = permutation(data.count, config.seed, "explore/held-out")[: config.compared]

@@ -482,7 +482,7 @@ def generated_source(samples: Samples, count: int) -> GeneratedSource:
         identity["z"] = _file_digest(Path(samples.z_file))
     return GeneratedSource(
         name="generated",
-        where=f"the generator of {samples.location} at step {samples.step}",
+        where=f"the generator of {samples.run.location} at step {samples.step}",
         identity=identity,
         image_size=samples.model.image_size,
         channels=samples.model.channels or 3,

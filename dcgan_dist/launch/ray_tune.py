@@ -43,7 +43,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.text import Text
 
-from dcgan_dist.config import SweepConfig, override
+from dcgan_dist.config import SweepConfig, is_rooms, override
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.errors import ClusterError, ConfigError, DataError, DcganDistError, InputError, Stopped, TrialsFailed
 from dcgan_dist.launch.capacity import Capacity
@@ -633,7 +633,7 @@ def check_data(config: SweepConfig) -> None:
     """
     searched = Space.parse(config.space).keys
     # Rooms are made by the trial that needs them first.
-    if "data.path" not in searched and not config.data.path.startswith("rooms:"):
+    if "data.path" not in searched and not is_rooms(config.data.path):
         open_dataset(
             config.data.path,
             image_size=None if "model.image_size" in searched else config.model.image_size,
@@ -642,7 +642,7 @@ def check_data(config: SweepConfig) -> None:
             image_member=config.data.image_member,
         )
     data = config.score.data
-    if data is not None and not is_url(data) and not data.startswith("rooms:") and not Path(data).exists():
+    if data is not None and not is_url(data) and not is_rooms(data) and not Path(data).exists():
         raise DataError(f"score.data is {data!r}, which does not exist: give a folder or file that score.task can read")
 
 

@@ -27,8 +27,9 @@ from dcgan_dist.errors import ConfigError, InputError, StorageError
 from dcgan_dist.parallel import LocalPool, usable_cores
 from dcgan_dist.results.reading import Curve, FigureFile, RunFiles, clean, one_line, parse_object, read_run
 from dcgan_dist.results.remembered import Remembered
-from dcgan_dist.results.walking import FIGURES, SAMPLES, SWEEP_NAME, TRIALS, Found, find, read_bytes
+from dcgan_dist.results.walking import SWEEP_NAME, TRIALS, Found, find, read_bytes
 from dcgan_dist.runs.lease import is_alive, parse_status
+from dcgan_dist.runs.names import FIGURES, SAMPLES
 from dcgan_dist.storage.files import to_json
 
 SWEPT_TASK = "sweep"

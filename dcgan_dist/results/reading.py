@@ -18,8 +18,9 @@ import yaml
 
 from dcgan_dist.errors import StorageError
 from dcgan_dist.results.stability import SIGNALS, judge, judge_columns
-from dcgan_dist.results.walking import FIGURES, SAMPLES, Found, names_in, read_bytes
+from dcgan_dist.results.walking import Found, names_in, read_bytes
 from dcgan_dist.runs.checkpoints import RAW
+from dcgan_dist.runs.names import FIGURES, SAMPLES
 
 Curve = npt.NDArray[np.float64]
 

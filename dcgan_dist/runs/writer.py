@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import shutil
 import sys
 import tempfile
@@ -44,14 +43,11 @@ from dcgan_dist.runs.checkpoints import (
 )
 from dcgan_dist.runs.events import EVENT_FILES, EventLog
 from dcgan_dist.runs.lease import (
-    STATUS_NAME,
     Lease,
     Status,
-    is_alive,
-    mark_run,
     process_is_gone,
-    read_status,
 )
+from dcgan_dist.runs.names import CONFIG_NAME, METRICS_NAME, SET_ASIDE, STATUS_NAME
 from dcgan_dist.runs.uploads import Uploader
 from dcgan_dist.storage.files import (
     parse_json_object,
@@ -64,10 +60,6 @@ from dcgan_dist.storage.files import (
 )
 from dcgan_dist.storage.folder import LOCK_NAME, LocalFolder, RemoteFolder, folder_at
 
-CONFIG_NAME = "config.yaml"
-SET_ASIDE = "set_aside"
-"""Folder with a numbered folder for each time that something damaged was moved out of the way."""
-METRICS_NAME = "metrics.jsonl"
 UPLOAD_SECONDS = 5.0
 """Shortest pause between two uploads of metrics, events and samples."""
 _WAY_OUT = f"restore it, or give --training.on_damaged_run set-aside, which moves what is in the way to {SET_ASIDE}/"
@@ -619,21 +611,4 @@ def read_state(path: Path) -> dict[str, Any]:
     return parse_state(content, str(path))
 
 
-def read_metrics(location: str) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl, [] where there is none; takes no lock, leaves a torn last line out.
-
-    Raises:
-        RunDirectoryError: no such kind of URL, or a line in the middle is damaged.
-        StorageError: it cannot be read.
-    """
-    lines = (folder_at(location, patience=0).get(METRICS_NAME) or b"").split(b"\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise RunDirectoryError(f"{location}/{METRICS_NAME} is damaged in line {number}: {error}") from error
-    return rows
-
-
-__all__ = ["Checkpoint", "RunWriter", "is_alive", "mark_run", "open_run", "read_metrics", "read_status"]
+__all__ = ["RunWriter", "open_run"]

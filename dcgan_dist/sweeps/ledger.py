@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 from dcgan_dist.config import SweepConfig, flatten
 from dcgan_dist.errors import ConfigError, DcganDistError, RunDirectoryError, Stopped, StorageError
-from dcgan_dist.runs.lease import STATUS_NAME, Lease
+from dcgan_dist.runs.lease import Lease
+from dcgan_dist.runs.names import STATUS_NAME
 from dcgan_dist.storage.files import parse_json_object, temporary_for, to_json
 from dcgan_dist.storage.folder import LOCK_NAME, Folder, folder_at
 from dcgan_dist.sweeps.objective import Objective, best_of, pareto_front

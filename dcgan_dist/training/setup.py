@@ -18,7 +18,8 @@ from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.machine import compiler
 from dcgan_dist.models.family import families, family_of
-from dcgan_dist.runs.writer import CONFIG_NAME, RunWriter, open_run
+from dcgan_dist.runs.names import CONFIG_NAME
+from dcgan_dist.runs.writer import RunWriter, open_run
 
 DEFAULT_EPOCHS = 5.0
 # Settings that decide what a step computes: a run cannot go on with others. data.path is compared by its content.

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dcgan_dist.exploration.networks import Trained, open_trained
+from dcgan_dist.runs.run import Run
 from tests.generation.conftest import trained
 
 __all__ = ["trained"]
@@ -22,6 +23,6 @@ def opened(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., Traine
         cache = tmp_path / "cache"
         (cache / "locks").mkdir(parents=True, exist_ok=True)
         run = trained(name, statistics)
-        return open_trained(str(run), "latest", seed=seed, device=torch.device("cpu"), cache=cache)
+        return open_trained(Run(run), "latest", seed=seed, device=torch.device("cpu"), cache=cache)
 
     return get

@@ -24,6 +24,7 @@ from dcgan_dist.exploration.evolution import (
 )
 from dcgan_dist.exploration.networks import Trained, open_trained
 from dcgan_dist.runs.checkpoints import name_of, steps_in, write_checkpoint
+from dcgan_dist.runs.run import Run
 from dcgan_dist.training.sampling import make_grid
 from dcgan_dist.training.signals import WINDOW, filter_oscillation, filter_swing
 from dcgan_dist.training.trainer import train
@@ -51,7 +52,7 @@ def write_step(run: Path, step: int, generator: dict[str, torch.Tensor], signals
 
 def opened_at(run: Path, tmp_path: Path, step: str = "latest") -> Trained:
     (tmp_path / "cache" / "locks").mkdir(parents=True, exist_ok=True)
-    return open_trained(str(run), step, seed=0, device=torch.device("cpu"), cache=tmp_path / "cache")
+    return open_trained(Run(run), step, seed=0, device=torch.device("cpu"), cache=tmp_path / "cache")
 
 
 @pytest.fixture

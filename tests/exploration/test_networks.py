@@ -16,6 +16,7 @@ from dcgan_dist.evaluation.labelled import room_labels
 from dcgan_dist.exploration.networks import Trained, open_trained, parse_ids
 from dcgan_dist.generation.samples import open_samples
 from dcgan_dist.prepare import main as prepare
+from dcgan_dist.runs.run import Run
 from dcgan_dist.train import main as train
 from dcgan_dist.training.trained import load_generator
 from tests.conftest import TINY, options
@@ -31,7 +32,7 @@ def test_ids_are_the_numbers_of_samples(opened, name):
     ids = [70, 3, 129]
     y = torch.cat([run.y(1, first=number) for number in ids])
     images = run.generate(run.z(ids), y)
-    samples = open_samples(run.location, seed=5)
+    samples = open_samples(Run(run.location), seed=5)
     for image, number in zip(images, ids, strict=True):
         ((expected, _),) = samples.images(number, number + 1)
         # In another batch, sums may be rounded otherwise.
@@ -49,7 +50,7 @@ def test_an_image_depends_on_its_z_alone(opened, statistics):
 
 def test_statistics_of_batches_are_measured_once_over_many_samples(opened):
     run = opened("dcgan", "released")
-    generator = load_generator(run.location, run.step).network
+    generator = load_generator(Run(run.location), run.step).network
     norm = next(part for part in run.generator.modules() if isinstance(part, torch.nn.BatchNorm2d))
     place = next(name for name, part in run.generator.named_modules() if part is norm)
     inputs = []
@@ -89,7 +90,7 @@ def test_lists_of_ids_are_read_or_refused():
 def train_on(data: str, run: Path) -> Trained:
     words = options({**TINY, "run_dir": run, "data.path": data, "training.steps": 2})
     assert train(words) == 0
-    return open_trained(str(run), "latest", seed=0, device=torch.device("cpu"), cache=run / "cache")
+    return open_trained(Run(run), "latest", seed=0, device=torch.device("cpu"), cache=run / "cache")
 
 
 def test_a_run_on_prepared_rooms_knows_that_they_are_rooms(tmp_path, client):
@@ -110,7 +111,7 @@ def test_a_run_on_prepared_rooms_knows_that_they_are_rooms(tmp_path, client):
         labels = room_labels(dataset)
         assert len(labels["window"]) == dataset.count
     shutil.rmtree(shards)
-    assert open_trained(str(tmp_path / "run-0"), "latest", seed=0, device=run.device, cache=tmp_path).is_rooms
+    assert open_trained(Run(tmp_path / "run-0"), "latest", seed=0, device=run.device, cache=tmp_path).is_rooms
 
 
 def test_a_run_on_other_images_is_none_on_rooms(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 
 from dcgan_dist.errors import RunDirectoryError
 from dcgan_dist.runs import lease
-from dcgan_dist.runs.writer import is_alive, mark_run, open_run, read_status
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.writer import is_alive, mark_run, open_run
 from dcgan_dist.storage.folder import RemoteFolder
 from tests.runs.conftest import StartWriter
 
@@ -40,7 +41,7 @@ def test_second_live_writer_is_refused_with_host_and_pid(location: str, start_wr
     wait_for(writer, "open")
     with pytest.raises(RunDirectoryError, match=rf"in use by process {writer.pid} on host {os.uname().nodename}"):
         open_run(location)
-    found = read_status(location)
+    found = Run(location).status
     assert found is not None
     assert found["pid"] == writer.pid
     assert is_alive(found)
@@ -222,7 +223,7 @@ def test_same_launch_takes_over_from_its_living_writer_which_then_writes_no_more
     assert new.newest_checkpoint().step == 1  # type: ignore[union-attr]
     new.set_status("finished", step=2)
     new.close()
-    assert read_status(folder)["status"] == "finished"  # type: ignore[index]
+    assert Run(folder).status["status"] == "finished"  # type: ignore[index]
 
 
 def test_heartbeat_goes_on_and_never_brings_back_an_earlier_status(
@@ -233,13 +234,13 @@ def test_heartbeat_goes_on_and_never_brings_back_an_earlier_status(
         begin = time.time()
         run.set_status("running", step=5)
         time.sleep(0.1)
-        seen = read_status(str(tmp_path))
+        seen = Run(tmp_path).status
         assert seen is not None
         assert seen["heartbeat"] > begin + 0.03
         run.set_status("diverged", "loss_d is not finite at step 6")
         for _ in range(20):
             time.sleep(0.01)
-            seen = read_status(str(tmp_path))
+            seen = Run(tmp_path).status
             assert seen is not None
             assert (seen["status"], seen["step"]) == ("diverged", 5)
     closed = (tmp_path / "status.json").read_bytes()
@@ -265,7 +266,7 @@ def test_opening_a_finished_run_without_running_it_leaves_its_status(tmp_path: P
     with open_run(str(tmp_path)) as run:
         assert run.previous is not None
         assert run.previous["status"] == "finished"
-    after = read_status(str(tmp_path))
+    after = Run(tmp_path).status
     assert after is not None
     assert (after["status"], after["reason"], after["step"], after["locked"]) == (
         "finished",
@@ -284,7 +285,7 @@ def test_launcher_records_the_end_of_its_killed_writer_and_of_no_other_run(
     writer.wait()
     assert not mark_run(str(tmp_path), "failed", "worker 0 died", session="launch 2")
     assert mark_run(str(tmp_path), "failed", "worker 0 died", session="launch 1")
-    found = read_status(str(tmp_path))
+    found = Run(tmp_path).status
     assert found is not None
     assert (found["status"], found["reason"], found["step"], found["locked"]) == ("failed", "worker 0 died", 7, False)
     assert not mark_run(str(tmp_path), "stopped", "again", session="launch 1")

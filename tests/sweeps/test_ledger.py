@@ -16,7 +16,7 @@ import pytest
 
 from dcgan_dist.config import SweepConfig, override
 from dcgan_dist.errors import ConfigError, DataError, InputError, RunDirectoryError, Stopped, StorageError
-from dcgan_dist.runs.lease import read_status
+from dcgan_dist.runs.run import Run
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, read_sweep, trial_location
 from tests.conftest import fill
@@ -165,7 +165,7 @@ def test_a_second_living_driver_is_refused_and_a_dead_one_is_taken_over(
     config = override(CONFIG, {"trials": 10**6})
     with Ledger.open(config, location) as ledger:
         assert ledger.resumed
-        status = read_status(location)
+        status = Run(location).status
         assert status is not None
         assert (status["status"], status["pid"]) == ("running", os.getpid())
 
@@ -209,7 +209,7 @@ def test_the_directory_of_another_sweep_is_refused_and_stays_as_it_was(
     assert "\n" not in str(caught.value)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert after["sweep.json"] == files["sweep.json"]
-    status = read_status(str(tmp_path))
+    status = Run(tmp_path).status
     assert status is not None
     assert (status["status"], status["locked"]) == ("finished", False)
 
@@ -273,7 +273,7 @@ def test_a_sweep_that_is_broken_off_says_why(tmp_path: Path, error: BaseExceptio
 
     with pytest.raises(type(error)):
         work()
-    found, of_driver = read(str(tmp_path)), read_status(str(tmp_path))
+    found, of_driver = read(str(tmp_path)), Run(tmp_path).status
     assert of_driver is not None
     assert (found["status"], found["reason"]) == (of_driver["status"], of_driver["reason"]) == (status, reason)
     assert found["trials"][0]["status"] == "running"
@@ -346,7 +346,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_a_whole_ledger_that_goes_on
     with pytest.raises(StorageError, match="No space left") as caught:
         sweep()
     assert "\n" not in str(caught.value)
-    status = read_status(location)
+    status = Run(location).status
     assert status is not None
     assert (status["status"], status["reason"], status["locked"]) == ("failed", str(caught.value), False)
     assert read(location)["trials"][0]["objective"] == 0.5
