@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
+from dcgan_dist.printing import tell
 from dcgan_dist.runs.names import STATUS_NAME
 from dcgan_dist.storage.files import parse_json_object, to_json
 from dcgan_dist.storage.folder import Folder, folder_at
@@ -165,10 +166,9 @@ class Lease:
         if process_is_gone(first) is not None or abs(time.time() - first["heartbeat"]) < STALE_SECONDS:
             return None  # the process table tells, or the heartbeat does
         seconds = 2 * self.heartbeat_seconds
-        print(
+        tell(
             f"{self._folder.location}: process {first['pid']} on host {first.get('host')} seems to be dead; waiting "
             f"{seconds:g} s for a heartbeat",
-            flush=True,
         )
         time.sleep(seconds)
         second = parse_status(self._folder.get(STATUS_NAME))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import itertools
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ import yaml
 from PIL import Image
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
+from dcgan_dist.printing import tell
 from dcgan_dist.runs.checkpoints import (
     STATE_NAME,
     Checkpoint,
@@ -199,7 +199,7 @@ class RunWriter:
             if error is None:
                 raise
             if str(second) != str(error):  # what came first says more, and goes on
-                print(second, file=sys.stderr, flush=True)
+                tell(str(second), to_stderr=True)
 
     # In the background
 
@@ -316,7 +316,7 @@ class RunWriter:
             where = f"step {step}" if self.newest else "the start"
             if on_damaged_run == "refuse":
                 raise RunDirectoryError(f"{reasons[0]}; before it, training could go on from {where}: {_WAY_OUT}")
-            print(f"{reasons[0]}; going back to {where}", file=sys.stderr, flush=True)
+            tell(f"{reasons[0]}; going back to {where}", to_stderr=True)
             self._set_aside_beyond(step)
         self.rewind(step)
         return self.newest
@@ -353,7 +353,7 @@ class RunWriter:
         damaged = self._find_newest()[1] if beyond else {}
         for found in beyond:
             if found not in damaged:
-                print(f"{self.location}: dropped checkpoint {name_of(found)}, beyond step {step}", flush=True)
+                tell(f"{self.location}: dropped checkpoint {name_of(found)}, beyond step {step}")
                 self._remove_checkpoint(found)
             elif not self._was_cut_short(found, damaged[found]):
                 self.set_aside(f"checkpoints/{name_of(found)}")
@@ -405,10 +405,9 @@ class RunWriter:
             taken = {entry.split("/")[0] for entry in self._names(SET_ASIDE)}
             number = next(number for number in itertools.count(1) if str(number) not in taken)
             self._aside = f"{SET_ASIDE}/{number}"
-            print(
+            tell(
                 f"{self.location}: what is damaged, or lost by it, is kept in {self._aside}",
-                file=sys.stderr,
-                flush=True,
+                to_stderr=True,
             )
         target = f"{self._aside}/{name.rpartition('/')[2]}"
         with writing(self.local / target):
@@ -482,7 +481,7 @@ class RunWriter:
         self._check()
         found, damaged = self._find_newest()
         for error in damaged.values():
-            print(f"skipping a checkpoint: {error}", file=sys.stderr, flush=True)
+            tell(f"skipping a checkpoint: {error}", to_stderr=True)
         return found
 
     def _find_newest(self) -> tuple[Checkpoint | None, dict[int, RunDirectoryError]]:
@@ -586,7 +585,7 @@ class RunWriter:
             if self._mirror is not None and not uploaded:
                 # Under another name, so that the next start does not clear it away.
                 kept = self.local.rename(self.local.with_name(f"kept-{self.local.name}"))
-                print(f"{self.location}: what could not be uploaded is in {kept}", file=sys.stderr, flush=True)
+                tell(f"{self.location}: what could not be uploaded is in {kept}", to_stderr=True)
             if not isinstance(self._failure, RunDirectoryError):
                 self._lease.release()
             if self._mirror is not None and uploaded:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +21,7 @@ from dcgan_dist.data.stream import Batch, BatchIterator, ImageStream
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.models import build_networks, family_of, initialise
+from dcgan_dist.printing import tell
 from dcgan_dist.runs.checkpoints import RAW, name_of
 from dcgan_dist.runs.writer import RunWriter
 from dcgan_dist.stopping import Interrupted, Noted, noting
@@ -241,7 +241,7 @@ class Training:
                     self.run.set_status(status, f"{error}" or type(error).__name__, step=self.state.step)
                 except DcganDistError as second:
                     if str(second) != str(error):
-                        print(second, file=sys.stderr, flush=True)
+                        tell(str(second), to_stderr=True)
             raise
 
     def _take(self, batches: BatchIterator, count: int) -> list[Batch]:
