@@ -276,7 +276,7 @@ def evaluate_generators(
     Args, returns and raises: as `scoring.evaluate`.
     """
     steps = run.chosen_steps(config.step)
-    finished = run.scores.get(config.task, [])  # damaged, it is better known now
+    finished = run.entries().get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
     model = load_generator(run, steps[0], config.weights).model

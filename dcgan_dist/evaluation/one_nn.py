@@ -379,7 +379,7 @@ def evaluate_one_nn(
             f"baselines is {config.baselines!r}: the task one-nn has real images as its control, no others"
         )
     steps = run.chosen_steps(config.step)
-    finished = run.scores.get(config.task, [])  # damaged, it is better known now
+    finished = run.entries().get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
     first = open_samples(run, str(steps[0]), seed=config.seed, weights=config.weights)

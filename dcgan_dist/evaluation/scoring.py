@@ -461,7 +461,7 @@ def evaluate(
             checkpoint concerned was written.
     """
     steps = run.chosen_steps(config.step)
-    finished = run.scores.get(config.task, [])  # damaged, it is better known now
+    finished = run.entries().get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
     discriminators = run.load_each(load_discriminator, steps, say)

@@ -17,10 +17,14 @@ from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.runs.checkpoints import STATE_NAME, Checkpoint, name_of, step_of, step_of_grid, steps_in
 from dcgan_dist.runs.lease import read_status
 from dcgan_dist.runs.names import CONFIG_NAME, METRICS_NAME
-from dcgan_dist.runs.scores import Entry, add_scores, read_scores
+from dcgan_dist.runs.scores import Entry, Score, add_scores, read_scores
 from dcgan_dist.storage.folder import Folder, folder_at
 
 Loaded = TypeVar("Loaded")
+
+
+class NoCheckpoint(RunDirectoryError):
+    """A run has no checkpoint yet."""
 
 
 class Run:
@@ -153,8 +157,22 @@ class Run:
             names = [name for name in self.folder.versions("checkpoints") if name.endswith(f"/{STATE_NAME}")]
             steps = sorted(step for name in names if (step := step_of(name.split("/")[1])) is not None)
         if not steps:
-            raise RunDirectoryError(f"{self.location} has no checkpoint yet: train it for longer, or give another run")
+            raise NoCheckpoint(f"{self.location} has no checkpoint yet: train it for longer, or give another run")
         return steps
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The checkpoints that there are now, by step; [] where there is none.
+
+        Raises:
+            RunDirectoryError: it is no run, or the state.json of a checkpoint is damaged.
+            StorageError: the storage fails.
+        """
+        try:
+            steps = self.steps
+        except NoCheckpoint:
+            return []
+        return [self.checkpoint(step) for step in steps]
 
     def chosen_steps(self, step: str) -> list[int]:
         """Return the steps that `step` asks for: `latest`, `all`, or a number (which may have no checkpoint).
@@ -215,8 +233,16 @@ class Run:
         return sorted({step for name in names if (step := step_of_grid(name)) is not None and name[0] == "s"})
 
     @property
-    def scores(self) -> dict[str, list[Entry]]:
-        """Content of scores.json as it is now: entries by task, {} where there is none.
+    def scores(self) -> dict[str, list[Score]]:
+        """What its checkpoints are worth, by task and by step, from scores.json as it is now; {} where there is none.
+
+        Raises:
+            RunDirectoryError, StorageError: as `entries`.
+        """
+        return {task: [Score.of(task, entry) for entry in entries] for task, entries in self.entries().items()}
+
+    def entries(self) -> dict[str, list[Entry]]:
+        """Return the content of scores.json as it is now: entries by task, {} where there is none.
 
         Raises:
             RunDirectoryError: it is damaged.

@@ -8,7 +8,9 @@ the file stays.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError
@@ -19,6 +21,53 @@ from dcgan_dist.storage.folder import Folder
 _KEY = {"step": None, "method": None, "protocol": None, "weights": "raw"}  # with what they are where they are left out
 
 Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that was measured.
+
+    Attributes:
+        value: the number; NaN where it could not be computed.
+        ci95: lower and upper bound of its 95% interval; None where it has none.
+        n: of how many images, or draws, it is.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+    n: int | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """An entry of scores.json: what a checkpoint, or a control, is worth in a task.
+
+    Attributes:
+        task: such as `rooms`, `cifar10` or `fidelity`.
+        method: what was scored: the run's networks, or a control such as `random` or `pixels`.
+        step: of the checkpoint; None for a control.
+        protocol: how it was scored; scores of different protocols are not to be compared.
+        metrics: by name.
+        entry: all that the file says of it.
+    """
+
+    task: str
+    method: str
+    step: int | None
+    protocol: str
+    metrics: dict[str, Metric]
+    entry: Entry = field(repr=False)
+
+    @classmethod
+    def of(cls, task: str, entry: Entry) -> Score:
+        """Return the score that an entry describes."""
+        metrics = {}
+        for name, about in entry.get("metrics", {}).items():
+            value, interval, n = about.get("value"), about.get("ci95"), about.get("n")
+            metrics[name] = Metric(
+                math.nan if value is None else float(value), None if interval is None else tuple(interval), n
+            )
+        return cls(task, str(entry.get("method")), entry.get("step"), str(entry.get("protocol")), metrics, entry)
 
 
 def read_scores(folder: Folder) -> dict[str, list[Entry]]:

@@ -69,7 +69,7 @@ def test_scores_are_the_same_in_any_number_of_processes_and_are_written(trained:
     run = trained("cgan")
     alone = evaluated(run)
     assert untimed(evaluated(run, workers=2)) == untimed(alone)
-    written = untimed(Run(run).scores["one-nn"])
+    written = untimed(Run(run).entries()["one-nn"])
     assert all(entry in written for entry in untimed(alone))
 
 
@@ -126,7 +126,7 @@ def test_scores_on_other_images_stand_beside_each_other(trained: Callable[..., P
     run = trained("cgan")
     one, other = evaluated(run, images=150)[0], evaluated(run, images=160)[0]
     assert one["protocol"] != other["protocol"]
-    assert {one["protocol"], other["protocol"]} <= {entry["protocol"] for entry in Run(run).scores["one-nn"]}
+    assert {one["protocol"], other["protocol"]} <= {entry["protocol"] for entry in Run(run).entries()["one-nn"]}
 
 
 def test_data_with_other_classes_than_the_runs_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_a_score_replaces_the_one_of_the_same_step_method_and_protocol_only(tmp_
     Run(run).add_scores("cifar10", [entry(200, 50.0), entry(100, 40.0), entry(None, 30.0, "random")])
     Run(run).add_scores("cifar10", [entry(100, 41.0), entry(100, 35.0, protocol="400-per-class")])
     Run(run).add_scores("rooms", [entry(100, 90.0)])
-    scores = Run(run).scores
+    scores = Run(run).entries()
     found = [(e["step"], e["method"], e["protocol"], e["metrics"]["accuracy"]["value"]) for e in scores["cifar10"]]
     assert found == [
         (None, "random", "full", 30.0),
@@ -54,19 +54,19 @@ def test_a_damaged_file_is_told_and_left_alone(tmp_path, content):
 def test_commands_at_the_same_time_lose_nothing(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda step: Run(tmp_path).add_scores("rooms", [entry(step, 1.0)]), range(30)))
-    assert [e["step"] for e in Run(tmp_path).scores["rooms"]] == list(range(30))
+    assert [e["step"] for e in Run(tmp_path).entries()["rooms"]] == list(range(30))
 
 
 def test_object_storage_holds_scores_too():
     Run("memory://runs/scored").add_scores("rooms", [entry(1, 2.0)])
     Run("memory://runs/scored").add_scores("rooms", [entry(2, 2.0)])
-    assert [e["step"] for e in Run("memory://runs/scored").scores["rooms"]] == [1, 2]
+    assert [e["step"] for e in Run("memory://runs/scored").entries()["rooms"]] == [1, 2]
 
 
 def test_commands_at_the_same_time_lose_nothing_on_object_storage_either(s3_server: ThreadedMotoServer) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda step: Run("s3://results/run").add_scores("rooms", [entry(step, 1.0)]), range(12)))
-    assert [e["step"] for e in Run("s3://results/run").scores["rooms"]] == list(range(12))
+    assert [e["step"] for e in Run("s3://results/run").entries()["rooms"]] == list(range(12))
 
 
 def test_conditional_write_is_refused_where_another_came_first(s3_server: ThreadedMotoServer) -> None:
@@ -90,4 +90,4 @@ def test_what_was_computed_is_shown_though_it_cannot_be_written(small_disk):
     with pytest.raises(StorageError, match="No space left"):
         add_each(folder_at(small_disk), "rooms", [made], [], shown.append, print)
     assert shown == [[made]]
-    assert Run(small_disk).scores == {}
+    assert Run(small_disk).entries() == {}
