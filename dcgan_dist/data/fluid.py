@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -50,7 +50,7 @@ class FluidStream(DataPipeline, FluidInterface):  # type: ignore[misc]  # the li
         collation_fn: Callable[[list[Any]], Any] | None = default_collation_fn,
         partial: bool = True,
     ) -> FluidStream:
-        """Make batches, as the library's own stage does but without reading a sample ahead, which a state would lose."""
+        """Make batches as the library does, but without reading a sample ahead, which a state would pass over."""
         pipeline: FluidStream = self.compose(_batched(batchsize, collation_fn, partial))
         return pipeline
 
@@ -60,8 +60,9 @@ class FluidStream(DataPipeline, FluidInterface):  # type: ignore[misc]  # the li
 
 
 def _in_batches(
-    samples: Iterator[Any], size: int, collate: Callable[[list[Any]], Any] | None, partial: bool
+    samples: Iterable[Any], size: int, collate: Callable[[list[Any]], Any] | None, partial: bool
 ) -> Iterator[Any]:
+    samples = iter(samples)
     while batch := list(islice(samples, size)):
         if len(batch) == size or partial:
             yield batch if collate is None else collate(batch)
