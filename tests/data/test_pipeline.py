@@ -2,10 +2,13 @@ import io
 import json
 import os
 import pickle
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
+import dcgan_dist
 from dcgan_dist.benchmarks.flaky_server import flaky
 from dcgan_dist.data import stream as stream_module
 from dcgan_dist.data.dataset import open_dataset
@@ -387,6 +391,24 @@ class TestPipelines:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == run_labels(shards.folder, 0, 5, seed=0, batch_size=20)
+
+
+@pytest.mark.slow
+def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text().split("## WebDataset, the library")[1]
+    program = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    words = shlex.split(re.search(r"```sh\n(.*?)```", page, re.DOTALL)[1].replace("\\\n", " "))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dcgan_dist, "stream", stream, raising=False)
+    exec(compile(program, "docs/data.md", "exec"), {"__name__": "page"})
+    written = stock(sorted(map(str, tmp_path.glob("flipped-*.tar"))))
+    samples = list(stream("rooms:2000", seed=1, batch_size=50))
+    assert [int(sample["cls"]) for sample in written.values()] == [
+        int(json.loads(sample["json"])["window"]) for sample in samples
+    ]
+    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "runs/flipped/status.json").read_text())["status"] == "finished"
 
 
 def flip(path, offset):
