@@ -33,19 +33,19 @@ def _command(arguments: Sequence[str]) -> None:
 
     name, *settings = arguments or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: {PROG} FIGURE --run DIR [--SETTING VALUE ...]\n\n{__doc__}\n")
+        print(f"usage: {PROG} FIGURE RUN [--SETTING VALUE ...]\n\n{__doc__}\n")
         for figure, about in FIGURES.items():
             print(f"  {figure:12} {about.about}")
         print(f"  {ALL:12} every figure that needs nothing from a person")
         return
     if name == ALL:
-        everything = parse_settings(AllConfig, settings, f"{PROG} {ALL}", "Draw every figure of a run.")
+        everything = parse_settings(AllConfig, settings, f"{PROG} {ALL}", "Draw every figure of a run.", word_for="run")
         _draw_all(everything, _open(everything))
         return
     if name not in FIGURES:
         raise ConfigError(f"figure is {name!r}: take {ALL}, or one of {', '.join(FIGURES)}")
     chosen = FIGURES[name]
-    config = parse_settings(chosen.settings, settings, f"{PROG} {name}", f"Draw {chosen.about}.")
+    config = parse_settings(chosen.settings, settings, f"{PROG} {name}", f"Draw {chosen.about}.", word_for="run")
     _draw(name, config, _open(config))
 
 

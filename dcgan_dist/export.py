@@ -17,7 +17,7 @@ PROG = "dcgan-dist export"
 
 
 def _command(arguments: Sequence[str]) -> None:
-    config = parse_settings(ExportConfig, arguments, PROG, __doc__ or "")
+    config = parse_settings(ExportConfig, arguments, PROG, __doc__ or "", word_for="run")
     if config.run is None:
         raise ConfigError("run is missing: give --run DIR, the run directory of the generator")
     if config.output is None:

@@ -143,8 +143,8 @@ def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping
 
 def _settings(sweep: SweepConfig, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is asked of a trial, by dotted name; nothing is checked."""
-    cluster = {"cluster.workers": sweep.workers_per_trial, "cluster.cpus_per_worker": sweep.cpus_per_trial}
-    return {**run_settings(sweep, parameters), "name": name, "run_dir": None, **cluster}
+    own = {"name": name, "run_dir": None, "cluster.cpus_per_worker": sweep.cpus_per_trial}
+    return {**run_settings(sweep, parameters), **own}
 
 
 def _with_steps(config: Config) -> Config:
@@ -264,7 +264,7 @@ class Milestones:
             task=score.task,
             data=score.data,
             step=str(step),
-            images=score.images,
+            count=score.data_count,
             labels_per_class=score.labels_per_class,
             draws=score.draws,
             choosing_draws=1,
@@ -275,7 +275,7 @@ class Milestones:
         return {"representation": _share(entries[0]["metrics"]["accuracy"])}
 
     def _fidelity_scores(self, step: int) -> dict[str, Any]:
-        samples, location = self.plan.score.samples, self.plan.location
+        samples, location = self.plan.score.count, self.plan.location
         if not samples:
             return {}
         loaded = load_generator(location, step)
@@ -291,7 +291,7 @@ def _fidelity(
     samples: int, cache: str | None, location: str, model: ModelConfig, device: torch.device
 ) -> GeneratorEvaluation:
     """Return what compares a run's samples with as many images of its data, or with all where there are fewer."""
-    settings = EvaluateConfig(task="fidelity", samples=samples, cache=cache)
+    settings = EvaluateConfig(task="fidelity", count=samples, cache=cache)
     fidelity = GeneratorEvaluation(settings, read_run_config(location), model, device, LocalPool(1))
     fidelity.count = min(samples, fidelity.data.count)
     fidelity.prepare()
@@ -471,7 +471,7 @@ def score_in_full(
         settings = EvaluateConfig(task=score.task, data=score.data, step=str(step), cache=cache, keep_features=False)
         entries = evaluate(settings, location, here, pool, _show_nothing, _say_nothing)
         scores["representation"] = _share(entries[0]["metrics"]["accuracy"])
-    if score.samples:
+    if score.count:
         loaded = load_generator(location, step)
         fidelity = _fidelity(FRECHET_SAMPLES, cache, location, loaded.model, here)
         entry = fidelity.score(loaded.network) | loaded.entry(step)

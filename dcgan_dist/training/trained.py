@@ -10,7 +10,7 @@ import xxhash
 import yaml
 from safetensors import SafetensorError
 
-from dcgan_dist.config import ModelConfig, Weights
+from dcgan_dist.config import ModelConfig, Weights, modernised
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.models import build_networks
 from dcgan_dist.models.network import Discriminator, Generator
@@ -24,7 +24,7 @@ _STATE = f"/{STATE_NAME}"
 
 
 def read_run_config(location: str) -> dict[str, Any]:
-    """Return the config.yaml of a run.
+    """Return the config.yaml of a run, with the names and values that the settings of its model have today.
 
     Raises:
         RunDirectoryError: there is no run, or its settings cannot be read.
@@ -39,7 +39,7 @@ def read_run_config(location: str) -> dict[str, Any]:
             raise ValueError("it holds no settings of a model")
     except (ValueError, yaml.YAMLError) as error:
         raise RunDirectoryError(f"{location}/{CONFIG_NAME} cannot be read: {' '.join(str(error).split())}") from error
-    return settings
+    return settings | {"model": modernised(ModelConfig, settings["model"])}
 
 
 def checkpoint_steps(location: str) -> list[int]:
