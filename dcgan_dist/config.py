@@ -346,7 +346,7 @@ class ClusterConfig:
 
     workers: int = 1
     """Processes of a Ray cluster that train a run together, a GPU each where there are GPUs; 1 trains without Ray, in
-    one process."""
+    this process."""
     max_failures: int = 0
     """How often the group of workers is restarted from the newest checkpoint after one of them has died."""
     storage: str | None = None
@@ -658,8 +658,10 @@ class EvaluateConfig:
         _require(labels is None or labels >= 0, "labels_per_class", labels, "take 0 (for all) or more")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")
         _require(0 < self.cache_gib < math.inf, "cache_gib", self.cache_gib, "take a positive number")
+        only_one_nn = self.data_count is None or self.task == "one-nn"
+        _require(only_one_nn, "data_count", self.data_count, f"it is for the task one-nn; {self.task} has count")
         usable = bool(self.cs) and all(0 < value < math.inf for value in self.cs)
-        _require(usable, "cs", list(self.cs), "take positive numbers, such as 1e-3,1e-2")
+        _require(usable, "cs", ",".join(f"{value:g}" for value in self.cs), "take positive numbers, such as 1e-3,1e-2")
         unknown = sorted(set(self.chosen_baselines) - set(BASELINES))
         way_out = f"take some of {', '.join(BASELINES)}, or all, or none"
         _require(not unknown, "baselines", ",".join(self.baselines), way_out)
@@ -905,36 +907,25 @@ def describe_type(declared: str) -> str:
 
 
 @cache
-def _former_names(settings_class: type, prefix: str = "") -> dict[str, str | Callable[[Mapping[str, Any]], str]]:
-    """Return what settings were called in earlier versions, by dotted name, and what they are called now."""
-    own: FormerNames = getattr(settings_class, "FORMER_NAMES", {})
-    names = {prefix + old: prefix + new if isinstance(new, str) else new for old, new in own.items()}
+def _former(settings_class: type, table: str, prefix: str = "") -> dict[str, Any]:
+    """Return what settings declare in FORMER_NAMES or FORMER_VALUES, by dotted name."""
+    own = getattr(settings_class, table, {}).items()
+    found = {prefix + name: prefix + now if isinstance(now, str) else now for name, now in own}
     for entry in dataclasses.fields(settings_class):
         if isinstance(entry.default_factory, type) and dataclasses.is_dataclass(entry.default_factory):
-            names |= _former_names(entry.default_factory, f"{prefix}{entry.name}.")
-    return names
-
-
-@cache
-def _former_values(settings_class: type, prefix: str = "") -> dict[str, Mapping[str, Any]]:
-    """Return the values that settings had in earlier versions, as text, and what they are now, by dotted name."""
-    own: FormerValues = getattr(settings_class, "FORMER_VALUES", {})
-    values = {prefix + name: changed for name, changed in own.items()}
-    for entry in dataclasses.fields(settings_class):
-        if isinstance(entry.default_factory, type) and dataclasses.is_dataclass(entry.default_factory):
-            values |= _former_values(entry.default_factory, f"{prefix}{entry.name}.")
-    return values
+            found |= _former(entry.default_factory, table, f"{prefix}{entry.name}.")
+    return found
 
 
 def former_names(settings_class: type, given: Mapping[str, Any]) -> dict[str, str]:
     """Return what settings were called in earlier versions and are called now, where all of `given` are given."""
-    names = _former_names(settings_class)
+    names = _former(settings_class, "FORMER_NAMES")
     return {old: new if isinstance(new, str) else new(given) for old, new in names.items()}
 
 
 def former_value(settings_class: type, key: str, value: Any) -> Any:
     """Return the value that stands for one of an earlier version, or the value itself where it is none."""
-    return _former_values(settings_class).get(key, {}).get(str(value), value)
+    return _former(settings_class, "FORMER_VALUES").get(key, {}).get(str(value), value)
 
 
 def modernised(settings_class: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -943,7 +934,7 @@ def modernised(settings_class: type, recorded: Mapping[str, Any]) -> dict[str, A
     for old, new in former_names(settings_class, recorded).items():
         if old in settings:
             settings[new] = settings.pop(old)
-    for key in _former_values(settings_class).keys() & settings.keys():
+    for key in _former(settings_class, "FORMER_VALUES").keys() & settings.keys():
         settings[key] = former_value(settings_class, key, settings[key])
     return settings
 

@@ -247,11 +247,17 @@ def test_help_lists_every_setting_with_its_meaning_type_and_default(
     entries = {words.split()[0]: " ".join(words.split()) for words in re.split(r"\n(?=  -|\S)", text) if "--" in words}
     for key, default in flatten(settings_class()).items():
         entry = entries[f"--{key}"]
-        found = re.fullmatch(r"--\S+ (\{.*?\}|[A-Z0-9_]+) (\S.*\.) \(type: (.+), default: (.+)\)", entry)
+        found = re.fullmatch(r"--\S+ (\{.*?\}|[A-Z0-9_]+|\[ITEM,...\]) (\S.*\.) \(type: (.+), default: (.+)\)", entry)
         assert found is not None, entry
         assert len(found[2]) > 15, entry
         assert found[4] == ("null" if default is None else str(default)), entry
-    assert entries.keys() == {"usage:", "-h,", "--config", *(f"--{key}" for key in flatten(settings_class()))}
+    assert entries.keys() == {
+        "usage:",
+        "-h,",
+        "--config",
+        "--version",
+        *(f"--{key}" for key in flatten(settings_class())),
+    }
 
 
 def test_every_field_is_declared_with_a_docstring() -> None:

@@ -193,7 +193,7 @@ def test_a_driver_that_lost_the_directory_to_another_writes_no_more(tmp_path: Pa
         ({"seed": 1}, "seed 0, not 1"),
         ({"milestones": 5}, "milestones 4, not 5"),
         ({"model.ngf": 64, "optim.beta1": 0.9}, r"model.ngf 128, not 64 \(optim.beta1 differ too\)"),
-        ({"score.samples": 100}, "score.samples 500, not 100"),
+        ({"score.count": 100}, "score.count 500, not 100"),
         ({"trials": 1}, "has 2 trials already: trials is 1"),
     ],
 )

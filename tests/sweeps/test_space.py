@@ -165,7 +165,7 @@ def test_optuna_finds_a_minimum_that_a_random_search_of_the_same_size_misses() -
         ({"optm.lr": {"choice": [1]}}, "unknown setting optm.lr .* did you mean optim.lr"),
         ({"lr": {"choice": [1]}}, "did you mean optim.lr"),
         ({"trials": {"choice": [1]}}, "trials cannot be searched: it is the same for all trials"),
-        ({"score.images": {"choice": [1]}}, "score.images cannot be searched"),
+        ({"score.data_count": {"choice": [1]}}, "score.data_count cannot be searched"),
         ({"training.epochs": {"choice": [1]}, "training.steps": {"choice": [9]}}, "both training.epochs and training"),
         (
             {"optim.lr": {"choice": [1]}, "model.slope": {"choice": [0], "when": {"optim.lr": [2, 3]}}},
@@ -176,7 +176,7 @@ def test_optuna_finds_a_minimum_that_a_random_search_of_the_same_size_misses() -
             "model.slope when optim.lr is 2.0, which optim.lr never is",
         ),
         ({"run_dir": {"choice": ["a"]}}, "run_dir cannot be searched"),
-        ({"cluster.workers": {"choice": [1]}}, "workers_per_trial"),
+        ({"cluster.workers": {"choice": [1]}}, "cluster.workers cannot be searched: it is the same for all trials"),
         ({"optim.lr": [1, 2]}, "give one of uniform"),
         ({"optim.lr": {"normal": [0, 1]}}, "give one of uniform"),
         ({"optim.lr": {"uniform": [0, 1], "choice": [1]}}, "give one of uniform"),
