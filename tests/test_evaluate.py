@@ -107,6 +107,19 @@ def test_all_steps_are_gone_on_with_where_a_former_command_ended(run, capsys):
         assert "scored before" not in status(capsys, *words, change)[1]
 
 
+def test_scores_that_an_earlier_version_wrote_are_not_made_again(run, capsys):
+    words = (run, *FAST, "--step=all", "--baselines=random", "--count=300")
+    assert status(capsys, *words)[0] == 0
+    scores = json.loads((run / "scores.json").read_text())
+    for entry in scores["folder"]:
+        assert entry["settings"]["cs"] == [1e-3, 1e-2]
+        entry["settings"] |= {"cs": "1e-3,1e-2", "images": entry["settings"].pop("count")}
+    (run / "scores.json").write_text(json.dumps(scores))
+    code, out, err = status(capsys, *words)
+    assert (code, err) == (0, "")
+    assert "scored before, from the same data and settings: step 16, step 20, step 24, random (" in out
+
+
 def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
     seen = []
     extract = DiscriminatorFeatures.__call__

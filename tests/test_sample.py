@@ -14,6 +14,7 @@ from PIL import Image
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.export import main as export
 from dcgan_dist.sample import main as sample
+from dcgan_dist.train import main as train
 from tests.conftest import environment
 from tests.generation.conftest import trained
 
@@ -52,6 +53,28 @@ def test_all_rows_of_a_file_of_z_are_taken_unless_told_otherwise(trained, tmp_pa
         )
         assert (code, err) == (0, "")
         assert np.load(output)["images"].shape == (count, 16, 16, 3)
+
+
+def as_an_earlier_version_wrote_it(run, folder):
+    """Copy a run that samples with the statistics of each batch, its config.yaml in the words of version 0.1.0."""
+    shutil.copytree(run, folder)
+    text = (folder / "config.yaml").read_text()
+    assert "  sample_statistics: batch\n" in text
+    (folder / "config.yaml").write_text(text.replace("sample_statistics: batch", "sample_statistics: released"))
+    return folder
+
+
+def test_a_run_of_an_earlier_version_is_sampled_and_goes_on_as_before_and_in_silence(trained, tmp_path, capsys):
+    run = trained("dcgan", "batch")
+    earlier = as_an_earlier_version_wrote_it(run, tmp_path / "run")
+    for place, name in ((run, "a.npz"), (earlier, "b.npz")):
+        assert status(capsys, sample, place, "--count", 9, "--output", tmp_path / name)[::2] == (0, "")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["images"], np.load(tmp_path / "b.npz")["images"])
+    settings = ("--config", earlier / "config.yaml", "--run-dir", earlier, "--training.steps", 5)
+    code, out, err = status(capsys, train, *settings)
+    assert (code, err) == (0, "")
+    assert "step 5/5" in out
+    assert "  sample_statistics: batch\n" in (earlier / "config.yaml").read_text()
 
 
 def test_export_tells_how_near_the_program_is_to_the_original(trained, tmp_path, capsys):

@@ -243,3 +243,14 @@ def test_settings_of_a_run_are_the_sweeps_own_with_the_trials_values_over_them()
     made = flatten(override(Config(), settings))
     changed = {key: value for key, value in made.items() if value != flatten(Config())[key]}
     assert changed == {"optim.beta2": 0.9, "optim.lr": 0.5, "training.steps": 7, "name": "sweep"}
+
+
+def test_values_of_an_earlier_version_are_read_as_those_of_today() -> None:
+    spaces = [
+        {
+            "model.sample_statistics": {"grid": list(statistics)},
+            "model.slope": {"choice": [0.1, 0.2], "when": {"model.sample_statistics": statistics[0]}},
+        }
+        for statistics in (("paper", "released"), ("running", "batch"))
+    ]
+    assert Space.parse(spaces[0]) == Space.parse(spaces[1])
