@@ -1,6 +1,6 @@
 """Score what a run's discriminator learned, or how good its generator's samples are, into the run's scores.json.
 
-``python -m dcgan_dist.evaluate --run runs/rooms --task rooms``, or ``--task cifar10 --data cifar10_train.tar.gz``.
+``python -m dcgan_dist.evaluate runs/rooms --task rooms``, or ``--task cifar10 --data cifar10_train.tar.gz``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROG = "dcgan-dist evaluate"
 def _command(arguments: Sequence[str]) -> None:
     config = parse_settings(EvaluateConfig, arguments, PROG, __doc__ or "", word_for="run")
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory to score")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory to score")
     given = lasting_output(config.run)
     location = absolute_input(given) if config.cluster.workers > 1 else given
     check_writable(given)  # before hours of computing

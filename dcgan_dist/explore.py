@@ -1,6 +1,6 @@
 """Draw one of the paper's figures of a trained run: a PNG of 300 dpi, and a JSON of the numbers behind it.
 
-``python -m dcgan_dist.explore walk --run runs/rooms``; ``explore all`` draws the whole set. ``explore --help`` lists
+``python -m dcgan_dist.explore walk runs/rooms``; ``explore all`` draws the whole set. ``explore --help`` lists
 the figures, ``explore walk --help`` the settings of one.
 """
 
@@ -52,7 +52,7 @@ def _command(arguments: Sequence[str]) -> None:
 def _open(config: FigureConfig) -> Trained:
     """Load the networks that the settings name."""
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory to look into")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory to look into")
     if config.output is not None and Path(config.output).is_file():
         raise ConfigError(f"output is {config.output!r}, a file: name a folder, and the files in it by --name")
     from dcgan_dist.data.cache import cache_directory

@@ -1,6 +1,6 @@
 """Draw images from a trained generator, into a grid, a folder, an archive or shards, by the form of the output's path.
 
-``python -m dcgan_dist.sample --run runs/mnist-cgan --label 4 --count 25 --output fours.png``.
+``python -m dcgan_dist.sample runs/mnist-cgan --label 4 --count 25 --output fours.png``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STRETCHES_EACH = 2  # tasks that are worth the start of another process
 def _command(arguments: Sequence[str]) -> None:
     config = parse_settings(SampleConfig, arguments, PROG, __doc__ or "", word_for="run")
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory of the generator")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory of the generator")
     if config.output is None:
         raise ConfigError("output is missing: give --output FILE.png, FILE.npz, DIR/NAME-%06d.tar, or a folder")
     yield_idle_cores()

@@ -497,6 +497,14 @@ def test_every_name_and_value_of_an_earlier_version_is_tried_here() -> None:
     assert declared == {(settings_class, then.split()[0]) for settings_class, then, _ in FORMER}
 
 
+def test_the_page_on_settings_names_all_of_them() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text(encoding="utf-8")
+    table = page[page.index("| command | before | now |") :].replace("-", "_")
+    for _, then, now in FORMER:
+        for name in (then.split()[0], now.split()[0]):
+            assert re.search(rf"[`_]{re.escape(name)}\b", table), name
+
+
 @pytest.mark.parametrize(("settings_class", "then", "now"), FORMER)
 def test_what_an_earlier_version_wrote_is_read_with_a_line_that_says_what_it_is_now(
     settings_class: type, then: str, now: str, write: Callable[..., str], capsys: pytest.CaptureFixture[str]

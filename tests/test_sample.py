@@ -56,7 +56,7 @@ def test_all_rows_of_a_file_of_z_are_taken_unless_told_otherwise(trained, tmp_pa
 
 
 def as_an_earlier_version_wrote_it(run, folder):
-    """Copy a run that samples with the statistics of each batch, its config.yaml in the words of version 0.1.0."""
+    """Copy a run that samples with the statistics of each batch, its config.yaml in the words of an earlier version."""
     shutil.copytree(run, folder)
     text = (folder / "config.yaml").read_text()
     assert "  sample_statistics: batch\n" in text

@@ -273,7 +273,7 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
             raise ConfigError(f"search is {config.search}, and none of them has a window: take more, or a later step")
     else:
         raise NeedsChoice(
-            f"boxes is missing: make a page with `explore boxes --run {shlex.quote(run.location)}`, draw a box around "
+            f"boxes is missing: make a page with `explore boxes {shlex.quote(run.location)}`, draw a box around "
             f"each {region}, and give the file that it saves as --boxes FILE"
         )
     found = _fit(run, layer, boxes, label)
