@@ -91,7 +91,7 @@ def test_export_tells_how_near_the_program_is_to_the_original(trained, tmp_path,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--output=HERE/x.png"], "run is missing: give --run DIR"),
+        (["--output=HERE/x.png"], "run is missing: give RUN or --run RUN"),
         (["--run=CGAN"], "output is missing: give --output"),
         (
             ["--run=CGAN", "--output=HERE/x.png", "--label=2"],

@@ -291,7 +291,7 @@ def test_judge_says_which_samples_have_windows() -> None:
     [
         {"region_name": ""},
         {"region_name": "<b>"},
-        {"samples": 1},
+        {"search": 1},
         {"layer": 0},
         {"count": 1},
         {"random_draws": 0},
