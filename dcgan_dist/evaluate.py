@@ -1,6 +1,6 @@
 """Score what a run's discriminator learned, or how good its generator's samples are, into the run's scores.json.
 
-``python -m dcgan_dist.evaluate --run runs/rooms --task rooms``, or ``--task cifar10 --data cifar10_train.tar.gz``.
+``python -m dcgan_dist.evaluate runs/rooms --task rooms``, or ``--task cifar10 --data cifar10_train.tar.gz``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ PROG = "dcgan-dist evaluate"
 
 
 def _command(arguments: Sequence[str]) -> None:
-    config = parse_settings(EvaluateConfig, arguments, PROG, __doc__ or "")
+    config = parse_settings(EvaluateConfig, arguments, PROG, __doc__ or "", word_for="run")
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory to score")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory to score")
     given = lasting_output(config.run)
-    location = absolute_input(given) if config.cluster.workers else given
+    location = absolute_input(given) if config.cluster.workers > 1 else given
     check_writable(given)  # before hours of computing
     yield_idle_cores()
     from dcgan_dist.distributed import pick_device
@@ -62,7 +62,7 @@ def _pool(config: EvaluateConfig, device: str, needs: Sequence[str]) -> Iterator
     samples are made by one thread. Over a cluster, settings have paths that mean the same to all, and each host must
     see `needs`.
     """
-    if not config.cluster.workers:
+    if config.cluster.workers == 1:
         yield config, LocalPool(usable_cores() if config.task == "one-nn" and device == "cpu" else 1), device
         return
     from dcgan_dist.launch.ray_tasks import ray_pool
@@ -153,7 +153,7 @@ def print_metrics(task: str, protocol: str, entries: list[dict[str, Any]]) -> No
         table.add_section()
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if task == "fidelity" and not {"frechet_distance", "fid"} & set(entries[0]["metrics"]):
-        print("the Fréchet distance is left out: it needs --samples 5000 or more")
+        print("the Fréchet distance is left out: it needs --count 5000 or more")
 
 
 def print_errors(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:

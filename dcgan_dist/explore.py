@@ -1,6 +1,6 @@
 """Draw one of the paper's figures of a trained run: a PNG of 300 dpi, and a JSON of the numbers behind it.
 
-``python -m dcgan_dist.explore walk --run runs/rooms``; ``explore all`` draws the whole set. ``explore --help`` lists
+``python -m dcgan_dist.explore walk runs/rooms``; ``explore all`` draws the whole set. ``explore --help`` lists
 the figures, ``explore walk --help`` the settings of one.
 """
 
@@ -34,26 +34,26 @@ def _command(arguments: Sequence[str]) -> None:
 
     name, *settings = arguments or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: {PROG} FIGURE --run DIR [--SETTING VALUE ...]\n\n{__doc__}\n")
+        print(f"usage: {PROG} FIGURE RUN [--SETTING VALUE ...]\n\n{__doc__}\n")
         for figure, about in FIGURES.items():
             print(f"  {figure:12} {about.about}")
         print(f"  {ALL:12} every figure that needs nothing from a person")
         return
     if name == ALL:
-        everything = parse_settings(AllConfig, settings, f"{PROG} {ALL}", "Draw every figure of a run.")
+        everything = parse_settings(AllConfig, settings, f"{PROG} {ALL}", "Draw every figure of a run.", word_for="run")
         _draw_all(everything, _open(everything))
         return
     if name not in FIGURES:
         raise ConfigError(f"figure is {name!r}: take {ALL}, or one of {', '.join(FIGURES)}")
     chosen = FIGURES[name]
-    config = parse_settings(chosen.settings, settings, f"{PROG} {name}", f"Draw {chosen.about}.")
+    config = parse_settings(chosen.settings, settings, f"{PROG} {name}", f"Draw {chosen.about}.", word_for="run")
     _draw(name, config, _open(config))
 
 
 def _open(config: FigureConfig) -> Trained:
     """Load the networks that the settings name."""
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory to look into")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory to look into")
     if config.output is not None and Path(config.output).is_file():
         raise ConfigError(f"output is {config.output!r}, a file: name a folder, and the files in it by --name")
     from dcgan_dist.distributed import pick_device

@@ -1,6 +1,6 @@
 """Write a trained generator as ONNX or as a program of torch.export, after comparing it with the original on random z.
 
-``python -m dcgan_dist.export --run runs/mnist-cgan --output mnist-cgan.onnx``.
+``python -m dcgan_dist.export runs/mnist-cgan --output mnist-cgan.onnx``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ PROG = "dcgan-dist export"
 
 
 def _command(arguments: Sequence[str]) -> None:
-    config = parse_settings(ExportConfig, arguments, PROG, __doc__ or "")
+    config = parse_settings(ExportConfig, arguments, PROG, __doc__ or "", word_for="run")
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory of the generator")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory of the generator")
     if config.output is None:
         raise ConfigError("output is missing: give --output FILE.onnx or FILE.pt2")
     yield_idle_cores()

@@ -35,7 +35,7 @@ def _pool(config: PrepareConfig) -> Iterator[tuple[PrepareConfig, TaskPool]]:
     """Give the workers that the settings ask for, and the settings with paths that mean the same to them."""
     if config.output is not None:
         config = override(config, {"output": lasting_output(config.output)})
-    if not config.cluster.workers:
+    if config.cluster.workers == 1:
         yield config, LocalPool(config.workers or usable_cores())
         return
     from dcgan_dist.launch.ray_tasks import ray_pool

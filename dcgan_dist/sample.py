@@ -1,6 +1,6 @@
 """Draw images from a trained generator, into a grid, a folder, an archive or shards, by the form of the output's path.
 
-``python -m dcgan_dist.sample --run runs/mnist-cgan --label 4 --count 25 --output fours.png``.
+``python -m dcgan_dist.sample runs/mnist-cgan --label 4 --count 25 --output fours.png``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _STRETCHES_EACH = 2  # tasks that are worth the start of another process
 
 
 def _command(arguments: Sequence[str]) -> None:
-    config = parse_settings(SampleConfig, arguments, PROG, __doc__ or "")
+    config = parse_settings(SampleConfig, arguments, PROG, __doc__ or "", word_for="run")
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory of the generator")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory of the generator")
     if config.output is None:
         raise ConfigError("output is missing: give --output FILE.png, FILE.npz, DIR/NAME-%06d.tar, or a folder")
     yield_idle_cores()
@@ -35,7 +35,7 @@ def _command(arguments: Sequence[str]) -> None:
     from dcgan_dist.generation.writing import output_of, put_right, refuse_existing, write_samples
 
     location, z_file = lasting_output(config.run), config.z
-    if config.cluster.workers:
+    if config.cluster.workers > 1:
         location, z_file = absolute_input(location), None if z_file is None else absolute_input(z_file)
     output = output_of(lasting_output(config.output), None if config.format == "auto" else config.format)
     put_right(output)
@@ -81,7 +81,7 @@ def _pool(config: SampleConfig, needs: Sequence[str]) -> Iterator[tuple[TaskPool
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.generation.writing import STRETCH
 
-    if config.cluster.workers:
+    if config.cluster.workers > 1:
         from dcgan_dist.launch.ray_tasks import ray_pool
 
         with ray_pool(config.cluster.workers, needs, config.device) as pool:

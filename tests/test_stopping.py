@@ -288,7 +288,7 @@ SLOW_COMMANDS = [
         "evaluate",
         "dcgan_dist.evaluation.scoring.add_each",
         1,
-        ("--run=RUN", "--task=rooms", "--images=200", "--cs=1e-3"),
+        ("--run=RUN", "--task=rooms", "--count=200", "--cs=1e-3"),
     ),
     ("export", "torch.onnx.export", 1, ("--run=RUN", "--output=OUT/s.onnx")),
 ]

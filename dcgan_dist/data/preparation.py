@@ -42,14 +42,13 @@ def prepare(config: PrepareConfig, pool: TaskPool) -> None:
         raise ConfigError("source is missing: give --source rooms, lsun, folder, … (--help explains them all)")
     if config.output is None:
         raise ConfigError("output is missing: give --output FOLDER for the shards")
-    only = tuple(part.strip() for part in (config.only or "").split(",") if part.strip())
     source = open_source(
         config.source,
         _input(config, config.source),
         count=config.count,
         seed=config.seed,
         split=config.split,
-        only=only,
+        only=tuple(filter(None, config.only)),
         image_member=config.image_member,
     )
     if config.labels != "last":

@@ -76,13 +76,13 @@ class GeneratorEvaluation:
         self.cache = cache_directory(config.cache)
         self.files = FeatureFiles(self.cache, config.cache_gib)
         default = _FIDELITY_SAMPLES if config.task == "fidelity" else _MEMORISATION_SAMPLES
-        self.count = default if config.samples is None else config.samples
+        self.count = default if config.count is None else config.count
         self.extractor: Extractor = RandomConv(self._workers_device)
         self.is_inception = config.task == "fidelity" and config.extractor == "inception"
         if self.is_inception:
             self.extractor = open_inception(config.inception_weights, model.image_size, self._workers_device)
         if self.count < _FEWEST:
-            raise DataError(f"samples is {self.count}: the task {config.task} needs at least {_FEWEST}")
+            raise DataError(f"count is {self.count}: the task {config.task} needs at least {_FEWEST}")
         self.data = self._open_data()
         self.test_data = self._open_test_data()
 
@@ -151,7 +151,7 @@ class GeneratorEvaluation:
         rows = permutation(data.count, self.config.seed, "fidelity")[first : first + self.count]
         if len(rows) < self.count:
             raise DataError(
-                f"{data.path!r} has {data.count} images, fewer than samples ({self.count}): take --samples "
+                f"{data.path!r} has {data.count} images, fewer than count ({self.count}): take --count "
                 f"{data.count}, or more images"
             )
         return rows

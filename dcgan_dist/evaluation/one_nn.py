@@ -210,8 +210,8 @@ class OneNearestNeighbour:
         if of_rooms or test.digest == train.digest:
             raise DataError(f"test_data {test.path!r} holds the images of data {path!r}: take others")
         self._train, self._test = self._read(train, "train"), self._read(test, "test")
-        self._key = f"{test.digest} {config.seed} {config.images} {os.getpid()}"
-        samples = DEFAULT_SAMPLES if config.samples is None else config.samples
+        self._key = f"{test.digest} {config.seed} {config.data_count} {os.getpid()}"
+        samples = DEFAULT_SAMPLES if config.count is None else config.count
         self._counts = [count for count in COUNTS if count < samples] + [samples]
 
     def _test_path(self, path: str) -> str | None:
@@ -249,7 +249,7 @@ class OneNearestNeighbour:
     def _read(self, data: Dataset, split: str) -> _Set:
         labels = class_labels(data)
         usable = np.flatnonzero(labels >= 0)
-        rows = usable[permutation(len(usable), self.config.seed, f"one-nn/{split}")][: self.config.images]
+        rows = usable[permutation(len(usable), self.config.seed, f"one-nn/{split}")][: self.config.data_count]
         line = ProgressLine(f"reading {data.path}")
         try:
             values = self._files.get(self._extractor, data, self._pool, lambda done, count: line(done, done / count, 0))
@@ -332,7 +332,7 @@ class OneNearestNeighbour:
             line.close()
 
     def _split(self) -> dict[str, Any]:
-        return {"data": self._train.data.digest, "test_data": self._test.data.digest, "images": self.config.images}
+        return {"data": self._train.data.digest, "test_data": self._test.data.digest, "images": self.config.data_count}
 
     def find(self, finished: list[Entry], samples: Samples) -> Entry | None:
         """Return the entry of the same generator, data and protocol among those of scores.json."""
@@ -376,7 +376,7 @@ def evaluate_one_nn(
     """
     if config.chosen_baselines:
         raise ConfigError(
-            f"baselines is {config.baselines!r}: the task one-nn has real images as its control, no others"
+            f"baselines is {','.join(config.baselines)!r}: the task one-nn has real images as its control, no others"
         )
     steps = run.chosen_steps(config.step)
     finished = run.entries().get(config.task, [])  # damaged, it is better known now

@@ -34,7 +34,7 @@ _MOST_IDS = 10_000  # that a setting can list
 class Trained:
     """A run's networks at one step, frozen: an image depends on its z and label alone.
 
-    Where the run samples with the statistics of each batch (`model.sample_statistics: released`), those of 1,024
+    Where the run samples with the statistics of each batch (`model.sample_statistics: batch`), those of 1,024
     samples are measured once and kept.
 
     Attributes:
@@ -209,9 +209,9 @@ def open_trained(
     samples = open_samples(run, step, seed=seed, weights=weights, device=device.type)
     generator, model, digest, _ = load_generator(run, samples.step, weights)
     generator = generator.eval().to(device)
-    if model.sample_statistics == "released":
+    if model.sample_statistics == "batch":
         measure_statistics(generator, model, seed)
-        model = replace(model, sample_statistics="paper")
+        model = replace(model, sample_statistics="running")
     return Trained(
         run=run,
         step=samples.step,
@@ -226,15 +226,16 @@ def open_trained(
     )
 
 
-def parse_ids(name: str, text: str, of: str = "numbers of samples as on the sheet") -> list[int]:
-    """Read numbers, of samples where `of` says nothing else, such as ``3,17,20-25``.
+def parse_ids(name: str, words: Sequence[str], of: str = "numbers of samples as on the sheet") -> list[int]:
+    """Read numbers, of samples where `of` says nothing else, such as ``3``, ``17`` and ``20-25``.
 
     Raises:
         ConfigError: it is no such list; the message names the setting.
     """
     ids: list[int] = []
-    for word in text.replace(" ", "").split(","):
-        first, dash, last = word.partition("-")
+    text = ",".join(words)
+    for word in words or ("",):
+        first, dash, last = word.replace(" ", "").partition("-")
         if not is_whole(first) or (dash and not (is_whole(last) and int(last) >= int(first))):
             raise ConfigError(f"{name} is {text!r}: list {of}, such as 3,17,20-25")
         if int(last or first) >= 2**40 or int(last or first) - int(first) + len(ids) >= _MOST_IDS:

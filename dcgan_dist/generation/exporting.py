@@ -103,7 +103,7 @@ def export(samples: Samples, path: str, overwrite: bool = False) -> Exported:
     """
     check_output(path, overwrite)
     generator = load_generator(samples.run, samples.step, samples.weights).network
-    program = _Program(generator, samples.model.sample_statistics == "released").eval()
+    program = _Program(generator, samples.model.sample_statistics == "batch").eval()
     facts = {
         "run": samples.run.location,
         "step": samples.step,

@@ -110,7 +110,7 @@ class Samples:
         z, last = self.z(first, first + self.block).to(self.device), first + self.block
         labels = self.labels(first, min(last, first + len(z)))
         y = one_hot(torch.from_numpy(labels), self.model.classes or 0).to(self.device)
-        takes_batches = self.model.sample_statistics == "released"
+        takes_batches = self.model.sample_statistics == "batch"
         if len(z) == 1 and takes_batches and any(isinstance(part, nn.BatchNorm1d) for part in generator.modules()):
             raise ConfigError(
                 f"z {self.z_file!r} leaves one row for the last batch of {self.block}, which has no statistics of its "
@@ -162,7 +162,7 @@ def open_samples(
     loaded = load_generator(run, number, weights)
     model = loaded.model
     if statistics is not None:
-        model = replace(model, sample_statistics="paper" if statistics == "running" else "released")
+        model = replace(model, sample_statistics=statistics)
     names: tuple[str, ...] = ()
     if family_of(model).is_conditional:
         recorded = run.settings.get("environment", {}).get("classes", ())

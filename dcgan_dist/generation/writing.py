@@ -472,7 +472,7 @@ def generated_source(samples: Samples, count: int) -> GeneratedSource:
         "checkpoint": samples.digest,
         "step": samples.step,
         "samples_seed": samples.seed,
-        "statistics": "running" if samples.model.sample_statistics == "paper" else f"batches of {samples.block}",
+        "statistics": "running" if samples.model.sample_statistics == "running" else f"batches of {samples.block}",
     }
     if samples.label is not None:
         identity["label"] = samples.class_names[samples.label]

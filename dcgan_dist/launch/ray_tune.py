@@ -309,13 +309,13 @@ def work_here(
         should_stop,
         session=launch.session,
         known=known,
-        device=launch.device if sweep.workers_per_trial == 1 else "cpu",
+        device=launch.device if sweep.cluster.workers == 1 else "cpu",
         threads=max(1, int(sweep.cpus_per_trial)),
         note=note,
         donor=None
         if parent is None
         else Donor(trial_location(launch.location, parent["trial"]), parent["step"], parent["digest"]),
-        train_by=None if sweep.workers_per_trial == 1 else partial(train_in_workers, launch, plan, should_stop),
+        train_by=None if sweep.cluster.workers == 1 else partial(train_in_workers, launch, plan, should_stop),
     )
     return told(end.result, end.status, end.reason)
 
@@ -619,8 +619,6 @@ def check_sweep(config: SweepConfig) -> None:
             raise ConfigError("search is 'optuna', but schedule is 'pbt', which changes values on the way: take random")
     if config.training.device == "cuda" and not config.gpus_per_trial:
         raise ConfigError("training.device is 'cuda', but gpus_per_trial is 0: give a share of a GPU such as 0.5")
-    if config.cluster.workers > 1:
-        raise ConfigError(f"cluster.workers is {config.cluster.workers}: in a sweep, workers_per_trial says it")
     if config.run_dir is not None:
         raise ConfigError(f"run_dir is {config.run_dir!r}: each trial has its own; sweep_dir says where the sweep lies")
 
@@ -652,12 +650,12 @@ def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
     Raises:
         ClusterError: for none.
     """
-    cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.workers_per_trial
+    cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.cluster.workers
     room = capacity.room(cpus, gpus)
     if room < workers:
         each = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "")
         raise ClusterError(
-            f"workers_per_trial is {workers}, {each} each, but {capacity}, room for {room}: take fewer workers, or "
+            f"cluster.workers is {workers}, {each} each, but {capacity}, room for {room}: take fewer workers, or "
             "less --cpus_per_trial or --gpus_per_trial"
         )
     return min(room // workers, config.concurrent or room)
@@ -863,7 +861,7 @@ class _Sweep:
 
     def _score_finalists(self, console: Console) -> None:
         """Score the best trials by the whole protocol, each with the resources of a trial."""
-        if self._config.score.task == "none" and not self._config.score.samples:
+        if self._config.score.task == "none" and not self._config.score.count:
             return  # nothing but stability, which has no fuller protocol
         best = ranked(
             replace(record, full_objective=None)
@@ -928,7 +926,7 @@ class _Sweep:
         books.take()
 
     def _resources(self) -> dict[str, float]:
-        if self._config.workers_per_trial > 1:
+        if self._config.cluster.workers > 1:
             return {"cpu": 0, "gpu": 0, "memory": 1 << 20}  # the workers have theirs; Tune takes no trial of nothing
         return {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_dist.config import Config, coerce, flatten
+from dcgan_dist.config import Config, coerce, flatten, modernised
 from dcgan_dist.errors import ConfigError, InputError, StorageError
 from dcgan_dist.parallel import LocalPool, usable_cores
 from dcgan_dist.results.reading import Curve, FigureFile, RunFiles, clean, one_line, parse_object, read_run
@@ -537,7 +537,7 @@ def _with_record(trial: Trial, record: Mapping[str, Any], sweep: str, ledger: _L
         sweep=sweep,
         status=status or "unknown",
         reason=reason,
-        parameters=parameters if isinstance(parameters, dict) else {},
+        parameters=modernised(Config, parameters) if isinstance(parameters, dict) else {},
         scores={**_newest(swept), **trial.scores},
         all_scores=(*swept, *trial.all_scores),
         objective=_real(record.get("objective")),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from dcgan_dist.config import ModelConfig, is_rooms
+from dcgan_dist.config import ModelConfig, is_rooms, modernised
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.runs.checkpoints import STATE_NAME, Checkpoint, name_of, step_of, step_of_grid, steps_in
 from dcgan_dist.runs.lease import read_status
@@ -79,7 +79,7 @@ class Run:
         except (ValueError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise RunDirectoryError(f"{self.location}/{CONFIG_NAME} cannot be read: {reason}") from error
-        return settings
+        return settings | {"model": modernised(ModelConfig, settings["model"])}
 
     @cached_property
     def model(self) -> ModelConfig:

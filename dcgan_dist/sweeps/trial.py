@@ -144,8 +144,8 @@ def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping
 
 def _settings(sweep: SweepConfig, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is asked of a trial, by dotted name; nothing is checked."""
-    cluster = {"cluster.workers": sweep.workers_per_trial, "cluster.cpus_per_worker": sweep.cpus_per_trial}
-    return {**run_settings(sweep, parameters), "name": name, "run_dir": None, **cluster}
+    own = {"name": name, "run_dir": None, "cluster.cpus_per_worker": sweep.cpus_per_trial}
+    return {**run_settings(sweep, parameters), **own}
 
 
 def _with_steps(config: Config) -> Config:
@@ -265,7 +265,7 @@ class Milestones:
             task=score.task,
             data=score.data,
             step=str(step),
-            images=score.images,
+            count=score.data_count,
             labels_per_class=score.labels_per_class,
             draws=score.draws,
             choosing_draws=1,
@@ -276,7 +276,7 @@ class Milestones:
         return {"representation": _share(entries[0]["metrics"]["accuracy"])}
 
     def _fidelity_scores(self, step: int) -> dict[str, Any]:
-        samples = self.plan.score.samples
+        samples = self.plan.score.count
         if not samples:
             return {}
         loaded = load_generator(self.run, step)
@@ -289,7 +289,7 @@ class Milestones:
 
 def _fidelity(samples: int, cache: str | None, run: Run, device: torch.device) -> GeneratorEvaluation:
     """Return what compares a run's samples with as many images of its data, or with all where there are fewer."""
-    settings = EvaluateConfig(task="fidelity", samples=samples, cache=cache)
+    settings = EvaluateConfig(task="fidelity", count=samples, cache=cache)
     fidelity = GeneratorEvaluation(settings, run.settings, run.model, device, LocalPool(1))
     fidelity.count = min(samples, fidelity.data.count)
     fidelity.prepare()
@@ -470,7 +470,7 @@ def score_in_full(
         settings = EvaluateConfig(task=score.task, data=score.data, step=str(step), cache=cache, keep_features=False)
         entries = evaluate(settings, run, here, pool, _show_nothing, _say_nothing)
         scores["representation"] = _share(entries[0]["metrics"]["accuracy"])
-    if score.samples:
+    if score.count:
         loaded = load_generator(run, step)
         entry = _fidelity(FRECHET_SAMPLES, cache, run, here).score(loaded.network) | loaded.entry(step)
         run.add_scores("fidelity", [entry])

@@ -27,7 +27,7 @@ __all__ = ["trained"]
 
 
 def evaluated(run: Path, workers: int = 1, **settings: Any) -> list[Entry]:
-    config = EvaluateConfig(task="one-nn", **{"data": "rooms:300", "images": 200, "samples": 1500, **settings})
+    config = EvaluateConfig(task="one-nn", **{"data": "rooms:300", "data_count": 200, "count": 1500, **settings})
     show: Callable[[str, list[Entry]], None] = lambda _protocol, _entries: None  # noqa: E731
     return evaluate_one_nn(config, str(run), torch.device("cpu"), LocalPool(workers), show, print)
 
@@ -49,7 +49,7 @@ def rooms(path: str | None, size: int, cache: Path) -> tuple[np.ndarray, np.ndar
 def test_errors_are_those_of_scikit_learn_on_the_same_samples_as_doubles(
     trained: Callable[..., Path], family: str
 ) -> None:
-    entry = evaluated(trained(family), images=None)[0]
+    entry = evaluated(trained(family), data_count=None)[0]
     samples = open_samples(Run(trained(family)), seed=0)
     rows, labels = zip(*samples.images(0, 1500), strict=True)
     from dcgan_dist.storage.cache import cache_directory
@@ -119,12 +119,12 @@ def test_an_unconditional_run_has_no_labels_to_train_on(trained: Callable[..., P
 
 def test_another_control_than_its_own_is_refused(trained: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match="baselines is 'knn'"):
-        evaluated(trained("cgan"), baselines="knn")
+        evaluated(trained("cgan"), baselines=("knn",))
 
 
 def test_scores_on_other_images_stand_beside_each_other(trained: Callable[..., Path]) -> None:
     run = trained("cgan")
-    one, other = evaluated(run, images=150)[0], evaluated(run, images=160)[0]
+    one, other = evaluated(run, data_count=150)[0], evaluated(run, data_count=160)[0]
     assert one["protocol"] != other["protocol"]
     assert {one["protocol"], other["protocol"]} <= {entry["protocol"] for entry in Run(run).entries()["one-nn"]}
 

@@ -19,7 +19,7 @@ __all__ = ["trained"]
 def opened(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., Trained]:
     """The networks of a tiny run by the name of its family, and `sample_statistics`."""
 
-    def get(name: str = "dcgan", statistics: str = "paper", seed: int = 0) -> Trained:
+    def get(name: str = "dcgan", statistics: str = "running", seed: int = 0) -> Trained:
         cache = tmp_path / "cache"
         (cache / "locks").mkdir(parents=True, exist_ok=True)
         run = trained(name, statistics)

@@ -172,7 +172,7 @@ def test_found_concepts_are_measured(opened: Opened, monkeypatch: pytest.MonkeyP
     judge = _middling(run)
     monkeypatch.setattr(arithmetic, "class_attributes", lambda run, data: judge)
     config = ArithmeticConfig(
-        formula="bright - dark + view left", data="x", search=64, draws=5, measured="1,2,60", exemplars="1,2"
+        formula="bright - dark + view left", data="x", search=64, draws=5, measured=(1, 2, 60), exemplars=(1, 2)
     )
     drawn = draw_arithmetic(config, run)
     looked = judge.probabilities(run.generate(run.z(range(64)), run.y(64)))

@@ -68,7 +68,7 @@ def test_measured_shares_are_those_of_samples_made_by_hand(family: str, opened: 
 @pytest.mark.parametrize("family", ["gan", "cdcgan"])
 def test_picked_samples_make_a_picture_without_measurement(family: str, opened: Opened) -> None:
     run = opened(family)
-    drawn = draw_turn(TurnConfig(left="0-3", right="7,8", rows=2, columns=5, measured=0), run)
+    drawn = draw_turn(TurnConfig(left=("0-3",), right=("7", "8"), rows=2, columns=5, measured=0), run)
     numbers = drawn.numbers
     assert (numbers["left"], numbers["right"]) == ([0, 1, 2, 3], [7, 8])
     assert numbers["parts"] == [-1, -0.5, 0, 0.5, 1]
@@ -81,8 +81,8 @@ def test_picked_samples_make_a_picture_without_measurement(family: str, opened: 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"left": "1"}, "right is missing"),
-        ({"left": "1", "right": "b"}, "right is 'b'"),
+        ({"left": ("1",)}, "right is missing"),
+        ({"left": ("1",), "right": ("b",)}, "right is 'b'"),
         ({"columns": 4}, "columns is 4"),
         ({"exemplars": 9, "search": 8}, "exemplars is 9"),
         ({"measured": -1}, "measured is -1"),

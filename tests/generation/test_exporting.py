@@ -31,7 +31,7 @@ def original(run, count):
     return z, y, sample_feature_maps(generator, z, y, model)[0]
 
 
-@pytest.mark.parametrize(("name", "statistics"), [("cgan", "paper"), ("dcgan", "paper"), ("cdcgan", "released")])
+@pytest.mark.parametrize(("name", "statistics"), [("cgan", "running"), ("dcgan", "running"), ("cdcgan", "batch")])
 def test_a_program_of_torch_export_equals_the_original_at_every_batch_size(trained, tmp_path, name, statistics):
     run, path = str(trained(name, statistics)), tmp_path / "g.pt2"
     assert export(open_samples(Run(run)), str(path)).difference < 1e-6
@@ -47,7 +47,7 @@ def test_a_program_of_torch_export_equals_the_original_at_every_batch_size(train
 
 
 @needs_onnx
-@pytest.mark.parametrize(("name", "statistics"), [("gan", "paper"), ("dcgan", "paper"), ("cdcgan", "released")])
+@pytest.mark.parametrize(("name", "statistics"), [("gan", "running"), ("dcgan", "running"), ("cdcgan", "batch")])
 def test_an_onnx_runtime_gives_the_images_of_the_original_at_every_batch_size(trained, tmp_path, name, statistics):
     import onnxruntime
 

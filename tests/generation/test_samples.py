@@ -19,7 +19,7 @@ def images(samples: Samples, start: int, stop: int) -> np.ndarray:
     return np.concatenate([part for part, _ in samples.images(start, stop)])
 
 
-@pytest.mark.parametrize(("name", "statistics"), [("dcgan", "paper"), ("dcgan", "released"), ("cgan", "paper")])
+@pytest.mark.parametrize(("name", "statistics"), [("dcgan", "running"), ("dcgan", "batch"), ("cgan", "running")])
 def test_a_sample_depends_on_seed_and_number_alone(trained, name, statistics):
     samples = open_samples(Run(trained(name, statistics)), seed=5)
     whole = images(samples, 0, 2 * BLOCK + 10)
@@ -43,7 +43,7 @@ def test_samples_are_the_images_that_the_generator_gives_for_their_z_and_labels(
 
 
 def test_batch_statistics_are_those_of_a_block_and_running_ones_of_training(trained):
-    run = str(trained("dcgan", "released"))
+    run = str(trained("dcgan", "batch"))
     own, batch, running = (open_samples(Run(run), statistics=each) for each in (None, "batch", "running"))
     np.testing.assert_array_equal(images(own, 0, 8), images(batch, 0, 8))
     assert not np.array_equal(images(own, 0, 8), images(running, 0, 8))
@@ -149,7 +149,7 @@ def test_labels_of_z_outside_the_classes_are_refused(trained, tmp_path):
 
 def test_a_single_z_has_no_batch_statistics_where_units_are_normalised(trained, tmp_path):
     np.save(tmp_path / "z.npy", np.zeros((1, 8), np.float32))
-    run = str(trained("cdcgan", "released"))
+    run = str(trained("cdcgan", "batch"))
     with pytest.raises(ConfigError, match="give --statistics running"):
         images(open_samples(Run(run), z_file=str(tmp_path / "z.npy")), 0, 1)
     assert len(images(open_samples(Run(run), z_file=str(tmp_path / "z.npy"), statistics="running"), 0, 1)) == 1

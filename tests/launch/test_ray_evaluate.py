@@ -46,7 +46,7 @@ def test_trials_of_the_supervised_control_over_a_cluster_are_those_of_one_proces
     ray_cluster: RayCluster, tmp_path: Path, finished_run: Callable[..., Path]
 ) -> None:
     shutil.copytree(finished_run(1), tmp_path / "run")
-    words = ["--images=200", "--baselines=cnn", "--trials=3", "--epochs=2", "--cs=1e-2", "--cache=cache"]
+    words = ["--count=200", "--baselines=cnn", "--trials=3", "--epochs=2", "--cs=1e-2", "--cache=cache"]
     _, alone = evaluate(tmp_path, words)
     cluster = {**ray_cluster.environment, "RAY_ADDRESS": ray_cluster.address}
     _, spread = evaluate(tmp_path, [*words, "--cluster.workers=2"], **cluster)

@@ -42,6 +42,16 @@ def read(folder: Path) -> Trial:
 # What is there
 
 
+def test_a_run_of_an_earlier_version_differs_by_none_of_its_spellings(tmp_path):
+    run = make_run(tmp_path / "rooms", optim__lr=1e-3)
+    text = (run / "config.yaml").read_text()
+    assert "sample_statistics: running" in text
+    (run / "config.yaml").write_text(text.replace("sample_statistics: running", "sample_statistics: paper"))
+    trial = read(tmp_path)
+    assert trial.settings["model.sample_statistics"] == "running"
+    assert set(trial.changed) == {"optim.lr"}
+
+
 def test_a_run_is_read_as_it_was_written(tmp_path):
     run = make_run(tmp_path / "rooms", optim__lr=1e-3, training__steps=200)
     add_score(run, "rooms", 200, 80.0)

@@ -193,7 +193,7 @@ def test_a_driver_that_lost_the_directory_to_another_writes_no_more(tmp_path: Pa
         ({"seed": 1}, "seed 0, not 1"),
         ({"milestones": 5}, "milestones 4, not 5"),
         ({"model.ngf": 64, "optim.beta1": 0.9}, r"model.ngf 128, not 64 \(optim.beta1 differ too\)"),
-        ({"score.samples": 100}, "score.samples 500, not 100"),
+        ({"score.count": 100}, "score.count 500, not 100"),
         ({"trials": 1}, "has 2 trials already: trials is 1"),
     ],
 )
@@ -220,6 +220,24 @@ def test_settings_that_leave_the_trials_as_they_are_may_differ_when_a_sweep_goes
     written_otherwise = {"space": {"optim.lr": {"loguniform": [0.00001, "0.1"]}}, "data.workers": 2}
     with Ledger.open(override(CONFIG, changes | written_otherwise), str(tmp_path)) as ledger:
         assert ledger.trials_wanted == 9
+
+
+def test_a_sweep_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    config = override(CONFIG, {"cluster.workers": 2, "score.count": 100, "model.sample_statistics": "batch"})
+    with Ledger.open(config, str(tmp_path)) as ledger:
+        parameters = {"optim.lr": 0.1, "model.sample_statistics": "batch"}
+        ledger.start(TrialRecord(trial="t0000", parameters=parameters, steps=9))
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    settings = content["settings"]
+    settings |= {"cluster.workers": 1, "workers_per_trial": settings["cluster.workers"]}
+    settings |= {"score.images": settings.pop("score.data_count"), "score.samples": settings.pop("score.count")}
+    settings["model.sample_statistics"] = content["trials"][0]["parameters"]["model.sample_statistics"] = "released"
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    with Ledger.open(config, str(tmp_path)) as ledger:
+        assert ledger.records["t0000"].parameters == parameters
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    with pytest.raises(RunDirectoryError, match=r"cluster\.workers 2, not 1"):
+        Ledger.open(override(config, {"cluster.workers": 1}), str(tmp_path))
 
 
 def test_a_folder_of_other_things_or_of_a_run_is_refused_untouched(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_samples_figures_and_exports_take_the_average_unless_they_are_told_other
 
 def test_scores_of_both_weights_stand_beside_each_other(averaged: Path, tmp_path: Path) -> None:
     run = shutil.copytree(averaged, tmp_path / "run")
-    words = [f"--run={run}", "--task=fidelity", "--samples=100", "--data=rooms:200", "--test-data=rooms:150"]
+    words = [f"--run={run}", "--task=fidelity", "--count=100", "--data=rooms:200", "--test-data=rooms:150"]
     for more in ([], ["--weights=raw"], ["--weights=raw"]):
         assert evaluate.main([*words, *more]) == 0
     entries = json.loads((run / "scores.json").read_text())["fidelity"]
@@ -242,7 +242,7 @@ def test_averaged_weights_of_a_run_without_any_are_one_line(
         (sample, [f"--output={tmp_path / 'a.png'}"]),
         (export, [f"--output={tmp_path / 'a.pt2'}"]),
         (explore, [f"--output={tmp_path / 'figures'}"]),
-        (evaluate, ["--task=fidelity", "--samples=10"]),
+        (evaluate, ["--task=fidelity", "--count=10"]),
     ):
         front = ["walk"] if command is explore else []
         assert command.main([*front, f"--run={run}", "--weights=average", *words]) == 2
