@@ -29,7 +29,7 @@ __all__ = ["trained"]
 def evaluated(run: Path, workers: int = 1, **settings: Any) -> list[Entry]:
     config = EvaluateConfig(task="one-nn", **{"data": "rooms:300", "data_count": 200, "count": 1500, **settings})
     show: Callable[[str, list[Entry]], None] = lambda _protocol, _entries: None  # noqa: E731
-    return evaluate_one_nn(config, str(run), torch.device("cpu"), LocalPool(workers), show, print)
+    return evaluate_one_nn(config, Run(run), torch.device("cpu"), LocalPool(workers), show, print)
 
 
 def untimed(entries: list[Entry]) -> list[Entry]:
