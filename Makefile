@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: train figures test test-slow test-all stress lint setup clean
+.PHONY: train figures test test-slow test-all stress wheel lint setup clean
 
 setup: $(INSTALLED)
 
@@ -40,6 +40,11 @@ stress: setup
 	$(BIN)/python -m tests.stress resumes --count 60
 	$(BIN)/python -m tests.stress operators --count 2000
 
+# Without what an earlier one left in build/, which setuptools would pack again.
+wheel: setup
+	rm -rf build
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +52,4 @@ lint: setup
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) runs build
+	rm -rf $(VENV) runs build dist

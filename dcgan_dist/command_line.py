@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import errno
 import functools
 import json
@@ -45,6 +46,15 @@ _OF_THE_MACHINE = frozenset(
 # config.yaml of a run also records where it ran; these keys are no settings, so that the file can be given again.
 RECORDED_KEYS = ("environment",)
 
+# In a checkout a link to the folder at the top; a wheel has the files.
+CONFIGS = Path(__file__).parent / "configs"
+
+
+_CONFIG_HELP = (
+    "YAML file of settings, or the name of one that comes with the package, such as rooms or sweeps/stability; later "
+    "files and options override it."
+)
+
 
 class _Parser(ArgumentParser):
     """A parser whose errors are exceptions, not an exit."""
@@ -62,7 +72,7 @@ def _make_parser(
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     usage = f"%(prog)s {words}[--config FILE] [--SETTING VALUE ...]"
     parser = _Parser(prog=prog, description=description, usage=usage, exit_on_error=False)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; later files and options override it.")
+    parser.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
     parser.add_argument("--version", action="version", version=__version__, help="Print the version and exit.")
     parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
     known = {"help", "config", "version", *declared_types(settings_class)}
@@ -97,12 +107,34 @@ def _flatten_mapping(
 
 def _read_text(path: str) -> str:
     if "://" not in path:
-        return Path(path).read_text(encoding="utf-8")
+        return _config_file(path).read_text(encoding="utf-8")
     folder, _, name = path.rpartition("/")
     content = folder_at(folder, patience=0).get(name)
     if content is None:
         raise FileNotFoundError(f"there is no {path}")
     return content.decode()
+
+
+def _config_file(path: str) -> Path:
+    """Return the file at a path, else the config of that name that comes with the package.
+
+    Raises:
+        ConfigError: there is neither; it names the nearest config, and all there are.
+    """
+    file = Path(path)
+    if file.exists() and not file.is_dir():  # a pipe such as /dev/stdin, too
+        return file
+    configs = {found.relative_to(CONFIGS).with_suffix("").as_posix(): found for found in CONFIGS.rglob("*.yaml")}
+    if path in configs or file.is_dir():
+        return configs.get(path, file)
+    # By the last part, so that `configs/rooms.yaml` outside of a checkout is near to `rooms`.
+    by_last_part = {name.rpartition("/")[2]: name for name in configs}
+    near = difflib.get_close_matches(file.name.removesuffix(".yaml"), by_last_part, n=1)
+    hint = f"did you mean {by_last_part[near[0]]}? There are" if near else "take a YAML file or one of"
+    raise ConfigError(
+        f"cannot read the config file {path!r}: no such file, and no config of that name: {hint} "
+        f"{', '.join(sorted(configs))}"
+    )
 
 
 def _refuse_twice(text: str, known: Mapping[str, str], where: str) -> None:
@@ -275,6 +307,22 @@ def split_words(arguments: Sequence[str], optional: Mapping[str, str]) -> tuple[
     return words, settings
 
 
+def need_places(words: Sequence[str]) -> list[str]:
+    """Return the directories and URLs given.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if not words:
+        raise ConfigError("no directory given: name those with runs and sweeps, such as `runs` or `s3://bucket/runs`")
+    return list(words)
+
+
+def print_progress(line: str) -> None:
+    """Print a line on the progress to standard error, out of the way of the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def _is_number(word: str) -> bool:
     try:
         float(word)
@@ -440,7 +488,9 @@ def run(
 
 __all__ = [
     "build_settings",
+    "need_places",
     "parse_settings",
+    "print_progress",
     "read_yaml_settings",
     "run",
     "split_words",

@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dcgan_dist.command_line import parse_settings, run, split_words
+from dcgan_dist.command_line import need_places, parse_settings, print_progress, run, split_words
 from dcgan_dist.config import CompareConfig, Config, flatten
 from dcgan_dist.errors import ConfigError
-from dcgan_dist.report import need_places, told
 from dcgan_dist.results.aggregate import Pile, Score, Trial, collect
 from dcgan_dist.results.page_content import is_lower_better, score_names
 from dcgan_dist.results.remembered import cache_file
@@ -49,7 +48,7 @@ def compare_command(arguments: Sequence[str]) -> None:
     words, options = split_words(arguments, {})
     config = parse_settings(CompareConfig, options, PROG, __doc__ or "", "DIR ... ")
     places = need_places(words)
-    pile = collect(places, cache_file(config.cache, "\n".join(places)), told)
+    pile = collect(places, cache_file(config.cache, "\n".join(places)), print_progress)
     order, sorted_by = sort_trials(pile, config.sort)
     shown = order if config.rows == 0 else order[: config.rows]
     # Of a pipe rich would take 80 columns; where COLUMNS is set it takes that.

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -53,17 +53,6 @@ class TaskPool(Protocol):
             WorkerFailed: a worker died.
         """
 
-    def search(self, function: Callable[[Task], float], tasks: Sequence[Task]) -> list[float]:
-        """Return the value of each task, trials of a search: a cluster does them as a sweep.
-
-        Args:
-            function: see `run`.
-            tasks: see `run`.
-
-        Raises:
-            WorkerFailed: a worker died.
-        """
-
 
 @dataclass(frozen=True)
 class LocalPool:
@@ -98,10 +87,6 @@ class LocalPool:
             end_of_line.close()  # tasks that are still being worked on are of no use any more
             pool.shutdown(cancel_futures=True)
             line.close()
-
-    def search(self, function: Callable[[Task], float], tasks: Sequence[Task]) -> list[float]:
-        """See `TaskPool`."""
-        return list(self.run(function, tasks))
 
 
 def usable_cores(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.locations import lasting_output
-from dcgan_dist.report import write_report_beside
+from dcgan_dist.results.report import write_report_of
 
 PROG = "dcgan-dist sweep"
 
@@ -26,7 +26,8 @@ def sweep_command(arguments: Sequence[str]) -> None:
     from dcgan_dist.sweeps.table import print_results
 
     run_sweep(config, location, print_results)
-    write_report_beside(location)
+    for name, path in write_report_of(location).items():
+        print(f"{name:15} {path}", flush=True)
 
 
 def sweep_location(config: SweepConfig) -> str:

@@ -41,9 +41,7 @@ TINY = {
 LONGEST = {
     "sweeps and launches": ("tests/launch/",),
     "hosts": ("tests/cluster/test_local_hosts.py",),
-    "scores on Ray": tuple(
-        f"tests/launch/test_{name}.py" for name in ("sweep_of_families", "ray_evaluate", "ray_search")
-    ),
+    "scores on Ray": tuple(f"tests/launch/test_{name}.py" for name in ("sweep_of_families", "ray_evaluate")),
 }
 
 # Fixtures that start a Ray cluster or network namespaces: tests that take one are slow.

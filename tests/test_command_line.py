@@ -200,6 +200,37 @@ def test_a_malformed_command_line_is_refused(arguments: Sequence[str], message: 
     assert message in mistake(*arguments)
 
 
+def test_a_config_that_comes_with_the_package_is_taken_by_its_name_where_no_file_has_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings("--config", "faces").name == "faces"
+    assert parse_settings(SweepConfig, ["--config", "sweeps/stability"], "test", "").name == "stability"
+    (tmp_path / "faces").mkdir()  # a folder is no file
+    assert settings("--config", "faces").name == "faces"
+    (tmp_path / "rooms").write_text("name: mine\n")
+    assert settings("--config", "rooms").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("romms", "did you mean rooms? There are faces, "),
+        ("configs/rooms.yaml", "did you mean rooms? There are faces, "),
+        ("stabilty", "did you mean sweeps/stability? There are faces, "),
+        ("../configs/rooms", "did you mean rooms?"),
+        ("nothing-like-it", "take a YAML file or one of faces, "),
+    ],
+)
+def test_an_unknown_config_is_refused_with_the_nearest_and_all_there_are(
+    name: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = mistake("--config", name)
+    assert message.startswith(f"cannot read the config file {name!r}: no such file, and no config of that name: {hint}")
+    assert message.endswith(", rooms, svhn, sweeps/capacity, sweeps/paper-ablations, sweeps/stability, tutorial64")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

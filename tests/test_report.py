@@ -16,14 +16,11 @@ from dcgan_dist import compare, report
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.errors import InputError
 from dcgan_dist.results.aggregate import collect
+from dcgan_dist.results.report import write_report
 from dcgan_dist.results.thumbnails import Thumbnails
 from dcgan_dist.runs.writer import open_run
-from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
 from tests.results.piles import add_score, make_run, metrics_row
-from tests.runs.conftest import location, s3_server
-
-__all__ = ["location", "s3_server"]
 
 FILES = {"report.html", "trials.csv", "trials.parquet", "metrics.parquet"}
 
@@ -132,7 +129,8 @@ def test_watching_follows_a_run_until_it_ends(tmp_path, capsys):
         output = tmp_path / "report.html"
         thumbnails = Thumbnails()
         places = [str(tmp_path / "runs")]
-        pile = report.write_report(places, output)
+        pile = collect(places)
+        write_report(pile, output)
         assert report.is_running(pile)
 
         def sleep(seconds: float) -> None:
@@ -308,20 +306,3 @@ def test_a_pile_of_unreadable_things_alone_is_told(tmp_path, capsys):
     assert compare.main([str(tmp_path)]) == 0
     assert "unreadable" in capsys.readouterr().out
     assert report.main([str(tmp_path), "--output", str(tmp_path / "report.html")]) == 0
-
-
-@pytest.mark.parametrize("location", ["local", "s3"], indirect=True)
-def test_the_page_of_a_sweep_lies_in_the_sweep_wherever_that_is(location, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = SweepConfig(space={"optim.lr": {"grid": [1e-4]}}, name="there")
-    with Ledger.open(config, location) as ledger:
-        ledger.start(TrialRecord(trial="t0000", parameters={"optim.lr": 1e-4}, steps=20))
-        ledger.finish("t0000", "finished", step=20, objective=0.5)
-    before = sorted(tmp_path.iterdir())
-    report.write_report_beside(location)
-    assert f"{location}/report.html" in capsys.readouterr().out
-    for name in FILES:
-        assert folder_at(location).read(name), name
-    assert b"there" in folder_at(location).read("report.html")
-    assert {path.name for path in set(tmp_path.iterdir()) - set(before)} <= {"my run"}
-    assert [trial.name for trial in collect([location]).trials] == ["t0000"]  # the page is no trial

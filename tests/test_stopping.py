@@ -277,7 +277,7 @@ ROOMS = ("--source=rooms", "--count=400", "--image-size=16", "--workers=1")
 COMMANDS = [
     ("prepare", "dcgan_dist.data.rooms.draw_room", 300, (*ROOMS, "--output=OUT")),
     ("prepare", "dcgan_dist.data.shards.find_finished", 2, (*ROOMS, "--output=OUT")),
-    ("report", "dcgan_dist.report.write_tables", 1, ("RUN", "--output=OUT/report.html")),
+    ("report", "dcgan_dist.results.report.write_tables", 1, ("RUN", "--output=OUT/report.html")),
     ("report", "dcgan_dist.results.page.write_atomically", 1, ("RUN", "--output=OUT/report.html")),
     ("compare", "dcgan_dist.compare.make_table", 1, ("RUN",)),
     ("sample", "dcgan_dist.generation.writing.write_samples", 1, ("--run=RUN", "--output=OUT/s.npz")),

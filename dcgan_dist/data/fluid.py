@@ -9,7 +9,7 @@ from typing import Any
 from webdataset import DataPipeline, FluidInterface, pipelinefilter
 from webdataset.filters import default_collation_fn
 
-from dcgan_dist.data.pipeline import SampleStream
+from dcgan_dist.data.sample_stream import SampleStream
 
 
 class FluidStream(DataPipeline, FluidInterface):  # type: ignore[misc]  # the library has no types

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -15,9 +15,7 @@ from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import encode, fit
 from dcgan_dist.deduplication.codes import read_shard
 from dcgan_dist.deduplication.groups import Numbers
-
-if TYPE_CHECKING:
-    from dcgan_dist.deduplication.removal import Summary
+from dcgan_dist.deduplication.summary import Summary
 
 PAIRS = 100
 GROUPS = 40  # the largest, shown

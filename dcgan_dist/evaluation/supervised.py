@@ -1,7 +1,7 @@
 """The supervised control of section 5.2: a classifier of the discriminator's architecture, trained on the labels.
 
 Its learning rate, L2 penalty, momentum and dropout come from a random search, whose trials are judged on validation
-images: as a `Learner`, a trial is the number that is chosen. Over a cluster the search is a Tune sweep.
+images: as a `Learner`, a trial is the number that is chosen.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class SupervisedCNN:
             for number in self.grid
             for rows in draws
         ]
-        shares = np.array(self.pool.search(_train_and_judge, trials))
+        shares = np.array(list(self.pool.run(_train_and_judge, trials)))
         means: list[float] = shares.reshape(len(self.grid), len(draws)).mean(axis=1).tolist()
         return means
 

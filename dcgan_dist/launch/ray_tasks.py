@@ -9,7 +9,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import ray
@@ -106,17 +105,6 @@ class RayPool:
             ) from error
         # What still runs when this ends early is ended with the connection to the cluster. To cancel it here would make
         # Ray 2.60 end this process now and then, where a task is one that was tried again after its worker's death.
-
-    def search(self, function: Callable[[Task], float], tasks: Sequence[Task]) -> list[float]:
-        """Return the value of each task, each a trial of a Tune sweep; see `parallel.TaskPool`.
-
-        Raises:
-            ClusterError: a host does not see what `needs` names.
-            WorkerFailed: the workers of a trial died again and again, or the cluster was lost.
-        """
-        from dcgan_dist.launch.ray_search import sweep_over  # Tune takes a second to import
-
-        return sweep_over(partial(do_task, function, needs=self.needs), tasks, self.workers, self.uses_gpus)
 
 
 def do_task(function: Callable[[Task], Result], task: Task, needs: tuple[str, ...]) -> Result:

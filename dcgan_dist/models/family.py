@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import dcgan_dist.models
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.models.network import Discriminator, Generator
@@ -66,7 +66,7 @@ class Family:
 
 def families() -> dict[str, Family]:
     """Return all families by their names."""
-    package = dcgan_dist.models
+    package = sys.modules[__package__]  # looked up, since it imports this file
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     files = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
     return {family.name: family for file in files for family in getattr(file, "FAMILIES", ())}

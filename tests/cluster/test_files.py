@@ -71,12 +71,15 @@ def test_host_script_explains_itself() -> None:
 
 def test_a_job_uploads_code_and_settings_and_nothing_that_the_documents_have_people_write(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    shutil.copytree(PROJECT / "dcgan_dist", checkout / "dcgan_dist", ignore=shutil.ignore_patterns("__pycache__"))
+    unwanted = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PROJECT / "dcgan_dist", checkout / "dcgan_dist", symlinks=True, ignore=unwanted)
     shutil.copytree(PROJECT / "configs", checkout / "configs")
     for name in (".gitignore", ".rayignore", "pyproject.toml"):
         shutil.copy(PROJECT / name, checkout)
     (checkout / "mine.yaml").touch()
     needed = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
+    # By the link there: a job knows the configs by their names, too.
+    needed |= {f"dcgan_dist/{name}" for name in needed if name.startswith("configs/")}
 
     documents = [PROJECT / "README.md", *PROJECT.glob("docs/*.md"), CLUSTER / "README.md"]
     text = "\n".join(path.read_text() for path in documents)

@@ -5,21 +5,43 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.launch.conftest import RayCluster
+from tests.launch.conftest import RayCluster, command_line, descendants
+
+
+def start(folder: Path, words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dcgan_dist.evaluate", "--run=run", "--task=folder", "--data=rooms:600", *words]
+    own = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, env=own, text=True, **streams)
+
+
+def finish(process: subprocess.Popen[str], folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out, json.loads((folder / "run/scores.json").read_text())["folder"]
 
 
 def evaluate(folder: Path, words: list[str], **environment: str) -> tuple[str, list[dict[str, Any]]]:
-    command = [sys.executable, "-m", "dcgan_dist.evaluate", "--run=run", "--task=folder", "--data=rooms:600", *words]
-    own = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads((folder / "run/scores.json").read_text())["folder"]
+    return finish(start(folder, words, environment), folder)
+
+
+def wait_for_task(cluster: RayCluster) -> int:
+    """Return the process id of a worker that is doing a task."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for pid in descendants(cluster.process):
+            if b"ray::do_task" in command_line(pid):
+                return pid
+        time.sleep(0.01)
+    raise AssertionError("no worker has begun a task")
 
 
 def test_features_made_over_a_cluster_give_the_same_score(
@@ -42,14 +64,19 @@ def test_features_made_over_a_cluster_give_the_same_score(
     assert entries[0]["values"] == entries[1]["values"]
 
 
-def test_trials_of_the_supervised_control_over_a_cluster_are_those_of_one_process(
+def test_trials_of_the_supervised_control_over_a_cluster_that_loses_a_worker_are_those_of_one_process(
     ray_cluster: RayCluster, tmp_path: Path, finished_run: Callable[..., Path]
 ) -> None:
     shutil.copytree(finished_run(1), tmp_path / "run")
-    words = ["--count=200", "--baselines=cnn", "--trials=3", "--epochs=2", "--cs=1e-2", "--cache=cache"]
+    # The features of the first command are in the cache then: the tasks of the second are trials alone.
+    words = ["--count=200", "--baselines=cnn", "--trials=3", "--epochs=10", "--cs=1e-2", "--cache=cache"]
     _, alone = evaluate(tmp_path, words)
     cluster = {**ray_cluster.environment, "RAY_ADDRESS": ray_cluster.address}
-    _, spread = evaluate(tmp_path, [*words, "--cluster.workers=2"], **cluster)
+    process = start(tmp_path, [*words, "--cluster.workers=2"], cluster)
+    worker = wait_for_task(ray_cluster)
+    os.kill(worker, signal.SIGKILL)
+    _, spread = finish(process, tmp_path)
+    assert worker not in descendants(ray_cluster.process)
     ours, same = (next(entry for entry in entries if entry["method"] == "cnn") for entries in (alone, spread))
     assert same["metrics"] == ours["metrics"]
     assert (same["trial"], same["validation"]) == (ours["trial"], ours["validation"])
