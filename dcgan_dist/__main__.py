@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-from dcgan_dist import __version__
 from dcgan_dist.printing import keep_streams
 from dcgan_dist.stopping import end_at_once, set_handler
+from dcgan_dist.version import __version__
 
 FRONT_DOORS = {
     "prepare": "make shards from a source of images, or check them",

@@ -7,23 +7,26 @@ import dataclasses
 import difflib
 import errno
 import functools
+import importlib
+import inspect
 import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from dcgan_dist import __version__
 from dcgan_dist.config import (
     ALTERNATIVES,
     coerce,
     declared_types,
     describe_type,
+    flatten,
     former_names,
     former_value,
     is_list,
@@ -35,6 +38,7 @@ from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.printing import keep_streams, output_failure
 from dcgan_dist.stopping import Interrupted, final, raising
 from dcgan_dist.storage.folder import folder_at
+from dcgan_dist.version import __version__
 
 Settings = TypeVar("Settings")
 
@@ -421,6 +425,32 @@ def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Se
     return settings_class(**{entry.name: made[entry.name] for entry in dataclasses.fields(settings_class)})  # type: ignore[arg-type]
 
 
+def settings_of(
+    settings_class: type[Settings],
+    config: str | Path | Settings | Mapping[str, Any] | None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Make settings of what a caller in Python gives.
+
+    Args:
+        settings_class: what is made.
+        config: a YAML file by path, URL or name; an object of the class; or a mapping of dotted or nested names.
+        overrides: settings over those; None clears one.
+
+    Raises:
+        ConfigError: no such file, an unknown setting, a wrong type, or a value out of range.
+    """
+    known, former = list(declared_types(settings_class)), list(former_names(settings_class, {}))
+    if isinstance(config, str | Path):
+        values = read_yaml_settings(config, settings_class)
+    elif isinstance(config, Mapping):
+        values = _flatten_mapping(dict(config), known, former)
+    else:
+        values = {} if config is None else flatten(config)
+    layer = _flatten_mapping(dict(overrides or {}), known, former)
+    return build_settings(settings_class, _overlay(values, layer))
+
+
 def _word(value: object) -> str:
     """Write a value as it would stand on the command line."""
     if value is None:
@@ -434,6 +464,24 @@ def _is_accepted(parser: _Parser, word: str) -> bool:
     except ConfigError:
         return False
     return True
+
+
+class FrontDoor(ModuleType):
+    """A command's module that is a function as well: `dcgan_dist.train(...)` is `dcgan_dist.api.train(...)`.
+
+    The command and the function have one name, and Python puts a module that is imported into its package under it.
+    """
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        """Do what the command does, as a function of `dcgan_dist.api`."""
+        api = importlib.import_module("dcgan_dist.api")  # it stands above the commands
+        return getattr(api, self.__name__.rpartition(".")[2])(*arguments, **settings)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the function."""
+        api = importlib.import_module("dcgan_dist.api")
+        return inspect.signature(getattr(api, self.__name__.rpartition(".")[2]))
 
 
 def run(

@@ -20,8 +20,10 @@ from dcgan_dist.runs.run import Run
 from dcgan_dist.storage.folder import check_writable
 
 if TYPE_CHECKING:
-    from dcgan_dist.exploration.figure import AllConfig, FigureConfig
+    from dcgan_dist.exploration.figure import AllConfig, Drawn, FigureConfig
     from dcgan_dist.exploration.networks import Trained
+
+from dcgan_dist.command_line import FrontDoor
 
 PROG = "dcgan-dist explore"
 ALL = "all"
@@ -43,11 +45,32 @@ def _command(arguments: Sequence[str]) -> None:
         everything = parse_settings(AllConfig, settings, f"{PROG} {ALL}", "Draw every figure of a run.", word_for="run")
         _draw_all(everything, _open(everything))
         return
-    if name not in FIGURES:
-        raise ConfigError(f"figure is {name!r}: take {ALL}, or one of {', '.join(FIGURES)}")
-    chosen = FIGURES[name]
-    config = parse_settings(chosen.settings, settings, f"{PROG} {name}", f"Draw {chosen.about}.", word_for="run")
+    chosen = settings_class(name)
+    config = parse_settings(chosen, settings, f"{PROG} {name}", f"Draw {FIGURES[name].about}.", word_for="run")
     _draw(name, config, _open(config))
+
+
+def settings_class(figure: str) -> type[FigureConfig]:
+    """Return the class of a figure's settings.
+
+    Raises:
+        ConfigError: there is no such figure.
+    """
+    from dcgan_dist.exploration.catalogue import FIGURES
+
+    if figure not in FIGURES:
+        raise ConfigError(f"figure is {figure!r}: take {ALL}, or one of {', '.join(FIGURES)}")
+    return FIGURES[figure].settings
+
+
+def draw(figure: str, config: FigureConfig) -> tuple[Drawn, list[str]]:
+    """Draw a figure of the run that the settings name, write it, and return it and where its files are.
+
+    Raises:
+        InputError: a setting, the run or the data cannot be used.
+        StorageError: it cannot be written.
+    """
+    return _draw_and_write(figure, config, _open(config))
 
 
 def _open(config: FigureConfig) -> Trained:
@@ -75,13 +98,17 @@ def _open(config: FigureConfig) -> Trained:
 
 def _draw(name: str, config: FigureConfig, networks: Trained) -> None:
     """Draw a figure, write it, and say what came out and where it is."""
+    drawn, paths = _draw_and_write(name, config, networks)
+    print("\n".join([drawn.finding, *paths]), flush=True)
+
+
+def _draw_and_write(name: str, config: FigureConfig, networks: Trained) -> tuple[Drawn, list[str]]:
     from dcgan_dist.exploration.catalogue import FIGURES
     from dcgan_dist.exploration.figure import write_figure
 
     begun = time.perf_counter()
     drawn = FIGURES[name].draw(config, networks)
-    paths = write_figure(drawn, name, config, networks, begun)
-    print("\n".join([drawn.finding, *paths]), flush=True)
+    return drawn, write_figure(drawn, name, config, networks, begun)
 
 
 def _draw_all(config: AllConfig, networks: Trained) -> None:
@@ -114,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return run(_command, PROG, arguments, after_signal="figures that were finished are kept")
 
+
+sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.explore(...)` is `api.explore`
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
+from dcgan_dist.command_line import FrontDoor, parse_settings, run, yield_idle_cores
 from dcgan_dist.config import SampleConfig
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
+from dcgan_dist.printing import tell
 from dcgan_dist.runs.run import Run
 
 PROG = "dcgan-dist sample"
@@ -26,11 +27,21 @@ _STRETCHES_EACH = 2  # tasks that are worth the start of another process
 
 def _command(arguments: Sequence[str]) -> None:
     config = parse_settings(SampleConfig, arguments, PROG, __doc__ or "", word_for="run")
+    yield_idle_cores()
+    write(config)
+
+
+def write(config: SampleConfig) -> None:
+    """Draw the samples that the settings ask for, write them, and print where they are.
+
+    Raises:
+        InputError: a setting, the run or the output cannot be used.
+        StorageError: they cannot be written.
+    """
     if config.run is None:
         raise ConfigError("run is missing: give RUN or --run RUN, the run directory of the generator")
     if config.output is None:
         raise ConfigError("output is missing: give --output FILE.png, FILE.npz, DIR/NAME-%06d.tar, or a folder")
-    yield_idle_cores()
     from dcgan_dist.generation.samples import open_samples, read_z
     from dcgan_dist.generation.writing import output_of, put_right, refuse_existing, write_samples
 
@@ -68,10 +79,9 @@ def _command(arguments: Sequence[str]) -> None:
     size = samples.model.image_size
     averaged = " (averaged weights)" if samples.weights == "average" else ""
     of = f", {samples.class_names[samples.label]!r}" if samples.label is not None else ""
-    print(
+    tell(
         f"{config.output}: {count:,} images of {size}x{size}{of}, from step {samples.step:,} of {location}{averaged}, "
-        f"made in {time.monotonic() - begun:.1f} s",
-        flush=True,
+        f"made in {time.monotonic() - begun:.1f} s"
     )
 
 
@@ -100,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left = "nothing was written, or what is finished of shards, which the same command goes on"
     return run(_command, PROG, arguments, after_signal=left)
 
+
+sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.sample(...)` is `api.sample`
 
 if __name__ == "__main__":
     sys.exit(main())

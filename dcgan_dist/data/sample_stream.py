@@ -182,4 +182,4 @@ class _DamageLog:
             _log.warning("damage: %d samples left out in all", self._lost)
 
 
-__all__ = ["Position", "SampleStream", "stream"]
+__all__ = ["Position", "SampleStream"]

@@ -44,7 +44,7 @@ class Checkpoint:
     """
 
     step: int
-    folder: Folder
+    folder: Folder = field(repr=False)
     state: dict[str, Any] = field(repr=False)
     where: str = field(compare=False)
     _last: dict[str, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import dcgan_dist
 from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.errors import ConfigError, RunDirectoryError
@@ -20,6 +19,7 @@ from dcgan_dist.machine import compiler
 from dcgan_dist.models.family import families, family_of
 from dcgan_dist.runs.names import CONFIG_NAME
 from dcgan_dist.runs.writer import RunWriter, open_run
+from dcgan_dist.version import __version__
 
 DEFAULT_EPOCHS = 5.0
 # Settings that decide what a step computes: a run cannot go on with others. data.path is compared by its content.
@@ -113,7 +113,7 @@ def open_run_directory(config: Config, dataset: Dataset, location: str, session:
 def environment() -> dict[str, Any]:
     """Versions of what a run is computed with, and the git commit where there is one."""
     return {
-        "dcgan_dist": dcgan_dist.__version__,
+        "dcgan_dist": __version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
