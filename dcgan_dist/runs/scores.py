@@ -56,7 +56,7 @@ class Score:
     step: int | None
     protocol: str
     metrics: dict[str, Metric]
-    entry: Entry = field(repr=False)
+    entry: Entry = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, task: str, entry: Entry) -> Score:
