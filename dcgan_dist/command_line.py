@@ -372,15 +372,16 @@ def parse_settings(
     read = [(file, *_read_yaml(file, settings_class)) for file in files]
     given: dict[str, Any] = {key: value for _, settings, _ in read for key, value in settings.items()} | overrides
     values: dict[str, Any] = {}
+    notices: list[str] = []
     for file, settings, is_record in read:
         layer, lines = _renamed(settings_class, settings, given)
-        for line in lines if not is_record else ():
-            print(f"{prog}: {line} (in {file})", file=sys.stderr, flush=True)
+        notices += [] if is_record else [f"{line} (in {file})" for line in lines]
         values = _overlay(values, layer)
     layer, lines = _renamed(settings_class, overrides, given, "--")
-    for line in lines:
+    made = build_settings(settings_class, _overlay(values, layer))
+    for line in [*notices, *lines]:  # after the checks: what is refused is one line
         print(f"{prog}: {line}", file=sys.stderr, flush=True)
-    return build_settings(settings_class, _overlay(values, layer))
+    return made
 
 
 def _overlay(values: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:

@@ -557,6 +557,14 @@ def test_what_an_earlier_version_wrote_is_read_with_a_line_that_says_what_it_is_
     assert capsys.readouterr().err == ""
 
 
+def test_what_is_refused_is_one_line_by_a_former_name_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(arguments: Sequence[str]) -> None:
+        parse_settings(EvaluateConfig, arguments, "x", "")
+
+    assert run(command, "x", ["--samples=0"]) == 2
+    assert capsys.readouterr().err == "x: count is 0: take 1 or more\n"
+
+
 def test_a_former_name_on_the_command_line_goes_over_the_new_one_in_a_file(write: Callable[..., str]) -> None:
     words = ["--config", write("count: 3\n"), "--samples", "4"]
     assert parse_settings(EvaluateConfig, words, "test", "").count == 4
