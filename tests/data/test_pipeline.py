@@ -430,7 +430,7 @@ class TestDamage:
         told = [entry.getMessage() for entry in caplog.records]
         where = f"shard 'set-000003.tar' offset {record['offset']}"
         assert f"damage: {where} (its bytes are not those that were written), sample left out" in told
-        assert told[-1] == "damage: 1 samples left out in all"
+        assert told[-1] == "damage: 1 sample left out in all"
         with pytest.raises(DataError, match=f"shard 'set-000003.tar' is damaged at byte {record['offset']}") as error:
             list(stream(own_shards.folder, seed=2, batch_size=16, on_damage="fail"))
         assert "\n" not in str(error.value)
