@@ -179,7 +179,7 @@ class _DamageLog:
 
     def tell_sum(self) -> None:
         if self._lost:
-            _log.warning("damage: %d samples left out in all", self._lost)
+            _log.warning("damage: %d sample%s left out in all", self._lost, "s" * (self._lost != 1))
 
 
 __all__ = ["Position", "SampleStream"]
