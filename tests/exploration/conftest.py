@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,3 +28,10 @@ def opened(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., Traine
         return open_trained(Run(run), "latest", seed=seed, device=torch.device("cpu"), cache=cache)
 
     return get
+
+
+def with_settings(trained: Trained, settings: dict[str, Any]) -> Trained:
+    """Return the same networks, of a run whose config.yaml says something else."""
+    run = Run(trained.location)
+    run.settings = settings
+    return replace(trained, run=run)

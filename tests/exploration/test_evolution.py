@@ -101,7 +101,7 @@ def test_log_lines_that_checkpoints_kept_are_joined_and_what_was_not_kept_is_not
     for step in (205, 250, 900):  # after log lines 20, 25 and 90
         write_step(run, step, generator, history[max(0, step // 10 - WINDOW) : step // 10].contiguous())
     means = dict.fromkeys((205, 250, 900), np.zeros(12))
-    found = follow_activations(str(run), means, log_steps)
+    found = follow_activations(Run(run), means, log_steps)
     assert found.times == "log lines"
     assert found.steps.tolist() == log_steps[4:]
     known = [*range(4, 25), *range(74, 90)]

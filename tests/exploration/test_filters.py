@@ -32,6 +32,7 @@ from dcgan_dist.exploration.filters import (
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.models.network import Discriminator
+from tests.exploration.conftest import with_settings
 
 MODEL = ModelConfig(image_size=16, channels=3, classes=0, z_dim=4, ngf=4, ndf=4)
 
@@ -208,7 +209,7 @@ def test_half_of_a_gradient_is_found_on_as_few_pixels_as_can_be() -> None:
 def test_figure_of_a_tiny_run(opened: Callable[..., Trained], family: str) -> None:
     run = opened(family)
     if family == "cdcgan":  # not on rooms, as far as it knows
-        run = replace(run, settings={})
+        run = with_settings(run, {})
     config = FiltersConfig(count=128, filters=("0-2", "5"), top=3, layer=2, data="rooms:256")
     drawn = draw_filters(config, run)
     trained = drawn.numbers["trained"]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from scipy import stats
 from dcgan_dist.errors import ConfigError, NeedsChoice
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.exploration.turn import TurnConfig, draw_turn, find_sides, measure, random_vectors, turn_vector
+from tests.exploration.conftest import with_settings
 from tests.exploration.judges import by_brightness
 
 Opened = Callable[..., Trained]
@@ -94,6 +94,6 @@ def test_bad_settings_name_the_way_out(settings: dict[str, object], reason: str)
 
 
 def test_a_person_has_to_choose_sides_of_what_is_no_room(opened: Opened) -> None:
-    run = replace(opened("gan"), settings={"data": {"path": "photographs"}})
+    run = with_settings(opened("gan"), {"data": {"path": "photographs"}})
     with pytest.raises(NeedsChoice, match="explore sheet"):
         draw_turn(TurnConfig(), run)

@@ -12,8 +12,9 @@ import pytest
 
 from dcgan_dist.errors import RunDirectoryError
 from dcgan_dist.runs import lease
+from dcgan_dist.runs.lease import is_alive, mark_run
 from dcgan_dist.runs.run import Run
-from dcgan_dist.runs.writer import is_alive, mark_run, open_run
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import RemoteFolder
 from tests.runs.conftest import StartWriter
 
