@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: train figures test test-slow test-all stress wheel lint setup clean
+.PHONY: train figures test test-slow test-all coverage stress wheel lint setup clean
 
 setup: $(INSTALLED)
 
@@ -12,7 +12,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,s3,onnx]'
-	$(BIN)/python -m compileall -q dcgan_dist tests
+	$(BIN)/python -m compileall -q dcgan_dist benchmarks tests
 	touch $@
 
 train: setup
@@ -33,6 +33,14 @@ test-slow: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-all: test test-slow
+
+# Apart from the tests, since to count lines takes half as much time again; what Ray's own workers run is not counted,
+# for Ray ends them before they can write it down.
+coverage: setup
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 # An hour or two: the same bits in every process, on a machine whose cores are taken. Goes on where it was.
 stress: setup

@@ -20,8 +20,9 @@ FRONT_DOORS = {
     "report": "show all that is below some directories as one page and as tables",
     "compare": "the same as a table in the terminal",
     "doctor": "say what this machine or cluster can do, and the way out where it cannot",
-    "bench": "measure images/s beside a baseline",
 }
+# Where it was in earlier versions, it says where it is now.
+_MOVED = ("bench",)
 
 
 def main() -> int:
@@ -36,7 +37,7 @@ def main() -> int:
     if name == "--version":
         print(f"dcgan-dist {__version__}")
         return 0
-    if name not in FRONT_DOORS:
+    if name not in (*FRONT_DOORS, *_MOVED):
         print(f"dcgan-dist: unknown command {name!r}: take one of {', '.join(FRONT_DOORS)}", file=sys.stderr)
         return 2
     set_handler(end_at_once)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dcgan_dist.bench import bench_command
-from dcgan_dist.benchmarks import stability
+from benchmarks import stability
+from benchmarks.__main__ import bench_command
 from dcgan_dist.config import override
 from dcgan_dist.results.stability import MIN_LINES, judge
 from dcgan_dist.runs.run import Run

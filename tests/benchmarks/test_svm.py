@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan_dist.benchmarks.svm import (
+from benchmarks.svm import (
     CLASSES,
     compare_draws,
     compare_path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcgan_dist.benchmarks.sweep import Halved, replay
+from benchmarks.sweep import Halved, replay
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.sweeps.record import TrialRecord

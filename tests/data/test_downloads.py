@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcgan_dist.benchmarks.flaky_server import FlakyServer
+from benchmarks.flaky_server import FlakyServer
 from dcgan_dist.config import PrepareConfig, override
 from dcgan_dist.data import downloads
 from dcgan_dist.data.downloads import download

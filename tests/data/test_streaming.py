@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from dcgan_dist.benchmarks.flaky_server import flaky, flaky_process
+from benchmarks.flaky_server import flaky, flaky_process
 from dcgan_dist.data import downloading as downloading_module
 from dcgan_dist.data import loading as loading_module
 from dcgan_dist.data.dataset import open_dataset

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcgan_dist.benchmarks.deduplication import DATA_VARIABLE, KINDS, distance, measure, plant, read_images
+from benchmarks.deduplication import DATA_VARIABLE, KINDS, distance, measure, plant, read_images
 from dcgan_dist.config import DeduplicationConfig
 
 SETTINGS = DeduplicationConfig(steps=250, batch_size=64)

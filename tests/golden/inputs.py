@@ -16,7 +16,6 @@ COMMANDS = (
     "report",
     "compare",
     "doctor",
-    "bench",
 )
 
 BAD: tuple[tuple[str, ...], ...] = (

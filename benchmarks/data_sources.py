@@ -17,7 +17,7 @@ import webdataset
 import webp
 from PIL import Image
 
-from dcgan_dist.benchmarks.measuring import Way, beside, limit, rates_in_turn
+from benchmarks.measuring import Way, beside, limit, rates_in_turn
 from dcgan_dist.data.images import JPEG_QUALITY, Pixels
 from dcgan_dist.data.rooms import draw_room
 from dcgan_dist.data.shards import Recipe, write_shards

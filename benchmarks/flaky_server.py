@@ -1,6 +1,6 @@
 """A web server on the loopback interface that is as slow and as unreliable as it is told to be.
 
-Run as a program (``python -m dcgan_dist.benchmarks.flaky_server FOLDER [key=value ...]``), it prints its port and
+Run as a program (``python -m benchmarks.flaky_server FOLDER [key=value ...]``), it prints its port and
 serves until its standard input ends, in a process of its own, so that it takes no time from the one that reads.
 """
 
@@ -169,7 +169,7 @@ def flaky_process(folder: Path, **behaviour: float) -> Iterator[str]:
     words = [
         sys.executable,
         "-m",
-        "dcgan_dist.benchmarks.flaky_server",
+        "benchmarks.flaky_server",
         str(folder),
         *(f"{k}={v}" for k, v in behaviour.items()),
     ]

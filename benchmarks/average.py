@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dcgan_dist.benchmarks.step import PAPER, TUTORIAL, make_our_step
+from benchmarks.step import PAPER, TUTORIAL, make_our_step
 from dcgan_dist.config import Config, ModelConfig, TrainingConfig
 from dcgan_dist.distributed import pick_device
 from dcgan_dist.models import build_networks

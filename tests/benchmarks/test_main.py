@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dcgan_dist.bench import main
-from dcgan_dist.benchmarks import data
-from dcgan_dist.benchmarks.plain_loop import make_plain_loop
-from dcgan_dist.benchmarks.step import TUTORIAL
+from benchmarks import data
+from benchmarks.__main__ import main
+from benchmarks.plain_loop import make_plain_loop
+from benchmarks.step import TUTORIAL
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.models import build_networks

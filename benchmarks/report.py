@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from dcgan_dist.benchmarks.measuring import on_cores
+from benchmarks.measuring import on_cores
 from dcgan_dist.config import Config, override
 from dcgan_dist.parallel import usable_cores
 from dcgan_dist.results.aggregate import collect
@@ -212,7 +212,7 @@ def _cpu_seconds() -> float:
 
 
 def _run(function: str, *arguments: object) -> dict[str, Any]:
-    code = f"import sys; from dcgan_dist.benchmarks.report import {function}; {function}(*sys.argv[1:])"
+    code = f"import sys; from benchmarks.report import {function}; {function}(*sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
     )

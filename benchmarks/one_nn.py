@@ -83,7 +83,7 @@ def _peak() -> float:
 
 
 def _run(function: str, folder: Path) -> dict[str, Any]:
-    code = f"import sys; from dcgan_dist.benchmarks.one_nn import {function}; {function}(sys.argv[1])"
+    code = f"import sys; from benchmarks.one_nn import {function}; {function}(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

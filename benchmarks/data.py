@@ -28,9 +28,9 @@ import webdataset
 import xxhash
 from PIL import Image
 
-from dcgan_dist.benchmarks.data_mosaic import mosaic_peer
-from dcgan_dist.benchmarks.data_sources import bench_sources
-from dcgan_dist.benchmarks.measuring import Way, beside, left_out, limit, on_cores, rates_in_turn
+from benchmarks.data_mosaic import mosaic_peer
+from benchmarks.data_sources import bench_sources
+from benchmarks.measuring import Way, beside, left_out, limit, on_cores, rates_in_turn
 from dcgan_dist.data import stream as stream_module
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.images import Encoding

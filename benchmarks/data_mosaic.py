@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from dcgan_dist.benchmarks.measuring import Way
+from benchmarks.measuring import Way
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.errors import DataError
 from dcgan_dist.storage.cache import cache_directory

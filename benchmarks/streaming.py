@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dcgan_dist.benchmarks.flaky_server import flaky_process
+from benchmarks.flaky_server import flaky_process
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.shards import Recipe, write_shards
 from dcgan_dist.data.sources import Item, RawImage, Source

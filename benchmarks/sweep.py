@@ -26,7 +26,7 @@ from typing import Any
 import ray
 from ray.tune.schedulers import TrialScheduler
 
-from dcgan_dist.benchmarks.trial_start import measure_trial_start
+from benchmarks.trial_start import measure_trial_start
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.ray_tune import METRIC, TIME, TUNE_SETTINGS, WORST, make_scheduler, run_sweep

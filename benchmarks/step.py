@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dcgan_dist.benchmarks.plain_loop import make_plain_loop
+from benchmarks.plain_loop import make_plain_loop
 from dcgan_dist.config import Config, ModelConfig, TrainingConfig
 from dcgan_dist.distributed import World, pick_device
 from dcgan_dist.models import build_networks, initialise
