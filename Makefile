@@ -17,12 +17,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 train: setup
 	$(BIN)/python -m dcgan_dist.train --config configs/rooms.yaml
-	$(BIN)/python -m dcgan_dist.evaluate --run runs/rooms --task rooms --cs 1e-4,1e-3 --baselines random
+	$(BIN)/python -m dcgan_dist.evaluate runs/rooms --task rooms --cs 1e-4,1e-3 --baselines random
 	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
 
 # The paper's figures of the run that `make train` has trained, and the report with them.
 figures: setup
-	$(BIN)/python -m dcgan_dist.explore all --run runs/rooms
+	$(BIN)/python -m dcgan_dist.explore all runs/rooms
 	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
 
 # What a person who changes the code wants to know at once; the rest starts clusters, kills processes, or repeats.

@@ -23,8 +23,8 @@ from dcgan_dist.data.preparation import prepare
 from dcgan_dist.distributed import World
 from dcgan_dist.errors import Diverged
 from dcgan_dist.parallel import LocalPool, usable_cores
-from dcgan_dist.results.run_directory import read_metrics
 from dcgan_dist.results.stability import judge
+from dcgan_dist.runs.run import Run
 from dcgan_dist.training.trainer import train
 
 DATA_VARIABLE = "DCGAN_DIST_DATA"
@@ -69,7 +69,7 @@ def bench_stability(rounds: int = 1) -> Iterator[dict[str, Any]]:
             location = FOLDER / f"{name}-seed{seed}"
             begun = time.perf_counter()
             diverged = train_setting(name, data, seed, location)
-            verdict = judge(read_metrics(str(location)), diverged=diverged)
+            verdict = judge(Run(location).rows(), diverged=diverged)
             yield {
                 "bench": "stability",
                 "run": str(location),

@@ -7,6 +7,7 @@ import sys
 
 from dcgan_dist.printing import keep_streams
 from dcgan_dist.stopping import end_at_once, set_handler
+from dcgan_dist.version import __version__
 
 FRONT_DOORS = {
     "prepare": "make shards from a source of images, or check them",
@@ -29,9 +30,12 @@ def main() -> int:
     keep_streams()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("usage: dcgan-dist NAME [--help] [settings]\n")
+        print("usage: dcgan-dist NAME [--help] [--version] [settings]\n")
         for door, does in FRONT_DOORS.items():
             print(f"  {door:10} {does}")
+        return 0
+    if name == "--version":
+        print(f"dcgan-dist {__version__}")
         return 0
     if name not in (*FRONT_DOORS, *_MOVED):
         print(f"dcgan-dist: unknown command {name!r}: take one of {', '.join(FRONT_DOORS)}", file=sys.stderr)

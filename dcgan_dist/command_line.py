@@ -7,23 +7,38 @@ import dataclasses
 import difflib
 import errno
 import functools
+import importlib
+import inspect
 import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from dcgan_dist.config import ALTERNATIVES, declared_types, describe_type, unknown_setting
+from dcgan_dist.config import (
+    ALTERNATIVES,
+    coerce,
+    declared_types,
+    describe_type,
+    flatten,
+    former_names,
+    former_value,
+    is_list,
+    modernised,
+    unknown_setting,
+)
 from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.printing import keep_streams, output_failure
 from dcgan_dist.stopping import Interrupted, final, raising
 from dcgan_dist.storage.folder import folder_at
+from dcgan_dist.version import __version__
 
 Settings = TypeVar("Settings")
 
@@ -62,8 +77,9 @@ def _make_parser(
     usage = f"%(prog)s {words}[--config FILE] [--SETTING VALUE ...]"
     parser = _Parser(prog=prog, description=description, usage=usage, exit_on_error=False)
     parser.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    parser.add_argument("--version", action="version", version=__version__, help="Print the version and exit.")
     parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
-    known = {"help", "config", *declared_types(settings_class)}
+    known = {"help", "config", "version", *declared_types(settings_class)}
     for action in parser._actions:
         # jsonargparse also lists a file option for each group (--model FILE); settings come from --config alone.
         if action.dest not in known:
@@ -75,16 +91,18 @@ def _one_line(text: str) -> str:
     return " ".join(str(text).split())
 
 
-def _flatten_mapping(mapping: dict[Any, Any], known: Sequence[str], prefix: str = "") -> dict[str, Any]:
+def _flatten_mapping(
+    mapping: dict[Any, Any], known: Sequence[str], former: Sequence[str], prefix: str = ""
+) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for raw, value in mapping.items():
         key = prefix + str(raw).replace("-", "_")
         is_group = any(name.startswith(f"{key}.") for name in known)
         if is_group and isinstance(value, dict | None):  # None: a group with all its lines commented out
-            flat.update(_flatten_mapping(value or {}, known, f"{key}."))
+            flat.update(_flatten_mapping(value or {}, known, former, f"{key}."))
         elif is_group:
             raise ConfigError(f"{key} is {value!r}: it is a group of settings, such as {key}.NAME: VALUE")
-        elif key not in known:
+        elif key not in known and key not in former:
             raise unknown_setting(key, value, known)
         else:
             flat[key] = value
@@ -152,9 +170,16 @@ def _refuse_twice(text: str, known: Mapping[str, str], where: str) -> None:
 def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]:
     """Return the settings of a YAML file, a path or URL, as ``{"optim.lr": 2e-4, ...}``; values are as YAML reads them.
 
+    Settings that an earlier version named otherwise are given by the names that they have now.
+
     Raises:
         ConfigError: no such file, not YAML, or an unknown key.
     """
+    return modernised(settings_class, _read_yaml(path, settings_class)[0])
+
+
+def _read_yaml(path: str | Path, settings_class: type) -> tuple[dict[str, Any], bool]:
+    """Return the settings of a YAML file with the names they have there, and whether a run has recorded them."""
     try:
         text = _read_text(str(path))
         content = yaml.safe_load(text)
@@ -166,23 +191,69 @@ def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]
         raise ConfigError(f"the config file {str(path)!r} holds no settings: write them as `optim: {{lr: 2e-4}}`")
     _refuse_twice(text, declared_types(settings_class), f"the config file {str(path)!r}")
     settings = {key: value for key, value in (content or {}).items() if key not in RECORDED_KEYS}
-    return _flatten_mapping(settings, list(declared_types(settings_class)))
+    flat = _flatten_mapping(settings, list(declared_types(settings_class)), list(former_names(settings_class, {})))
+    return flat, len(settings) < len(content or {})
 
 
-def _read_arguments(arguments: Sequence[str], types: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Split a command line into config files and dotted settings; hyphens count as underscores in names."""
+def _renamed(
+    settings_class: type, settings: Mapping[str, Any], given: Mapping[str, Any], dashes: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+    """Return `settings` with today's names and values, and for each of an earlier version a line that says so.
+
+    Args:
+        settings_class: their class.
+        settings: by dotted name.
+        given: these and all others that are given, which can decide what a setting is called now.
+        dashes: stand before names in the lines.
+
+    Raises:
+        ConfigError: two of them are one setting now.
+    """
+    today: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    lines: list[str] = []
+    names = former_names(settings_class, given)
+    for name, value in settings.items():
+        key = names.get(name, name)
+        if key in today:
+            both = f"{dashes}{origins[key]} and {dashes}{name} are both given"
+            raise ConfigError(f"{both}, and are one setting now: give {dashes}{key} alone")
+        today[key], origins[key] = former_value(settings_class, key, value), name
+        if (key, today[key]) != (name, value):
+            value_then, value_now = ("", "") if today[key] == value else (f" {value}", f" {today[key]}")
+            lines.append(f"{dashes}{name}{value_then} is now {dashes}{key}{value_now}")
+    return today, lines
+
+
+def _read_arguments(
+    arguments: Sequence[str], types: dict[str, Any], former: Mapping[str, str], word_for: str | None
+) -> tuple[list[str], dict[str, str]]:
+    """Split a command line into config files and dotted settings; hyphens count as underscores in names.
+
+    Args:
+        arguments: the command line.
+        types: of the settings, by dotted name.
+        former: names that settings had.
+        word_for: the setting that a word without a name is the value of.
+    """
     files: list[str] = []
     values: dict[str, str] = {}
+    words: list[str] = []
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
+        if word_for is not None and not word.startswith("-"):
+            words.append(word)
+            continue
         if not word.startswith("--") or word == "--":
             raise ConfigError(f"unexpected argument {word!r}: settings are given as --name value")
         name, has_value, value = word[2:].partition("=")
         key = name.replace("-", "_")
         is_flag = types.get(key) == "bool"
         if not has_value:
-            if is_flag and (not rest or rest[0].startswith("--")):
+            # A word behind a switch is its value, unless the word can stand for a setting itself.
+            is_alone = not rest or rest[0].startswith("--") or (word_for and rest[0].lower() not in ("true", "false"))
+            if is_flag and is_alone:
                 value = "true"
             elif rest and not rest[0].startswith("--"):
                 value = rest.pop(0)
@@ -190,11 +261,26 @@ def _read_arguments(arguments: Sequence[str], types: dict[str, Any]) -> tuple[li
                 raise ConfigError(f"--{name} needs a value")
         if key == "config":
             files.append(value)
-        elif key not in types:
+        elif key not in types and key not in former:
             raise unknown_setting(key, value, list(types))
         else:
             values[key] = value
+    if word_for is not None and words:
+        values[word_for] = _only_one(word_for, words, values.get(word_for))
     return files, values
+
+
+def _only_one(key: str, words: Sequence[str], named: str | None) -> str:
+    """Return the value of a setting that is given once, as a word without a name.
+
+    Raises:
+        ConfigError: there are more words, or it is given by its name too.
+    """
+    if len(words) > 1:
+        raise ConfigError(f"unexpected argument {words[1]!r}: {key} is {words[0]!r} already")
+    if named is not None:
+        raise ConfigError(f"{key} is given twice, as {words[0]!r} and as --{key} {named}: keep one of them")
+    return words[0]
 
 
 def split_words(arguments: Sequence[str], optional: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -250,27 +336,52 @@ def _is_number(word: str) -> bool:
 
 
 def parse_settings(
-    settings_class: type[Settings], arguments: Sequence[str], prog: str, description: str, words: str = ""
+    settings_class: type[Settings],
+    arguments: Sequence[str],
+    prog: str,
+    description: str,
+    words: str = "",
+    *,
+    word_for: str | None = None,
 ) -> Settings:
     """Read settings: defaults, then each ``--config FILE``, then ``--key value``, each over the one before.
 
-    `words` is what the usage shows for arguments that are no settings, such as ``DIR ... ``.
+    A name or value of an earlier version is read with a line on stderr that says what it is now; in silence in a file
+    that a run has recorded.
+
+    Args:
+        settings_class: what is made.
+        arguments: the command line.
+        prog: name of the command.
+        description: what it does.
+        words: what the usage shows for arguments without a name, such as ``DIR ... ``.
+        word_for: the setting that can be given without its name: ``run`` for ``sample RUN``.
 
     Raises:
         ConfigError: unknown key, wrong type, or value out of range; the message names the key and the value.
     """
     if any(word in ("-h", "--help") for word in arguments):
+        words = f"[{word_for.upper()}] " if word_for is not None else words
         _make_parser(settings_class, prog, description, words).print_help()  # type: ignore[arg-type]
         raise SystemExit(0)
     types = declared_types(settings_class)
-    files, overrides = _read_arguments(arguments, types)
-    for key in (key for key in overrides if types[key].startswith("dict")):
+    files, overrides = _read_arguments(arguments, types, former_names(settings_class, {}), word_for)
+    for key in (key for key in overrides if types.get(key, "").startswith("dict")):
         with suppress(yaml.YAMLError):  # refused when the settings are built, as no mapping
             _refuse_twice(overrides[key], {"": ""}, f"--{key}")
+    read = [(file, *_read_yaml(file, settings_class)) for file in files]
+    given: dict[str, Any] = {key: value for _, settings, _ in read for key, value in settings.items()} | overrides
     values: dict[str, Any] = {}
-    for layer in [*(read_yaml_settings(file, settings_class) for file in files), overrides]:
+    notices: list[str] = []
+    for file, settings, is_record in read:
+        layer, lines = _renamed(settings_class, settings, given)
+        notices += [] if is_record else [f"{line} (in {file})" for line in lines]
         values = _overlay(values, layer)
-    return build_settings(settings_class, values)
+    layer, lines = _renamed(settings_class, overrides, given, "--")
+    made = build_settings(settings_class, _overlay(values, layer))
+    for line in [*notices, *lines]:  # after the checks: what is refused is one line
+        print(f"{prog}: {line}", file=sys.stderr, flush=True)
+    return made
 
 
 def _overlay(values: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
@@ -286,15 +397,22 @@ def _overlay(values: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
 def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Settings:
     """Make settings from dotted values, coercing each to its declared type (``"2e-4"`` becomes a float).
 
+    Names and values of earlier versions are taken too.
+
     Raises:
         ConfigError: unknown key, wrong type, or value out of range.
     """
     types = declared_types(settings_class)
+    values = modernised(settings_class, values)
     for key, value in values.items():
         if key not in types:
             raise unknown_setting(key, value, list(types))
         if value is None and "None" not in str(types[key]):
             raise ConfigError(f"{key} is null: expected {describe_type(types[key])}")
+    given, values = (
+        values,
+        {key: coerce(key, value, types[key]) if is_list(types[key]) else value for key, value in values.items()},
+    )
     parser = _make_parser(settings_class)  # type: ignore[arg-type]
     words = {key: f"--{key}={_word(value)}" for key, value in values.items()}
     try:
@@ -302,17 +420,43 @@ def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Se
     except ConfigError as error:
         for key, word in words.items():
             if not _is_accepted(parser, word):
-                raise ConfigError(f"{key} is {values[key]!r}: expected {describe_type(types[key])}") from error
+                raise ConfigError(f"{key} is {given[key]!r}: expected {describe_type(types[key])}") from error
         raise
     made = parser.instantiate(parsed)
     return settings_class(**{entry.name: made[entry.name] for entry in dataclasses.fields(settings_class)})  # type: ignore[arg-type]
+
+
+def settings_of(
+    settings_class: type[Settings],
+    config: str | Path | Settings | Mapping[str, Any] | None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Make settings of what a caller in Python gives.
+
+    Args:
+        settings_class: what is made.
+        config: a YAML file by path, URL or name; an object of the class; or a mapping of dotted or nested names.
+        overrides: settings over those; None clears one.
+
+    Raises:
+        ConfigError: no such file, an unknown setting, a wrong type, or a value out of range.
+    """
+    known, former = list(declared_types(settings_class)), list(former_names(settings_class, {}))
+    if isinstance(config, str | Path):
+        values = read_yaml_settings(config, settings_class)
+    elif isinstance(config, Mapping):
+        values = _flatten_mapping(dict(config), known, former)
+    else:
+        values = {} if config is None else flatten(config)
+    layer = _flatten_mapping(dict(overrides or {}), known, former)
+    return build_settings(settings_class, _overlay(values, layer))
 
 
 def _word(value: object) -> str:
     """Write a value as it would stand on the command line."""
     if value is None:
         return "null"
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    return json.dumps(value) if isinstance(value, dict | tuple) else str(value)
 
 
 def _is_accepted(parser: _Parser, word: str) -> bool:
@@ -321,6 +465,24 @@ def _is_accepted(parser: _Parser, word: str) -> bool:
     except ConfigError:
         return False
     return True
+
+
+class FrontDoor(ModuleType):
+    """A command's module that is a function as well: `dcgan_dist.train(...)` is `dcgan_dist.api.train(...)`.
+
+    The command and the function have one name, and Python puts a module that is imported into its package under it.
+    """
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        """Do what the command does, as a function of `dcgan_dist.api`."""
+        api = importlib.import_module("dcgan_dist.api")  # it stands above the commands
+        return getattr(api, self.__name__.rpartition(".")[2])(*arguments, **settings)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the function."""
+        api = importlib.import_module("dcgan_dist.api")
+        return inspect.signature(getattr(api, self.__name__.rpartition(".")[2]))
 
 
 def run(
@@ -341,9 +503,14 @@ def run(
         prints_result: whether what it prints is all that it makes: a failure to print it is then one of the command.
     """
     keep_streams()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         with final(), raising():
-            command(sys.argv[1:] if arguments is None else arguments)
+            if "--version" in words:
+                print(f"dcgan-dist {__version__}")
+                prints_result = True
+            else:
+                command(words)
     except DcganDistError as error:
         print(f"{prog}: {_one_line(str(error))}{error.says_more}", file=sys.stderr)
         return error.exit_status

@@ -11,15 +11,26 @@ import ast
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeVar
 
 from dcgan_dist.errors import ConfigError
 
 IMAGE_SIZES = (16, 28, 32, 64, 128, 256)
 Weights = Literal["auto", "average", "raw"]
 BASELINES = ("random", "pixels", "knn", "kmeans", "cnn")
+
+# A list that a run or a sweep records as text, values separated by commas, so that all versions read it alike. It is
+# given as that text or as a YAML list.
+ListText = str
+
+# Names and values that settings had in earlier versions, declared in the class of the settings. They are still read:
+# command lines and YAML files with a line that says what to write now, records of runs and sweeps in silence.
+# A new name is dotted, or a function of all settings given that returns one.
+FormerNames = Mapping[str, str | Callable[[Mapping[str, Any]], str]]
+FormerValues = Mapping[str, Mapping[str, Any]]
 
 # Of two settings that exclude each other, the one given later (on the command line over YAML) replaces the other.
 ALTERNATIVES = (("training.epochs", "training.steps"),)
@@ -54,7 +65,6 @@ LARGEST: dict[str, float] = {
     "seed": math.inf,  # has a range of its own
     "first": math.inf,
     "workers": 1 << 12,
-    "workers_per_trial": 1 << 12,
     "cpus_per_trial": 1 << 12,
     "gpus_per_trial": 1 << 12,
     "concurrent": 1 << 12,
@@ -93,6 +103,11 @@ def _check_member(extension: str | None, key: str) -> None:
 def is_whole(text: str) -> bool:
     """Whether a text is a whole number of at least 0 and at most 18 digits."""
     return text.isdecimal() and len(text) <= 18
+
+
+def is_rooms(path: str) -> bool:
+    """Whether a path of data names procedural rooms, as in ``rooms:20000``."""
+    return path.startswith("rooms:")
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
@@ -141,18 +156,21 @@ class ModelConfig:
     """Number added to the variance in batch norm. Released code: 1e-8; PyTorch: 1e-5."""
     norm_momentum: float = 0.1
     """Weight of a new batch in the running statistics of batch norm."""
-    sample_statistics: Literal["paper", "released"] = "paper"
-    """Batch norm of G when sampling: `paper` running averages, `released` the statistics of the sampled batch."""
+    sample_statistics: Literal["running", "batch"] = "running"
+    """Batch-norm statistics of G when sampling: `running` averages of training (paper), or those of each sampled
+    `batch` (released code)."""
     head: Literal["flatten", "average_pool"] = "flatten"
     """How D reduces its last feature maps to one logit: flattened into a dense layer, or global average pooling."""
-    generator_units: str = "256"
-    """gan, cgan: units of the generator's hidden layers, separated by commas (`1200,1200`: Goodfellow et al. 2014)."""
-    discriminator_units: str = "128"
-    """gan, cgan: units of the discriminator's hidden layers, separated by commas (`240,240`: the same)."""
+    generator_units: ListText = "256"
+    """gan, cgan: list of the units of the generator's hidden layers (`1200,1200`: Goodfellow et al. 2014)."""
+    discriminator_units: ListText = "128"
+    """gan, cgan: list of the units of the discriminator's hidden layers (`240,240`: the same)."""
     maxout: int = 0
     """gan, cgan: linear pieces of each maxout unit of the discriminator (5: the same); 0 for LeakyReLU."""
     dropout: float = 0.0
     """gan, cgan: share of the units of each hidden layer of the discriminator that dropout silences in training."""
+
+    FORMER_VALUES: ClassVar[FormerValues] = {"sample_statistics": {"paper": "running", "released": "batch"}}
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")
@@ -180,6 +198,9 @@ class ModelConfig:
             numbers = _whole_numbers(text)
             _require(bool(numbers), f"model.{key}", text, "take whole numbers such as 256 or 1200,1200")
             _require(max(numbers) <= _LARGEST_LAYER, f"model.{key}", text, f"take numbers to {_LARGEST_LAYER:,}")
+        # An earlier version took `paper` and `released`, which would pass for `running` here.
+        known, statistics = ("running", "batch"), self.sample_statistics
+        _require(statistics in known, "model.sample_statistics", statistics, f"take one of {', '.join(known)}")
         _require(self.maxout == 0 or self.maxout >= 2, "model.maxout", self.maxout, "take 0, or 2 or more")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "take a share, in [0, 1)")
 
@@ -329,7 +350,8 @@ class ClusterConfig:
     """The processes that train together, and where their results go."""
 
     workers: int = 1
-    """Processes that train together, a GPU each where there are GPUs; 1 trains in this process, without Ray."""
+    """Processes of a Ray cluster that train a run together, a GPU each where there are GPUs; 1 trains without Ray, in
+    this process."""
     max_failures: int = 0
     """How often the group of workers is restarted from the newest checkpoint after one of them has died."""
     storage: str | None = None
@@ -400,7 +422,7 @@ class DeduplicationConfig:
     """Weight of the loss that holds the code still under such changes; 0 for the plain autoencoder."""
     dropout: float = 0.5
     """Share of code units that are dropped in training (the paper states none)."""
-    images: int = 200_000
+    count: int = 200_000
     """Images that the autoencoder is trained on, drawn from the set; all where it has fewer."""
     steps: int = 4000
     """Mini-batches that the autoencoder is trained on."""
@@ -408,6 +430,8 @@ class DeduplicationConfig:
     """Images in one of them."""
     lr: float = 1e-3
     """Learning rate of Adam."""
+
+    FORMER_NAMES: ClassVar[FormerNames] = {"images": "count"}
 
     def __post_init__(self) -> None:
         check_numbers(self, "deduplication.")
@@ -421,7 +445,7 @@ class DeduplicationConfig:
         for key in ("jitter", "stability"):
             value = getattr(self, key)
             _require(0 <= value < math.inf, f"deduplication.{key}", value, "take 0 or a positive number")
-        for key in ("images", "steps", "batch_size"):
+        for key in ("count", "steps", "batch_size"):
             value = getattr(self, key)
             _require(value >= 1, f"deduplication.{key}", value, "take 1 or more")
         _require(0 < self.lr < math.inf, "deduplication.lr", self.lr, "take a positive number")
@@ -431,12 +455,15 @@ class DeduplicationConfig:
 class TaskClusterConfig:
     """Where independent tasks are done."""
 
-    workers: int = 0
-    """Tasks done at the same time over a Ray cluster; 0 for the processes of this machine, without Ray."""
+    workers: int = 1
+    """Processes of a Ray cluster that share the work, a GPU each where there is use for them; 1 works without Ray, on
+    this machine alone."""
+
+    FORMER_VALUES: ClassVar[FormerValues] = {"workers": {"0": 1}}
 
     def __post_init__(self) -> None:
         check_numbers(self, "cluster.")
-        _require(self.workers >= 0, "cluster.workers", self.workers, "take 0 or more")
+        _require(self.workers >= 1, "cluster.workers", self.workers, "take 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,8 +489,8 @@ class PrepareConfig:
     """Which part of CIFAR-10, SVHN (which alone has `extra`), MNIST or Fashion-MNIST to take."""
     image_member: str | None = None
     """Which members of `webdataset` tars are the images, by their extension; see data.image_member of `train`."""
-    only: str | None = None
-    """Names of folders or classes, separated by commas, to take no others: `bedroom`, `cat,dog`."""
+    only: tuple[str, ...] = ()
+    """List of folders or classes, to take no others: `bedroom`, `cat,dog`. Left out, all."""
     labels: Literal["none", "first", "last"] = "last"
     """Which folder of an image names its class: the first or the last one that tells images apart, or none."""
     image_size: int | None = None
@@ -542,9 +569,15 @@ class EvaluateConfig:
     out, the test images are split off `data`. For fidelity, real images to compare with `data` as samples are (left
     out, others of `data`); for memorisation and one-nn, images like those trained on that were not among them (left
     out for rooms, other rooms; for one-nn on a folder of MNIST's files, their test part)."""
-    images: int | None = None
-    """Most labelled images of `data`, and of `test_data`, that are looked at, drawn evenly by the seed: a cheaper and
-    less certain score. Left out, all. Not for fidelity and memorisation, which have `samples`."""
+    count: int | None = None
+    """Images that are scored. For tasks with labels, at most so many images of `data`, and of `test_data`, drawn evenly
+    by the seed: a cheaper and less certain score (left out, all). For fidelity, generated images, and as many real ones
+    (left out, 5,000; the Fréchet distance is left out below that); for memorisation, generated images (left out,
+    2,000). For one-nn, generated images that the classifier is trained on (left out, 50,000; paper: 50,000 and
+    10,000,000); the error at 1,000, 10,000 and so on up to there comes with it."""
+    data_count: int | None = None
+    """one-nn, where `count` is of generated images: most real images of `data`, and of `test_data`, drawn evenly by the
+    seed. Left out, all."""
     step: str = "latest"
     """Which checkpoints to score: `latest`, `all`, or a step."""
     weights: Literal["auto", "average", "raw"] = "auto"
@@ -561,8 +594,8 @@ class EvaluateConfig:
     """Images to choose C by. Left out, 10,000 for svhn where that leaves half of them, else a tenth of `data`."""
     test: int | None = None
     """Images split off `data` to score by, where there is no `test_data`. Left out, a fifth."""
-    cs: str = "1e-4,2e-4,5e-4,1e-3,2e-3,5e-3,1e-2"
-    """Values of C to choose among, separated by commas (released code: these seven)."""
+    cs: tuple[float, ...] = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+    """List of the values of C to choose among (released code: these seven)."""
     pooling: Literal["paper", "released"] = "paper"
     """Max-pooling of each conv layer: `paper` to a 4x4 grid, `released` with windows of 4, 2 and 1 pixels, which is
     for discriminators of three layers."""
@@ -575,13 +608,9 @@ class EvaluateConfig:
     """Arithmetic of the features."""
     store: Literal["float16", "float32"] = "float16"
     """Type in which features are kept on disk."""
-    baselines: str = "none"
-    """Controls on the same splits, separated by commas: `random` (the discriminator with random weights), `pixels`,
-    `knn`, `kmeans`, `cnn`; or `all`, `none`."""
-    samples: int | None = None
-    """Generated images. For one-nn, most that the classifier is trained on (left out, 50,000; paper: 50,000 and
-    10,000,000); the error at 1,000, 10,000 and so on up to there comes with it. For fidelity, and as many real ones
-    (left out, 5,000; the Fréchet distance is left out below that); for memorisation (left out, 2,000)."""
+    baselines: tuple[str, ...] = ()
+    """List of controls on the same splits: `random` (the discriminator with random weights), `pixels`, `knn`,
+    `kmeans`, `cnn`; or `all`. Left out, or `none`, there are none."""
     extractor: Literal["random-conv-v1", "inception"] = "random-conv-v1"
     """Space in which fidelity compares images: `random-conv-v1`, convolutions with fixed random weights, or
     `inception`, for FID, KID and the Inception score (needs the extra `inception` and `inception_weights`)."""
@@ -607,17 +636,22 @@ class EvaluateConfig:
     """Whether features stay in the cache for the next command."""
     cluster: TaskClusterConfig = field(default_factory=TaskClusterConfig)
 
+    FORMER_NAMES: ClassVar[FormerNames] = {
+        "samples": "count",
+        "images": lambda given: "data_count" if given.get("task") == "one-nn" else "count",
+    }
+
     def __post_init__(self) -> None:
         check_numbers(self)
         is_step = self.step in ("latest", "all") or is_whole(self.step)
         _require(is_step, "step", self.step, "take a step, latest or all")
         for key in (
-            "images",
+            "count",
+            "data_count",
             "draws",
             "validation",
             "test",
             "choosing_draws",
-            "samples",
             "centroids",
             "patches",
             "trials",
@@ -629,27 +663,25 @@ class EvaluateConfig:
         _require(labels is None or labels >= 0, "labels_per_class", labels, "take 0 (for all) or more")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "take a whole number in [0, 2**32)")
         _require(0 < self.cache_gib < math.inf, "cache_gib", self.cache_gib, "take a positive number")
-        _require(bool(self.c_values), "cs", self.cs, "take positive numbers separated by commas, such as 1e-3,1e-2")
+        only_one_nn = self.data_count is None or self.task == "one-nn"
+        _require(only_one_nn, "data_count", self.data_count, f"it is for the task one-nn; {self.task} has count")
+        usable = bool(self.cs) and all(0 < value < math.inf for value in self.cs)
+        _require(usable, "cs", ",".join(f"{value:g}" for value in self.cs), "take positive numbers, such as 1e-3,1e-2")
         unknown = sorted(set(self.chosen_baselines) - set(BASELINES))
-        _require(not unknown, "baselines", self.baselines, f"take some of {', '.join(BASELINES)}, or all, or none")
+        way_out = f"take some of {', '.join(BASELINES)}, or all, or none"
+        _require(not unknown, "baselines", ",".join(self.baselines), way_out)
 
     @property
     def c_values(self) -> tuple[float, ...]:
-        """The values of `cs`, ascending; none where they are no positive numbers."""
-        try:
-            values = sorted({float(part) for part in self.cs.split(",")})
-        except ValueError:
-            return ()
-        return tuple(values) if all(0 < value < math.inf for value in values) else ()
+        """The values of `cs`, ascending."""
+        return tuple(sorted(set(self.cs)))
 
     @property
     def chosen_baselines(self) -> tuple[str, ...]:
-        """The names in `baselines`."""
-        if self.baselines in ("none", ""):
-            return ()
-        if self.baselines == "all":
+        """The controls that `baselines` asks for."""
+        if self.baselines == ("all",):
             return BASELINES
-        return tuple(part.strip() for part in self.baselines.split(","))
+        return () if self.baselines == ("none",) else self.baselines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -735,23 +767,24 @@ class ScoreConfig:
     """Labelled data for the score `representation`, as in `evaluate`; `none` leaves that score out."""
     data: str | None = None
     """Where they are, as in `evaluate`. Left out for rooms, rooms that no run is trained on."""
-    images: int = 2000
+    data_count: int = 2000
     """Images of it that are used at a milestone."""
     labels_per_class: int = 50
     """Labels of each class that the classifier is fitted to at a milestone."""
     draws: int = 3
     """How often they are drawn."""
-    samples: int = 500
+    count: int = 500
     """Generated images, and as many real ones, for the scores of fidelity and diversity at a milestone; 0 for none."""
     finalists: int = 3
     """How many of the best trials are scored at the end by the whole protocol of `evaluate`; 0 for none."""
 
+    FORMER_NAMES: ClassVar[FormerNames] = {"images": "data_count", "samples": "count"}
+
     def __post_init__(self) -> None:
         check_numbers(self, "score.")
-        for key in ("images", "labels_per_class", "draws"):
+        for key in ("data_count", "labels_per_class", "draws"):
             _require(getattr(self, key) >= 1, f"score.{key}", getattr(self, key), "take 1 or more")
-        samples = self.samples
-        _require(samples == 0 or samples >= 100, "score.samples", samples, "take 0, or 100 or more")
+        _require(self.count == 0 or self.count >= 100, "score.count", self.count, "take 0, or 100 or more")
         _require(self.finalists >= 0, "score.finalists", self.finalists, "take 0 or more")
 
 
@@ -781,13 +814,11 @@ class SweepConfig(Config):
     reduction: float = 2.0
     """asha: of the trials that reach a milestone whose number is a power of this (1, 2, 4 and so on), one in this many
     goes on."""
-    objective: str = "representation"
-    """What is maximised: scores separated by commas, each with an optional weight (`representation:1,coverage:0.5`).
+    objective: ListText = "representation"
+    """What is maximised: a list of scores, each with an optional weight (`representation:1,coverage:0.5`).
     With weights their weighted sum, without them the first one, the others for the Pareto front (and for optuna).
     Scores: representation, stability, precision, recall, density, coverage, distance_ratio, and frechet_distance,
     which is minimised."""
-    workers_per_trial: int = 1
-    """Processes that train a trial together (Ray Train); 1 trains in the trial's own process."""
     cpus_per_trial: float = 1.0
     """CPUs set aside for a trial (for each of its workers where there are several)."""
     gpus_per_trial: float = 0.0
@@ -800,9 +831,11 @@ class SweepConfig(Config):
     verbose: bool = False
     """Whether to show what Ray and the trials print."""
 
+    FORMER_NAMES: ClassVar[FormerNames] = {"workers_per_trial": "cluster.workers"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("trials", "milestones", "workers_per_trial"):
+        for key in ("trials", "milestones"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "take a whole number of at least 1")
         _require(self.concurrent is None or self.concurrent >= 1, "concurrent", self.concurrent, "take 1 or more")
         _require(self.trial_failures >= 0, "trial_failures", self.trial_failures, "take 0 or more")
@@ -870,10 +903,45 @@ def describe_type(declared: str) -> str:
     """Say in words what a declared type admits."""
     names = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "None": "null"}
     names["dict[str, Any]"] = "a mapping such as {optim.lr: {loguniform: [1e-5, 1e-2]}}"
+    names |= {"ListText": "a list such as a,b or [a, b]", "tuple[str, ...]": "a list such as a,b or [a, b]"}
+    names["tuple[int, ...]"] = names["tuple[float, ...]"] = "a list of numbers such as 1,2 or [1, 2]"
     if declared.startswith("Literal["):
         head, _, tail = declared[len("Literal[") :].partition("]")
         return "one of " + head.replace('"', "").replace("'", "") + tail.replace(" | None", " or null")
     return " or ".join(names.get(part, part) for part in declared.split(" | "))
+
+
+@cache
+def _former(settings_class: type, table: str, prefix: str = "") -> dict[str, Any]:
+    """Return what settings declare in FORMER_NAMES or FORMER_VALUES, by dotted name."""
+    own = getattr(settings_class, table, {}).items()
+    found = {prefix + name: prefix + now if isinstance(now, str) else now for name, now in own}
+    for entry in dataclasses.fields(settings_class):
+        if isinstance(entry.default_factory, type) and dataclasses.is_dataclass(entry.default_factory):
+            found |= _former(entry.default_factory, table, f"{prefix}{entry.name}.")
+    return found
+
+
+def former_names(settings_class: type, given: Mapping[str, Any]) -> dict[str, str]:
+    """Return what settings were called in earlier versions and are called now, where all of `given` are given."""
+    names = _former(settings_class, "FORMER_NAMES")
+    return {old: new if isinstance(new, str) else new(given) for old, new in names.items()}
+
+
+def former_value(settings_class: type, key: str, value: Any) -> Any:
+    """Return the value that stands for one of an earlier version, or the value itself where it is none."""
+    return _former(settings_class, "FORMER_VALUES").get(key, {}).get(str(value), value)
+
+
+def modernised(settings_class: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by dotted name with today's names and values, as recorded by this version or an earlier one."""
+    settings = dict(recorded)
+    for old, new in former_names(settings_class, recorded).items():
+        if old in settings:
+            settings[new] = settings.pop(old)
+    for key in _former(settings_class, "FORMER_VALUES").keys() & settings.keys():
+        settings[key] = former_value(settings_class, key, settings[key])
+    return settings
 
 
 def unknown_setting(key: str, value: object, known: Sequence[str]) -> ConfigError:
@@ -885,12 +953,43 @@ def unknown_setting(key: str, value: object, known: Sequence[str]) -> ConfigErro
     return ConfigError(f"unknown setting {key} (value {value!r}){hint}")
 
 
+def as_list(value: object) -> list[Any]:
+    """Return the items of a list as people write it: ``[a, b]``, its text, or ``"a,b"``; a single value is one item."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    text = str(value).strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    parts = [part.strip() for part in text.split(",")]
+    return [part[1:-1] if part[:1] == part[-1:] and part[:1] in ("'", '"') else part for part in parts if text.strip()]
+
+
+def is_list(declared: str) -> bool:
+    """Whether a declared type is one of lists."""
+    return declared == "ListText" or declared.startswith("tuple[")
+
+
+def _coerce_list(key: str, value: object, declared: str) -> Any:
+    items = as_list(value)
+    if declared == "ListText":
+        return ",".join(map(str, items))
+    kind = declared[len("tuple[") : -len(", ...]")]
+    if kind == "str":  # the name of a class, written without quotes, can be a number to YAML
+        items = [str(item) if type(item) in (int, float) else item for item in items]
+    try:
+        return tuple(coerce(key, item, kind) for item in items)
+    except ConfigError as error:
+        raise ConfigError(f"{key} is {value!r}: expected {describe_type(declared)}") from error
+
+
 def coerce(key: str, value: object, declared: str) -> Any:
     """Return a value as its setting's declared type has it: ``"2e-4"``, as YAML reads that, becomes a float.
 
     Raises:
         ConfigError: the type does not admit it.
     """
+    if is_list(declared) and value is not None and not isinstance(value, dict):
+        return _coerce_list(key, value, declared)
     for part in declared.split(" | "):
         if part == "None" and value is None:
             return None

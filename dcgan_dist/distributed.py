@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +15,7 @@ import torch.distributed as dist
 
 import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.errors import DOCTOR, ConfigError
+from dcgan_dist.printing import tell
 
 
 @dataclass(frozen=True)
@@ -142,4 +142,4 @@ def under_torchrun() -> bool:
 def say(world: World, message: str) -> None:
     """Print one line from the leader, at once."""
     if world.is_leader:
-        print(message, file=sys.stdout, flush=True)
+        tell(message)

@@ -1,56 +1,77 @@
 """Score what a run's discriminator learned, or how good its generator's samples are, into the run's scores.json.
 
-``python -m dcgan_dist.evaluate --run runs/rooms --task rooms``, or ``--task cifar10 --data cifar10_train.tar.gz``.
+``python -m dcgan_dist.evaluate runs/rooms --task rooms``, or ``--task cifar10 --data cifar10_train.tar.gz``.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
+from dcgan_dist.command_line import FrontDoor, parse_settings, run, yield_idle_cores
 from dcgan_dist.config import EvaluateConfig, override
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
+from dcgan_dist.printing import tell
 from dcgan_dist.results.published import PUBLISHED, TABLE_3
+from dcgan_dist.runs.run import Run
 from dcgan_dist.storage.folder import check_writable
 
 PROG = "dcgan-dist evaluate"
 
 
 def _command(arguments: Sequence[str]) -> None:
-    config = parse_settings(EvaluateConfig, arguments, PROG, __doc__ or "")
-    if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory to score")
-    given = lasting_output(config.run)
-    location = absolute_input(given) if config.cluster.workers else given
-    check_writable(given)  # before hours of computing
+    config = parse_settings(EvaluateConfig, arguments, PROG, __doc__ or "", word_for="run")
     yield_idle_cores()
+    print_scores = {"one-nn": print_errors, "fidelity": print_metrics, "memorisation": print_metrics}.get(
+        config.task, print_table
+    )
+
+    def show(protocol: str, entries: list[dict[str, Any]]) -> None:
+        print_scores(config.task, protocol, entries)
+
+    score(config, show)
+    assert config.run is not None
+    print(f"scores          {lasting_output(config.run).rstrip('/')}/scores.json", flush=True)
+
+
+def score(
+    config: EvaluateConfig, show: Callable[[str, list[dict[str, Any]]], None] = lambda _protocol, _entries: None
+) -> list[dict[str, Any]]:
+    """Score a run, into its scores.json, and return the entries.
+
+    Args:
+        config: the settings.
+        show: is given the protocol and all entries at the end.
+
+    Raises:
+        InputError: a setting, the run or the data cannot be used.
+    """
+    if config.run is None:
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory to score")
+    given = lasting_output(config.run)
+    location = absolute_input(given) if config.cluster.workers > 1 else given
+    check_writable(given)  # before hours of computing
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.evaluation.generator_scores import GENERATOR_TASKS, evaluate_generators
     from dcgan_dist.evaluation.one_nn import evaluate_one_nn
     from dcgan_dist.evaluation.scoring import evaluate
 
-    score, print_scores = evaluate, print_table
+    scores = evaluate
     if config.task == "one-nn":
-        score, print_scores = evaluate_one_nn, print_errors
+        scores = evaluate_one_nn
     elif config.task in GENERATOR_TASKS:
-        score, print_scores = evaluate_generators, print_metrics
-
-    def show(protocol: str, entries: list[dict[str, Any]]) -> None:
-        print_scores(config.task, protocol, entries)
-
+        scores = evaluate_generators
     device = pick_device(config.device)
     needs = [location] if config.task == "one-nn" else []  # its workers load the generator
     with _pool(config, device.type, needs) as (absolute, pool, workers_device):
-        score(absolute, location, device, pool, show, print, workers_device)
-    print(f"scores          {given.rstrip('/')}/scores.json", flush=True)
+        return scores(absolute, Run(location), device, pool, show, tell, workers_device)
 
 
 @contextmanager
@@ -61,7 +82,7 @@ def _pool(config: EvaluateConfig, device: str, needs: Sequence[str]) -> Iterator
     samples are made by one thread. Over a cluster, settings have paths that mean the same to all, and each host must
     see `needs`.
     """
-    if not config.cluster.workers:
+    if config.cluster.workers == 1:
         yield config, LocalPool(usable_cores() if config.task == "one-nn" and device == "cpu" else 1), device
         return
     from dcgan_dist.launch.ray_tasks import ray_pool
@@ -152,7 +173,7 @@ def print_metrics(task: str, protocol: str, entries: list[dict[str, Any]]) -> No
         table.add_section()
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if task == "fidelity" and not {"frechet_distance", "fid"} & set(entries[0]["metrics"]):
-        print("the Fréchet distance is left out: it needs --samples 5000 or more")
+        print("the Fréchet distance is left out: it needs --count 5000 or more")
 
 
 def print_errors(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:
@@ -184,6 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return run(_command, PROG, arguments, after_signal="scores that were finished are kept")
 
+
+sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.evaluate(...)` is `api.evaluate`
 
 if __name__ == "__main__":
     sys.exit(main())

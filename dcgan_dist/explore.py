@@ -1,6 +1,6 @@
 """Draw one of the paper's figures of a trained run: a PNG of 300 dpi, and a JSON of the numbers behind it.
 
-``python -m dcgan_dist.explore walk --run runs/rooms``; ``explore all`` draws the whole set. ``explore --help`` lists
+``python -m dcgan_dist.explore walk runs/rooms``; ``explore all`` draws the whole set. ``explore --help`` lists
 the figures, ``explore walk --help`` the settings of one.
 """
 
@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.launch.locations import lasting_output
+from dcgan_dist.runs.run import Run
 from dcgan_dist.storage.folder import check_writable
 
 if TYPE_CHECKING:
-    from dcgan_dist.exploration.figure import AllConfig, FigureConfig
+    from dcgan_dist.exploration.figure import AllConfig, Drawn, FigureConfig
     from dcgan_dist.exploration.networks import Trained
+
+from dcgan_dist.command_line import FrontDoor
 
 PROG = "dcgan-dist explore"
 ALL = "all"
@@ -33,26 +36,47 @@ def _command(arguments: Sequence[str]) -> None:
 
     name, *settings = arguments or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: {PROG} FIGURE --run DIR [--SETTING VALUE ...]\n\n{__doc__}\n")
+        print(f"usage: {PROG} FIGURE RUN [--SETTING VALUE ...]\n\n{__doc__}\n")
         for figure, about in FIGURES.items():
             print(f"  {figure:12} {about.about}")
         print(f"  {ALL:12} every figure that needs nothing from a person")
         return
     if name == ALL:
-        everything = parse_settings(AllConfig, settings, f"{PROG} {ALL}", "Draw every figure of a run.")
+        everything = parse_settings(AllConfig, settings, f"{PROG} {ALL}", "Draw every figure of a run.", word_for="run")
         _draw_all(everything, _open(everything))
         return
-    if name not in FIGURES:
-        raise ConfigError(f"figure is {name!r}: take {ALL}, or one of {', '.join(FIGURES)}")
-    chosen = FIGURES[name]
-    config = parse_settings(chosen.settings, settings, f"{PROG} {name}", f"Draw {chosen.about}.")
+    chosen = settings_class(name)
+    config = parse_settings(chosen, settings, f"{PROG} {name}", f"Draw {FIGURES[name].about}.", word_for="run")
     _draw(name, config, _open(config))
+
+
+def settings_class(figure: str) -> type[FigureConfig]:
+    """Return the class of a figure's settings.
+
+    Raises:
+        ConfigError: there is no such figure.
+    """
+    from dcgan_dist.exploration.catalogue import FIGURES
+
+    if figure not in FIGURES:
+        raise ConfigError(f"figure is {figure!r}: take {ALL}, or one of {', '.join(FIGURES)}")
+    return FIGURES[figure].settings
+
+
+def draw(figure: str, config: FigureConfig) -> tuple[Drawn, list[str]]:
+    """Draw a figure of the run that the settings name, write it, and return it and where its files are.
+
+    Raises:
+        InputError: a setting, the run or the data cannot be used.
+        StorageError: it cannot be written.
+    """
+    return _draw_and_write(figure, config, _open(config))
 
 
 def _open(config: FigureConfig) -> Trained:
     """Load the networks that the settings name."""
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory to look into")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory to look into")
     if config.output is not None and Path(config.output).is_file():
         raise ConfigError(f"output is {config.output!r}, a file: name a folder, and the files in it by --name")
     from dcgan_dist.distributed import pick_device
@@ -63,7 +87,7 @@ def _open(config: FigureConfig) -> Trained:
     check_writable(folder_of(config, lasting_output(config.run)))
 
     return open_trained(
-        lasting_output(config.run),
+        Run(lasting_output(config.run)),
         config.step,
         seed=config.seed,
         device=pick_device(config.device),
@@ -74,13 +98,17 @@ def _open(config: FigureConfig) -> Trained:
 
 def _draw(name: str, config: FigureConfig, networks: Trained) -> None:
     """Draw a figure, write it, and say what came out and where it is."""
+    drawn, paths = _draw_and_write(name, config, networks)
+    print("\n".join([drawn.finding, *paths]), flush=True)
+
+
+def _draw_and_write(name: str, config: FigureConfig, networks: Trained) -> tuple[Drawn, list[str]]:
     from dcgan_dist.exploration.catalogue import FIGURES
     from dcgan_dist.exploration.figure import write_figure
 
     begun = time.perf_counter()
     drawn = FIGURES[name].draw(config, networks)
-    paths = write_figure(drawn, name, config, networks, begun)
-    print("\n".join([drawn.finding, *paths]), flush=True)
+    return drawn, write_figure(drawn, name, config, networks, begun)
 
 
 def _draw_all(config: AllConfig, networks: Trained) -> None:
@@ -113,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return run(_command, PROG, arguments, after_signal="figures that were finished are kept")
 
+
+sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.explore(...)` is `api.explore`
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,6 @@
 """Write a trained generator as ONNX or as a program of torch.export, after comparing it with the original on random z.
 
-``python -m dcgan_dist.export --run runs/mnist-cgan --output mnist-cgan.onnx``.
+``python -m dcgan_dist.export runs/mnist-cgan --output mnist-cgan.onnx``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import ExportConfig
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import lasting_output
+from dcgan_dist.runs.run import Run
 
 PROG = "dcgan-dist export"
 
 
 def _command(arguments: Sequence[str]) -> None:
-    config = parse_settings(ExportConfig, arguments, PROG, __doc__ or "")
+    config = parse_settings(ExportConfig, arguments, PROG, __doc__ or "", word_for="run")
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory of the generator")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory of the generator")
     if config.output is None:
         raise ConfigError("output is missing: give --output FILE.onnx or FILE.pt2")
     yield_idle_cores()
@@ -29,7 +30,7 @@ def _command(arguments: Sequence[str]) -> None:
     location, output = lasting_output(config.run), lasting_output(config.output)
     check_output(output, config.overwrite)
     statistics = None if config.statistics == "auto" else config.statistics
-    samples = open_samples(location, config.step, statistics=statistics, weights=config.weights)
+    samples = open_samples(Run(location), config.step, statistics=statistics, weights=config.weights)
     done = export(samples, output, config.overwrite)
     inputs = "z and one-hot labels y" if samples.is_conditional else "z"
     print(

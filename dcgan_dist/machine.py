@@ -36,7 +36,8 @@ from dcgan_dist.errors import DcganDistError
 from dcgan_dist.parallel import GROUPS, OWN_GROUPS, limits_of_groups, usable_cores
 from dcgan_dist.paths import expanded
 from dcgan_dist.storage.cache import cache_directory
-from dcgan_dist.storage.folder import RemoteFolder, folder_at
+from dcgan_dist.storage.folder import RemoteFolder
+from dcgan_dist.storage.remote import is_url
 
 PROJECT = Path(__file__).parents[1]
 
@@ -110,7 +111,6 @@ def checks_of_machine(config: Config, location: str, ray_cpus: float = 0) -> dic
         location: folder or URL for its results.
         ray_cpus: how many CPUs of this machine Ray hands out, where it runs.
     """
-    results = folder_at(location)
     wants_gpu, compiles = config.training.device == "cuda", config.training.compile
     return {
         "cores": partial(cores, ray_cpus),
@@ -124,9 +124,9 @@ def checks_of_machine(config: Config, location: str, ray_cpus: float = 0) -> dic
         "cache": partial(cache, config.data.cache),
         "temporary files": partial(folder, "temporary files", Path(tempfile.gettempdir())),
         **(
-            {"run directory": partial(folder, "run directory", results.path)}
-            if results.path is not None
-            else {"storage": partial(object_storage, results.location)}
+            {"storage": partial(object_storage, location)}
+            if is_url(location)
+            else {"run directory": partial(folder, "run directory", expanded(location).absolute())}
         ),
         "Ray": ray_and_token,
         "versions": versions,

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
+from dcgan_dist.command_line import FrontDoor, parse_settings, run, yield_idle_cores
 from dcgan_dist.config import PrepareConfig, override
 from dcgan_dist.data.preparation import prepare
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
+from dcgan_dist.printing import tell
 
 PROG = "dcgan-dist prepare"
 
@@ -23,11 +24,22 @@ def _command(arguments: Sequence[str]) -> None:
         PROG,
         "Make shards from a source of images, find their near-duplicates, or check them.",
     )
-    with _pool(config) as (config, pool):
+    run_prepare(config)
+
+
+def run_prepare(config: PrepareConfig) -> None:
+    """Do what the settings ask for, and print what came of it.
+
+    Raises:
+        InputError: a setting, the source or the output cannot be used.
+        StorageError: the disk is full or fails.
+        DcganDistError: shards that were checked are damaged.
+    """
+    with _pool(config) as (absolute, pool):
         if config.verify is not None or config.source is not None or not config.dedup:
-            prepare(config, pool)
+            prepare(absolute, pool)
         if config.dedup and config.verify is None:
-            _deduplicate(config, pool)
+            _deduplicate(absolute, pool)
 
 
 @contextmanager
@@ -35,7 +47,7 @@ def _pool(config: PrepareConfig) -> Iterator[tuple[PrepareConfig, TaskPool]]:
     """Give the workers that the settings ask for, and the settings with paths that mean the same to them."""
     if config.output is not None:
         config = override(config, {"output": lasting_output(config.output)})
-    if not config.cluster.workers:
+    if config.cluster.workers == 1:
         yield config, LocalPool(config.workers or usable_cores())
         return
     from dcgan_dist.launch.ray_tasks import ray_pool
@@ -53,13 +65,15 @@ def _deduplicate(config: PrepareConfig, pool: TaskPool) -> None:
     yield_idle_cores()
     from dcgan_dist.deduplication import deduplicate
 
-    deduplicate(config.output, config.deduplication, seed=config.seed, pool=pool, say=print)
+    deduplicate(config.output, config.deduplication, seed=config.seed, pool=pool, say=tell)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return run(_command, PROG, arguments, after_signal="run again, it goes on from the finished shards")
 
+
+sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.prepare(...)` is `api.prepare`
 
 if __name__ == "__main__":
     sys.exit(main())

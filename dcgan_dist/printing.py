@@ -1,4 +1,4 @@
-"""Standard output and error that outlive their readers: what a command prints is seldom what it is for."""
+"""What is said to people, and standard streams that outlive their readers: a command is seldom for what it prints."""
 
 from __future__ import annotations
 
@@ -6,9 +6,37 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _GONE = (errno.EPIPE, errno.EIO)  # a pipe's reader, a terminal
+
+
+_listeners: list[Callable[[str], None]] = []
+
+
+def tell(text: str, *, to_stderr: bool = False) -> None:
+    """Print a line for people, or give it to the innermost listener of `heard_by`."""
+    if _listeners:
+        _listeners[-1](text)
+    else:
+        print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+def is_heard() -> bool:
+    """Whether there is a listener: nothing is to be drawn on a terminal then."""
+    return bool(_listeners)
+
+
+@contextmanager
+def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
+    """Give what this process would print for people to a function instead, in all threads."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 class _Stream(io.FileIO):

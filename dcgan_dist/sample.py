@@ -1,6 +1,6 @@
 """Draw images from a trained generator, into a grid, a folder, an archive or shards, by the form of the output's path.
 
-``python -m dcgan_dist.sample --run runs/mnist-cgan --label 4 --count 25 --output fours.png``.
+``python -m dcgan_dist.sample runs/mnist-cgan --label 4 --count 25 --output fours.png``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
+from dcgan_dist.command_line import FrontDoor, parse_settings, run, yield_idle_cores
 from dcgan_dist.config import SampleConfig
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
+from dcgan_dist.printing import tell
+from dcgan_dist.runs.run import Run
 
 PROG = "dcgan-dist sample"
 
@@ -24,24 +26,34 @@ _STRETCHES_EACH = 2  # tasks that are worth the start of another process
 
 
 def _command(arguments: Sequence[str]) -> None:
-    config = parse_settings(SampleConfig, arguments, PROG, __doc__ or "")
+    config = parse_settings(SampleConfig, arguments, PROG, __doc__ or "", word_for="run")
+    yield_idle_cores()
+    write(config)
+
+
+def write(config: SampleConfig) -> None:
+    """Draw the samples that the settings ask for, write them, and print where they are.
+
+    Raises:
+        InputError: a setting, the run or the output cannot be used.
+        StorageError: they cannot be written.
+    """
     if config.run is None:
-        raise ConfigError("run is missing: give --run DIR, the run directory of the generator")
+        raise ConfigError("run is missing: give RUN or --run RUN, the run directory of the generator")
     if config.output is None:
         raise ConfigError("output is missing: give --output FILE.png, FILE.npz, DIR/NAME-%06d.tar, or a folder")
-    yield_idle_cores()
     from dcgan_dist.generation.samples import open_samples, read_z
     from dcgan_dist.generation.writing import output_of, put_right, refuse_existing, write_samples
 
     location, z_file = lasting_output(config.run), config.z
-    if config.cluster.workers:
+    if config.cluster.workers > 1:
         location, z_file = absolute_input(location), None if z_file is None else absolute_input(z_file)
     output = output_of(lasting_output(config.output), None if config.format == "auto" else config.format)
     put_right(output)
     refuse_existing(output, config.overwrite)
     with _pool(config, [path for path in (location, z_file) if path is not None]) as (pool, device):
         samples = open_samples(
-            location,
+            Run(location),
             config.step,
             seed=config.seed,
             label=config.label,
@@ -67,10 +79,9 @@ def _command(arguments: Sequence[str]) -> None:
     size = samples.model.image_size
     averaged = " (averaged weights)" if samples.weights == "average" else ""
     of = f", {samples.class_names[samples.label]!r}" if samples.label is not None else ""
-    print(
+    tell(
         f"{config.output}: {count:,} images of {size}x{size}{of}, from step {samples.step:,} of {location}{averaged}, "
-        f"made in {time.monotonic() - begun:.1f} s",
-        flush=True,
+        f"made in {time.monotonic() - begun:.1f} s"
     )
 
 
@@ -80,7 +91,7 @@ def _pool(config: SampleConfig, needs: Sequence[str]) -> Iterator[tuple[TaskPool
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.generation.writing import STRETCH
 
-    if config.cluster.workers:
+    if config.cluster.workers > 1:
         from dcgan_dist.launch.ray_tasks import ray_pool
 
         with ray_pool(config.cluster.workers, needs, config.device) as pool:
@@ -99,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left = "nothing was written, or what is finished of shards, which the same command goes on"
     return run(_command, PROG, arguments, after_signal=left)
 
+
+sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.sample(...)` is `api.sample`
 
 if __name__ == "__main__":
     sys.exit(main())

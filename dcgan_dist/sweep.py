@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.locations import lasting_output
 from dcgan_dist.results.report import write_report_of
+
+if TYPE_CHECKING:
+    from dcgan_dist.sweeps.ledger import Ledger
+
+from dcgan_dist.command_line import FrontDoor
 
 PROG = "dcgan-dist sweep"
 
@@ -20,14 +26,27 @@ PROG = "dcgan-dist sweep"
 def sweep_command(arguments: Sequence[str]) -> None:
     """Read the settings, run the sweep, and show what it found."""
     config = parse_settings(SweepConfig, arguments, PROG, __doc__ or "")
-    location = lasting_output(sweep_location(config))
     yield_idle_cores()
-    from dcgan_dist.launch.ray_tune import run_sweep
     from dcgan_dist.sweeps.table import print_results
 
-    run_sweep(config, location, print_results)
+    location = search(config, print_results).location
     for name, path in write_report_of(location).items():
         print(f"{name:15} {path}", flush=True)
+
+
+def search(config: SweepConfig, show: Callable[[Ledger], None] | None = None) -> Ledger:
+    """Run the sweep, or go on with it, and return what became of it.
+
+    Args:
+        config: the settings.
+        show: called with the closed ledger at the end, also after a signal.
+
+    Raises:
+        DcganDistError: as `ray_tune.run_sweep`.
+    """
+    from dcgan_dist.launch.ray_tune import run_sweep
+
+    return run_sweep(config, lasting_output(sweep_location(config)), show)
 
 
 def sweep_location(config: SweepConfig) -> str:
@@ -43,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return run(sweep_command, PROG, arguments, after_signal="the same command goes on")
 
+
+sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.sweep(...)` is `api.sweep`
 
 if __name__ == "__main__":
     sys.exit(main())

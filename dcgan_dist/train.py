@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
+from dcgan_dist.command_line import FrontDoor, parse_settings, run, yield_idle_cores
 from dcgan_dist.config import Config
 from dcgan_dist.launch.locations import lasting_output
 
@@ -21,23 +22,54 @@ PROG = "dcgan-dist train"
 def train_command(arguments: Sequence[str]) -> None:
     """Read the settings and train, in this process or in a group of workers."""
     config = parse_settings(Config, arguments, PROG, __doc__ or "")
-    location = lasting_output(run_location(config))
     yield_idle_cores()
+    location = run_location(config)
+    if start(config, location):
+        print_results(location)
+
+
+class _Rows:
+    """The reporter of a run in this process: gives log lines to a function."""
+
+    def __init__(self, on_row: Callable[[dict[str, Any]], None]) -> None:
+        self._on_row = on_row
+
+    def report(self, metrics: dict[str, Any], checkpoint_dir: str | None) -> None:
+        """Pass a log line on."""
+        self._on_row(metrics)
+
+    def should_stop(self) -> bool:
+        """Never: signals stop it."""
+        return False
+
+
+def start(
+    config: Config, location: str, on_row: Callable[[dict[str, Any]], None] | None = None, *, quiet: bool = False
+) -> bool:
+    """Train in this process, or in a group of Ray's workers, to the end; return whether this process leads.
+
+    Args:
+        config: the settings.
+        location: folder or URL of the run directory.
+        on_row: is given the metrics of each log line.
+        quiet: whether Ray's workers print nothing.
+
+    Raises:
+        DcganDistError: as `trainer.train` and `ray_train.run_on_ray`.
+    """
     from dcgan_dist.distributed import join_world, leave_world, under_torchrun
 
     if config.cluster.workers > 1 and not under_torchrun():
         from dcgan_dist.launch.ray_train import run_on_ray
 
-        run_on_ray(config, location)
-        print_results(location)
-        return
+        run_on_ray(config, location, None if on_row is None else lambda row, _: on_row(row), quiet=quiet)
+        return True
     from dcgan_dist.training.trainer import train
 
     world = join_world(config.training.device)
     try:
-        train(config, world, run_location=location)
-        if world.is_leader:
-            print_results(location)
+        train(config, world, None if on_row is None else _Rows(on_row), run_location=location)
+        return world.is_leader
     finally:
         leave_world()
 
@@ -45,8 +77,8 @@ def train_command(arguments: Sequence[str]) -> None:
 def run_location(config: Config) -> str:
     """Return the folder or URL of the run directory: run_dir as given, or STORAGE/NAME."""
     if config.cluster.storage:
-        return f"{config.cluster.storage.rstrip('/')}/{config.name}"
-    return config.run_dir or str(Path("runs") / config.name)
+        return lasting_output(f"{config.cluster.storage.rstrip('/')}/{config.name}")
+    return lasting_output(config.run_dir or str(Path("runs") / config.name))
 
 
 def print_results(location: str) -> None:
@@ -62,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return run(train_command, PROG, arguments, after_signal="the same command goes on from the newest checkpoint")
 
+
+sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.train(...)` is `api.train`
 
 if __name__ == "__main__":
     sys.exit(main())

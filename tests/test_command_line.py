@@ -8,13 +8,30 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from dcgan_dist.command_line import parse_settings, run
-from dcgan_dist.config import Config, PrepareConfig, SweepConfig, flatten
+from dcgan_dist import __version__
+from dcgan_dist.__main__ import FRONT_DOORS
+from dcgan_dist.command_line import build_settings, parse_settings, run
+from dcgan_dist.config import (
+    CompareConfig,
+    Config,
+    DoctorConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PrepareConfig,
+    ReportConfig,
+    SampleConfig,
+    SweepConfig,
+    _former,
+    flatten,
+)
 from dcgan_dist.errors import ConfigError, Diverged, Stopped
+from dcgan_dist.exploration.catalogue import FIGURES
+from dcgan_dist.exploration.figure import AllConfig
 
 
 def settings(*arguments: str) -> Config:
@@ -278,11 +295,17 @@ def test_help_lists_every_setting_with_its_meaning_type_and_default(
     entries = {words.split()[0]: " ".join(words.split()) for words in re.split(r"\n(?=  -|\S)", text) if "--" in words}
     for key, default in flatten(settings_class()).items():
         entry = entries[f"--{key}"]
-        found = re.fullmatch(r"--\S+ (\{.*?\}|[A-Z0-9_]+) (\S.*\.) \(type: (.+), default: (.+)\)", entry)
+        found = re.fullmatch(r"--\S+ (\{.*?\}|[A-Z0-9_]+|\[ITEM,...\]) (\S.*\.) \(type: (.+), default: (.+)\)", entry)
         assert found is not None, entry
         assert len(found[2]) > 15, entry
         assert found[4] == ("null" if default is None else str(default)), entry
-    assert entries.keys() == {"usage:", "-h,", "--config", *(f"--{key}" for key in flatten(settings_class()))}
+    assert entries.keys() == {
+        "usage:",
+        "-h,",
+        "--config",
+        "--version",
+        *(f"--{key}" for key in flatten(settings_class())),
+    }
 
 
 def test_every_field_is_declared_with_a_docstring() -> None:
@@ -368,3 +391,217 @@ def test_a_home_folder_that_is_not_known_is_one_line(
     assert f"'{home}/" in error
     assert "begins with a home folder that is not known: set HOME" in error
     assert not list(tmp_path.iterdir())
+
+
+# A run by its position
+
+
+READERS = [SampleConfig, ExportConfig, EvaluateConfig, AllConfig, *(figure.settings for figure in FIGURES.values())]
+
+
+def read(settings_class: type, *arguments: str) -> Any:
+    return parse_settings(settings_class, arguments, "dcgan-dist test", "Test.", word_for="run")
+
+
+@pytest.mark.parametrize("settings_class", READERS, ids=lambda each: each.__name__)
+def test_a_run_that_is_read_is_given_by_its_position_or_its_name(settings_class: type) -> None:
+    expected = settings_class(run="runs/rooms", step="20")
+    assert read(settings_class, "runs/rooms", "--step", "20") == expected
+    assert read(settings_class, "--step=20", "runs/rooms") == expected
+    assert read(settings_class, "--run", "runs/rooms", "--step=20") == expected
+
+
+def test_a_switch_before_the_run_keeps_its_own_value_alone() -> None:
+    for words in (("--overwrite", "runs/rooms"), ("--overwrite", "true", "runs/rooms"), ("runs/rooms", "--overwrite")):
+        assert read(SampleConfig, *words) == SampleConfig(run="runs/rooms", overwrite=True)
+    assert read(SampleConfig, "--overwrite", "false", "runs/rooms") == SampleConfig(run="runs/rooms")
+
+
+def test_a_run_on_the_command_line_replaces_that_of_a_file(write: Callable[..., str]) -> None:
+    assert read(SampleConfig, "--config", write("run: a\ncount: 3\n"), "b") == SampleConfig(run="b", count=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "--run", "b"], "run is given twice, as 'a' and as --run b: keep one of them"),
+        (["--run=a", "a"], "run is given twice, as 'a' and as --run a: keep one of them"),
+        (["a", "b"], "unexpected argument 'b': run is 'a' already"),
+        (["a", "-v"], "unexpected argument '-v': settings are given as --name value"),
+        (["--run-dir", "a"], "unknown setting run_dir (value 'a'); did you mean run?"),
+    ],
+)
+def test_more_than_one_run_is_refused(arguments: Sequence[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(SampleConfig, *arguments)
+    assert str(caught.value) == message
+
+
+# Lists
+
+
+@pytest.mark.parametrize(
+    ("settings_class", "key", "text", "value"),
+    [
+        (EvaluateConfig, "cs", "1e-4, 0.5,2", (1e-4, 0.5, 2.0)),
+        (EvaluateConfig, "cs", "1e-3", (1e-3,)),
+        (EvaluateConfig, "baselines", "random,pixels", ("random", "pixels")),
+        (PrepareConfig, "only", "cat,dog house,3", ("cat", "dog house", "3")),
+        (FIGURES["filters"].settings, "filters", "0-5,17", ("0-5", "17")),
+        (FIGURES["arithmetic"].settings, "measured", "1,3", (1, 3)),
+        (Config, "model.generator_units", "1200,1200", "1200,1200"),
+        (SweepConfig, "objective", "representation:1,coverage:0.5", "representation:1,coverage:0.5"),
+    ],
+)
+def test_a_list_is_written_with_commas_or_as_yaml_has_it(
+    settings_class: type, key: str, text: str, value: object, write: Callable[..., str]
+) -> None:
+    items = [item.strip() for item in text.split(",")]
+    nested = key.replace(".", ":\n  ")
+    quoted = ", ".join(f"'{item}'" for item in items)
+    for words in (
+        [f"--{key}", text],
+        [f"--{key}=[{text}]"],
+        [f"--{key}", f"[{quoted}]"],
+        ["--config", write(f"{nested}: '{text}'\n")],
+        ["--config", write(f"{nested}: [{quoted}]\n")],
+        *([["--config", write(f"{nested}: [{text}]\n")]] if ":" not in text else []),
+    ):
+        assert flatten(parse_settings(settings_class, words, "test", ""))[key] == value, words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cs=a,1"], "cs is 'a,1': expected a list of numbers such as 1,2 or [1, 2]"),
+        (["--cs=1e-3,"], "cs is '1e-3,': expected a list of numbers such as 1,2 or [1, 2]"),
+        (["--cs="], "cs is '': take positive numbers, such as 1e-3,1e-2"),
+        (["--cs=1,-2"], "cs is '1,-2': take positive numbers, such as 1e-3,1e-2"),
+        (["--baselines=random,tarot"], "baselines is 'random,tarot': take some of random, pixels, knn, kmeans, cnn"),
+    ],
+)
+def test_a_list_with_something_else_in_it_is_refused(words: Sequence[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_settings(EvaluateConfig, words, "test", "")
+
+
+def test_a_list_of_lists_or_null_is_refused(write: Callable[..., str]) -> None:
+    for text in ("cs: [[1]]\n", "cs: {a: 1}\n", "cs: [null]\n"):
+        with pytest.raises(ConfigError, match=r"cs is .*: expected a list of numbers"):
+            parse_settings(EvaluateConfig, ["--config", write(text)], "test", "")
+
+
+# Names and values of earlier versions
+
+
+BOXES, WINDOWS, FILTERS, NEIGHBOURS = (FIGURES[name].settings for name in ("boxes", "windows", "filters", "neighbours"))
+FORMER = [
+    (EvaluateConfig, "images 500", "count 500"),
+    (EvaluateConfig, "samples 500", "count 500"),
+    (SweepConfig, "score.images 500", "score.data_count 500"),
+    (SweepConfig, "score.samples 500", "score.count 500"),
+    (SweepConfig, "workers_per_trial 2", "cluster.workers 2"),
+    (PrepareConfig, "deduplication.images 500", "deduplication.count 500"),
+    (PrepareConfig, "cluster.workers 0", "cluster.workers 1"),
+    (SampleConfig, "cluster.workers 0", "cluster.workers 1"),
+    (EvaluateConfig, "cluster.workers 0", "cluster.workers 1"),
+    (BOXES, "samples 50", "count 50"),
+    (WINDOWS, "samples 50", "search 50"),
+    (FILTERS, "images 50", "count 50"),
+    (NEIGHBOURS, "images 50", "data_count 50"),
+    *(
+        (settings_class, f"model.sample_statistics {then}", f"model.sample_statistics {now}")
+        for settings_class in (Config, SweepConfig, DoctorConfig)
+        for then, now in (("paper", "running"), ("released", "batch"))
+    ),
+]
+
+
+def test_every_name_and_value_of_an_earlier_version_is_tried_here() -> None:
+    classes = {Config, PrepareConfig, *READERS, SweepConfig, ReportConfig, CompareConfig, DoctorConfig}
+    declared = {
+        (settings_class, name)
+        for settings_class in classes
+        for table in ("FORMER_NAMES", "FORMER_VALUES")
+        for name in _former(settings_class, table)
+    }
+    assert declared == {(settings_class, then.split()[0]) for settings_class, then, _ in FORMER}
+
+
+def test_the_page_on_settings_names_all_of_them() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text(encoding="utf-8")
+    table = page[page.index("| command | before | now |") :].replace("-", "_")
+    for _, then, now in FORMER:
+        for name in (then.split()[0], now.split()[0]):
+            assert re.search(rf"[`_]{re.escape(name)}\b", table), name
+
+
+@pytest.mark.parametrize(("settings_class", "then", "now"), FORMER)
+def test_what_an_earlier_version_wrote_is_read_with_a_line_that_says_what_it_is_now(
+    settings_class: type, then: str, now: str, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old, value), (new, value_now) = then.split(), now.split()
+    expected = parse_settings(settings_class, [f"--{new}", value_now], "test", "")
+    assert capsys.readouterr().err == ""
+    line = f"{old} is now {{}}{new}" if value == value_now else f"{old} {value} is now {{}}{new} {value_now}"
+    assert parse_settings(settings_class, [f"--{old.replace('_', '-')}", value], "test", "") == expected
+    assert capsys.readouterr().err == f"test: --{line.format('--')}\n"
+    group, _, name = old.rpartition(".")
+    text = f"{group}:\n  {name}: {value}\n" if group else f"{name}: {value}\n"
+    path = write(text)
+    assert parse_settings(settings_class, ["--config", path], "test", "") == expected
+    assert capsys.readouterr().err == f"test: {line.format('')} (in {path})\n"
+    assert build_settings(settings_class, {old: value}) == expected
+    # What a run has recorded is read in silence.
+    assert parse_settings(settings_class, ["--config", write(f"{text}environment: {{}}\n")], "test", "") == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_refused_is_one_line_by_a_former_name_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(arguments: Sequence[str]) -> None:
+        parse_settings(EvaluateConfig, arguments, "x", "")
+
+    assert run(command, "x", ["--samples=0"]) == 2
+    assert capsys.readouterr().err == "x: count is 0: take 1 or more\n"
+
+
+def test_a_former_name_on_the_command_line_goes_over_the_new_one_in_a_file(write: Callable[..., str]) -> None:
+    words = ["--config", write("count: 3\n"), "--samples", "4"]
+    assert parse_settings(EvaluateConfig, words, "test", "").count == 4
+    words = ["--config", write("samples: 3\n"), "--count", "4"]
+    assert parse_settings(EvaluateConfig, words, "test", "").count == 4
+
+
+def test_one_nn_has_two_numbers_of_images_and_other_tasks_one(write: Callable[..., str]) -> None:
+    words = ["--config", write("task: one-nn\nsamples: 30\n"), "--images", "20"]
+    expected = EvaluateConfig(task="one-nn", count=30, data_count=20)
+    assert parse_settings(EvaluateConfig, words, "test", "") == expected
+    with pytest.raises(ConfigError, match="data_count is 20: it is for the task one-nn; rooms has count"):
+        parse_settings(EvaluateConfig, ["--data-count", "20"], "test", "")
+
+
+def test_a_setting_by_two_of_its_names_at_once_is_refused() -> None:
+    for words, message in (
+        (["--images=3", "--samples=3"], "--images and --samples are both given, and are one setting now: give --count"),
+        (["--count=3", "--images=3"], "--count and --images are both given, and are one setting now: give --count"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse_settings(EvaluateConfig, words, "test", "")
+
+
+# The version
+
+
+@pytest.mark.parametrize("name", FRONT_DOORS)
+def test_every_front_door_tells_the_version(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module(f"dcgan_dist.{name}").main
+    for words in (["--version"], ["walk", "--version"] if name == "explore" else ["--version", "--help"]):
+        assert main(words) == 0
+        assert capsys.readouterr() == (f"dcgan-dist {__version__}\n", "")
+
+
+def test_the_command_of_all_tells_the_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dcgan_dist", "--version"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"dcgan-dist {__version__}\n", "")

@@ -231,6 +231,7 @@ def test_settings_survive_being_flattened_and_built_again(
 )
 def test_every_setting_has_a_type_that_values_are_compared_with_and_messages_can_name(settings_class: type) -> None:
     known = {"int", "float", "str", "bool", "None", "dict[str, Any]"}
+    known |= {"ListText", "tuple[str, ...]", "tuple[int, ...]", "tuple[float, ...]"}
     for key, declared in config.declared_types(settings_class).items():
         parts = re.sub(r"Literal\[[^\]]*\]", "None", declared).split(" | ")
         assert set(parts) <= known, f"{key}: {declared}"

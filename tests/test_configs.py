@@ -128,12 +128,12 @@ PROTOCOL = [
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("lsun-bedrooms", ("uniform", "paper", "paper", 1e-5, "paper", 2e-4, 0, 0, 5, 128, "paper")),
-        ("faces", ("uniform", "released", "released", 1e-8, "released", 2e-4, 1e-5, 0, 25, 128, "released")),
-        ("imagenet32", ("uniform", "released", "released", 1e-8, "released", 2e-4, 1e-5, 0, 30, 128, "released")),
-        ("svhn", ("normal", "released", "released", 1e-8, "released", 5e-4, 1e-5, 0, 200, 64, "released")),
-        ("tutorial64", ("normal", "released", "paper", 1e-5, "released", 2e-4, 0, 0, 5, 128, "paper")),
-        ("mnist-cdcgan", ("uniform", "paper", "released", 1e-8, "released", 2e-4, 2.5e-5, 0.5, 200, 128, "released")),
+        ("lsun-bedrooms", ("uniform", "paper", "paper", 1e-5, "running", 2e-4, 0, 0, 5, 128, "paper")),
+        ("faces", ("uniform", "released", "released", 1e-8, "batch", 2e-4, 1e-5, 0, 25, 128, "released")),
+        ("imagenet32", ("uniform", "released", "released", 1e-8, "batch", 2e-4, 1e-5, 0, 30, 128, "released")),
+        ("svhn", ("normal", "released", "released", 1e-8, "batch", 5e-4, 1e-5, 0, 200, 64, "released")),
+        ("tutorial64", ("normal", "released", "paper", 1e-5, "batch", 2e-4, 0, 0, 5, 128, "paper")),
+        ("mnist-cdcgan", ("uniform", "paper", "released", 1e-8, "batch", 2e-4, 2.5e-5, 0.5, 200, 128, "released")),
     ],
 )
 def test_a_config_follows_the_published_protocol(name: str, expected: tuple[object, ...]) -> None:

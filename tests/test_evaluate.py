@@ -25,7 +25,8 @@ from dcgan_dist.evaluation.features import DiscriminatorFeatures, load_discrimin
 from dcgan_dist.evaluation.scoring import Evaluation
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.prepare import main as prepare
-from dcgan_dist.results.checkpoints import read_checkpoint, write_checkpoint
+from dcgan_dist.runs.checkpoints import read_checkpoint, write_checkpoint
+from dcgan_dist.runs.run import Run
 from tests.conftest import train
 from tests.results.piles import make_run
 
@@ -107,6 +108,19 @@ def test_all_steps_are_gone_on_with_where_a_former_command_ended(run, capsys):
         assert "scored before" not in status(capsys, *words, change)[1]
 
 
+def test_scores_that_an_earlier_version_wrote_are_not_made_again(run, capsys):
+    words = (run, *FAST, "--step=all", "--baselines=random", "--count=300")
+    assert status(capsys, *words)[0] == 0
+    scores = json.loads((run / "scores.json").read_text())
+    for entry in scores["folder"]:
+        assert entry["settings"]["cs"] == [1e-3, 1e-2]
+        entry["settings"] |= {"cs": "1e-3,1e-2", "images": entry["settings"].pop("count")}
+    (run / "scores.json").write_text(json.dumps(scores))
+    code, out, err = status(capsys, *words)
+    assert (code, err) == (0, "")
+    assert "scored before, from the same data and settings: step 16, step 20, step 24, random (" in out
+
+
 def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
     seen = []
     extract = DiscriminatorFeatures.__call__
@@ -118,17 +132,17 @@ def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
     monkeypatch.setattr(DiscriminatorFeatures, "__call__", counting)
     sets = ("--data=rooms:410", "--test-data=rooms:150")  # of no other test: their features are kept
     words = ("--run", run, *FAST, *sets, "--baselines=kmeans", "--centroids=20", "--patches=500")
-    assert status(capsys, *words, "--images=90")[0] == 0
+    assert status(capsys, *words, "--count=90")[0] == 0
     assert sum(seen) == 90 + 90, "of the data, and of the test set"
     fewer = entries(run)
     assert {entry["protocol"] for entry in fewer} == {"full/90-images"}
     assert {entry["features"] for entry in fewer if entry["method"] == "kmeans-20"} == {80}
     split = fewer[0]["split"]
     assert (split["train"] + split["validation"], split["test"]) == (90, 90)
-    assert status(capsys, *words, "--images=90", "--keep-features=false")[0] == 0
+    assert status(capsys, *words, "--count=90", "--keep-features=false")[0] == 0
     assert sum(seen) == 180, "the same ones again"
     assert [entry["metrics"] for entry in entries(run)] == [entry["metrics"] for entry in fewer]
-    assert status(capsys, *words, "--images=100000")[0] == 0
+    assert status(capsys, *words, "--count=100000")[0] == 0
     assert sum(seen) == 180 + 410 + 150
     whole = [entry["metrics"] for entry in entries(run) if entry["protocol"] == "full/100000-images"]
     assert status(capsys, *words)[0] == 0
@@ -136,11 +150,11 @@ def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
 
 
 def test_images_looked_at_are_spread_over_the_whole_set(run):
-    config = EvaluateConfig(task="folder", data="rooms:400", images=200, device="cpu")
-    model = load_discriminator(str(run), 24).model
+    config = EvaluateConfig(task="folder", data="rooms:400", count=200, device="cpu")
+    model = load_discriminator(Run(run), 24).model
     evaluation = Evaluation(config, model, torch.device("cpu"), LocalPool(1))
     values, _ = evaluation.values(RawPixels(model.image_size, model.channels))
-    everything = Evaluation(replace(config, images=None), model, torch.device("cpu"), LocalPool(1))
+    everything = Evaluation(replace(config, count=None), model, torch.device("cpu"), LocalPool(1))
     rows, _ = everything.values(RawPixels(model.image_size, model.channels))
     number_of = {row.tobytes(): number for number, row in enumerate(rows)}
     numbers = np.array([number_of[row.tobytes()] for row in values])
@@ -269,7 +283,7 @@ def test_a_conditional_generator_is_scored_by_the_classifier_that_its_samples_tr
     run = tmp_path / "run"
     made = train({"run_dir": run, "model.name": "cdcgan", "model.image_size": 28, "training.steps": 4})
     assert made.returncode == 0, made.stderr
-    words = ("--run", run, "--task=one-nn", "--data=rooms:400", "--samples=1200", "--images=300", "--device=cpu")
+    words = ("--run", run, "--task=one-nn", "--data=rooms:400", "--count=1200", "--data-count=300", "--device=cpu")
     code, out, err = status(capsys, *words)
     assert (code, err) == (0, "")
     of = {entry["method"]: entry for entry in entries(run, "one-nn")}
@@ -334,8 +348,8 @@ def break_weights(run, broken):
         (["--run=HERE/run", "--task=folder", "--data=HERE/cut.tar.gz"], "cut.tar.gz"),
         (["--run=HERE/run", "--task=folder", "--data=HERE/shards"], "is damaged: it has"),
         (["--run=HERE/run", "--task=svhn", "--data=HERE/val_32x32.mat"], "name it train_32x32.mat, test_32x32.mat"),
-        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--images=0"], "images is 0"),
-        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--images=1"], "with --images 1 has 1 labelled"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--count=0"], "count is 0"),
+        (["--run=HERE/run", "--task=folder", "--data=rooms:400", "--count=1"], "with --count 1 has 1 labelled"),
         (["--run=HERE/nan", "--task=folder", "--data=rooms:400"], "step 24 are NaN from layer 2 of 2 on"),
         (["--run=HERE/bare", "--task=folder", "--data=rooms:400"], "HERE/bare has no checkpoint yet"),
         (["--run=HERE/grey", "--task=folder", "--data=rooms:400"], "trained on grey images"),

@@ -65,19 +65,19 @@ def test_all_draws_what_it_can_and_says_why_it_leaves_out_the_rest(trained, tmp_
     ("words", "told"),
     [
         (("dance",), "figure is 'dance': take all, or one of "),
-        (("walk",), "run is missing: give --run DIR"),
+        (("walk",), "run is missing: give RUN or --run RUN"),
         (("walk", "--run", "RUN", "--step", "99"), "has no whole checkpoint of step 99; it has those of steps "),
         (("walk", "--run", "RUN", "--step", "best"), "step is 'best': take a step, or latest"),
         (("walk", "--run", "RUN", "--label", "4"), "is an unconditional run (dcgan)"),
         (("walk", "--run", "RUN", "--name", "../walk"), "name is '../walk': take one that is no path"),
-        (("walk", "--run", "RUN", "--seed", "-1"), "seed is -1"),
+        (("walk", "RUN", "--seed", "-1"), "seed is -1"),
         (("walk", "--run", "RUN", "--pionts", "3"), "unknown setting pionts (value '3'); did you mean points?"),
         (
             ("walk", "--run", "RUN", "--output", "walk.png"),
             "output is 'walk.png': name a folder, and the files in it by",
         ),
         (("walk", "--run", "RUN", "--output", "RUN/config.yaml"), "config.yaml', a file: name a folder"),
-        (("all", "--run", "RUN", "--name", "x"), "name is 'x': of all figures each has its own"),
+        (("all", "RUN", "--name", "x"), "name is 'x': of all figures each has its own"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(words, told, trained, tmp_path, capsys):

@@ -16,9 +16,9 @@ import pytest
 
 from dcgan_dist import machine
 from dcgan_dist.config import DoctorConfig
-from dcgan_dist.errors import RunDirectoryError
+from dcgan_dist.errors import DataError
 from dcgan_dist.machine import Finding, examine
-from tests.results.conftest import s3_server  # noqa: F401 - a fixture
+from tests.runs.conftest import s3_server  # noqa: F401 - a fixture
 
 
 def test_findings_come_in_the_order_of_the_checks_and_a_stuck_one_is_not_waited_for() -> None:
@@ -190,7 +190,7 @@ def test_object_storage_is_tried_and_left_as_it_was() -> None:
 
 def test_storage_without_conditional_writes_is_a_warning_and_no_storage_an_error() -> None:
     assert machine.object_storage("memory://runs").status == "warn"
-    with pytest.raises(RunDirectoryError, match="no location for results"):
+    with pytest.raises(DataError, match="cannot be read: take a path"):
         machine.object_storage("nothing://runs")
 
 

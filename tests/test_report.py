@@ -17,8 +17,8 @@ from dcgan_dist.config import SweepConfig
 from dcgan_dist.errors import InputError
 from dcgan_dist.results.aggregate import collect
 from dcgan_dist.results.report import write_report
-from dcgan_dist.results.run_directory import open_run
 from dcgan_dist.results.thumbnails import Thumbnails
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
 from tests.results.piles import add_score, make_run, metrics_row
 

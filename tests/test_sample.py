@@ -14,6 +14,7 @@ from PIL import Image
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.export import main as export
 from dcgan_dist.sample import main as sample
+from dcgan_dist.train import main as train
 from tests.conftest import environment
 from tests.generation.conftest import trained
 
@@ -54,6 +55,28 @@ def test_all_rows_of_a_file_of_z_are_taken_unless_told_otherwise(trained, tmp_pa
         assert np.load(output)["images"].shape == (count, 16, 16, 3)
 
 
+def as_an_earlier_version_wrote_it(run, folder):
+    """Copy a run that samples with the statistics of each batch, its config.yaml in the words of an earlier version."""
+    shutil.copytree(run, folder)
+    text = (folder / "config.yaml").read_text()
+    assert "  sample_statistics: batch\n" in text
+    (folder / "config.yaml").write_text(text.replace("sample_statistics: batch", "sample_statistics: released"))
+    return folder
+
+
+def test_a_run_of_an_earlier_version_is_sampled_and_goes_on_as_before_and_in_silence(trained, tmp_path, capsys):
+    run = trained("dcgan", "batch")
+    earlier = as_an_earlier_version_wrote_it(run, tmp_path / "run")
+    for place, name in ((run, "a.npz"), (earlier, "b.npz")):
+        assert status(capsys, sample, place, "--count", 9, "--output", tmp_path / name)[::2] == (0, "")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["images"], np.load(tmp_path / "b.npz")["images"])
+    settings = ("--config", earlier / "config.yaml", "--run-dir", earlier, "--training.steps", 5)
+    code, out, err = status(capsys, train, *settings)
+    assert (code, err) == (0, "")
+    assert "step 5/5" in out
+    assert "  sample_statistics: batch\n" in (earlier / "config.yaml").read_text()
+
+
 def test_export_tells_how_near_the_program_is_to_the_original(trained, tmp_path, capsys):
     output = tmp_path / "g.pt2"
     code, out, err = status(capsys, export, "--run", trained("gan"), "--output", output)
@@ -68,7 +91,7 @@ def test_export_tells_how_near_the_program_is_to_the_original(trained, tmp_path,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--output=HERE/x.png"], "run is missing: give --run DIR"),
+        (["--output=HERE/x.png"], "run is missing: give RUN or --run RUN"),
         (["--run=CGAN"], "output is missing: give --output"),
         (
             ["--run=CGAN", "--output=HERE/x.png", "--label=2"],

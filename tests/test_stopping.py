@@ -17,13 +17,13 @@ import pytest
 from dcgan_dist import stopping
 from dcgan_dist.command_line import run
 from dcgan_dist.parallel import LocalPool
-from dcgan_dist.results.checkpoints import read_checkpoint, step_of
-from dcgan_dist.results.status import read_status
+from dcgan_dist.runs.checkpoints import read_checkpoint, step_of
+from dcgan_dist.runs.run import Run
 from dcgan_dist.stopping import SIGNALS, Interrupted, noting, on_signals, raising
 from dcgan_dist.storage.folder import folder_at
 from tests.conftest import TINY, environment, options, wait_for_line
 from tests.processes import Moment, start_training
-from tests.results.conftest import s3_server  # noqa: F401 - a fixture
+from tests.runs.conftest import s3_server  # noqa: F401 - a fixture
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 TRAINER = "dcgan_dist.training.trainer"
@@ -152,7 +152,7 @@ MOMENTS = [
     (f"{TRAINER}.open_run_directory", 1, STOPPED),
     (f"{TRAINER}.Training._resume", 1, STOPPED),
     (f"{TRAINER}.Training._train_step", 1, STOPPED),
-    (f"{TRAINER}.RunDirectory.append_metrics", 1, STOPPED),
+    (f"{TRAINER}.RunWriter.append_metrics", 1, STOPPED),
     (f"{TRAINER}.save_tensors", 5, STOPPED),
     (f"{TRAINER}.Training._finish", 1, FINISHED),
     ("dcgan_dist.train.print_results", 1, FINISHED),
@@ -160,15 +160,15 @@ MOMENTS = [
 RARE_MOMENTS = [
     ("dcgan_dist.train.lasting_output", 1, NOTHING),
     (f"{TRAINER}.resolve_config", 1, NOTHING),
-    ("dcgan_dist.results.status.Lease.take", 1, STOPPED),
+    ("dcgan_dist.runs.lease.Lease.take", 1, STOPPED),
     (f"{TRAINER}.build_networks", 1, STOPPED),
     (f"{TRAINER}.Training._write_real_images", 1, STOPPED),
     (f"{TRAINER}.Training._write_samples", 1, STOPPED),
     (f"{TRAINER}.AdversarialStep.update_generator", 3, STOPPED),
     (f"{TRAINER}.Training._write_samples", 2, STOPPED),
-    (f"{TRAINER}.RunDirectory.commit_checkpoint", 2, STOPPED),
-    (f"{TRAINER}.RunDirectory.prune_checkpoints", 2, STOPPED),
-    (f"{TRAINER}.RunDirectory.close", 1, FINISHED),
+    (f"{TRAINER}.RunWriter.commit_checkpoint", 2, STOPPED),
+    (f"{TRAINER}.RunWriter.prune_checkpoints", 2, STOPPED),
+    (f"{TRAINER}.RunWriter.close", 1, FINISHED),
 ]
 SETS = [(TERM,), (INT,), (HUP,), (TERM, TERM), (INT, TERM, HUP), (HUP, HUP)]
 
@@ -228,7 +228,7 @@ def test_training_ends_in_order_when_signals_come_during_an_upload(number: int, 
     signals = SETS[number % len(SETS)] if pause < 1 else (TERM, INT)
     words = options({**TINY, "training.steps": 12, "run_dir": url})
     code, errors = end_of(words, Moment(request, signals, pause, call))
-    names, status = list(folder_at(url).versions()), read_status(url)
+    names, status = list(folder_at(url).versions()), Run(url).status
     whole = [step_of(name.split("/")[1]) or 0 for name in names if name.endswith("/state.json")]
     if names:  # else it had not begun
         assert status is not None
@@ -288,7 +288,7 @@ SLOW_COMMANDS = [
         "evaluate",
         "dcgan_dist.evaluation.scoring.add_each",
         1,
-        ("--run=RUN", "--task=rooms", "--images=200", "--cs=1e-3"),
+        ("--run=RUN", "--task=rooms", "--count=200", "--cs=1e-3"),
     ),
     ("export", "torch.onnx.export", 1, ("--run=RUN", "--output=OUT/s.onnx")),
 ]

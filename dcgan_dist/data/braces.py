@@ -18,15 +18,18 @@ def expand_braces(pattern: str) -> list[str]:
         DataError: a brace that is not of these forms, or too many names.
     """
     match = _BRACES.search(pattern)
+    before = pattern if match is None else pattern[: match.start()]
+    if "{" in before or "}" in before:
+        raise DataError(f"{pattern!r} has an open brace, or one in another: write NAME-{{000000..000009}}.tar")
     if match is None:
-        if "{" in pattern or "}" in pattern:
-            raise DataError(f"{pattern!r} has an open brace: write NAME-{{000000..000009}}.tar")
         return [pattern]
     if numbers := _RANGE.fullmatch(match[1]):
         first, last = int(numbers[1]), int(numbers[2])
         if not 0 <= last - first < _MOST_SHARDS:
             raise DataError(f"{pattern!r}: {match[0]} is no range of fewer than {_MOST_SHARDS} numbers that goes up")
-        parts = [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
+        is_padded = any(len(number) > 1 and number.startswith("0") for number in numbers.groups())
+        width = max(map(len, numbers.groups())) if is_padded else 0
+        parts = [str(number).zfill(width) for number in range(first, last + 1)]
     elif "," in match[1]:
         parts = match[1].split(",")
     else:
@@ -34,4 +37,4 @@ def expand_braces(pattern: str) -> list[str]:
     rests = expand_braces(pattern[match.end() :])
     if len(parts) * len(rests) > _MOST_SHARDS:
         raise DataError(f"{pattern!r} stands for more than {_MOST_SHARDS} shards")
-    return [pattern[: match.start()] + part + rest for part in parts for rest in rests]
+    return [before + part + rest for part in parts for rest in rests]

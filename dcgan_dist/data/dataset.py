@@ -30,7 +30,7 @@ from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.remote_tars import copy_name, index_remote
 from dcgan_dist.data.shards import Recipe, made_with, write_shards
 from dcgan_dist.data.sources import room_source
-from dcgan_dist.data.tar_index import map_file
+from dcgan_dist.data.tar_index import BLOCK, map_file
 from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.parallel import LocalPool, usable_cores
 from dcgan_dist.paths import expanded
@@ -190,13 +190,27 @@ class Dataset:
         Raises:
             DataError: the index is missing or damaged, or is remote and cannot be had.
         """
-        about = self.manifest.shards[shard]
-        with self.open_index(shard) as file:
-            path, content = str(file.name), file.readall()
-        if xxhash.xxh3_64_hexdigest(content) != about.index_digest:
-            raise DataError(f"the index {str(path)!r} is damaged: copy it or run prepare again")
-        records = read_index(content, about.samples, repr(str(path)))
+        records = self._all_records(shard)
         return records if self.keep is None else records[self._kept(shard)]
+
+    def extents(self, shard: int) -> npt.NDArray[np.int64]:
+        """Return where in the tar all members of each image's sample are to be found, its image among them.
+
+        They lie between the image before it, whether that counts or not, and the header of the one behind it.
+
+        Returns:
+            First byte and end, shape (n, 2), in the order of `records`.
+
+        Raises:
+            DataError: the index is missing or damaged, or is remote and cannot be had.
+        """
+        records = self._all_records(shard)
+        images = records["offset"].astype(np.int64)
+        ends = images + -(-records["size"].astype(np.int64) // BLOCK) * BLOCK
+        starts = np.concatenate([[0], ends[:-1]])
+        stops = np.concatenate([images[1:] - BLOCK, [self.manifest.shards[shard].bytes]])
+        extents = np.stack([starts, stops], axis=1)
+        return extents if self.keep is None else extents[self._kept(shard)]
 
     def labels(self) -> npt.NDArray[np.int64]:
         """Return the label of every image in the order of the shards, -1 for none; shape (count,).
@@ -205,6 +219,14 @@ class Dataset:
             DataError: an index is missing or damaged.
         """
         return np.concatenate([self.records(shard)["label"] for shard in range(len(self.tars))]).astype(np.int64)
+
+    def _all_records(self, shard: int) -> npt.NDArray[np.void]:
+        about = self.manifest.shards[shard]
+        with self.open_index(shard) as file:
+            path, content = str(file.name), file.readall()
+        if xxhash.xxh3_64_hexdigest(content) != about.index_digest:
+            raise DataError(f"the index {str(path)!r} is damaged: copy it or run prepare again")
+        return read_index(content, about.samples, repr(str(path)))
 
     @cached_property
     def _keep_list(self) -> bytes:

@@ -40,7 +40,7 @@ from dcgan_dist.storage.cache import one_at_a_time
 _IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
 _RAW = "raw"
 # Raised when what is found in the same tars changes.
-_REVISION = 2
+_REVISION = 3
 _LOOKED_AT = 16  # images whose size and colours tell what the set is
 _MOST_CLASSES = 1 << 16
 _MOST_FAULTS = 100  # that are written down of a tar

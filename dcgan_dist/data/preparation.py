@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from dcgan_dist.data.sources import Source, open_source
 from dcgan_dist.data.verification import verify
 from dcgan_dist.errors import ConfigError, DcganDistError
 from dcgan_dist.parallel import TaskPool
+from dcgan_dist.printing import tell
 from dcgan_dist.storage.cache import cache_directory
 
 DEFAULT_IMAGE_SIZE = 64
@@ -42,14 +42,13 @@ def prepare(config: PrepareConfig, pool: TaskPool) -> None:
         raise ConfigError("source is missing: give --source rooms, lsun, folder, … (--help explains them all)")
     if config.output is None:
         raise ConfigError("output is missing: give --output FOLDER for the shards")
-    only = tuple(part.strip() for part in (config.only or "").split(",") if part.strip())
     source = open_source(
         config.source,
         _input(config, config.source),
         count=config.count,
         seed=config.seed,
         split=config.split,
-        only=only,
+        only=tuple(filter(None, config.only)),
         image_member=config.image_member,
     )
     if config.labels != "last":
@@ -84,10 +83,10 @@ def _make(config: PrepareConfig, source: Source, output: str, pool: TaskPool) ->
     recipe = _recipe(config, source)
     mended = mend_shards(source, recipe, output, pool)
     if mended:
-        print(f"{output}: made {len(mended)} missing or cut shards anew ({', '.join(mended[:LISTED])})")
+        tell(f"{output}: made {len(mended)} missing or cut shards anew ({', '.join(mended[:LISTED])})")
     finished = find_finished(output, made_with(source, recipe))
     if finished is not None:
-        print(
+        tell(
             f"{output} has these {finished.count:,} images already, in {len(finished.shards)} shards of the right size;"
             " nothing to do (--verify compares their contents)"
         )
@@ -103,9 +102,9 @@ def _make(config: PrepareConfig, source: Source, output: str, pool: TaskPool) ->
 
 def _tell_made(output: str, manifest: Manifest, source: Source, seconds: float) -> None:
     for line in _warnings(manifest):
-        print(line, file=sys.stderr)
+        tell(line, to_stderr=True)
     side, colour = manifest.image_size, "grey" if manifest.channels == 1 else "colour"
-    print(
+    tell(
         f"{output}: {manifest.count:,} {colour} images of {side}x{side}, {len(manifest.classes)} classes, "
         f"in {len(manifest.shards)} shards, made in {seconds:.1f} s; {_left_out(manifest, source)}; "
         f"{_cut_off(manifest)}"
@@ -166,9 +165,9 @@ def _check(location: str, pool: TaskPool) -> None:
     checked = verify(location, pool)
     if checked.findings:
         for line in checked.findings:
-            print(line)
+            tell(line)
         mend = "delete these files alone and run the same prepare again, it makes them anew"
         way_out = mend if checked.has_manifest else "make or copy it again"
         raise DcganDistError(f"{location} is damaged ({len(checked.findings)} findings): {way_out}")
     known = "are whole" if checked.has_manifest else "can be read; without a manifest, no more can be told"
-    print(f"{location}: {checked.images:,} images in {checked.shards} shards {known}")
+    tell(f"{location}: {checked.images:,} images in {checked.shards} shards {known}")

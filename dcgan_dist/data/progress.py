@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from dcgan_dist.printing import is_heard
+
 TERMINAL_PERIOD_S = 0.2
 PLAIN_PERIOD_S = 5.0
 
@@ -39,7 +41,7 @@ class ProgressLine:
 
     def _is_due(self) -> bool:
         now = time.monotonic()
-        if now - self._printed < (TERMINAL_PERIOD_S if self._is_terminal else PLAIN_PERIOD_S):
+        if is_heard() or now - self._printed < (TERMINAL_PERIOD_S if self._is_terminal else PLAIN_PERIOD_S):
             return False
         self._printed = now
         return True

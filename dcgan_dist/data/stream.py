@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import mmap
 import os
 import weakref
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -23,15 +24,16 @@ import torch
 import xxhash
 
 import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
+from dcgan_dist.config import is_whole
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.downloading import Downloads, PieceReaders, Pieces
 from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
 from dcgan_dist.data.loading import LoaderProcesses, SharedFlag
 from dcgan_dist.data.manifest import RECORD
 from dcgan_dist.data.order import RUNS, EpochOrder, Integers, batches_per_epoch, rank_positions
-from dcgan_dist.data.tar_index import BLOCK, Fault, Member, damaged_headers, digest_of, scan
+from dcgan_dist.data.tar_index import BLOCK, Fault, Member, damaged_headers, digest_of, sample_at, scan
 from dcgan_dist.errors import DataError, DcganDistError, Unreachable
-from dcgan_dist.storage.remote import Interrupted, interrupted_by
+from dcgan_dist.storage.remote import Interrupted, interrupted_by, shown
 
 _OPEN_SHARDS = 256  # each holds a file descriptor; a batch meets 64 to 128 shards
 _OPEN_COPIES = 96  # of remote shards: what is open cannot make room for others
@@ -79,6 +81,22 @@ class Batch:
     slots: torch.Tensor
     damage: tuple[Damage, ...] = ()
     flaws: tuple[Flaw, ...] = ()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One rank's part of a global batch as samples of WebDataset.
+
+    Attributes:
+        samples: all members of each image's sample by their extension, `__key__` and `__url__`; None for a sample that
+            is damaged.
+        damage: the damaged ones, in order.
+        flaws: damage found besides; see `Batch`.
+    """
+
+    samples: tuple[dict[str, Any] | None, ...]
+    damage: tuple[Damage, ...]
+    flaws: tuple[Flaw, ...]
 
 
 class ImageStream:
@@ -188,21 +206,12 @@ class ImageStream:
             except Unreachable:
                 raise
             except DataError as error:
-                found = Damage(opened.name, record, opened.offset(record), slot, str(error))
-                if self._on_damage == "fail":
-                    raise self._damaged(found.shard, found.offset, f"record {record}: {error}") from error
-                damage.append(found)
+                damage.append(self._lost(opened, record, slot, error))
             else:
                 filled += 1
                 of_headers.append(shard)
-        to_inspect = dict.fromkeys(self._left(epoch).get(number, ()), False)
-        to_inspect |= {of_headers[row]: True for row in damaged_headers(headers[:filled])}
-        for shard, is_suspect in to_inspect.items():
-            flawed[shard] = opened = self._shard(shard)
-            opened.inspect(is_suspect)
-        flaws = tuple(flaw for opened in flawed.values() for flaw in opened.take_flaws())
-        if flaws and self._on_damage == "fail":
-            raise self._damaged(flaws[0].shard, flaws[0].offset, flaws[0].reason)
+        suspects = [of_headers[row] for row in damaged_headers(headers[:filled])]
+        flaws = self._find_flaws(epoch, number, flawed, suspects)
         if damage:
             empty = {found.slot for found in damage}
             slots = np.array([slot for slot in slots.tolist() if slot not in empty], dtype=np.int64)
@@ -214,6 +223,38 @@ class ImageStream:
             flaws,
         )
 
+    def read_samples(self, batch: int, first: int = 0, *, decoded: bool = False) -> Samples:
+        """Read the samples of this rank's part of global batch number `batch`, here and now.
+
+        Args:
+            batch: its number.
+            first: how many samples of the part to leave out.
+            decoded: give images as `read` does, labels and attributes as values; else all members as bytes.
+
+        Raises:
+            DataError: a shard is damaged and `on_damage` is `fail`; or remote shards cannot be had.
+        """
+        epoch, number = divmod(batch, self.batches_per_epoch)
+        group, member = divmod(number, self._batches_at_once)
+        slots, shards, records = (part[first:] for part in self._located(epoch, group)[member])
+        if self._pieces is not None and not self._pieces.done:
+            self._ask_for(shards, records, whole_samples=True)
+        samples: list[dict[str, Any] | None] = []
+        damage: list[Damage] = []
+        flawed: dict[int, _OpenShard] = {}
+        for slot, shard, record in zip(slots.tolist(), shards.tolist(), records.tolist(), strict=True):
+            opened = self._shard(shard)
+            if opened.flaws:
+                flawed[shard] = opened
+            try:
+                samples.append(opened.sample(record, decoded))
+            except Unreachable:
+                raise
+            except DataError as error:
+                damage.append(self._lost(opened, record, slot, error))
+                samples.append(None)
+        return Samples(tuple(samples), tuple(damage), self._find_flaws(epoch, number, flawed))
+
     @property
     def most_images(self) -> int:
         """The most images that this rank's part of a batch can have."""
@@ -222,6 +263,33 @@ class ImageStream:
     def _room(self, count: int) -> Pixels:
         size, channels = self.dataset.image_size, self.dataset.channels
         return np.empty((count, size, size, channels), dtype=np.uint8)
+
+    def _lost(self, opened: _OpenShard, record: int, slot: int, error: DataError) -> Damage:
+        """Return what is to be said of a damaged record; raise it where damage ends the stream."""
+        found = Damage(opened.name, record, opened.offset(record), slot, str(error))
+        if self._on_damage == "fail":
+            raise self._damaged(found.shard, found.offset, f"record {record}: {error}") from error
+        return found
+
+    def _find_flaws(
+        self, epoch: int, number: int, flawed: dict[int, _OpenShard], suspects: Sequence[int] = ()
+    ) -> tuple[Flaw, ...]:
+        """Inspect the shards that are read for the last time in a batch, and suspects; return all flaws that are new.
+
+        Args:
+            epoch: number of the epoch.
+            number: of the batch in it.
+            flawed: shards with flaws that are known already.
+            suspects: shards of which a damaged header was seen.
+        """
+        to_inspect = dict.fromkeys(self._left(epoch).get(number, ()), False) | dict.fromkeys(suspects, True)
+        for shard, is_suspect in to_inspect.items():
+            flawed[shard] = opened = self._shard(shard)
+            opened.inspect(is_suspect)
+        flaws = tuple(flaw for opened in flawed.values() for flaw in opened.take_flaws())
+        if flaws and self._on_damage == "fail":
+            raise self._damaged(flaws[0].shard, flaws[0].offset, flaws[0].reason)
+        return flaws
 
     def _damaged(self, shard: str, offset: int, reason: str) -> DataError:
         return DataError(
@@ -266,11 +334,12 @@ class ImageStream:
         slots = [part - number * self.batch_size for part, number in zip(positions, numbers, strict=True)]
         return list(zip(slots, np.split(shards, cuts), np.split(records, cuts), strict=True))
 
-    def _ask_for(self, shards: Integers, records: Integers) -> None:
+    def _ask_for(self, shards: Integers, records: Integers, whole_samples: bool = False) -> None:
         """Begin to read the records of a batch from remote shards that are not on this host yet."""
         assert self._pieces is not None
         asked = [
-            self._shard(shard).ask(record) for shard, record in zip(shards.tolist(), records.tolist(), strict=True)
+            self._shard(shard).ask(record, whole_samples)
+            for shard, record in zip(shards.tolist(), records.tolist(), strict=True)
         ]
         self._pieces.done = not any(asked)
 
@@ -313,6 +382,7 @@ class _OpenShard:
         self._size, self._channels = dataset.image_size, dataset.channels
         self._encoding, self._fitted = dataset.manifest.encoding, dataset.fitted
         self._classes = dataset.classes
+        self._url, self._find_extents = shown(dataset.tars[shard]), partial(dataset.extents, shard)
         self._open_tar, self._pieces = partial(dataset.open_tar, shard), pieces
         self._file: int | None = None
         self._length = 0
@@ -331,10 +401,13 @@ class _OpenShard:
         """Return where a record's image is in the tar, 0 where that is not known."""
         return int(self._records["offset"][record]) if record < len(self._records) else 0
 
-    def ask(self, record: int) -> bool:
+    def ask(self, record: int, whole_sample: bool = False) -> bool:
         """Begin to read a record from where the shard is, while that is on its way; return whether it was begun."""
         if self._pieces is None or self._missing is not None:
             return False
+        if whole_sample:
+            first, end = self._extents[record].tolist()
+            return self._pieces.ask(first, end - first)
         start, size, *_ = self._records.item(record)
         return self._pieces.ask(start - BLOCK, BLOCK + size)
 
@@ -358,7 +431,7 @@ class _OpenShard:
             if xxhash.xxh3_64_intdigest(out) != digest:
                 raise DataError(_OTHER_BYTES)
             return int(label)
-        both = self._piece(start, size, digest) or self._bytes(start - BLOCK, BLOCK + size)
+        both = self._fetch(start - BLOCK, BLOCK + size, slice(BLOCK, None), digest)
         content = memoryview(both)[BLOCK:]
         if len(content) < size:
             raise DataError(_CUT_OFF)
@@ -367,6 +440,55 @@ class _OpenShard:
         header[:] = both[:BLOCK]
         self._decode(content, np.frombuffer(out, dtype=np.uint8).reshape(self._size, self._size, self._channels))
         return int(label)
+
+    def sample(self, record: int, decoded: bool) -> dict[str, Any]:
+        """Return all members of the sample that a record's image is in; see `ImageStream.read_samples`.
+
+        Raises:
+            DataError: the sample is damaged, or may have lost a member to damage.
+        """
+        if self._missing is not None:
+            raise DataError(self._missing)
+        image_at, size, label, digest, _, _ = self._records.item(record)
+        start, stop = self._extents[record].tolist()
+        image = slice(image_at - start, image_at - start + size)
+        content = memoryview(self._fetch(start, stop - start, image, digest))
+        if len(content) < stop - start:
+            raise DataError(_CUT_OFF)
+        if xxhash.xxh3_64_intdigest(content[image]) != digest:
+            raise DataError(_OTHER_BYTES)
+        key, members = sample_at(content, image.start, start)
+        found: dict[str, Any] = {"__key__": key, "__url__": self._url}
+        found |= {
+            extension: bytes(content[member.offset : member.offset + member.size])
+            for extension, member in members.items()
+        }
+        if label >= 0 and "cls" in found and not self._is_label(found["cls"], label):
+            raise DataError("its label is not the one that was written")
+        if not decoded:
+            return found
+        extension = next(extension for extension, member in members.items() if member.offset == image.start)
+        pixels = np.empty((self._size, self._size, self._channels), dtype=np.uint8)
+        self._decode(content[image], pixels)
+        found[extension] = pixels
+        if label >= 0 and "cls" in found:
+            found["cls"] = label
+        if "json" in found:
+            try:
+                found["json"] = json.loads(found["json"])
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"its JSON cannot be read ({type(error).__name__})") from error
+        return found
+
+    @cached_property
+    def _extents(self) -> Integers:
+        return self._find_extents()
+
+    def _is_label(self, content: bytes, label: int) -> bool:
+        """Whether the content of a ``.cls`` names the class of a number."""
+        text = content.decode("utf-8", "replace").strip()
+        names = {str(label), *self._classes[label : label + 1]}
+        return text in names or (is_whole(text) and str(int(text)) in names)
 
     def _read_into(self, start: int, header: memoryview, out: memoryview) -> None:
         """Read a header and the raw values behind it, right into their places.
@@ -382,17 +504,19 @@ class _OpenShard:
         if got < BLOCK + out.nbytes:
             raise DataError(_CUT_OFF)
 
-    def _piece(self, start: int, size: int, digest: int) -> bytes | None:
-        """Return a header and the image behind it as they came by themselves, None where they did not come as written.
+    def _fetch(self, start: int, size: int, image: slice, digest: int) -> bytes:
+        """Return bytes of the shard with an image among them, as they came by themselves where that is as written.
 
-        The whole shard then says whether they are damaged.
+        Else the whole shard says whether they are damaged.
+
+        Raises:
+            DataError: they cannot be read.
         """
-        if self._pieces is None:
-            return None
-        piece = self._pieces.take(start - BLOCK, BLOCK + size)
-        if piece is None or xxhash.xxh3_64_intdigest(piece[BLOCK:]) != digest:
-            return None
-        return bytes(piece)
+        if self._pieces is not None:
+            piece = self._pieces.take(start, size)
+            if piece is not None and xxhash.xxh3_64_intdigest(piece[image]) == digest:
+                return bytes(piece)
+        return self._bytes(start, size)
 
     def _bytes(self, start: int, size: int) -> bytes:
         """Return `size` bytes from `start` on, or those that there are.
@@ -667,4 +791,4 @@ def read_records(dataset: Dataset, shard: int, start: int, stop: int) -> tuple[P
     return images, labels
 
 
-__all__ = ["Batch", "BatchIterator", "Damage", "Flaw", "ImageStream", "read_records"]
+__all__ = ["Batch", "BatchIterator", "Damage", "Flaw", "ImageStream", "Samples", "read_records"]

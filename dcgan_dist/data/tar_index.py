@@ -47,8 +47,9 @@ class Member:
     size: int
 
 
-# As webdataset splits names: the key ends at the first dot of the file's name.
-_SAMPLE_NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$", re.DOTALL)
+# As webdataset splits names: the key ends at the first dot of the file's name. It passes over what is below a folder
+# __NAME__. Hidden files (`._1.jpg`, which macOS puts into tars) are no samples either, while it takes those in folders.
+_SAMPLE_NAME = re.compile(r"^(?!__[^/]*__/)((?:.*/)?[^./]+)\.([^/]*)$", re.DOTALL)
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -148,11 +149,53 @@ def scan(archive: memoryview) -> Iterator[Member | Fault]:
         if archive[: len(magic)] == magic:
             yield Fault(0, len(archive), f"is compressed ({kind})", f"run `{tool}` on it, and name what that makes")
             return
+    yield from _walk(archive)
+
+
+def _walk(archive: memoryview) -> Iterator[Member | Fault]:
     walk = _Walk(archive)
     while not walk.ended:
         found = walk.step()
         if found is not None:
             yield found
+
+
+def sample_at(part_of_tar: memoryview, offset: int, start: int) -> tuple[str, dict[str, Member]]:
+    """Return the key of the sample that has a member at `offset`, and its members by their extension.
+
+    Args:
+        part_of_tar: begins with a header and has the whole sample in it; it may end in the next one.
+        offset: of the member's bytes in the part.
+        start: of the part in the tar.
+
+    Raises:
+        DataError: there is damage in the sample or right beside it, where a member of it may have been.
+    """
+    key: str | None = None
+    found: dict[str, Member] = {}
+    damage: Fault | None = None  # in this sample or right in front of it
+    latest: Fault | None = None  # behind the last member
+    for part in _walk(part_of_tar):
+        if isinstance(part, Fault):
+            # What is left out on purpose is no damage; nor is it that the part ends without an end mark.
+            if part.size and part.advice == Fault.advice:
+                latest = latest or part
+            continue
+        name = split_name(part.name)
+        if name is None:
+            continue
+        if name[0] != key:
+            if any(member.offset == offset for member in found.values()):
+                break
+            key, found, damage = name[0], {}, None
+        damage, latest = damage or latest, None
+        found.setdefault(name[1], part)
+    damage = damage or latest
+    if damage is not None:
+        raise DataError(f"the tar is damaged beside it, at byte {start + damage.offset}")
+    if key is None or all(member.offset != offset for member in found.values()):
+        raise DataError("there is no header in front of its image")
+    return key, found
 
 
 class _Walk:

@@ -78,7 +78,7 @@ def deduplicate(
         say(f"{location} is de-duplicated with these settings already: {finished.describe()}")
         return finished
 
-    images = _training_images(dataset, settings.images, seed)
+    images = _training_images(dataset, settings.count, seed)
     device = pick_device("auto")
     say(f"training the autoencoder on {len(images):,} images, on the {'GPU' if device.type == 'cuda' else 'CPU'}")
     network, loss = train_autoencoder(images, settings, seed=seed, device=device)

@@ -33,6 +33,7 @@ from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.evaluation.winograd import WinogradConv2d, is_suitable
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.models.network import Discriminator
+from dcgan_dist.runs.run import Run
 from dcgan_dist.storage.files import write_atomically, writing
 from dcgan_dist.training.checkpoint import copy_tensors
 from dcgan_dist.training.sampling import to_real
@@ -82,14 +83,14 @@ class TrainedDiscriminator:
         return self.model.channels
 
 
-def load_discriminator(location: str, step: int) -> TrainedDiscriminator:
+def load_discriminator(run: Run, step: int) -> TrainedDiscriminator:
     """Load the discriminator of a run's checkpoint, after comparing its file with its digest.
 
     Raises:
         RunDirectoryError: no such checkpoint, a damaged one, or one of another architecture.
         StorageError: it cannot be read.
     """
-    generator, network, model, digest = load_networks(location, step)
+    generator, network, model, digest = load_networks(run, step)
     return TrainedDiscriminator(network.eval(), model, generator.image_range, step, digest)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dcgan_dist.config import EvaluateConfig, ModelConfig
+from dcgan_dist.config import EvaluateConfig, ModelConfig, is_rooms
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
@@ -33,9 +33,10 @@ from dcgan_dist.evaluation.scoring import device_name
 from dcgan_dist.evaluation.tasks import Rows, permutation
 from dcgan_dist.models.network import Generator
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.scores import Entry, add_each, read_scores
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.scores import Entry, add_each
 from dcgan_dist.storage.cache import cache_directory
-from dcgan_dist.training.trained import LoadedGenerator, chosen_steps, load_each, load_generator, read_run_config
+from dcgan_dist.training.trained import LoadedGenerator, load_generator
 
 GENERATOR_TASKS = ("fidelity", "memorisation")
 
@@ -75,13 +76,13 @@ class GeneratorEvaluation:
         self.cache = cache_directory(config.cache)
         self.files = FeatureFiles(self.cache, config.cache_gib)
         default = _FIDELITY_SAMPLES if config.task == "fidelity" else _MEMORISATION_SAMPLES
-        self.count = default if config.samples is None else config.samples
+        self.count = default if config.count is None else config.count
         self.extractor: Extractor = RandomConv(self._workers_device)
         self.is_inception = config.task == "fidelity" and config.extractor == "inception"
         if self.is_inception:
             self.extractor = open_inception(config.inception_weights, model.image_size, self._workers_device)
         if self.count < _FEWEST:
-            raise DataError(f"samples is {self.count}: the task {config.task} needs at least {_FEWEST}")
+            raise DataError(f"count is {self.count}: the task {config.task} needs at least {_FEWEST}")
         self.data = self._open_data()
         self.test_data = self._open_test_data()
 
@@ -120,7 +121,7 @@ class GeneratorEvaluation:
             return self._open(config.test_data, split="test" if config.test_data == config.data else "train")
         if config.task == "fidelity":
             return None
-        if self.data.path.startswith("rooms:"):
+        if is_rooms(self.data.path):
             return self._open(None, "rooms")
         raise DataError(
             "test_data is missing: the task memorisation needs --test-data PATH, images like those that the run was "
@@ -150,7 +151,7 @@ class GeneratorEvaluation:
         rows = permutation(data.count, self.config.seed, "fidelity")[first : first + self.count]
         if len(rows) < self.count:
             raise DataError(
-                f"{data.path!r} has {data.count} images, fewer than samples ({self.count}): take --samples "
+                f"{data.path!r} has {data.count} images, fewer than count ({self.count}): take --count "
                 f"{data.count}, or more images"
             )
         return rows
@@ -187,7 +188,7 @@ class GeneratorEvaluation:
             self._reference = Reference(self._compared(values), self.device)
             return
         assert self.test_data is not None
-        of_rooms = all(data.path.startswith("rooms:") for data in (self.data, self.test_data))  # both from room 0 on
+        of_rooms = all(is_rooms(data.path) for data in (self.data, self.test_data))  # both from room 0 on
         if of_rooms or self.test_data.digest == self.data.digest:
             raise DataError(f"test_data {self.test_data.path!r} holds images of data {self.data.path!r}: take others")
         wanted = min(self.test_data.count, self.count)
@@ -263,7 +264,7 @@ class GeneratorEvaluation:
 
 def evaluate_generators(
     config: EvaluateConfig,
-    location: str,
+    run: Run,
     device: torch.device,
     pool: TaskPool,
     show: Callable[[str, list[Entry]], None],
@@ -274,20 +275,19 @@ def evaluate_generators(
 
     Args, returns and raises: as `scoring.evaluate`.
     """
-    steps = chosen_steps(location, config.step)
-    finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
+    steps = run.chosen_steps(config.step)
+    finished = run.entries().get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
-    run = read_run_config(location)
-    model = load_generator(location, steps[0], config.weights).model
+    model = load_generator(run, steps[0], config.weights).model
 
-    def load(place: str, step: int) -> tuple[int, LoadedGenerator]:
-        return step, load_generator(place, step, config.weights)
+    def load(run: Run, step: int) -> tuple[int, LoadedGenerator]:
+        return step, load_generator(run, step, config.weights)
 
-    evaluation = GeneratorEvaluation(config, run, model, device, pool, workers_device)
+    evaluation = GeneratorEvaluation(config, run.settings, model, device, pool, workers_device)
 
     def scores() -> Iterator[Entry]:
-        for step, loaded in load_each(load, location, steps, say):
+        for step, loaded in run.load_each(load, steps, say):
             about = loaded.entry(step)
             yield evaluation.find(finished, about) or evaluation.score(loaded.network) | about
         about = {"step": None, "checkpoint_digest": None}
@@ -297,7 +297,7 @@ def evaluate_generators(
 
     try:
         evaluation.prepare()
-        return add_each(location, config.task, scores(), finished, partial(show, evaluation.protocol), say)
+        return add_each(run.folder, config.task, scores(), finished, partial(show, evaluation.protocol), say)
     finally:
         if not config.keep_features:
             evaluation.files.clear()

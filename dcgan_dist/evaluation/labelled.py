@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from dcgan_dist.config import is_rooms
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.manifest import MANIFEST_NAME
 from dcgan_dist.data.progress import ProgressLine
@@ -72,7 +73,7 @@ def open_labelled(
         rooms = room_source(SCORED_ROOMS, SCORED_ROOMS_SEED)
         dataset = _made(rooms, "rooms", image_size, channels, cache)
     elif _is_shards(path):
-        size = image_size if path.startswith("rooms:") else None
+        size = image_size if is_rooms(path) else None
         dataset = open_dataset(path, image_size=size, cache=cache, image_member=image_member)
         if dataset.fitted:  # images of any size, made to measure when they are read
             dataset = replace(dataset, image_size=image_size)
@@ -105,7 +106,7 @@ def _check_sizes(dataset: Dataset) -> None:
 
 
 def _is_shards(path: str) -> bool:
-    if is_url(path) or path.startswith("rooms:") or "{" in path:
+    if is_url(path) or is_rooms(path) or "{" in path:
         return True
     place = expanded(path)
     if place.is_dir():

@@ -23,7 +23,7 @@ import torch
 import xxhash
 from torch.nn import functional
 
-from dcgan_dist.config import EvaluateConfig, ModelConfig
+from dcgan_dist.config import EvaluateConfig, ModelConfig, is_rooms
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError, DataError
@@ -35,9 +35,9 @@ from dcgan_dist.evaluation.scoring import device_name
 from dcgan_dist.evaluation.tasks import Rows, permutation, wilson
 from dcgan_dist.generation.samples import BLOCK, Samples, open_samples
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.scores import Entry, add_each, read_scores
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.scores import Entry, add_each
 from dcgan_dist.storage.cache import cache_directory
-from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
 
 DEFAULT_SAMPLES = 50_000
 COUNTS = (1_000, 10_000, 50_000, 100_000, 1_000_000, 10_000_000)
@@ -206,12 +206,12 @@ class OneNearestNeighbour:
         test_path = self._test_path(path)
         member = None if config.data else run.get("data", {}).get("image_member")
         train, test = self._open(path, "train", member), self._open(test_path, "test")
-        of_rooms = all(data.path.startswith("rooms:") for data in (train, test))  # both from room 0 on
+        of_rooms = all(is_rooms(data.path) for data in (train, test))  # both from room 0 on
         if of_rooms or test.digest == train.digest:
             raise DataError(f"test_data {test.path!r} holds the images of data {path!r}: take others")
         self._train, self._test = self._read(train, "train"), self._read(test, "test")
-        self._key = f"{test.digest} {config.seed} {config.images} {os.getpid()}"
-        samples = DEFAULT_SAMPLES if config.samples is None else config.samples
+        self._key = f"{test.digest} {config.seed} {config.data_count} {os.getpid()}"
+        samples = DEFAULT_SAMPLES if config.count is None else config.count
         self._counts = [count for count in COUNTS if count < samples] + [samples]
 
     def _test_path(self, path: str) -> str | None:
@@ -221,7 +221,7 @@ class OneNearestNeighbour:
         """
         if self.config.test_data is not None:
             return self.config.test_data
-        if path.startswith("rooms:"):
+        if is_rooms(path):
             return None
         if any(Path(path).glob("t10k-images*")):
             return path
@@ -249,7 +249,7 @@ class OneNearestNeighbour:
     def _read(self, data: Dataset, split: str) -> _Set:
         labels = class_labels(data)
         usable = np.flatnonzero(labels >= 0)
-        rows = usable[permutation(len(usable), self.config.seed, f"one-nn/{split}")][: self.config.images]
+        rows = usable[permutation(len(usable), self.config.seed, f"one-nn/{split}")][: self.config.data_count]
         line = ProgressLine(f"reading {data.path}")
         try:
             values = self._files.get(self._extractor, data, self._pool, lambda done, count: line(done, done / count, 0))
@@ -332,7 +332,7 @@ class OneNearestNeighbour:
             line.close()
 
     def _split(self) -> dict[str, Any]:
-        return {"data": self._train.data.digest, "test_data": self._test.data.digest, "images": self.config.images}
+        return {"data": self._train.data.digest, "test_data": self._test.data.digest, "images": self.config.data_count}
 
     def find(self, finished: list[Entry], samples: Samples) -> Entry | None:
         """Return the entry of the same generator, data and protocol among those of scores.json."""
@@ -363,7 +363,7 @@ def kind_of(path: str) -> str:
 
 def evaluate_one_nn(
     config: EvaluateConfig,
-    location: str,
+    run: Run,
     device: torch.device,
     pool: TaskPool,
     show: Callable[[str, list[Entry]], None],
@@ -376,32 +376,30 @@ def evaluate_one_nn(
     """
     if config.chosen_baselines:
         raise ConfigError(
-            f"baselines is {config.baselines!r}: the task one-nn has real images as its control, no others"
+            f"baselines is {','.join(config.baselines)!r}: the task one-nn has real images as its control, no others"
         )
-    steps = chosen_steps(location, config.step)
-    finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
+    steps = run.chosen_steps(config.step)
+    finished = run.entries().get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
-    first = open_samples(location, str(steps[0]), seed=config.seed, weights=config.weights)
+    first = open_samples(run, str(steps[0]), seed=config.seed, weights=config.weights)
     if not first.is_conditional:
         raise ConfigError(
-            f"run is {location!r}, an unconditional run ({first.model.name}), whose samples have no labels: the task "
-            "one-nn takes a conditional one, such as of configs/mnist-cdcgan.yaml"
+            f"run is {run.location!r}, an unconditional run ({first.model.name}), whose samples have no labels: the "
+            "task one-nn takes a conditional one, such as of configs/mnist-cdcgan.yaml"
         )
-    task = OneNearestNeighbour(
-        config, read_run_config(location), first.model, device, pool, workers_device or str(device)
-    )
+    task = OneNearestNeighbour(config, run.settings, first.model, device, pool, workers_device or str(device))
 
-    def load(place: str, step: int) -> Samples:
-        return open_samples(place, str(step), seed=config.seed, weights=config.weights)
+    def load(run: Run, step: int) -> Samples:
+        return open_samples(run, str(step), seed=config.seed, weights=config.weights)
 
     def scores() -> Iterator[Entry]:
-        for samples in load_each(load, location, steps, say):
+        for samples in run.load_each(load, steps, say):
             yield task.find(finished, samples) or task.score(samples)
         yield from task.score_real_images()
 
     try:
-        return add_each(location, config.task, scores(), finished, partial(show, task.protocol), say)
+        return add_each(run.folder, config.task, scores(), finished, partial(show, task.protocol), say)
     finally:
         if not config.keep_features:
             task.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dcgan_dist.config import EvaluateConfig, ModelConfig
+from dcgan_dist.config import EvaluateConfig, ModelConfig, as_list, is_rooms, modernised
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
@@ -43,9 +44,9 @@ from dcgan_dist.evaluation.tasks import (
     score_full,
 )
 from dcgan_dist.parallel import TaskPool
-from dcgan_dist.results.scores import Entry, add_each, read_scores
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.scores import Entry, add_each
 from dcgan_dist.storage.cache import cache_directory
-from dcgan_dist.training.trained import chosen_steps, load_each, read_run_config
 
 _SVHN_LABELS = 100
 _SVHN_DRAWS = 100
@@ -55,7 +56,7 @@ _CNN_DRAWS = 5
 # Settings that decide the score of every method, and those of some alone.
 _DECIDING = (
     *("labels_per_class", "draws", "choosing_draws", "validation", "test", "cs", "pooling", "statistics", "unlabelled"),
-    *("precision", "store", "images", "seed"),
+    *("precision", "store", "count", "seed"),
 )
 _DECIDING_FOR = {"kmeans": ("centroids", "patches"), "cnn": ("trials", "epochs")}
 _RANDOM_BATCHES = 50  # that the statistics of random weights are measured over
@@ -68,6 +69,15 @@ class _Question:
     name: str
     partition: Partition
     names: tuple[str, ...]
+
+
+def _recorded_settings(entry: Entry) -> dict[str, Any]:
+    """Return the settings of an entry of scores.json, as this version or an earlier one wrote them."""
+    recorded = entry.get("settings")
+    settings = modernised(EvaluateConfig, recorded if isinstance(recorded, dict) else {})
+    with suppress(ValueError):  # no numbers: they are of no entry of ours
+        settings["cs"] = tuple(float(value) for value in as_list(settings.get("cs", ())))
+    return settings
 
 
 class Evaluation:
@@ -135,7 +145,7 @@ class Evaluation:
                     test=config.test,
                     validation=validation,
                     test_labels=tests.get(name),
-                    where=repr(data.path) if config.images is None else f"{data.path!r} with --images {config.images}",
+                    where=repr(data.path) if config.count is None else f"{data.path!r} with --count {config.count}",
                 ),
                 data.classes if name == "class" else (),
             )
@@ -145,7 +155,7 @@ class Evaluation:
     def _labels(self, data: Dataset) -> dict[str, Labels]:
         """Return the labels of the images of a set that are looked at, and remember which those are."""
         labels = room_labels(data) if self.config.task == "rooms" else {"class": class_labels(data)}
-        usable, most = np.flatnonzero(next(iter(labels.values())) >= 0), self.config.images
+        usable, most = np.flatnonzero(next(iter(labels.values())) >= 0), self.config.count
         if most is None or most >= len(usable):
             self._looked_at.append(None)
             return labels
@@ -161,7 +171,7 @@ class Evaluation:
         parts += [config.pooling] * (config.pooling != "paper")
         parts += [config.statistics] * (config.statistics != "running")
         parts += [config.precision] * (config.precision != "fp32")
-        parts += [f"{config.images}-images"] * (config.images is not None)
+        parts += [f"{config.count}-images"] * (config.count is not None)
         parts += [f"seed-{config.seed}"] * (config.seed != 0)
         return "/".join(parts)
 
@@ -264,10 +274,12 @@ class Evaluation:
             step: of the checkpoint; None for a control.
             digest: of the checkpoint.
         """
-        same = {"method": method, "step": step, "settings": self.settings(method), "split": self._split()}
+        same = {"method": method, "step": step, "split": self._split()}
         if step is not None:
             same["checkpoint_digest"] = digest
-        return next((entry for entry in entries if all(entry.get(key) == same[key] for key in same)), None)
+        candidates = (entry for entry in entries if all(entry.get(key) == same[key] for key in same))
+        ours = self.settings(method)
+        return next((entry for entry in candidates if _recorded_settings(entry) == ours), None)
 
     def svm(self) -> L2SVM:
         """Return the paper's classifier with the values of C that the settings give."""
@@ -322,7 +334,7 @@ class Evaluation:
         extractor = fit_kmeans(
             pixels,
             train,
-            self.data.digest if self._looked_at[0] is None else f"{self.data.digest}-{config.images}-{config.seed}",
+            self.data.digest if self._looked_at[0] is None else f"{self.data.digest}-{config.count}-{config.seed}",
             self.cache,
             image_size=self.image_size,
             channels=self.channels,
@@ -415,7 +427,7 @@ def measured(
     """
     about = run.get("data", {})
     path = config.unlabelled or str(about.get("path"))
-    size = trained.image_size if path.startswith("rooms:") else None
+    size = trained.image_size if is_rooms(path) else None
     member = None if config.unlabelled else about.get("image_member")
     try:
         dataset = open_dataset(path, image_size=size, cache=config.cache, image_member=member)
@@ -433,7 +445,7 @@ def device_name(device: torch.device) -> str:
 
 def evaluate(
     config: EvaluateConfig,
-    location: str,
+    run: Run,
     device: torch.device,
     pool: TaskPool,
     show: Callable[[str, list[Entry]], None],
@@ -446,7 +458,7 @@ def evaluate(
 
     Args:
         config: the settings.
-        location: folder or URL of the run.
+        run: the run.
         device: where to compute.
         pool: the processes that extract features.
         show: told of the protocol and all entries at the end.
@@ -460,17 +472,16 @@ def evaluate(
         ConfigError, DataError, RunDirectoryError: the settings, the data or the run cannot be used; no score of the
             checkpoint concerned was written.
     """
-    steps = chosen_steps(location, config.step)
-    finished = read_scores(location).get(config.task, [])  # damaged, it is better known now
+    steps = run.chosen_steps(config.step)
+    finished = run.entries().get(config.task, [])  # damaged, it is better known now
     if config.step != "all":
         finished = []
-    run = read_run_config(location)
-    discriminators = load_each(load_discriminator, location, steps, say)
+    discriminators = run.load_each(load_discriminator, steps, say)
     first = next(discriminators)
     evaluation = Evaluation(config, first.model, device, pool, workers_device)
-    scores = _scores(evaluation, itertools.chain([first], discriminators), run, finished)
+    scores = _scores(evaluation, itertools.chain([first], discriminators), run.settings, finished)
     try:
-        return add_each(location, config.task, scores, finished, partial(show, evaluation.protocol), say)
+        return add_each(run.folder, config.task, scores, finished, partial(show, evaluation.protocol), say)
     finally:
         if not config.keep_features:
             evaluation.files.clear()

@@ -20,7 +20,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from dcgan_dist.config import is_whole
+from dcgan_dist.config import as_list
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, NeedsChoice
 from dcgan_dist.evaluation.tasks import Z95
@@ -66,8 +66,8 @@ class ArithmeticConfig(FigureConfig):
     wanted: str | None = None
     """What the results should show, as a concept that is looked for. Left out, the formula done on the attributes that
     its concepts name; for classes, which say nothing of each other, nothing is measured then."""
-    exemplars: str | None = None
-    """How many exemplars make a concept in the picture, such as `1,3`, of found ones the clearest. Left out, 1 and 3
+    exemplars: tuple[int, ...] = ()
+    """List of how many exemplars make a concept in the picture, of found ones the clearest. Left out, 1 and 3
     (as in the paper), or 1 and all of the shortest list in `concept` where that lists all concepts."""
     noise: float = 0.25
     """Bound of the uniform noise that the 8 neighbours of a result have (paper: 0.25)."""
@@ -75,8 +75,8 @@ class ArithmeticConfig(FigureConfig):
     """Samples, from number 0 on, among which exemplars are looked for, and the base rate is counted."""
     draws: int = 100
     """How often exemplars are drawn for the measurement; 0 for none."""
-    measured: str = "1,2,3,5,10,20"
-    """Numbers of exemplars of a concept that are measured, as far as so many were found."""
+    measured: tuple[int, ...] = (1, 2, 3, 5, 10, 20)
+    """List of the numbers of exemplars of a concept that are measured, as far as so many were found."""
     label: str | None = None
     """Number or name of the class that all images have; conditional runs only. Left out, the first class."""
 
@@ -88,9 +88,9 @@ class ArithmeticConfig(FigureConfig):
             raise ConfigError(f"search is {self.search}: take 1 to 1,000,000")
         if not 0 <= self.draws <= 10**4:
             raise ConfigError(f"draws is {self.draws}: take 0 to 10,000")
-        for name, text in (("exemplars", self.exemplars), ("measured", self.measured)):
-            if text is not None:
-                _numbers(name, text)
+        if self.exemplars:
+            _check_numbers("exemplars", self.exemplars)
+        _check_numbers("measured", self.measured)
         if self.formula is not None:
             parse_formula(self.formula)
         unused = set(_listed(self.concept)) - {term.concept for term in parse_formula(self.formula or ROOMS)}
@@ -137,11 +137,10 @@ def parse_formula(text: str) -> list[Term]:
     return terms
 
 
-def _numbers(name: str, text: str) -> list[int]:
-    words = text.replace(" ", "").split(",")
-    if not all(is_whole(word) and 1 <= int(word) <= _MOST_EXEMPLARS for word in words):
-        raise ConfigError(f"{name} is {text!r}: list numbers of exemplars from 1 to {_MOST_EXEMPLARS}, such as 1,3")
-    return sorted({int(word) for word in words})
+def _check_numbers(name: str, numbers: Sequence[int]) -> None:
+    if not (numbers and all(1 <= number <= _MOST_EXEMPLARS for number in numbers)):
+        found = ",".join(map(str, numbers))
+        raise ConfigError(f"{name} is {found!r}: list numbers of exemplars from 1 to {_MOST_EXEMPLARS}, such as 1,3")
 
 
 def _listed(concepts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -150,8 +149,8 @@ def _listed(concepts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     for name, value in concepts.items():
         if value is None or isinstance(value, dict | bool | float):
             raise ConfigError(f"concept {name!r} is {value!r}: list numbers in quotes, such as {{{name}: '3,17,20'}}")
-        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        listed[" ".join(str(name).split())] = tuple(parse_ids(f"concept {name!r}", text))
+        words = [str(item) for item in as_list(value)]
+        listed[" ".join(str(name).split())] = tuple(parse_ids(f"concept {name!r}", words))
     return listed
 
 
@@ -334,7 +333,7 @@ def draw_arithmetic(config: ArithmeticConfig, run: Trained) -> Drawn:
     row = [exemplars[term.concept] for term in terms]
     if judge is not None and looked is not None and wanted and config.draws:
         fewest = min(len(some.ids) for some in row)
-        sizes = [count for count in _numbers("measured", config.measured) if count <= fewest]
+        sizes = [count for count in sorted(set(config.measured)) if count <= fewest]
         measured = measure(run, judge, terms, row, wanted, sizes, config.draws, label)
     return _drawn(config, run, terms, row, counts, judge, wanted, looked, measured, label)
 
@@ -379,8 +378,8 @@ def _wanted(
 
 
 def _chosen_counts(config: ArithmeticConfig, asked: Sequence[str], listed: dict[str, tuple[int, ...]]) -> list[int]:
-    if config.exemplars is not None:
-        return _numbers("exemplars", config.exemplars)
+    if config.exemplars:
+        return sorted(set(config.exemplars))
     return [1, 3] if asked else sorted({1, min(map(len, listed.values()))})
 
 

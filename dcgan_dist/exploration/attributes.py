@@ -121,7 +121,7 @@ def class_attributes(run: Trained, data: str) -> AttributeJudge:
 
     dataset = run.dataset(data)
     labels = class_labels(dataset)
-    trained = load_discriminator(run.location, run.step)
+    trained = load_discriminator(run.run, run.step)
     extractor = prepare_extractor(trained, run.cache, device=run.device)
     most = min(_LABELLED, _LABELLED_BYTES // (4 * extractor.dimension))
     labelled = np.flatnonzero(labels >= 0)

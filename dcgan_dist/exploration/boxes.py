@@ -7,11 +7,12 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 import torch
 
+from dcgan_dist.config import FormerNames
 from dcgan_dist.data.images import Pixels, encode
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.exploration.drawing import Canvas, Panel
@@ -32,17 +33,19 @@ Boxes = dict[int, list[Box]]
 class BoxesConfig(FigureConfig):
     """Settings of `explore boxes`."""
 
-    samples: int = 150
+    count: int = 150
     """How many samples are on the page (150 in the paper)."""
     label: str | None = None
     """Number or name of the class that all samples have; conditional runs only."""
     region_name: str = "window"
     """What the boxes are drawn around; the texts use it."""
 
+    FORMER_NAMES: ClassVar[FormerNames] = {"samples": "count"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.samples <= _MOST_SAMPLES:
-            raise ConfigError(f"samples is {self.samples}: take 1 to {_MOST_SAMPLES:,}")
+        if not 1 <= self.count <= _MOST_SAMPLES:
+            raise ConfigError(f"count is {self.count}: take 1 to {_MOST_SAMPLES:,}")
         check_region_name(self.region_name)
 
 
@@ -165,7 +168,7 @@ def draw_boxes(config: BoxesConfig, run: Trained) -> Drawn:
     Raises:
         ConfigError: there is no such class.
     """
-    images = samples_of(run, range(config.samples), config.label)
+    images = samples_of(run, range(config.count), config.label)
     shown = images[:_SHOWN]
     title = f"Samples to draw boxes over, around each {config.region_name}"
     canvas = Canvas(title, run.subtitle)

@@ -31,13 +31,13 @@ from dcgan_dist.exploration.drawing import COLOURS, LINES, Canvas, Panel
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.generation.samples import class_number
-from dcgan_dist.results.checkpoints import name_of, step_of
 from dcgan_dist.results.reading import columns_of, parse_rows
 from dcgan_dist.results.stability import FILTER_SHARE, FILTER_SWING, SIGNALS, judge_columns
-from dcgan_dist.storage.folder import folder_at
+from dcgan_dist.runs.checkpoints import name_of
+from dcgan_dist.runs.run import Run
 from dcgan_dist.training.sampling import fixed_inputs, grid_columns, sample_feature_maps, to_uint8
 from dcgan_dist.training.signals import WINDOW, mean_activations, oscillating, swings
-from dcgan_dist.training.trained import checkpoint_steps, load_each, load_generator
+from dcgan_dist.training.trained import load_generator
 
 _GAP = 2  # pixels between the cells of a run's grids
 _SAME = 1e-6  # of the mean activation of a layer: what differs by less over all z does not depend on z
@@ -132,7 +132,7 @@ class Snapshot:
 
 
 def _snapshot(run: Trained, step: int) -> tuple[int, Snapshot]:
-    generator, model, _, _ = load_generator(run.location, step, "raw" if run.samples.weights == "raw" else "auto")
+    generator, model, _, _ = load_generator(run.run, step, "raw" if run.samples.weights == "raw" else "auto")
     z, y = fixed_inputs(model, int(run.settings.get("seed", 0)), _sample_count(run))
     images, hidden = sample_feature_maps(generator.to(run.device), z.to(run.device), y.to(run.device), model)
     if not torch.isfinite(images).all():
@@ -151,11 +151,11 @@ def _sample_count(run: Trained) -> int:
     return int(run.settings.get("training", {}).get("sample_count", 64))
 
 
-def follow_activations(location: str, snapshots: dict[int, Floats], log_steps: list[int]) -> Activations:
+def follow_activations(run: Run, snapshots: dict[int, Floats], log_steps: list[int]) -> Activations:
     """Join what the checkpoints kept of the last log lines before them.
 
     Args:
-        location: folder or URL of the run.
+        run: the run.
         snapshots: mean activations, (filters,), at each checkpoint, which are taken where no log lines were kept.
         log_steps: of the lines of metrics.jsonl, ascending.
 
@@ -166,13 +166,13 @@ def follow_activations(location: str, snapshots: dict[int, Floats], log_steps: l
     filters = len(next(iter(snapshots.values())))
     for step in snapshots:
         name = f"checkpoints/{name_of(step)}/signals.safetensors"
-        content = folder_at(location).get(name)
+        content = run.folder.get(name)
         if content is None:
             continue
         try:
             history = safetensors.torch.load(content)["activations"].double().numpy()
         except (SafetensorError, KeyError) as error:
-            raise RunDirectoryError(f"{location}/{name} is damaged: give an earlier --step") from error
+            raise RunDirectoryError(f"{run.location}/{name} is damaged: give an earlier --step") from error
         if history.ndim == 2 and history.shape[1] == filters:
             before = [line for line in log_steps if line <= step][-len(history) :]
             kept |= dict(zip(before, history[len(history) - len(before) :], strict=True))
@@ -200,16 +200,9 @@ def cut_grid(grid: Pixels, count: int, size: int, columns: int) -> Pixels | None
     return np.stack([grid[r * cell : r * cell + size, c * cell : c * cell + size] for r, c in places])
 
 
-def _grid_steps(location: str) -> list[int]:
-    """Return the steps of which the run has a grid of samples."""
-    names = [name.rpartition("/")[2] for name in folder_at(location).versions("samples")]
-    steps = [step_of(name.removesuffix(".png")) for name in names if name.endswith(".png")]
-    return sorted(step for step in steps if step is not None)
-
-
 def _read_grid(run: Trained, step: int) -> Pixels | None:
     """Return the samples of a grid, None where it is damaged or has another layout."""
-    content = folder_at(run.location).get(f"samples/{name_of(step)}.png")
+    content = run.run.folder.get(f"samples/{name_of(step)}.png")
     try:
         with Image.open(io.BytesIO(content or b"")) as picture:
             grid = np.asarray(picture.convert("L" if run.channels == 1 else "RGB"))
@@ -259,8 +252,8 @@ def draw_evolution(config: EvolutionConfig, run: Trained) -> Drawn:
     samples = choose_samples(config, run)
     problems: list[str] = []
     metrics = _read_metrics(run, problems)
-    steps = [step for step in checkpoint_steps(run.location) if step <= run.step]
-    grids = [step for step in _grid_steps(run.location) if step <= run.step]
+    steps = [step for step in run.run.steps if step <= run.step]
+    grids = [step for step in run.run.sample_steps if step <= run.step]
     shown = choose_steps(sorted({*steps, *grids}), config.rows)
     images: dict[int, Pixels] = {}
     sources: dict[int, str] = {}
@@ -268,7 +261,7 @@ def draw_evolution(config: EvolutionConfig, run: Trained) -> Drawn:
     dead_at: dict[int, int] = {}
     line = ProgressLine("samples of checkpoints")
     try:
-        snapshots = load_each(lambda _, step: _snapshot(run, step), run.location, steps, problems.append)
+        snapshots = run.run.load_each(lambda _, step: _snapshot(run, step), steps, problems.append)
         for number, (step, snapshot) in enumerate(snapshots, start=1):
             means[step], dead_at[step] = snapshot.means, int(snapshot.dead.sum())
             if step in shown:
@@ -283,13 +276,13 @@ def draw_evolution(config: EvolutionConfig, run: Trained) -> Drawn:
         elif step not in images:
             problems.append(f"the grid of step {step} is damaged or of another layout: it is left out")
     log_steps = metrics["step"].astype(np.int64).tolist() if "step" in metrics else []
-    activations = follow_activations(run.location, means, log_steps)
+    activations = follow_activations(run.run, means, log_steps)
     return _draw(run, samples, dict(sorted(images.items())), sources, activations, snapshot, dead_at, metrics, problems)
 
 
 def _read_metrics(run: Trained, problems: list[str]) -> Metrics:
     """Return the columns of metrics.jsonl up to the step that is looked at, {} where there are none."""
-    names, values = columns_of(parse_rows(folder_at(run.location).get("metrics.jsonl"), problems), problems)
+    names, values = columns_of(parse_rows(run.run.folder.get("metrics.jsonl"), problems), problems)
     columns = dict(zip(names, values, strict=True))
     return {name: column[columns["step"] <= run.step] for name, column in columns.items()} if columns else {}
 

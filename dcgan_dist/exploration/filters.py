@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
+from dcgan_dist.config import FormerNames
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.data.progress import ProgressLine
@@ -48,14 +49,16 @@ class FiltersConfig(FigureConfig):
 
     layer: int | None = None
     """Conv layer of D, 1 for that next to the image. Left out, the last one, as in the paper."""
-    filters: str = "0-5"
-    """Numbers of the layer's features that are shown, such as 0-5,17 (the first 6 in the paper)."""
+    filters: tuple[str, ...] = ("0-5",)
+    """List of the layer's features that are shown, such as 0-5,17 (the first 6 in the paper)."""
     top: int = 6
     """Images that are shown for each feature: those with the highest responses."""
     data: str | None = None
     """Images to look through: shards, a folder or an archive. Left out, those that the run was trained on."""
-    images: int = 10000
+    count: int = 10000
     """How many of them at most, drawn evenly."""
+
+    FORMER_NAMES: ClassVar[FormerNames] = {"images": "count"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,11 +66,13 @@ class FiltersConfig(FigureConfig):
             raise ConfigError(f"layer is {self.layer}: the layers are numbered from 1, next to the image")
         chosen = set(parse_ids("filters", self.filters, "numbers of features"))
         if len(chosen) > _MOST_FILTERS:
-            raise ConfigError(f"filters is {self.filters!r}, {len(chosen)} features: take {_MOST_FILTERS} or fewer")
+            raise ConfigError(
+                f"filters is {','.join(self.filters)!r}, {len(chosen)} features: take {_MOST_FILTERS} or fewer"
+            )
         if not 1 <= self.top <= 24:
             raise ConfigError(f"top is {self.top}: take 1 to 24 images for each feature")
-        if self.images < 2:
-            raise ConfigError(f"images is {self.images}: take 2 or more")
+        if self.count < 2:
+            raise ConfigError(f"count is {self.count}: take 2 or more")
 
 
 class _GuidedRectifier(torch.autograd.Function):
@@ -251,12 +256,12 @@ def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
     filters = list(dict.fromkeys(parse_ids("filters", config.filters, "numbers of features")))
     if max(filters) >= count:
         raise ConfigError(
-            f"filters is {config.filters!r}, but layer {layer + 1} of the discriminator has {count} features: take "
-            f"numbers from 0 to {count - 1}"
+            f"filters is {','.join(config.filters)!r}, but layer {layer + 1} of the discriminator has {count} "
+            f"features: take numbers from 0 to {count - 1}"
         )
     random = random_discriminator(run.model, run.seed).network.to(run.device).requires_grad_(False)
     networks = dict(zip(_NAMES, (run.discriminator, random), strict=True))
-    images = _Images(run, run.dataset(config.data), config.images)
+    images = _Images(run, run.dataset(config.data), config.count)
     tops = {name: TopResponses(config.top, len(filters)) for name in networks}
     line = ProgressLine("responses")
     for which, pixels in images:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from scipy.stats import quantile_test
 from sklearn.neighbors import NearestNeighbors
 
+from dcgan_dist.config import FormerNames, is_rooms
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.data.progress import ProgressLine
@@ -56,10 +57,12 @@ class NeighboursConfig(FigureConfig):
     test_data: str | None = None
     """Images that the run was not trained on. Left out, other rooms for a run on rooms, and for others training images,
     each compared with all but itself."""
-    images: int | None = None
+    data_count: int | None = None
     """How many training images are looked through, drawn by the seed. Left out, all."""
     label: str | None = None
     """Number or name of the class of the samples; conditional runs only. Left out, the classes in turn."""
+
+    FORMER_NAMES: ClassVar[FormerNames] = {"images": "data_count"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,8 +71,8 @@ class NeighboursConfig(FigureConfig):
                 raise ConfigError(f"{name} is {getattr(self, name)}: take 1 to {most}")
         if not _FEWEST <= self.compared <= 10**5:
             raise ConfigError(f"compared is {self.compared}: take {_FEWEST} to 100,000")
-        if self.images is not None and self.images < _FEWEST:
-            raise ConfigError(f"images is {self.images}: take {_FEWEST} or more")
+        if self.data_count is not None and self.data_count < _FEWEST:
+            raise ConfigError(f"data_count is {self.data_count}: take {_FEWEST} or more")
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ class HeldOut:
 
 
 def _held_out(config: NeighboursConfig, run: Trained, training: Dataset, chosen: Rows | None) -> HeldOut:
-    if config.test_data is None and not training.path.startswith("rooms:"):
+    if config.test_data is None and not is_rooms(training.path):
         count = training.count if chosen is None else len(chosen)
         itself = permutation(count, config.seed, "explore/held-out")[: config.compared]
         images = read_images(training, itself if chosen is None else chosen[itself])
@@ -219,7 +222,7 @@ def _held_out(config: NeighboursConfig, run: Trained, training: Dataset, chosen:
         data = open_labelled(None, "rooms", image_size=run.image_size, channels=run.channels, cache=run.cache)
     else:
         about, data = config.test_data, run.dataset(config.test_data)
-    of_rooms = data.path.startswith("rooms:") and training.path.startswith("rooms:")  # both from room 0 on
+    of_rooms = is_rooms(data.path) and is_rooms(training.path)  # both from room 0 on
     if of_rooms or data.digest == training.digest:
         raise DataError(f"test_data {data.path!r} holds images of data {training.path!r}: take others, or leave it out")
     rows = permutation(data.count, config.seed, "explore/held-out")[: config.compared]
@@ -265,8 +268,8 @@ def draw_neighbours(config: NeighboursConfig, run: Trained) -> Drawn:
     y = run.y(len(ids), config.label)
     training = run.dataset(config.data)
     chosen = None
-    if config.images is not None and config.images < training.count:
-        chosen = np.sort(permutation(training.count, config.seed, "explore/neighbours")[: config.images])
+    if config.data_count is not None and config.data_count < training.count:
+        chosen = np.sort(permutation(training.count, config.seed, "explore/neighbours")[: config.data_count])
     count = training.count if chosen is None else len(chosen)
     if count < max(_FEWEST, config.nearest + 1):
         raise DataError(

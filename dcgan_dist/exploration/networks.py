@@ -19,11 +19,10 @@ from dcgan_dist.errors import ConfigError, DataError, RunDirectoryError
 from dcgan_dist.evaluation.labelled import open_labelled
 from dcgan_dist.generation.samples import Samples, class_number, open_samples
 from dcgan_dist.models.network import Discriminator, Generator
-from dcgan_dist.results.checkpoints import STATE_NAME, name_of, parse_state
-from dcgan_dist.storage.folder import folder_at
+from dcgan_dist.runs.run import Run
 from dcgan_dist.training.draws import draw_z, one_hot
 from dcgan_dist.training.sampling import measure_statistics, to_uint8
-from dcgan_dist.training.trained import load_generator, load_networks, read_run_config
+from dcgan_dist.training.trained import load_generator, load_networks
 
 Ids = Sequence[int]
 
@@ -35,15 +34,14 @@ _MOST_IDS = 10_000  # that a setting can list
 class Trained:
     """A run's networks at one step, frozen: an image depends on its z and label alone.
 
-    Where the run samples with the statistics of each batch (`model.sample_statistics: released`), those of 1,024
+    Where the run samples with the statistics of each batch (`model.sample_statistics: batch`), those of 1,024
     samples are measured once and kept.
 
     Attributes:
-        location: folder or URL of the run.
+        run: the run.
         step: of the checkpoint.
         digest: of the checkpoint.
         images_seen: real images that the networks had seen, 0 where the checkpoint does not say.
-        settings: the run's config.yaml.
         model: settings of the networks.
         generator: in evaluation mode, on `device`.
         samples: the endless row of samples that `sample --seed` gives; its numbers are the ids of a sheet.
@@ -52,11 +50,10 @@ class Trained:
         cache: folder of what can be made again.
     """
 
-    location: str
+    run: Run
     step: int
     digest: str
     images_seen: int
-    settings: dict[str, Any]
     model: ModelConfig
     generator: Generator
     samples: Samples
@@ -72,7 +69,7 @@ class Trained:
             RunDirectoryError: it is damaged.
             StorageError: it cannot be read.
         """
-        _, discriminator, _, _ = load_networks(self.location, self.step)
+        _, discriminator, _, _ = load_networks(self.run, self.step)
         return discriminator.eval().to(self.device).requires_grad_(False)
 
     @property
@@ -93,10 +90,19 @@ class Trained:
         return self.model.classes or 0
 
     @property
+    def location(self) -> str:
+        """Folder or URL of the run."""
+        return self.run.location
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The run's config.yaml."""
+        return self.run.settings
+
+    @property
     def is_rooms(self) -> bool:
-        """Whether the run was trained on procedural rooms, about which the truth is known."""
-        of_rooms = self.settings.get("environment", {}).get("rooms_seed") is not None
-        return of_rooms or str(self.settings.get("data", {}).get("path", "")).startswith("rooms:")
+        """See `Run`."""
+        return self.run.is_rooms
 
     @property
     def subtitle(self) -> str:
@@ -183,12 +189,12 @@ class Trained:
 
 
 def open_trained(
-    location: str, step: str, *, seed: int, device: torch.device, cache: Path, weights: Weights = "auto"
+    run: Run, step: str, *, seed: int, device: torch.device, cache: Path, weights: Weights = "auto"
 ) -> Trained:
     """Load the networks of a run's checkpoint.
 
     Args:
-        location: folder or URL of the run.
+        run: the run.
         step: `latest`, or a step that has a checkpoint.
         seed: of what is drawn.
         device: where to compute.
@@ -200,21 +206,17 @@ def open_trained(
         RunDirectoryError: no such run, or it has no checkpoint.
         StorageError: it cannot be read.
     """
-    samples = open_samples(location, step, seed=seed, weights=weights, device=device.type)
-    generator, model, digest, _ = load_generator(location, samples.step, weights)
-    state_name = f"checkpoints/{name_of(samples.step)}/{STATE_NAME}"
-    content = folder_at(location).get(state_name)
-    seen = 0 if content is None else int(parse_state(content, state_name).get("images_seen", 0))
+    samples = open_samples(run, step, seed=seed, weights=weights, device=device.type)
+    generator, model, digest, _ = load_generator(run, samples.step, weights)
     generator = generator.eval().to(device)
-    if model.sample_statistics == "released":
+    if model.sample_statistics == "batch":
         measure_statistics(generator, model, seed)
-        model = replace(model, sample_statistics="paper")
+        model = replace(model, sample_statistics="running")
     return Trained(
-        location=location,
+        run=run,
         step=samples.step,
         digest=digest,
-        images_seen=seen,
-        settings=read_run_config(location),
+        images_seen=run.checkpoint(samples.step).images_seen,
         model=model,
         generator=generator.requires_grad_(False),
         samples=samples,
@@ -224,15 +226,16 @@ def open_trained(
     )
 
 
-def parse_ids(name: str, text: str, of: str = "numbers of samples as on the sheet") -> list[int]:
-    """Read numbers, of samples where `of` says nothing else, such as ``3,17,20-25``.
+def parse_ids(name: str, words: Sequence[str], of: str = "numbers of samples as on the sheet") -> list[int]:
+    """Read numbers, of samples where `of` says nothing else, such as ``3``, ``17`` and ``20-25``.
 
     Raises:
         ConfigError: it is no such list; the message names the setting.
     """
     ids: list[int] = []
-    for word in text.replace(" ", "").split(","):
-        first, dash, last = word.partition("-")
+    text = ",".join(words)
+    for word in words or ("",):
+        first, dash, last = word.replace(" ", "").partition("-")
         if not is_whole(first) or (dash and not (is_whole(last) and int(last) >= int(first))):
             raise ConfigError(f"{name} is {text!r}: list {of}, such as 3,17,20-25")
         if int(last or first) >= 2**40 or int(last or first) - int(first) + len(ids) >= _MOST_IDS:

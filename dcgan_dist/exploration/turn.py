@@ -43,11 +43,11 @@ _LEFT = "view left"
 class TurnConfig(FigureConfig):
     """Settings of `explore turn`."""
 
-    left: str | None = None
-    """Numbers of samples that look left (see `explore sheet`), such as `3,17,20,41` (4 in the paper). For rooms, those
+    left: tuple[str, ...] = ()
+    """List of samples that look left (see `explore sheet`), such as `3,17,20,41` (4 in the paper). For rooms, those
     that the judge is surest of when left out."""
-    right: str | None = None
-    """Numbers of samples that look right."""
+    right: tuple[str, ...] = ()
+    """List of samples that look right."""
     exemplars: int = 4
     """How many samples of each side are taken for rooms, where none are listed."""
     search: int = 500
@@ -64,11 +64,13 @@ class TurnConfig(FigureConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for side, other in (("left", "right"), ("right", "left")):
-            text = getattr(self, side)
-            if text is not None:
-                parse_ids(side, text)
-                if getattr(self, other) is None:
-                    raise ConfigError(f"{side} is {text!r} and {other} is missing: list samples of both sides")
+            words = getattr(self, side)
+            if words:
+                parse_ids(side, words)
+                if not getattr(self, other):
+                    raise ConfigError(
+                        f"{side} is {','.join(words)!r} and {other} is missing: list samples of both sides"
+                    )
         if not 1 <= self.exemplars <= self.search <= 10**6:
             raise ConfigError(f"exemplars is {self.exemplars} and search {self.search}: take 1 or more, and no fewer")
         if not 1 <= self.rows <= 50:
@@ -175,9 +177,9 @@ def draw_turn(config: TurnConfig, run: Trained) -> Drawn:
     """
     label = the_label(run, config.label)
     run.y(1, label)
-    picked = config.left is not None and config.right is not None
+    picked = bool(config.left and config.right)
     judge = room_attributes(run) if run.is_rooms and (config.measured or not picked) else None
-    if config.left is not None and config.right is not None:
+    if picked:
         left, right = parse_ids("left", config.left), parse_ids("right", config.right)
     elif judge is None:
         raise NeedsChoice(

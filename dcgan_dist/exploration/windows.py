@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from dcgan_dist.config import FormerNames
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError, NeedsChoice
@@ -59,8 +60,8 @@ class WindowsConfig(FigureConfig):
     the windows that a judge of rooms finds."""
     region_name: str = "window"
     """What the boxes are drawn around; the texts use it."""
-    samples: int = 150
-    """Samples that windows are looked for in, where no boxes are given (150 in the paper)."""
+    search: int = 150
+    """Samples, from number 0 on, that windows are looked for in, where no boxes are given (150 in the paper)."""
     layer: int | None = None
     """Layer of G whose maps are dropped, 1 for that next to z. Left out, the one below the highest hidden one."""
     strongest: int | None = None
@@ -72,11 +73,13 @@ class WindowsConfig(FigureConfig):
     random_draws: int = 5
     """How often as many random maps are dropped, to compare with."""
 
+    FORMER_NAMES: ClassVar[FormerNames] = {"samples": "search"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_region_name(self.region_name)
-        if not 2 <= self.samples <= 20000:
-            raise ConfigError(f"samples is {self.samples}: take 2 to 20,000")
+        if not 2 <= self.search <= 20000:
+            raise ConfigError(f"search is {self.search}: take 2 to 20,000")
         if self.layer is not None and self.layer < 1:
             raise ConfigError(f"layer is {self.layer}: the layers are numbered from 1, next to z")
         if self.strongest is not None and self.strongest < 1:
@@ -265,12 +268,12 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
     if config.boxes is not None:
         boxes, origin = read_boxes(config.boxes, run, label), "drawn by hand"
     elif judge is not None:
-        boxes, origin = judged_boxes(samples_of(run, range(config.samples), label), judge), "found by a judge of rooms"
+        boxes, origin = judged_boxes(samples_of(run, range(config.search), label), judge), "found by a judge of rooms"
         if not boxes:
-            raise ConfigError(f"samples is {config.samples}, and none of them has a window: take more, or a later step")
+            raise ConfigError(f"search is {config.search}, and none of them has a window: take more, or a later step")
     else:
         raise NeedsChoice(
-            f"boxes is missing: make a page with `explore boxes --run {shlex.quote(run.location)}`, draw a box around "
+            f"boxes is missing: make a page with `explore boxes {shlex.quote(run.location)}`, draw a box around "
             f"each {region}, and give the file that it saves as --boxes FILE"
         )
     found = _fit(run, layer, boxes, label)

@@ -102,10 +102,10 @@ def export(samples: Samples, path: str, overwrite: bool = False) -> Exported:
         StorageError: it cannot be written.
     """
     check_output(path, overwrite)
-    generator = load_generator(samples.location, samples.step, samples.weights).network
-    program = _Program(generator, samples.model.sample_statistics == "released").eval()
+    generator = load_generator(samples.run, samples.step, samples.weights).network
+    program = _Program(generator, samples.model.sample_statistics == "batch").eval()
     facts = {
-        "run": samples.location,
+        "run": samples.run.location,
         "step": samples.step,
         "checkpoint": samples.digest,
         "image_range": list(generator.image_range),

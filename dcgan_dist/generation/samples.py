@@ -24,9 +24,10 @@ from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.models.family import family_of
 from dcgan_dist.models.network import Generator
+from dcgan_dist.runs.run import Run
 from dcgan_dist.training.draws import draw_z, one_hot
 from dcgan_dist.training.sampling import sample_feature_maps, to_uint8
-from dcgan_dist.training.trained import chosen_steps, load_generator, read_run_config
+from dcgan_dist.training.trained import load_generator
 
 Labels = npt.NDArray[np.int64]
 
@@ -40,7 +41,7 @@ class Samples:
     """What the samples are; small enough to be sent to a worker process.
 
     Attributes:
-        location: folder or URL of the run.
+        run: the run.
         step: of the checkpoint.
         digest: of the checkpoint, so that no other one of the same step is taken.
         weights: which of its weights.
@@ -54,7 +55,7 @@ class Samples:
         block: samples that are computed together.
     """
 
-    location: str
+    run: Run
     step: int
     digest: str
     model: ModelConfig
@@ -109,7 +110,7 @@ class Samples:
         z, last = self.z(first, first + self.block).to(self.device), first + self.block
         labels = self.labels(first, min(last, first + len(z)))
         y = one_hot(torch.from_numpy(labels), self.model.classes or 0).to(self.device)
-        takes_batches = self.model.sample_statistics == "released"
+        takes_batches = self.model.sample_statistics == "batch"
         if len(z) == 1 and takes_batches and any(isinstance(part, nn.BatchNorm1d) for part in generator.modules()):
             raise ConfigError(
                 f"z {self.z_file!r} leaves one row for the last batch of {self.block}, which has no statistics of its "
@@ -119,14 +120,14 @@ class Samples:
             images, _ = sample_feature_maps(generator, z, y, self.model)
             if not torch.isfinite(images).all():
                 raise RunDirectoryError(
-                    f"the samples of {self.location} at step {self.step} are not finite: the run has diverged, take an "
-                    "earlier step"
+                    f"the samples of {self.run.location} at step {self.step} are not finite: the run has diverged, "
+                    "take an earlier step"
                 )
             return to_uint8(images, generator.image_range), labels
 
 
 def open_samples(
-    location: str,
+    run: Run,
     step: str = "latest",
     *,
     seed: int = 0,
@@ -140,7 +141,7 @@ def open_samples(
     """Return the samples of a run, after checking that it can give them.
 
     Args:
-        location: folder or URL of the run.
+        run: the run.
         step: `latest`, or a step that has a checkpoint.
         seed: of z.
         label: number or name of a class, for samples of it alone.
@@ -157,15 +158,14 @@ def open_samples(
     """
     if step == "all":
         raise ConfigError("step is 'all': take one step, or latest")
-    settings = read_run_config(location)
-    (number,) = chosen_steps(location, step)
-    loaded = load_generator(location, number, weights)
+    (number,) = run.chosen_steps(step)
+    loaded = load_generator(run, number, weights)
     model = loaded.model
     if statistics is not None:
-        model = replace(model, sample_statistics="paper" if statistics == "running" else "released")
+        model = replace(model, sample_statistics=statistics)
     names: tuple[str, ...] = ()
     if family_of(model).is_conditional:
-        recorded = settings.get("environment", {}).get("classes", ())
+        recorded = run.settings.get("environment", {}).get("classes", ())
         names = tuple(map(str, recorded)) or tuple(map(str, range(model.classes or 0)))
     if z_file is not None:
         if truncation is not None:
@@ -173,14 +173,14 @@ def open_samples(
         _check_finite(z_file, read_z(z_file, model)[0])
     truncated(torch.zeros(1), truncation, model.z_distribution)
     return Samples(
-        location=location,
+        run=run,
         step=number,
         digest=loaded.digest,
         model=model,
         weights=loaded.weights,
         class_names=names,
         seed=seed,
-        label=None if label is None else class_number(label, names, location, model.name),
+        label=None if label is None else class_number(label, names, run.location, model.name),
         z_file=z_file,
         truncation=truncation,
         device=device,
@@ -272,10 +272,10 @@ def _check_finite(path: str, z: npt.NDArray[np.floating]) -> None:
 @lru_cache(maxsize=1)
 def _loaded(samples: Samples) -> Generator:
     """Return the generator on its device, loaded once in each process."""
-    loaded = load_generator(samples.location, samples.step, samples.weights)
+    loaded = load_generator(samples.run, samples.step, samples.weights)
     if loaded.digest != samples.digest:
         raise RunDirectoryError(
-            f"the checkpoint of step {samples.step} of {samples.location} was replaced meanwhile: sample again"
+            f"the checkpoint of step {samples.step} of {samples.run.location} was replaced meanwhile: sample again"
         )
     return loaded.network.to(samples.device)
 

@@ -472,7 +472,7 @@ def generated_source(samples: Samples, count: int) -> GeneratedSource:
         "checkpoint": samples.digest,
         "step": samples.step,
         "samples_seed": samples.seed,
-        "statistics": "running" if samples.model.sample_statistics == "paper" else f"batches of {samples.block}",
+        "statistics": "running" if samples.model.sample_statistics == "running" else f"batches of {samples.block}",
     }
     if samples.label is not None:
         identity["label"] = samples.class_names[samples.label]
@@ -482,7 +482,7 @@ def generated_source(samples: Samples, count: int) -> GeneratedSource:
         identity["z"] = _file_digest(Path(samples.z_file))
     return GeneratedSource(
         name="generated",
-        where=f"the generator of {samples.location} at step {samples.step}",
+        where=f"the generator of {samples.run.location} at step {samples.step}",
         identity=identity,
         image_size=samples.model.image_size,
         channels=samples.model.channels or 3,

@@ -14,6 +14,7 @@ from ray._private.state import state
 
 from dcgan_dist.config import ClusterConfig, Config
 from dcgan_dist.errors import ClusterError
+from dcgan_dist.printing import tell
 
 RELEASE_PATIENCE_S = 10  # the CPUs of a run that has just ended are not free at once
 
@@ -83,7 +84,7 @@ class Capacity:
             if device == "cuda" and self.gpus < 1 and not wanted.wait:
                 raise ClusterError(f"training.device is 'cuda', but {self}: take cpu, or --cluster.wait true")
             if device == "auto" and gpus < 1 and wanted.wait and not quiet:
-                print("no host of the cluster has a GPU now: training on CPUs; --training.device cuda waits for GPUs")
+                tell("no host of the cluster has a GPU now: training on CPUs; --training.device cuda waits for GPUs")
         room = self.room(wanted.cpus_per_worker, gpus_per_worker)
         if room < wanted.workers:
             shortage = f"{self}, room for {room}"
@@ -97,7 +98,7 @@ class Capacity:
                 "fewer workers, change --cluster.cpus_per_worker or --training.device, or wait with --cluster.wait true"
             )
         if not quiet:
-            print(f"waiting for {self.wanted(wanted)}: {shortage}", flush=True)
+            tell(f"waiting for {self.wanted(wanted)}: {shortage}")
         return gpus_per_worker
 
     @staticmethod

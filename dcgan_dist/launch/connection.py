@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from ray.exceptions import RayError
 from dcgan_dist.errors import ClusterError
 from dcgan_dist.machine import open_files
 from dcgan_dist.parallel import usable_cores
+from dcgan_dist.printing import tell
 
 STARTS = 3  # attempts to start a cluster of this machine
 ANSWER_S = 8  # for the answer of a cluster's head, with the way there
@@ -96,10 +96,10 @@ def find_cluster(asked: str) -> str | None:
             f"RAY_ADDRESS is {asked!r}, where no Ray cluster can be used ({reason}): correct it, or unset it to use a "
             "cluster of this machine"
         )
-    print(
+    tell(
         f"the Ray cluster {address or 'of `ray start`'} that {_folder() / 'ray_current_cluster'} names cannot be used "
         f"({reason}): starting one of this run's own; `ray stop` removes that file",
-        file=sys.stderr,
+        to_stderr=True,
     )
     return None
 

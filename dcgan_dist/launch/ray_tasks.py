@@ -46,8 +46,8 @@ def ray_pool(
         if room < workers:
             each = "1 CPU and 1 GPU" if uses_gpus else "1 CPU"
             raise ClusterError(
-                f"cluster.workers is {workers}, {each} each, but {capacity}, room for {room}: take fewer workers, or 0 "
-                "to use the processes of this machine"
+                f"cluster.workers is {workers}, {each} each, but {capacity}, room for {room}: take fewer workers, or 1 "
+                "to use this machine alone"
             )
         yield RayPool(workers, tuple(path for path in needs if not is_url(path)), uses_gpus)
 

@@ -60,7 +60,8 @@ from dcgan_dist.launch.switchboard import (
     show,
 )
 from dcgan_dist.launch.torch_backend import NamedInterfaceConfig
-from dcgan_dist.results.status import mark_run
+from dcgan_dist.printing import tell
+from dcgan_dist.runs.lease import mark_run
 from dcgan_dist.stopping import Interrupted, on_signals
 from dcgan_dist.training.trainer import train
 
@@ -270,7 +271,7 @@ def _record(run_location: str, error: WorkerFailed | Stopped | Interrupted, sess
     try:
         mark_run(run_location, "failed" if isinstance(error, WorkerFailed) else "stopped", str(error), session=session)
     except DcganDistError as problem:
-        print(f"the status of the run could not be recorded: {problem}", file=sys.stderr)
+        tell(f"the status of the run could not be recorded: {problem}", to_stderr=True)
 
 
 def _with_absolute_paths(config: Config) -> Config:
@@ -513,7 +514,7 @@ class _Run:
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            print(text, flush=True)
+            tell(text)
 
     def _describe(self, event: Lost) -> str:
         """Say who failed; a worker that died explains its peers' errors, so those are not mentioned."""

@@ -43,14 +43,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.text import Text
 
-from dcgan_dist.config import SweepConfig, override
+from dcgan_dist.config import SweepConfig, is_rooms, override
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.errors import ClusterError, ConfigError, DataError, DcganDistError, InputError, Stopped, TrialsFailed
 from dcgan_dist.launch.capacity import Capacity
 from dcgan_dist.launch.connection import connected_cluster, last_line
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
 from dcgan_dist.launch.switchboard import Handle, Line, PostedStream, Progress, Sender, Switchboard, WithoutRay, show
-from dcgan_dist.results.status import mark_run
+from dcgan_dist.runs.lease import mark_run
 from dcgan_dist.stopping import on_signals
 from dcgan_dist.storage.locks import lock
 from dcgan_dist.sweeps.best import write_best
@@ -309,13 +309,13 @@ def work_here(
         should_stop,
         session=launch.session,
         known=known,
-        device=launch.device if sweep.workers_per_trial == 1 else "cpu",
+        device=launch.device if sweep.cluster.workers == 1 else "cpu",
         threads=max(1, int(sweep.cpus_per_trial)),
         note=note,
         donor=None
         if parent is None
         else Donor(trial_location(launch.location, parent["trial"]), parent["step"], parent["digest"]),
-        train_by=None if sweep.workers_per_trial == 1 else partial(train_in_workers, launch, plan, should_stop),
+        train_by=None if sweep.cluster.workers == 1 else partial(train_in_workers, launch, plan, should_stop),
     )
     return told(end.result, end.status, end.reason)
 
@@ -619,8 +619,6 @@ def check_sweep(config: SweepConfig) -> None:
             raise ConfigError("search is 'optuna', but schedule is 'pbt', which changes values on the way: take random")
     if config.training.device == "cuda" and not config.gpus_per_trial:
         raise ConfigError("training.device is 'cuda', but gpus_per_trial is 0: give a share of a GPU such as 0.5")
-    if config.cluster.workers > 1:
-        raise ConfigError(f"cluster.workers is {config.cluster.workers}: in a sweep, workers_per_trial says it")
     if config.run_dir is not None:
         raise ConfigError(f"run_dir is {config.run_dir!r}: each trial has its own; sweep_dir says where the sweep lies")
 
@@ -633,7 +631,7 @@ def check_data(config: SweepConfig) -> None:
     """
     searched = Space.parse(config.space).keys
     # Rooms are made by the trial that needs them first.
-    if "data.path" not in searched and not config.data.path.startswith("rooms:"):
+    if "data.path" not in searched and not is_rooms(config.data.path):
         open_dataset(
             config.data.path,
             image_size=None if "model.image_size" in searched else config.model.image_size,
@@ -642,7 +640,7 @@ def check_data(config: SweepConfig) -> None:
             image_member=config.data.image_member,
         )
     data = config.score.data
-    if data is not None and not is_url(data) and not data.startswith("rooms:") and not Path(data).exists():
+    if data is not None and not is_url(data) and not is_rooms(data) and not Path(data).exists():
         raise DataError(f"score.data is {data!r}, which does not exist: give a folder or file that score.task can read")
 
 
@@ -652,12 +650,12 @@ def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
     Raises:
         ClusterError: for none.
     """
-    cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.workers_per_trial
+    cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.cluster.workers
     room = capacity.room(cpus, gpus)
     if room < workers:
         each = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "")
         raise ClusterError(
-            f"workers_per_trial is {workers}, {each} each, but {capacity}, room for {room}: take fewer workers, or "
+            f"cluster.workers is {workers}, {each} each, but {capacity}, room for {room}: take fewer workers, or "
             "less --cpus_per_trial or --gpus_per_trial"
         )
     return min(room // workers, config.concurrent or room)
@@ -863,7 +861,7 @@ class _Sweep:
 
     def _score_finalists(self, console: Console) -> None:
         """Score the best trials by the whole protocol, each with the resources of a trial."""
-        if self._config.score.task == "none" and not self._config.score.samples:
+        if self._config.score.task == "none" and not self._config.score.count:
             return  # nothing but stability, which has no fuller protocol
         best = ranked(
             replace(record, full_objective=None)
@@ -928,7 +926,7 @@ class _Sweep:
         books.take()
 
     def _resources(self) -> dict[str, float]:
-        if self._config.workers_per_trial > 1:
+        if self._config.cluster.workers > 1:
             return {"cpu": 0, "gpu": 0, "memory": 1 << 20}  # the workers have theirs; Tune takes no trial of nothing
         return {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
 

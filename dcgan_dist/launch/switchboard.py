@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import sys
 import threading
 import uuid
 from collections import defaultdict
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from dcgan_dist.errors import DcganDistError
+from dcgan_dist.printing import tell
 
 Handle = Any  # of the actor; Ray gives actor handles no static type
 
@@ -234,4 +234,4 @@ class WithoutRay(io.TextIOBase):
 
 def show(line: Line) -> None:
     """Print a worker's line from the driver."""
-    print(line.text, file=sys.stderr if line.to_stderr else sys.stdout, flush=True)
+    tell(line.text, to_stderr=line.to_stderr)

@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_dist.config import Config, coerce, flatten
+from dcgan_dist.config import Config, coerce, flatten, modernised
 from dcgan_dist.errors import ConfigError, InputError, StorageError
 from dcgan_dist.parallel import LocalPool, usable_cores
 from dcgan_dist.results.reading import Curve, FigureFile, RunFiles, clean, one_line, parse_object, read_run
 from dcgan_dist.results.remembered import Remembered
-from dcgan_dist.results.status import is_alive, parse_status
-from dcgan_dist.results.walking import FIGURES, SAMPLES, SWEEP_NAME, TRIALS, Found, find, read_bytes
+from dcgan_dist.results.walking import SWEEP_NAME, TRIALS, Found, find, read_bytes
+from dcgan_dist.runs.lease import is_alive, parse_status
+from dcgan_dist.runs.names import FIGURES, SAMPLES
 from dcgan_dist.storage.files import to_json
 
 SWEPT_TASK = "sweep"
@@ -536,7 +537,7 @@ def _with_record(trial: Trial, record: Mapping[str, Any], sweep: str, ledger: _L
         sweep=sweep,
         status=status or "unknown",
         reason=reason,
-        parameters=parameters if isinstance(parameters, dict) else {},
+        parameters=modernised(Config, parameters) if isinstance(parameters, dict) else {},
         scores={**_newest(swept), **trial.scores},
         all_scores=(*swept, *trial.all_scores),
         objective=_real(record.get("objective")),

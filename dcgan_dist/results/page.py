@@ -24,12 +24,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from dcgan_dist import __version__
 from dcgan_dist.parallel import usable_cores
 from dcgan_dist.results import page_content
 from dcgan_dist.results.aggregate import Pile, Trial, read_image
 from dcgan_dist.results.thumbnails import ROW, STYLES, Style, Thumbnail, Thumbnails, Unreadable, choose_steps
 from dcgan_dist.storage.files import to_json, write_atomically, writing
+from dcgan_dist.version import __version__
 
 IN_ONE_FILE = 200
 """Most trials of a page that is one file."""

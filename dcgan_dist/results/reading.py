@@ -16,10 +16,12 @@ import numpy.typing as npt
 import orjson
 import yaml
 
+from dcgan_dist.config import Config, modernised
 from dcgan_dist.errors import StorageError
-from dcgan_dist.results.checkpoints import RAW
 from dcgan_dist.results.stability import SIGNALS, judge, judge_columns
-from dcgan_dist.results.walking import FIGURES, SAMPLES, Found, names_in, read_bytes
+from dcgan_dist.results.walking import Found, names_in, read_bytes
+from dcgan_dist.runs.checkpoints import RAW
+from dcgan_dist.runs.names import FIGURES, SAMPLES
 
 Curve = npt.NDArray[np.float64]
 
@@ -230,7 +232,7 @@ def parse_config(content: bytes | None, problems: list[str]) -> tuple[dict[str, 
     _flatten(tree, "", flat)
     if len(flat) >= SETTINGS:
         problems.append(f"config.yaml has more than {SETTINGS:,} settings: the first of them are shown")
-    return flat, environment if isinstance(environment, dict) else {}
+    return modernised(Config, flat), environment if isinstance(environment, dict) else {}
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str, flat: dict[str, Any]) -> None:

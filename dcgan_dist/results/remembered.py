@@ -28,7 +28,7 @@ LARGEST = 2**30
 """Most bytes of metrics that are kept; runs beyond are read again each time."""
 
 _KEPT = 16  # cache files that are kept, of those written last
-_VERSION = b"5"
+_VERSION = b"6"
 _BATCH = 500
 _SCHEMA = pa.schema(
     [("directory", pa.string()), ("stamp", pa.string()), ("said", pa.string()), ("values", pa.large_binary())],

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 
 from dcgan_dist.errors import DataError, InputError, StorageError
 from dcgan_dist.paths import expanded
+from dcgan_dist.runs.names import FIGURES, SAMPLES, SET_ASIDE
 from dcgan_dist.storage.folder import RemoteFolder, folder_at
 
 RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
-SET_ASIDE = "set_aside"
-"""Folder of a run, with a numbered folder for each time that something damaged was moved out of the way."""
 SWEEP_NAME = "sweep.json"
-SAMPLES = "samples"
-FIGURES = "figures"
 TRIALS = "trials"
 
 # A run directory has one of these; scores.json alone makes none.

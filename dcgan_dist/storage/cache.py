@@ -13,7 +13,6 @@ import logging
 import mmap
 import os
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -27,6 +26,7 @@ import xxhash
 from filelock import FileLock
 
 from dcgan_dist.errors import DataError, StorageError
+from dcgan_dist.printing import tell
 from dcgan_dist.storage.locks import lock
 from dcgan_dist.storage.remote import MissingFile, download, pause
 
@@ -75,7 +75,7 @@ def _cache_without_home(problem: str) -> Path:
         raise DataError(f"{problem}, nor {str(folder)!r} ({error.strerror}): set data.cache") from error
     if not is_ours:
         raise DataError(f"{problem}, and {str(folder)!r} is another user's: set data.cache")
-    print(f"{problem}: using {str(folder)!r}; data.cache or {CACHE_VARIABLE} names another", file=sys.stderr)
+    tell(f"{problem}: using {str(folder)!r}; data.cache or {CACHE_VARIABLE} names another", to_stderr=True)
     return folder
 
 

@@ -30,7 +30,17 @@ from dcgan_dist.errors import DataError, RunDirectoryError, StorageError, Unreac
 from dcgan_dist.paths import expanded
 from dcgan_dist.storage.files import PART, sync, write_atomically, writing
 from dcgan_dist.storage.locks import lock, unlock
-from dcgan_dist.storage.remote import MissingFile, check_scheme, download, is_url, join_url, list_url, persist, shown
+from dcgan_dist.storage.remote import (
+    MissingFile,
+    check_scheme,
+    download,
+    error_code,
+    is_url,
+    join_url,
+    list_url,
+    persist,
+    shown,
+)
 
 LOCK_NAME = ".lock"
 PATIENCE_S = 15.0
@@ -457,8 +467,7 @@ class RemoteFolder(Folder):
             try:
                 storage.pipe_file(path, content, **condition)
             except OSError as error:
-                answer = getattr(error.__cause__, "response", None) or {}
-                if answer.get("Error", {}).get("Code") not in _CHANGED:
+                if error_code(error) not in _CHANGED:
                     raise
                 swapped = False
 

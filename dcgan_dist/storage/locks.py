@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import sys
 from functools import lru_cache
+
+from dcgan_dist.printing import tell
 
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -43,7 +44,7 @@ def unlock(file: int) -> None:
 @lru_cache(1)
 def _warn(name: str, reason: str) -> None:
     """Say once in a process what a missing lock means."""
-    print(
+    tell(
         f"warning: the file system of {name} has no locks ({reason}): do not let two commands write there at once",
-        file=sys.stderr,
+        to_stderr=True,
     )

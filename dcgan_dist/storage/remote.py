@@ -25,8 +25,6 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import fsspec
-
 from dcgan_dist.errors import DataError, StorageError, Unreachable
 
 if TYPE_CHECKING:
@@ -145,6 +143,8 @@ def check_scheme(url: str) -> None:
     Raises:
         DataError: the scheme is unknown, or is made of several.
     """
+    import fsspec  # a tenth of a second, which only those who name a URL should pay
+
     scheme = url.split("://", 1)[0]
     if "::" in url or scheme in _WRAPPERS or scheme not in fsspec.available_protocols():
         raise DataError(
@@ -308,7 +308,7 @@ class _Transfer:
             self._part.truncate(0)
         if self._size is not None and self._length >= self._size:
             return
-        if isinstance(storage, fsspec.get_filesystem_class("http")):
+        if _is_http(f"{storage.protocol[0]}://"):
             _wait_for(self._http(storage, path), storage.loop)
         else:
             self._blocks(storage, path)
@@ -410,6 +410,8 @@ def _is_http(url: str) -> bool:
 
 def _open_storage(url: str) -> tuple[Any, str]:
     """Return the driver of a URL's storage, and the file's name for it."""
+    import fsspec
+
     check_scheme(url)
     options: dict[str, Any] = {}
     if _is_http(url):
@@ -459,6 +461,10 @@ def persist(
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                 raise StorageError(
                     f"{shown(url)!r} cannot be kept in the cache ({error.strerror}): set data.cache or data.cache_gib"
+                ) from error
+            if error_code(error) == "NoSuchBucket":
+                raise DataError(
+                    f"{shown(url)!r} cannot be {done} ({_reason(error)}): does the bucket exist?"
                 ) from error
             if _is_missing(error):
                 raise MissingFile(f"there is no file {shown(url)!r}") from error
@@ -537,9 +543,15 @@ def _wait_for(
 def _is_missing(error: Exception) -> bool:
     """Whether an error says that a file is not there; fsspec's for http says so of any failure, with its cause."""
     cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, _storage_errors()):
+    if isinstance(error, FileNotFoundError) and isinstance(cause, _storage_errors()) and not error_code(error):
         return getattr(cause, "status", None) in (404, 410)
     return isinstance(error, FileNotFoundError | IsADirectoryError)
+
+
+def error_code(error: Exception) -> str:
+    """Return what S3 calls a failure; "" for other storage."""
+    answer = getattr(error.__cause__, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
 
 
 def _is_refused(error: Exception) -> bool:

@@ -27,7 +27,7 @@ def best_config(config: SweepConfig, record: TrialRecord) -> Config:
     Raises:
         ConfigError: a value is outside its setting's checks.
     """
-    own = {"name": f"{config.name}-{record.trial}", "run_dir": None, "cluster.workers": config.workers_per_trial}
+    own = {"name": f"{config.name}-{record.trial}", "run_dir": None}
     return override(Config(), run_settings(config, record.parameters) | own)
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from dcgan_dist.config import SweepConfig, flatten
+from dcgan_dist.config import SweepConfig, flatten, modernised
 from dcgan_dist.errors import ConfigError, DcganDistError, RunDirectoryError, Stopped, StorageError
-from dcgan_dist.results.status import STATUS_NAME, Lease
+from dcgan_dist.runs.lease import Lease
+from dcgan_dist.runs.names import STATUS_NAME
 from dcgan_dist.storage.files import parse_json_object, temporary_for, to_json
 from dcgan_dist.storage.folder import LOCK_NAME, Folder, folder_at
 from dcgan_dist.sweeps.objective import Objective, best_of, pareto_front
@@ -399,7 +400,7 @@ def _refuse_other_content(location: str, names: set[str]) -> None:
 
 
 def _refuse_other_sweep(location: str, found: Mapping[str, Any], config: SweepConfig) -> None:
-    recorded = dict(found.get("settings") or {})
+    recorded = modernised(SweepConfig, found.get("settings") or {})
     ours = json.loads(to_json(flatten(config)))
     different = [
         key

@@ -85,11 +85,11 @@ class Objective:
         for name in self.names:
             if name == "representation" and score.task == "none":
                 raise ConfigError("objective names representation, but score.task is none: name a task")
-            if name in OF_SAMPLES and score.samples == 0:
-                raise ConfigError(f"objective names {name}, but score.samples is 0: take 100 or more")
-            if name == "frechet_distance" and score.samples < FRECHET_SAMPLES:
+            if name in OF_SAMPLES and score.count == 0:
+                raise ConfigError(f"objective names {name}, but score.count is 0: take 100 or more")
+            if name == "frechet_distance" and score.count < FRECHET_SAMPLES:
                 raise ConfigError(
-                    f"objective names {name}, but score.samples is {score.samples}: take {FRECHET_SAMPLES} or more"
+                    f"objective names {name}, but score.count is {score.count}: take {FRECHET_SAMPLES} or more"
                 )
 
     def value(self, scores: Mapping[str, float], verdict: str | None = None) -> float | None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dcgan_dist.config import Config, modernised
+
 TrialStatus = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]
 ENDED = ("finished", "stopped", "diverged", "failed")
 
@@ -102,6 +104,8 @@ class TrialRecord:
         scores = [*fields.get("scores", {}).values(), *fields.get("full_scores", {}).values()] if not wrong else []
         if wrong or not all(isinstance(score, dict) for score in scores):
             raise TypeError(f"{wrong[0] if wrong else 'a score'} of trial {entry.get('trial')!r} is of a wrong type")
+        if "parameters" in fields:
+            fields["parameters"] = modernised(Config, fields["parameters"])
         return cls(**fields | {"milestones": tuple(fields.get("milestones", ()))})
 
 

@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dcgan_dist.config import ALTERNATIVES, Config, SweepConfig, coerce, declared_types, flatten, unknown_setting
+from dcgan_dist.config import (
+    ALTERNATIVES,
+    Config,
+    SweepConfig,
+    coerce,
+    declared_types,
+    flatten,
+    former_value,
+    unknown_setting,
+)
 from dcgan_dist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +53,7 @@ _TAKEN = {
     "training.sample_every": "it follows from the milestones",
     "training.checkpoint_every": "it follows from the milestones",
     "training.keep_every": "it follows from the milestones",
-    "cluster.workers": "workers_per_trial says it for all trials",
+    "cluster.workers": "it is the same for all trials of a sweep",
 }
 
 Values = dict[str, Any]
@@ -161,13 +170,17 @@ def _parse_entry(name: str, raw: object) -> Entry:
     return Entry(keys, kind, low, high, when=when)
 
 
+def _value(key: str, written: object) -> Any:
+    return coerce(key, former_value(Config, key, written), _TYPES[key])
+
+
 def _parse_values(name: str, keys: tuple[str, ...], given: list[Any]) -> tuple[tuple[Any, ...], ...]:
     values: list[tuple[Any, ...]] = []
     for item in given:
         row = item if len(keys) > 1 else [item]
         if not isinstance(row, list) or len(row) != len(keys):
             raise ConfigError(f"space has {item!r} for {name}: expected a list of {len(keys)} values, one for each")
-        made = tuple(coerce(key, value, _TYPES[key]) for key, value in zip(keys, row, strict=True))
+        made = tuple(_value(key, value) for key, value in zip(keys, row, strict=True))
         if made in values:
             raise ConfigError(f"space has {item!r} twice for {name}")
         values.append(made)
@@ -198,7 +211,7 @@ def _parse_when(name: str, raw: object) -> dict[str, tuple[Any, ...]]:
         if key not in _TYPES:
             raise unknown_setting(key, values, list(_TYPES))
         listed = values if isinstance(values, list) else [values]
-        when[key] = tuple(coerce(key, value, _TYPES[key]) for value in listed)
+        when[key] = tuple(_value(key, value) for value in listed)
     return when
 
 

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dcgan_dist.printing import is_heard
 from dcgan_dist.sweeps.best import best_location, train_command
 from dcgan_dist.sweeps.ledger import Ledger, trial_location
 from dcgan_dist.sweeps.objective import Objective, ranked
@@ -135,8 +136,8 @@ class LiveTable:
 
 def make_console() -> Console:
     """Return standard output; where it is no terminal, with room for the columns of a sweep."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
+    console = Console(quiet=is_heard())
+    return console if console.is_terminal else Console(width=_PLAIN_WIDTH, quiet=is_heard())
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

@@ -19,23 +19,24 @@ from typing import Any, Literal
 import torch
 
 import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
-from dcgan_dist.config import Config, EvaluateConfig, ModelConfig, ScoreConfig, SweepConfig, override
+from dcgan_dist.config import Config, EvaluateConfig, ScoreConfig, SweepConfig, override
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World, join_world
 from dcgan_dist.errors import Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.evaluation.generator_scores import GeneratorEvaluation
 from dcgan_dist.evaluation.scoring import evaluate
 from dcgan_dist.parallel import LocalPool
-from dcgan_dist.results.checkpoints import step_of
-from dcgan_dist.results.run_directory import is_alive, open_run, read_metrics, read_status
-from dcgan_dist.results.scores import Entry, add_scores
 from dcgan_dist.results.stability import MIN_LINES, UNBORN, Verdict, judge
-from dcgan_dist.results.status import STALE_SECONDS, Status
+from dcgan_dist.runs.checkpoints import step_of
+from dcgan_dist.runs.lease import STALE_SECONDS, Status, is_alive
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.scores import Entry
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.exploit import Donor, take_over
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
 from dcgan_dist.sweeps.space import run_settings
 from dcgan_dist.training.setup import environment, resolve_config
-from dcgan_dist.training.trained import checkpoint_steps, load_generator, read_run_config
+from dcgan_dist.training.trained import load_generator
 from dcgan_dist.training.trainer import train
 
 _ORPHAN_PATIENCE_S = STALE_SECONDS + 150  # Ray ends the processes of a dead driver, on a busy machine not at once
@@ -143,8 +144,8 @@ def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping
 
 def _settings(sweep: SweepConfig, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is asked of a trial, by dotted name; nothing is checked."""
-    cluster = {"cluster.workers": sweep.workers_per_trial, "cluster.cpus_per_worker": sweep.cpus_per_trial}
-    return {**run_settings(sweep, parameters), "name": name, "run_dir": None, **cluster}
+    own = {"name": name, "run_dir": None, "cluster.cpus_per_worker": sweep.cpus_per_trial}
+    return {**run_settings(sweep, parameters), **own}
 
 
 def _with_steps(config: Config) -> Config:
@@ -174,7 +175,7 @@ class Milestones:
     def __init__(
         self, plan: TrialPlan, device: torch.device, deliver: Deliver, should_stop: Callable[[], bool], note: Note
     ) -> None:
-        self.plan = plan
+        self.plan, self.run = plan, Run(plan.location)
         self.step = 0
         self.last: Result = {"milestone": 0, "step": 0, "steps": plan.steps, "scores": {}}
         self._device = device
@@ -209,10 +210,10 @@ class Milestones:
         Raises:
             Stopped: the trial does not go on.
         """
-        if read_status(self.plan.location) is None:
+        if self.run.status is None:
             return
         try:
-            saved = set(checkpoint_steps(self.plan.location))
+            saved = set(self.run.steps)
         except RunDirectoryError:  # none yet
             return
         for step in self.plan.milestones[:-1]:
@@ -235,7 +236,7 @@ class Milestones:
         return self._result(self.step, self.last["scores"], diverged=diverged, begun=time.monotonic())
 
     def _result(self, step: int, scores: dict[str, Any], *, diverged: bool, begun: float) -> Result:
-        rows = [row for row in read_metrics(self.plan.location) if row["step"] <= step]
+        rows = [row for row in self.run.rows() if row["step"] <= step]
         verdict = judge(rows, diverged=diverged)
         if step < self.plan.steps and _has_not_begun(verdict):
             verdict = dataclasses.replace(verdict, name="undecided", reason=f"not begun: {verdict.reason}")
@@ -264,35 +265,32 @@ class Milestones:
             task=score.task,
             data=score.data,
             step=str(step),
-            images=score.images,
+            count=score.data_count,
             labels_per_class=score.labels_per_class,
             draws=score.draws,
             choosing_draws=1,
             cache=self.plan.config.data.cache,
             keep_features=False,
         )
-        entries = evaluate(settings, self.plan.location, self._device, LocalPool(1), _show_nothing, _say_nothing)
+        entries = evaluate(settings, self.run, self._device, LocalPool(1), _show_nothing, _say_nothing)
         return {"representation": _share(entries[0]["metrics"]["accuracy"])}
 
     def _fidelity_scores(self, step: int) -> dict[str, Any]:
-        samples, location = self.plan.score.samples, self.plan.location
+        samples = self.plan.score.count
         if not samples:
             return {}
-        loaded = load_generator(location, step)
+        loaded = load_generator(self.run, step)
         if self._fidelity is None:
-            cache = self.plan.config.data.cache
-            self._fidelity = _fidelity(samples, cache, location, loaded.model, self._device)
+            self._fidelity = _fidelity(samples, self.plan.config.data.cache, self.run, self._device)
         entry = self._fidelity.score(loaded.network) | loaded.entry(step)
-        add_scores(location, "fidelity", [entry])
+        self.run.add_scores("fidelity", [entry])
         return {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
 
 
-def _fidelity(
-    samples: int, cache: str | None, location: str, model: ModelConfig, device: torch.device
-) -> GeneratorEvaluation:
+def _fidelity(samples: int, cache: str | None, run: Run, device: torch.device) -> GeneratorEvaluation:
     """Return what compares a run's samples with as many images of its data, or with all where there are fewer."""
-    settings = EvaluateConfig(task="fidelity", samples=samples, cache=cache)
-    fidelity = GeneratorEvaluation(settings, read_run_config(location), model, device, LocalPool(1))
+    settings = EvaluateConfig(task="fidelity", count=samples, cache=cache)
+    fidelity = GeneratorEvaluation(settings, run.settings, run.model, device, LocalPool(1))
     fidelity.count = min(samples, fidelity.data.count)
     fidelity.prepare()
     return fidelity
@@ -411,7 +409,7 @@ def _await_end_of_orphan(location: str, session: str, should_stop: Callable[[], 
     """Wait while a process of a driver that was killed still writes the run directory, as long as it may live on."""
     give_up = time.monotonic() + _ORPHAN_PATIENCE_S
     while time.monotonic() < give_up and not should_stop():
-        status = read_status(location)
+        status = Run(location).status
         if status is None or status.get("session") == session or not is_alive(status):
             return
         time.sleep(0.2)
@@ -467,15 +465,15 @@ def score_in_full(
     torch.set_num_threads(threads)
     score, cache, pool, here = sweep.score, sweep.data.cache, LocalPool(1), join_world(device).device
     scores: dict[str, Any] = {}
+    run = Run(location)
     if score.task != "none":
         settings = EvaluateConfig(task=score.task, data=score.data, step=str(step), cache=cache, keep_features=False)
-        entries = evaluate(settings, location, here, pool, _show_nothing, _say_nothing)
+        entries = evaluate(settings, run, here, pool, _show_nothing, _say_nothing)
         scores["representation"] = _share(entries[0]["metrics"]["accuracy"])
-    if score.samples:
-        loaded = load_generator(location, step)
-        fidelity = _fidelity(FRECHET_SAMPLES, cache, location, loaded.model, here)
-        entry = fidelity.score(loaded.network) | loaded.entry(step)
-        add_scores(location, "fidelity", [entry])
+    if score.count:
+        loaded = load_generator(run, step)
+        entry = _fidelity(FRECHET_SAMPLES, cache, run, here).score(loaded.network) | loaded.entry(step)
+        run.add_scores("fidelity", [entry])
         scores |= {name: _plain(metric) for name, metric in entry["metrics"].items() if name in OF_SAMPLES}
     return scores
 

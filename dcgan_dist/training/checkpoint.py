@@ -1,4 +1,4 @@
-"""What a checkpoint holds: tensors in safetensors files. `results.run_directory` owns its folder and digests."""
+"""What a checkpoint holds: tensors in safetensors files. `runs.writer` owns its folder and digests."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def sample_feature_maps(
     generator: nn.Module, z: torch.Tensor, y: torch.Tensor, config: ModelConfig
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return the images (n, C, S, S) of z and the activations of every hidden layer; the generator is not changed."""
-    with evaluation(generator, batch_statistics=config.sample_statistics == "released"):
+    with evaluation(generator, batch_statistics=config.sample_statistics == "batch"):
         *hidden, images = generator.feature_maps(z, y)  # type: ignore[operator]
     return images, hidden
 

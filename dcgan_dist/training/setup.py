@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-import dcgan_dist
 from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.machine import compiler
 from dcgan_dist.models.family import families, family_of
-from dcgan_dist.results.run_directory import CONFIG_NAME, RunDirectory, open_run
+from dcgan_dist.runs.names import CONFIG_NAME
+from dcgan_dist.runs.writer import RunWriter, open_run
+from dcgan_dist.version import __version__
 
 DEFAULT_EPOCHS = 5.0
 # Settings that decide what a step computes: a run cannot go on with others. data.path is compared by its content.
@@ -78,7 +79,7 @@ def lr_factor(config: Config, step: int) -> float:
     return min(1.0, left / falling) if falling else 1.0
 
 
-def open_run_directory(config: Config, dataset: Dataset, location: str, session: str) -> RunDirectory:
+def open_run_directory(config: Config, dataset: Dataset, location: str, session: str) -> RunWriter:
     """Open the run directory, go back to its newest whole checkpoint and record the settings.
 
     Raises:
@@ -112,7 +113,7 @@ def open_run_directory(config: Config, dataset: Dataset, location: str, session:
 def environment() -> dict[str, Any]:
     """Versions of what a run is computed with, and the git commit where there is one."""
     return {
-        "dcgan_dist": dcgan_dist.__version__,
+        "dcgan_dist": __version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,8 +21,9 @@ from dcgan_dist.data.stream import Batch, BatchIterator, ImageStream
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import ConfigError, DataError, DcganDistError, Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.models import build_networks, family_of, initialise
-from dcgan_dist.results.checkpoints import RAW, name_of
-from dcgan_dist.results.run_directory import RunDirectory
+from dcgan_dist.printing import tell
+from dcgan_dist.runs.checkpoints import RAW, name_of
+from dcgan_dist.runs.writer import RunWriter
 from dcgan_dist.stopping import Interrupted, Noted, noting
 from dcgan_dist.storage.remote import shown
 from dcgan_dist.training.averaging import GeneratorAverage
@@ -113,7 +113,7 @@ def train(
             gc.collect()  # DDP's reducers must be gone before the process group is destroyed
 
 
-def _on_leader(world: World, open_: Callable[[], RunDirectory]) -> RunDirectory | None:
+def _on_leader(world: World, open_: Callable[[], RunWriter]) -> RunWriter | None:
     """Open the run directory on the leader; where that fails, fail with the same message on every rank."""
     run, message = None, ""
     if world.is_leader:
@@ -137,7 +137,7 @@ class Training:
         config: Config,
         world: World,
         dataset: Dataset,
-        run: RunDirectory | None,
+        run: RunWriter | None,
         reporter: Reporter,
         signals: Noted | None = None,
     ) -> None:
@@ -241,7 +241,7 @@ class Training:
                     self.run.set_status(status, f"{error}" or type(error).__name__, step=self.state.step)
                 except DcganDistError as second:
                     if str(second) != str(error):
-                        print(second, file=sys.stderr, flush=True)
+                        tell(str(second), to_stderr=True)
             raise
 
     def _take(self, batches: BatchIterator, count: int) -> list[Batch]:

@@ -7,8 +7,8 @@ import pytest
 from benchmarks import stability
 from benchmarks.__main__ import bench_command
 from dcgan_dist.config import override
-from dcgan_dist.results.run_directory import read_metrics
 from dcgan_dist.results.stability import MIN_LINES, judge
+from dcgan_dist.runs.run import Run
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_each_setting_is_trained_and_judged(tmp_path, monkeypatch, capsys):
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["run"] for record in records] == ["runs/stability/healthy-seed0", "runs/stability/lr-x10-seed0"]
     for record in records:
-        lines = read_metrics(record["run"])
+        lines = Run(record["run"]).rows()
         assert len(lines) == MIN_LINES
         assert (record["verdict"], record["score"]) == (judge(lines).name, judge(lines).score)
-    assert read_metrics(records[1]["run"])[0]["lr"] == 10 * read_metrics(records[0]["run"])[0]["lr"]
+    assert Run(records[1]["run"]).rows()[0]["lr"] == 10 * Run(records[0]["run"]).rows()[0]["lr"]

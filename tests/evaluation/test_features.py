@@ -27,7 +27,7 @@ from dcgan_dist.evaluation.features import (
     random_discriminator,
 )
 from dcgan_dist.parallel import LocalPool
-from dcgan_dist.training.trained import checkpoint_steps, load_each
+from dcgan_dist.runs.run import Run
 
 IMAGENET = ModelConfig(image_size=32, channels=3, classes=0, kernel_size=3, convs_per_scale=2, ndf=128)
 SVHN = ModelConfig(image_size=32, channels=3, classes=0, ndf=64)
@@ -169,32 +169,32 @@ def test_nan_features_are_told_with_their_layer(tmp_path):
 
 def test_a_run_gives_its_discriminators_by_step(finished_run):
     run = finished_run(1)
-    steps = checkpoint_steps(str(run))
+    steps = Run(run).steps
     assert steps[-1] == 24
-    trained = load_discriminator(str(run), 24)
+    trained = load_discriminator(Run(run), 24)
     state = json.loads((run / "checkpoints/step-00000024/state.json").read_text())
     assert (trained.digest, trained.step, trained.image_range) == (state["digest"], 24, (-1.0, 1.0))
-    assert load_discriminator(str(run), steps[0]).digest != trained.digest
+    assert load_discriminator(Run(run), steps[0]).digest != trained.digest
 
 
 def test_runs_that_cannot_be_scored_are_told_in_a_line(finished_run, tmp_path):
     with pytest.raises(RunDirectoryError, match="is no run directory"):
-        checkpoint_steps(str(tmp_path))
+        _ = Run(tmp_path).steps
     run = tmp_path / "run"
     shutil.copytree(finished_run(1), run)
     with pytest.raises(RunDirectoryError, match=r"no whole checkpoint of step 7; it has those of steps .*24"):
-        load_discriminator(str(run), 7)
+        load_discriminator(Run(run), 7)
     weights = run / "checkpoints/step-00000024/discriminator.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(RunDirectoryError, match=r"discriminator\.safetensors is not what was written"):
-        load_discriminator(str(run), 24)
+        load_discriminator(Run(run), 24)
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("ndf: 4", "ndf: 8"))
     with pytest.raises(RunDirectoryError, match="another architecture"):
-        load_discriminator(str(run), 20)
+        load_discriminator(Run(run), 20)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(RunDirectoryError, match="no checkpoint yet"):
-        checkpoint_steps(str(run))
+        _ = Run(run).steps
 
 
 def test_rows_are_those_of_the_records_in_their_order_at_the_size_of_the_network(tmp_path):
@@ -286,10 +286,10 @@ def test_damaged_shards_end_the_extraction_and_leave_no_whole_entry(tmp_path):
 
 
 def test_checkpoints_that_a_live_run_has_removed_meanwhile_are_passed_over(finished_run):
-    location, told = str(finished_run(1)), []
-    loaded = load_each(load_discriminator, location, [16, 18, 24], told.append)
+    run, told = Run(finished_run(1)), []
+    loaded = run.load_each(load_discriminator, [16, 18, 24], told.append)
     assert [trained.step for trained in loaded] == [16, 24]
     (line,) = told
     assert line.startswith("step 18 is not scored: its checkpoint is gone")
     with pytest.raises(RunDirectoryError, match="no whole checkpoint of step 18"):
-        next(load_each(load_discriminator, location, [18], told.append))
+        next(run.load_each(load_discriminator, [18], told.append))

@@ -19,16 +19,17 @@ from dcgan_dist.evaluation.labelled import class_labels, open_labelled
 from dcgan_dist.evaluation.one_nn import RealImages, evaluate_one_nn, kind_of, moved
 from dcgan_dist.generation.samples import open_samples
 from dcgan_dist.parallel import LocalPool
-from dcgan_dist.results.scores import Entry, read_scores
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.scores import Entry
 from tests.generation.conftest import trained
 
 __all__ = ["trained"]
 
 
 def evaluated(run: Path, workers: int = 1, **settings: Any) -> list[Entry]:
-    config = EvaluateConfig(task="one-nn", **{"data": "rooms:300", "images": 200, "samples": 1500, **settings})
+    config = EvaluateConfig(task="one-nn", **{"data": "rooms:300", "data_count": 200, "count": 1500, **settings})
     show: Callable[[str, list[Entry]], None] = lambda _protocol, _entries: None  # noqa: E731
-    return evaluate_one_nn(config, str(run), torch.device("cpu"), LocalPool(workers), show, print)
+    return evaluate_one_nn(config, Run(run), torch.device("cpu"), LocalPool(workers), show, print)
 
 
 def untimed(entries: list[Entry]) -> list[Entry]:
@@ -48,8 +49,8 @@ def rooms(path: str | None, size: int, cache: Path) -> tuple[np.ndarray, np.ndar
 def test_errors_are_those_of_scikit_learn_on_the_same_samples_as_doubles(
     trained: Callable[..., Path], family: str
 ) -> None:
-    entry = evaluated(trained(family), images=None)[0]
-    samples = open_samples(str(trained(family)), seed=0)
+    entry = evaluated(trained(family), data_count=None)[0]
+    samples = open_samples(Run(trained(family)), seed=0)
     rows, labels = zip(*samples.images(0, 1500), strict=True)
     from dcgan_dist.storage.cache import cache_directory
 
@@ -68,7 +69,7 @@ def test_scores_are_the_same_in_any_number_of_processes_and_are_written(trained:
     run = trained("cgan")
     alone = evaluated(run)
     assert untimed(evaluated(run, workers=2)) == untimed(alone)
-    written = untimed(read_scores(str(run))["one-nn"])
+    written = untimed(Run(run).entries()["one-nn"])
     assert all(entry in written for entry in untimed(alone))
 
 
@@ -118,14 +119,14 @@ def test_an_unconditional_run_has_no_labels_to_train_on(trained: Callable[..., P
 
 def test_another_control_than_its_own_is_refused(trained: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match="baselines is 'knn'"):
-        evaluated(trained("cgan"), baselines="knn")
+        evaluated(trained("cgan"), baselines=("knn",))
 
 
 def test_scores_on_other_images_stand_beside_each_other(trained: Callable[..., Path]) -> None:
     run = trained("cgan")
-    one, other = evaluated(run, images=150)[0], evaluated(run, images=160)[0]
+    one, other = evaluated(run, data_count=150)[0], evaluated(run, data_count=160)[0]
     assert one["protocol"] != other["protocol"]
-    assert {one["protocol"], other["protocol"]} <= {entry["protocol"] for entry in read_scores(str(run))["one-nn"]}
+    assert {one["protocol"], other["protocol"]} <= {entry["protocol"] for entry in Run(run).entries()["one-nn"]}
 
 
 def test_data_with_other_classes_than_the_runs_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:

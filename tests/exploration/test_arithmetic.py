@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from dcgan_dist.exploration.attributes import AttributeJudge
 from dcgan_dist.exploration.drawing import Canvas, Panel
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.explore import main
+from tests.exploration.conftest import with_settings
 from tests.exploration.judges import by_brightness
 
 Opened = Callable[..., Trained]
@@ -172,7 +172,7 @@ def test_found_concepts_are_measured(opened: Opened, monkeypatch: pytest.MonkeyP
     judge = _middling(run)
     monkeypatch.setattr(arithmetic, "class_attributes", lambda run, data: judge)
     config = ArithmeticConfig(
-        formula="bright - dark + view left", data="x", search=64, draws=5, measured="1,2,60", exemplars="1,2"
+        formula="bright - dark + view left", data="x", search=64, draws=5, measured=(1, 2, 60), exemplars=(1, 2)
     )
     drawn = draw_arithmetic(config, run)
     looked = judge.probabilities(run.generate(run.z(range(64)), run.y(64)))
@@ -192,7 +192,7 @@ def test_too_few_exemplars_are_told_in_numbers(opened: Opened, monkeypatch: pyte
 
 
 def test_a_person_has_to_choose_where_nothing_can_be_looked_for(opened: Opened) -> None:
-    run = replace(opened("gan"), settings={"data": {"path": "photographs"}})
+    run = with_settings(opened("gan"), {"data": {"path": "photographs"}})
     with pytest.raises(NeedsChoice, match="explore sheet"):
         draw_arithmetic(ArithmeticConfig(), run)
     with pytest.raises(NeedsChoice, match=r"'c' cannot be looked for: .*explore sheet"):

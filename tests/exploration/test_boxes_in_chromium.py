@@ -36,7 +36,7 @@ def drag(browser: Browser, sample: int, start: tuple[float, float], end: tuple[f
 
 def test_boxes_are_drawn_saved_and_read(browser: Browser, opened: Callable[..., Trained], tmp_path: Path) -> None:
     run = opened()
-    drawn = draw_boxes(BoxesConfig(samples=70, region_name="big window"), run)
+    drawn = draw_boxes(BoxesConfig(count=70, region_name="big window"), run)
     page = tmp_path / "boxes.html"
     page.write_bytes(drawn.files[".html"])
     browser.open(page)

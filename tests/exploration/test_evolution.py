@@ -23,7 +23,8 @@ from dcgan_dist.exploration.evolution import (
     follow_activations,
 )
 from dcgan_dist.exploration.networks import Trained, open_trained
-from dcgan_dist.results.checkpoints import name_of, steps_in, write_checkpoint
+from dcgan_dist.runs.checkpoints import name_of, steps_in, write_checkpoint
+from dcgan_dist.runs.run import Run
 from dcgan_dist.training.sampling import make_grid
 from dcgan_dist.training.signals import WINDOW, filter_oscillation, filter_swing
 from dcgan_dist.training.trainer import train
@@ -51,7 +52,7 @@ def write_step(run: Path, step: int, generator: dict[str, torch.Tensor], signals
 
 def opened_at(run: Path, tmp_path: Path, step: str = "latest") -> Trained:
     (tmp_path / "cache" / "locks").mkdir(parents=True, exist_ok=True)
-    return open_trained(str(run), step, seed=0, device=torch.device("cpu"), cache=tmp_path / "cache")
+    return open_trained(Run(run), step, seed=0, device=torch.device("cpu"), cache=tmp_path / "cache")
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_log_lines_that_checkpoints_kept_are_joined_and_what_was_not_kept_is_not
     for step in (205, 250, 900):  # after log lines 20, 25 and 90
         write_step(run, step, generator, history[max(0, step // 10 - WINDOW) : step // 10].contiguous())
     means = dict.fromkeys((205, 250, 900), np.zeros(12))
-    found = follow_activations(str(run), means, log_steps)
+    found = follow_activations(Run(run), means, log_steps)
     assert found.times == "log lines"
     assert found.steps.tolist() == log_steps[4:]
     known = [*range(4, 25), *range(74, 90)]

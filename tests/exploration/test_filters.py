@@ -32,6 +32,7 @@ from dcgan_dist.exploration.filters import (
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.models.network import Discriminator
+from tests.exploration.conftest import with_settings
 
 MODEL = ModelConfig(image_size=16, channels=3, classes=0, z_dim=4, ngf=4, ndf=4)
 
@@ -208,8 +209,8 @@ def test_half_of_a_gradient_is_found_on_as_few_pixels_as_can_be() -> None:
 def test_figure_of_a_tiny_run(opened: Callable[..., Trained], family: str) -> None:
     run = opened(family)
     if family == "cdcgan":  # not on rooms, as far as it knows
-        run = replace(run, settings={})
-    config = FiltersConfig(images=128, filters="0-2,5", top=3, layer=2, data="rooms:256")
+        run = with_settings(run, {})
+    config = FiltersConfig(count=128, filters=("0-2", "5"), top=3, layer=2, data="rooms:256")
     drawn = draw_filters(config, run)
     trained = drawn.numbers["trained"]
     assert np.shape(trained["responses"]) == (4, 3)
@@ -228,12 +229,14 @@ def test_layers_that_are_not_there_are_refused(opened: Callable[..., Trained]) -
     with pytest.raises(ConfigError, match=r"layer is 9.* 1 \(4 maps of 8x8\), 2 \(8 maps of 4x4\)"):
         chosen_layer(run, 9)
     with pytest.raises(ConfigError, match="numbers from 0 to 7"):
-        draw_filters(FiltersConfig(filters="8"), run)
+        draw_filters(FiltersConfig(filters=("8",)), run)
     with pytest.raises(ConfigError, match="dense layers alone"):
         draw_filters(FiltersConfig(), opened("gan"))
 
 
-@pytest.mark.parametrize("setting", [{"layer": 0}, {"filters": "a"}, {"filters": "0-99"}, {"top": 0}, {"images": 1}])
+@pytest.mark.parametrize(
+    "setting", [{"layer": 0}, {"filters": ("a",)}, {"filters": ("0-99",)}, {"top": 0}, {"count": 1}]
+)
 def test_settings_out_of_range_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(setting))} is"):
         FiltersConfig(**setting)  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ def test_a_generator_that_memorises_is_found_out_and_another_is_not(opened: Open
 
 def test_held_out_images_are_taken_where_they_are_given(opened: Opened, rooms):
     config = NeighboursConfig(count=2, nearest=1, compared=20, data=str(rooms(60, 0)), test_data=str(rooms(25, 5)))
-    drawn = draw_neighbours(replace(config, images=30), opened("cgan"))
+    drawn = draw_neighbours(replace(config, data_count=30), opened("cgan"))
     assert drawn.numbers["held_out"] == config.test_data
     assert (drawn.numbers["held_out_images"], drawn.numbers["training_images"]) == (20, 30)
     assert drawn.numbers["training_images_in_all"] == 60
@@ -174,7 +174,7 @@ def test_held_out_images_that_were_trained_on_are_refused(opened: Opened, rooms)
         ({"count": 0}, "count is 0"),
         ({"nearest": 0}, "nearest is 0"),
         ({"compared": 5}, "compared is 5"),
-        ({"images": 5}, "images is 5"),
+        ({"data_count": 5}, "data_count is 5"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, told):

@@ -16,6 +16,7 @@ from dcgan_dist.evaluation.labelled import room_labels
 from dcgan_dist.exploration.networks import Trained, open_trained, parse_ids
 from dcgan_dist.generation.samples import open_samples
 from dcgan_dist.prepare import main as prepare
+from dcgan_dist.runs.run import Run
 from dcgan_dist.train import main as train
 from dcgan_dist.training.trained import load_generator
 from tests.conftest import TINY, options
@@ -31,14 +32,14 @@ def test_ids_are_the_numbers_of_samples(opened, name):
     ids = [70, 3, 129]
     y = torch.cat([run.y(1, first=number) for number in ids])
     images = run.generate(run.z(ids), y)
-    samples = open_samples(run.location, seed=5)
+    samples = open_samples(Run(run.location), seed=5)
     for image, number in zip(images, ids, strict=True):
         ((expected, _),) = samples.images(number, number + 1)
         # In another batch, sums may be rounded otherwise.
         assert np.abs(image.astype(int) - expected[0]).max() <= 1
 
 
-@pytest.mark.parametrize("statistics", ["paper", "released"])
+@pytest.mark.parametrize("statistics", ["running", "batch"])
 def test_an_image_depends_on_its_z_alone(opened, statistics):
     run = opened("dcgan", statistics)
     z = run.draw_z("test", 40)
@@ -48,8 +49,8 @@ def test_an_image_depends_on_its_z_alone(opened, statistics):
 
 
 def test_statistics_of_batches_are_measured_once_over_many_samples(opened):
-    run = opened("dcgan", "released")
-    generator = load_generator(run.location, run.step).network
+    run = opened("dcgan", "batch")
+    generator = load_generator(Run(run.location), run.step).network
     norm = next(part for part in run.generator.modules() if isinstance(part, torch.nn.BatchNorm2d))
     place = next(name for name, part in run.generator.named_modules() if part is norm)
     inputs = []
@@ -78,18 +79,18 @@ def test_labels_come_in_turn_or_are_those_asked_for(opened):
 
 
 def test_lists_of_ids_are_read_or_refused():
-    assert parse_ids("plus", "3, 17,20-22") == [3, 17, 20, 21, 22]
-    for text in ("", "a", "3,,4", "5-3", "-3", "3-"):
+    assert parse_ids("plus", ("3", " 17", "20-22")) == [3, 17, 20, 21, 22]
+    for words in ((), ("",), ("a",), ("3", "", "4"), ("5-3",), ("-3",), ("3-",)):
         with pytest.raises(ConfigError, match=r"plus is .*: list numbers of samples"):
-            parse_ids("plus", text)
+            parse_ids("plus", words)
     with pytest.raises(ConfigError, match="list 10,000 at most"):
-        parse_ids("plus", "0-99999999999")
+        parse_ids("plus", ("0-99999999999",))
 
 
 def train_on(data: str, run: Path) -> Trained:
     words = options({**TINY, "run_dir": run, "data.path": data, "training.steps": 2})
     assert train(words) == 0
-    return open_trained(str(run), "latest", seed=0, device=torch.device("cpu"), cache=run / "cache")
+    return open_trained(Run(run), "latest", seed=0, device=torch.device("cpu"), cache=run / "cache")
 
 
 def test_a_run_on_prepared_rooms_knows_that_they_are_rooms(tmp_path, client):
@@ -110,7 +111,7 @@ def test_a_run_on_prepared_rooms_knows_that_they_are_rooms(tmp_path, client):
         labels = room_labels(dataset)
         assert len(labels["window"]) == dataset.count
     shutil.rmtree(shards)
-    assert open_trained(str(tmp_path / "run-0"), "latest", seed=0, device=run.device, cache=tmp_path).is_rooms
+    assert open_trained(Run(tmp_path / "run-0"), "latest", seed=0, device=run.device, cache=tmp_path).is_rooms
 
 
 def test_a_run_on_other_images_is_none_on_rooms(tmp_path):

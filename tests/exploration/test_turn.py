@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from scipy import stats
 from dcgan_dist.errors import ConfigError, NeedsChoice
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.exploration.turn import TurnConfig, draw_turn, find_sides, measure, random_vectors, turn_vector
+from tests.exploration.conftest import with_settings
 from tests.exploration.judges import by_brightness
 
 Opened = Callable[..., Trained]
@@ -68,7 +68,7 @@ def test_measured_shares_are_those_of_samples_made_by_hand(family: str, opened: 
 @pytest.mark.parametrize("family", ["gan", "cdcgan"])
 def test_picked_samples_make_a_picture_without_measurement(family: str, opened: Opened) -> None:
     run = opened(family)
-    drawn = draw_turn(TurnConfig(left="0-3", right="7,8", rows=2, columns=5, measured=0), run)
+    drawn = draw_turn(TurnConfig(left=("0-3",), right=("7", "8"), rows=2, columns=5, measured=0), run)
     numbers = drawn.numbers
     assert (numbers["left"], numbers["right"]) == ([0, 1, 2, 3], [7, 8])
     assert numbers["parts"] == [-1, -0.5, 0, 0.5, 1]
@@ -81,8 +81,8 @@ def test_picked_samples_make_a_picture_without_measurement(family: str, opened: 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"left": "1"}, "right is missing"),
-        ({"left": "1", "right": "b"}, "right is 'b'"),
+        ({"left": ("1",)}, "right is missing"),
+        ({"left": ("1",), "right": ("b",)}, "right is 'b'"),
         ({"columns": 4}, "columns is 4"),
         ({"exemplars": 9, "search": 8}, "exemplars is 9"),
         ({"measured": -1}, "measured is -1"),
@@ -94,6 +94,6 @@ def test_bad_settings_name_the_way_out(settings: dict[str, object], reason: str)
 
 
 def test_a_person_has_to_choose_sides_of_what_is_no_room(opened: Opened) -> None:
-    run = replace(opened("gan"), settings={"data": {"path": "photographs"}})
+    run = with_settings(opened("gan"), {"data": {"path": "photographs"}})
     with pytest.raises(NeedsChoice, match="explore sheet"):
         draw_turn(TurnConfig(), run)

@@ -274,7 +274,7 @@ def test_figure_of_boxes_drawn_by_hand(opened: Callable[..., Trained], tmp_path:
 
 
 def test_boxes_that_only_a_person_can_draw_are_asked_for(opened: Callable[..., Trained]) -> None:
-    with pytest.raises(NeedsChoice, match="explore boxes --run"):
+    with pytest.raises(NeedsChoice, match="explore boxes "):
         draw_windows(WindowsConfig(region_name="bed"), opened())
 
 
@@ -291,7 +291,7 @@ def test_judge_says_which_samples_have_windows() -> None:
     [
         {"region_name": ""},
         {"region_name": "<b>"},
-        {"samples": 1},
+        {"search": 1},
         {"layer": 0},
         {"count": 1},
         {"random_draws": 0},

@@ -23,7 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Run directories by the name of the family, and `sample_statistics`."""
     made: dict[tuple[str, str], Path] = {}
 
-    def get(name: str, statistics: str = "paper") -> Path:
+    def get(name: str, statistics: str = "running") -> Path:
         if (name, statistics) not in made:
             own = OF_CONVOLUTIONS if "dcgan" in name else OF_DENSE_LAYERS
             settings = {key: value for key, value in TINY.items() if key not in OF_CONVOLUTIONS}

@@ -11,6 +11,7 @@ from dcgan_dist.errors import ConfigError, DcganDistError
 from dcgan_dist.generation import exporting
 from dcgan_dist.generation.exporting import check_output, export
 from dcgan_dist.generation.samples import open_samples
+from dcgan_dist.runs.run import Run
 from dcgan_dist.training.draws import draw_z, one_hot
 from dcgan_dist.training.sampling import sample_feature_maps
 from dcgan_dist.training.trained import load_generator
@@ -23,17 +24,17 @@ needs_onnx = pytest.mark.skipif(
 
 def original(run, count):
     """Return z, labels and the images that the run's generator gives for them, by the code that samples."""
-    samples = open_samples(run)
-    generator, model, _, _ = load_generator(run, samples.step)
+    samples = open_samples(Run(run))
+    generator, model, _, _ = load_generator(Run(run), samples.step)
     z = draw_z(9, "test", 0, count, model.z_dim, model.z_distribution)
     y = one_hot(torch.arange(count) % max(model.classes or 0, 1), model.classes or 0)
     return z, y, sample_feature_maps(generator, z, y, model)[0]
 
 
-@pytest.mark.parametrize(("name", "statistics"), [("cgan", "paper"), ("dcgan", "paper"), ("cdcgan", "released")])
+@pytest.mark.parametrize(("name", "statistics"), [("cgan", "running"), ("dcgan", "running"), ("cdcgan", "batch")])
 def test_a_program_of_torch_export_equals_the_original_at_every_batch_size(trained, tmp_path, name, statistics):
     run, path = str(trained(name, statistics)), tmp_path / "g.pt2"
-    assert export(open_samples(run), str(path)).difference < 1e-6
+    assert export(open_samples(Run(run)), str(path)).difference < 1e-6
     facts = {"dcgan_dist.json": ""}
     program = torch.export.load(path, extra_files=facts).module()
     told = json.loads(facts["dcgan_dist.json"])
@@ -46,12 +47,12 @@ def test_a_program_of_torch_export_equals_the_original_at_every_batch_size(train
 
 
 @needs_onnx
-@pytest.mark.parametrize(("name", "statistics"), [("gan", "paper"), ("dcgan", "paper"), ("cdcgan", "released")])
+@pytest.mark.parametrize(("name", "statistics"), [("gan", "running"), ("dcgan", "running"), ("cdcgan", "batch")])
 def test_an_onnx_runtime_gives_the_images_of_the_original_at_every_batch_size(trained, tmp_path, name, statistics):
     import onnxruntime
 
     run, path = str(trained(name, statistics)), tmp_path / "g.onnx"
-    assert export(open_samples(run), str(path)).checked_by == "onnxruntime"
+    assert export(open_samples(Run(run)), str(path)).checked_by == "onnxruntime"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["step"]) == 3
     assert list(tmp_path.iterdir()) == [path]
@@ -71,7 +72,7 @@ def test_a_program_that_gives_other_images_is_not_written(trained, tmp_path, mon
 
     monkeypatch.setattr(exporting, "_save_program", spoiled)
     with pytest.raises(DcganDistError, match=r"differ from the original's by 0\.005 of their range"):
-        export(open_samples(str(trained("gan"))), str(tmp_path / "g.pt2"))
+        export(open_samples(Run(trained("gan"))), str(tmp_path / "g.pt2"))
     assert not list(tmp_path.iterdir())
 
 

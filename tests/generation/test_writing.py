@@ -17,6 +17,7 @@ from dcgan_dist.generation import writing
 from dcgan_dist.generation.samples import BLOCK, Samples, open_samples
 from dcgan_dist.generation.writing import Output, in_class_rows, output_of, refuse_existing, write_samples
 from dcgan_dist.parallel import LocalPool
+from dcgan_dist.runs.run import Run
 
 
 def write(samples, count, path, *, form=None, workers=1, **options):
@@ -77,7 +78,7 @@ def test_a_path_that_contradicts_the_format_is_refused(path, form, message):
 @pytest.mark.parametrize("name", ["gan", "cgan"])
 def test_every_form_holds_the_same_images_and_labels(trained, tmp_path, name):
     count = 2 * BLOCK + 7
-    samples = open_samples(str(trained(name)), seed=2)
+    samples = open_samples(Run(trained(name)), seed=2)
     expected, labels = images(samples, count), samples.labels(0, count)
 
     write(samples, count, tmp_path / "x.npz")
@@ -109,20 +110,20 @@ def test_every_form_holds_the_same_images_and_labels(trained, tmp_path, name):
 
 @pytest.mark.slow
 def test_several_processes_and_one_write_the_same_bytes(trained, tmp_path):
-    samples = open_samples(str(trained("dcgan", "released")), seed=2)
+    samples = open_samples(Run(trained("dcgan", "batch")), seed=2)
     for workers in (1, 2):
         write(samples, 600, tmp_path / f"{workers}.npz", workers=workers)
     assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
 
 
 def test_progress_is_told_up_to_the_whole(trained, tmp_path):
-    reports = write(open_samples(str(trained("gan"))), 600, tmp_path / "x.npz")
+    reports = write(open_samples(Run(trained("gan"))), 600, tmp_path / "x.npz")
     assert [done for done, *_ in reports] == [256, 512, 600]
     assert reports[-1][1] == 1
 
 
 def test_the_grid_of_a_conditional_run_has_one_class_a_row(trained, tmp_path):
-    samples = open_samples(str(trained("cgan")))
+    samples = open_samples(Run(trained("cgan")))
     write(samples, 16, tmp_path / "grid.png")
     grid, each = np.asarray(Image.open(tmp_path / "grid.png")), images(samples, 16)
     assert grid.shape == (4 * 18 - 2, 4 * 18 - 2, 3)
@@ -130,24 +131,24 @@ def test_the_grid_of_a_conditional_run_has_one_class_a_row(trained, tmp_path):
         for column in range(4):
             cell = grid[18 * row : 18 * row + 16, 18 * column : 18 * column + 16]
             np.testing.assert_array_equal(cell, each[first + 2 * column])
-    write(open_samples(str(trained("cgan")), label="right"), 4, tmp_path / "right.png")
+    write(open_samples(Run(trained("cgan")), label="right"), 4, tmp_path / "right.png")
     assert Image.open(tmp_path / "right.png").size == (34, 34)
 
 
 def test_a_grid_of_fewer_images_than_two_a_class_is_a_plain_one(trained, tmp_path):
-    write(open_samples(str(trained("cgan"))), 3, tmp_path / "three.png")
+    write(open_samples(Run(trained("cgan"))), 3, tmp_path / "three.png")
     assert Image.open(tmp_path / "three.png").size == (2 * 18 - 2, 2 * 18 - 2)
 
 
 def test_the_samples_of_an_archive_are_drawn_again_from_its_z(trained, tmp_path):
-    samples = open_samples(str(trained("cgan")), seed=3)
+    samples = open_samples(Run(trained("cgan")), seed=3)
     write(samples, 70, tmp_path / "x.npz")
-    again = open_samples(str(trained("cgan")), seed=4, z_file=str(tmp_path / "x.npz"))
+    again = open_samples(Run(trained("cgan")), seed=4, z_file=str(tmp_path / "x.npz"))
     np.testing.assert_array_equal(images(again, 70), images(samples, 70))
 
 
 def test_a_slash_at_the_end_replaces_no_file(trained, tmp_path):
-    write(open_samples(str(trained("gan"))), 4, tmp_path / "x.png")
+    write(open_samples(Run(trained("gan"))), 4, tmp_path / "x.png")
     with pytest.raises(ConfigError, match="exists"):
         refuse_existing(output_of(f"{tmp_path}/x.png/"), overwrite=False)
 
@@ -162,20 +163,20 @@ def test_a_grid_too_large_to_be_looked_at_is_refused_before_anything_is_computed
     with pytest.raises(
         ConfigError, match=re.escape("count is 10000000: a grid of images of 16 pixels has at most 308,641")
     ):
-        write(open_samples(str(trained("gan"))), 10_000_000, tmp_path / "grid.png")
+        write(open_samples(Run(trained("gan"))), 10_000_000, tmp_path / "grid.png")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.npz", "folder", "set/x.tar"])
 def test_an_output_that_exists_is_refused_and_replaced_when_asked(trained, tmp_path, name):
-    samples = open_samples(str(trained("gan")))
+    samples = open_samples(Run(trained("gan")))
     path = tmp_path / name
     write(samples, 5, path)
     before = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
     with pytest.raises(ConfigError, match="exists: name another one, or give --overwrite"):
-        write(open_samples(str(trained("gan")), seed=1), 5, path)
+        write(open_samples(Run(trained("gan")), seed=1), 5, path)
     assert {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()} == before
-    write(open_samples(str(trained("gan")), seed=1), 4, path, overwrite=True)
+    write(open_samples(Run(trained("gan")), seed=1), 4, path, overwrite=True)
     after = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
     assert after != before
     assert not [each for each in tmp_path.rglob(".*") if each.name.startswith(".")]
@@ -221,11 +222,11 @@ def test_a_folder_that_was_being_replaced_by_a_killed_process_is_put_right(train
 
 
 def test_a_hidden_folder_of_other_files_is_not_taken_for_one_that_was_replaced(trained, tmp_path):
-    write(open_samples(str(trained("gan"))), 4, tmp_path / "x")
+    write(open_samples(Run(trained("gan"))), 4, tmp_path / "x")
     (tmp_path / ".x.former").mkdir()
     (tmp_path / ".x.former" / "letter.txt").write_text("dear")
     with pytest.raises(ConfigError, match=r"\.x\.former' holds other files, such as 'letter.txt'"):
-        write(open_samples(str(trained("gan"))), 5, tmp_path / "x", overwrite=True)
+        write(open_samples(Run(trained("gan"))), 5, tmp_path / "x", overwrite=True)
     assert (tmp_path / ".x.former" / "letter.txt").read_text() == "dear"
 
 
@@ -234,7 +235,7 @@ def test_a_folder_with_other_files_is_never_overwritten(trained, tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     for path, form in ((tmp_path / "mine", None), (tmp_path / "mine", "shards"), (tmp_path / "mine" / "x.tar", None)):
         with pytest.raises(ConfigError, match=r"holds other files, such as 'letter.txt'"):
-            write(open_samples(str(trained("gan"))), 5, path, form=form, overwrite=True)
+            write(open_samples(Run(trained("gan"))), 5, path, form=form, overwrite=True)
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
 
 
@@ -247,7 +248,7 @@ def test_shards_without_a_folder_of_their_own_are_refused_with_the_rule(tmp_path
 
 @pytest.mark.parametrize("name", ["x", "x.png", "x.npz"])
 def test_what_came_to_the_output_while_it_was_made_is_not_replaced(trained, tmp_path, name):
-    samples, path = open_samples(str(trained("gan"))), tmp_path / name
+    samples, path = open_samples(Run(trained("gan"))), tmp_path / name
 
     def come(done: int, share: float, bad: int, found: int) -> None:
         (path / "mine").mkdir(parents=True) if name == "x" else path.write_text("mine")
@@ -262,7 +263,7 @@ def test_the_unfinished_work_of_prepare_of_the_same_name_stays(trained, tmp_path
     work = tmp_path / ".x.unfinished"
     work.mkdir()
     (work / "rooms-000000.tar").write_bytes(b"work")
-    write(open_samples(str(trained("gan"))), 8, tmp_path / "x")
+    write(open_samples(Run(trained("gan"))), 8, tmp_path / "x")
     assert (work / "rooms-000000.tar").read_bytes() == b"work"
 
 
@@ -271,7 +272,7 @@ def test_an_interrupted_output_leaves_nothing(trained, tmp_path, name, monkeypat
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    samples = open_samples(str(trained("gan")))
+    samples = open_samples(Run(trained("gan")))
     with pytest.raises(KeyboardInterrupt):
         write_samples(samples, 600, output_of(str(tmp_path / name)), pool=LocalPool(1), report=fail)
     assert not list(tmp_path.iterdir())
@@ -279,7 +280,7 @@ def test_an_interrupted_output_leaves_nothing(trained, tmp_path, name, monkeypat
 
 def test_interrupted_shards_go_on_from_those_that_are_finished(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "SHARD_SIZE", BLOCK)
-    samples = open_samples(str(trained("gan")))
+    samples = open_samples(Run(trained("gan")))
 
     def stop(done: int, *_: object) -> None:
         if done > BLOCK:
@@ -297,7 +298,7 @@ def test_interrupted_shards_go_on_from_those_that_are_finished(trained, tmp_path
 
 
 def test_two_at_work_on_one_folder_do_not_disturb_each_other(trained, tmp_path):
-    samples = open_samples(str(trained("gan")))
+    samples = open_samples(Run(trained("gan")))
 
     def second(*_: object) -> None:
         with pytest.raises(DataError, match="is being made by another process"):

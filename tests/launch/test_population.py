@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.ray_tune import DONOR_NAME, _Population, to_tune, told
-from dcgan_dist.results.checkpoints import name_of, read_checkpoint
-from dcgan_dist.results.run_directory import read_metrics
+from dcgan_dist.runs.checkpoints import name_of, read_checkpoint
+from dcgan_dist.runs.run import Run
 from dcgan_dist.sweeps.exploit import Donor
 from dcgan_dist.sweeps.ledger import Ledger
 from dcgan_dist.sweeps.record import TrialRecord
@@ -53,7 +53,7 @@ def assert_exploited(folder: Path, found: dict[str, dict[str, Any]]) -> None:
         assert ours.keys() == theirs.keys()
         assert all((ours[key] == theirs[key]).all() for key in ours)
     assert bad["parameters"]["optim.lr"] in LRS[:3]
-    rows = read_metrics(str(folder / "trials/t0003"))
+    rows = Run(folder / "trials/t0003").rows()
     before = [row for row in rows if row["step"] <= 32]
     after = [row for row in rows if row["step"] > parent["step"]]
     assert {row["lr"] for row in before} == {1e-7}

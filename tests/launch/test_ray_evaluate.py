@@ -69,7 +69,7 @@ def test_trials_of_the_supervised_control_over_a_cluster_that_loses_a_worker_are
 ) -> None:
     shutil.copytree(finished_run(1), tmp_path / "run")
     # The features of the first command are in the cache then: the tasks of the second are trials alone.
-    words = ["--images=200", "--baselines=cnn", "--trials=3", "--epochs=10", "--cs=1e-2", "--cache=cache"]
+    words = ["--count=200", "--baselines=cnn", "--trials=3", "--epochs=10", "--cs=1e-2", "--cache=cache"]
     _, alone = evaluate(tmp_path, words)
     cluster = {**ray_cluster.environment, "RAY_ADDRESS": ray_cluster.address}
     process = start(tmp_path, [*words, "--cluster.workers=2"], cluster)

@@ -37,7 +37,7 @@ SWEEP = {
     "schedule": "fifo",
     "objective": "stability",
     "score.task": "none",
-    "score.samples": 0,
+    "score.count": 0,
     "concurrent": 2,
     "space": {"optim.lr, optim.beta1": {"grid": POINTS}},
 }
@@ -225,7 +225,7 @@ def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_goes_on(dri
 
 
 def test_an_impatient_second_signal_ends_a_sweep_at_once_with_true_statuses(drive: Callable[..., Driver]) -> None:
-    driver = drive(space={"training.steps": {"grid": [LONG]}}, workers_per_trial=2)
+    driver = drive(space={"training.steps": {"grid": [LONG]}}, **{"cluster.workers": 2})
     driver.until(lambda found: any(trial.get("step", 0) > 0 for trial in found.values()))
     driver.process.send_signal(signal.SIGINT)
     time.sleep(1.1)
@@ -237,10 +237,10 @@ def test_an_impatient_second_signal_ends_a_sweep_at_once_with_true_statuses(driv
 
 
 def test_more_than_the_cluster_has_is_refused_in_a_line(drive: Callable[..., Driver]) -> None:
-    driver = drive(workers_per_trial=4)
+    driver = drive(**{"cluster.workers": 4})
     code, _, err = driver.finish()
     assert (code, err.count("\n")) == (2, 1), err
-    assert "workers_per_trial is 4, 1 CPU each, but the cluster has 2 CPUs and 0 GPUs" in err
+    assert "cluster.workers is 4, 1 CPU each, but the cluster has 2 CPUs and 0 GPUs" in err
     assert not driver.folder.exists()
 
 
@@ -250,8 +250,8 @@ def test_more_than_the_cluster_has_is_refused_in_a_line(drive: Callable[..., Dri
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"gpus_per_trial": 0.5}, "workers_per_trial is 1, 1 CPU and 0.5 GPUs each, but the cluster has 2 CPUs and 0"),
-        ({"workers_per_trial": 2, "cpus_per_trial": 1.6}, "2, 1.6 CPUs each, but the cluster has 2 CPUs and 0 GPUs"),
+        ({"gpus_per_trial": 0.5}, "cluster.workers is 1, 1 CPU and 0.5 GPUs each, but the cluster has 2 CPUs and 0"),
+        ({"cluster.workers": 2, "cpus_per_trial": 1.6}, "2, 1.6 CPUs each, but the cluster has 2 CPUs and 0 GPUs"),
     ],
 )
 def test_trials_that_fit_on_no_host_are_refused(settings: dict[str, Any], says: str) -> None:

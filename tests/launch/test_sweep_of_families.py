@@ -29,8 +29,8 @@ SPACE = {
 def test_networks_of_both_kinds_are_trained_by_workers_scored_judged_and_shown(drive: Callable[..., Driver]) -> None:
     driver = drive(
         **{"model.ngf": PLAIN.ngf, "model.ndf": PLAIN.ndf},  # the family without convolutions has no others
-        **{"workers_per_trial": 2, "training.steps": 12, "milestones": 1, "space": SPACE},
-        **{"objective": "coverage,representation", "score.task": "rooms", "score.images": 300, "score.samples": 100},
+        **{"cluster.workers": 2, "training.steps": 12, "milestones": 1, "space": SPACE},
+        **{"objective": "coverage,representation", "score.task": "rooms", "score.data_count": 300, "score.count": 100},
         **{"score.labels_per_class": 5, "score.draws": 2, "score.finalists": 0},
     )
     code, out, err = driver.finish()

@@ -16,7 +16,7 @@ from tests.launch.test_ray_tune import LONG, Driver, drive, run_status, trials
 __all__ = ["drive"]  # a fixture
 
 pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a trial are slow to start
-PAIR = {"workers_per_trial": 2, "schedule": "asha", "training.steps": 24, "milestones": 2}
+PAIR = {"cluster.workers": 2, "schedule": "asha", "training.steps": 24, "milestones": 2}
 
 
 def trial_processes(cluster: RayCluster) -> list[int]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dcgan_dist.config import Config, override
-from dcgan_dist.results.run_directory import open_run
-from dcgan_dist.results.scores import add_scores
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.writer import open_run
 
 ENVIRONMENT = {"dcgan_dist": "0.1.0", "torch": "2.13.0+cpu", "host": "example"}
 
@@ -51,4 +51,4 @@ def make_run(
 def add_score(location: str | Path, task: str, step: int | None, value: float, **fields: Any) -> None:
     metrics = {"accuracy": {"value": value, "ci95": [value - 1, value + 1], "n": 100}}
     entry = {"step": step, "method": "dcgan", "protocol": "full", "checkpoint_digest": "ab", "metrics": metrics}
-    add_scores(str(location), task, [entry | fields])
+    Run(location).add_scores(task, [entry | fields])

@@ -23,8 +23,8 @@ from dcgan_dist.errors import InputError
 from dcgan_dist.results import aggregate
 from dcgan_dist.results.aggregate import Parent, Pile, Trial, collect, read_image
 from dcgan_dist.results.reading import FigureFile, parse_plain_yaml
-from dcgan_dist.results.run_directory import open_run
 from dcgan_dist.results.stability import judge
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
 from tests.results.piles import add_score, make_run, metrics_row
@@ -40,6 +40,16 @@ def read(folder: Path) -> Trial:
 
 
 # What is there
+
+
+def test_a_run_of_an_earlier_version_differs_by_none_of_its_spellings(tmp_path):
+    run = make_run(tmp_path / "rooms", optim__lr=1e-3)
+    text = (run / "config.yaml").read_text()
+    assert "sample_statistics: running" in text
+    (run / "config.yaml").write_text(text.replace("sample_statistics: running", "sample_statistics: paper"))
+    trial = read(tmp_path)
+    assert trial.settings["model.sample_statistics"] == "running"
+    assert set(trial.changed) == {"optim.lr"}
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path):

@@ -1,5 +1,5 @@
 """The object store and the locations of the tests of results, for the ledger of a sweep too."""
 
-from tests.results.conftest import location, s3_server
+from tests.runs.conftest import location, s3_server
 
 __all__ = ["location", "s3_server"]

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from dcgan_dist.config import SweepConfig, override
-from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError, Stopped, StorageError
-from dcgan_dist.results.run_directory import open_run
-from dcgan_dist.results.status import read_status
+from dcgan_dist.errors import ConfigError, DataError, InputError, RunDirectoryError, Stopped, StorageError
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, read_sweep, trial_location
 from tests.conftest import fill
 
@@ -165,7 +165,7 @@ def test_a_second_living_driver_is_refused_and_a_dead_one_is_taken_over(
     config = override(CONFIG, {"trials": 10**6})
     with Ledger.open(config, location) as ledger:
         assert ledger.resumed
-        status = read_status(location)
+        status = Run(location).status
         assert status is not None
         assert (status["status"], status["pid"]) == ("running", os.getpid())
 
@@ -193,7 +193,7 @@ def test_a_driver_that_lost_the_directory_to_another_writes_no_more(tmp_path: Pa
         ({"seed": 1}, "seed 0, not 1"),
         ({"milestones": 5}, "milestones 4, not 5"),
         ({"model.ngf": 64, "optim.beta1": 0.9}, r"model.ngf 128, not 64 \(optim.beta1 differ too\)"),
-        ({"score.samples": 100}, "score.samples 500, not 100"),
+        ({"score.count": 100}, "score.count 500, not 100"),
         ({"trials": 1}, "has 2 trials already: trials is 1"),
     ],
 )
@@ -209,7 +209,7 @@ def test_the_directory_of_another_sweep_is_refused_and_stays_as_it_was(
     assert "\n" not in str(caught.value)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert after["sweep.json"] == files["sweep.json"]
-    status = read_status(str(tmp_path))
+    status = Run(tmp_path).status
     assert status is not None
     assert (status["status"], status["locked"]) == ("finished", False)
 
@@ -220,6 +220,24 @@ def test_settings_that_leave_the_trials_as_they_are_may_differ_when_a_sweep_goes
     written_otherwise = {"space": {"optim.lr": {"loguniform": [0.00001, "0.1"]}}, "data.workers": 2}
     with Ledger.open(override(CONFIG, changes | written_otherwise), str(tmp_path)) as ledger:
         assert ledger.trials_wanted == 9
+
+
+def test_a_sweep_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    config = override(CONFIG, {"cluster.workers": 2, "score.count": 100, "model.sample_statistics": "batch"})
+    with Ledger.open(config, str(tmp_path)) as ledger:
+        parameters = {"optim.lr": 0.1, "model.sample_statistics": "batch"}
+        ledger.start(TrialRecord(trial="t0000", parameters=parameters, steps=9))
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    settings = content["settings"]
+    settings |= {"cluster.workers": 1, "workers_per_trial": settings["cluster.workers"]}
+    settings |= {"score.images": settings.pop("score.data_count"), "score.samples": settings.pop("score.count")}
+    settings["model.sample_statistics"] = content["trials"][0]["parameters"]["model.sample_statistics"] = "released"
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    with Ledger.open(config, str(tmp_path)) as ledger:
+        assert ledger.records["t0000"].parameters == parameters
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    with pytest.raises(RunDirectoryError, match=r"cluster\.workers 2, not 1"):
+        Ledger.open(override(config, {"cluster.workers": 1}), str(tmp_path))
 
 
 def test_a_folder_of_other_things_or_of_a_run_is_refused_untouched(tmp_path: Path) -> None:
@@ -273,7 +291,7 @@ def test_a_sweep_that_is_broken_off_says_why(tmp_path: Path, error: BaseExceptio
 
     with pytest.raises(type(error)):
         work()
-    found, of_driver = read(str(tmp_path)), read_status(str(tmp_path))
+    found, of_driver = read(str(tmp_path)), Run(tmp_path).status
     assert of_driver is not None
     assert (found["status"], found["reason"]) == (of_driver["status"], of_driver["reason"]) == (status, reason)
     assert found["trials"][0]["status"] == "running"
@@ -306,7 +324,7 @@ def test_a_grid_wants_as_many_trials_as_it_has_points(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["s3"], indirect=True)
 def test_a_bucket_that_does_not_exist_is_one_line(location: str) -> None:
-    with pytest.raises((RunDirectoryError, StorageError), match=r"does the bucket exist|NoSuchBucket") as caught:
+    with pytest.raises(DataError, match="does the bucket exist") as caught:
         Ledger.open(CONFIG, location.replace("s3://results", "s3://no-such-bucket"))
     assert "\n" not in str(caught.value)
 
@@ -346,7 +364,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_a_whole_ledger_that_goes_on
     with pytest.raises(StorageError, match="No space left") as caught:
         sweep()
     assert "\n" not in str(caught.value)
-    status = read_status(location)
+    status = Run(location).status
     assert status is not None
     assert (status["status"], status["reason"], status["locked"]) == ("failed", str(caught.value), False)
     assert read(location)["trials"][0]["objective"] == 0.5

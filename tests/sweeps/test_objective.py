@@ -112,8 +112,8 @@ def test_other_scores_can_be_made_known() -> None:
     ("text", "score", "message"),
     [
         ("representation", ScoreConfig(task="none"), "score.task is none"),
-        ("stability,coverage", ScoreConfig(samples=0), "coverage, but score.samples is 0"),
-        ("frechet_distance", ScoreConfig(samples=500), "score.samples is 500: take 5000 or more"),
+        ("stability,coverage", ScoreConfig(count=0), "coverage, but score.count is 0"),
+        ("frechet_distance", ScoreConfig(count=500), "score.count is 500: take 5000 or more"),
     ],
 )
 def test_a_score_that_no_trial_will_have_is_refused_before_any_starts(
@@ -121,7 +121,7 @@ def test_a_score_that_no_trial_will_have_is_refused_before_any_starts(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Objective.parse(text).check(score)
-    Objective.parse(text).check(ScoreConfig(samples=5000))
+    Objective.parse(text).check(ScoreConfig(count=5000))
     Objective.parse("stability").check(score)
 
 

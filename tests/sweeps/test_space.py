@@ -165,7 +165,7 @@ def test_optuna_finds_a_minimum_that_a_random_search_of_the_same_size_misses() -
         ({"optm.lr": {"choice": [1]}}, "unknown setting optm.lr .* did you mean optim.lr"),
         ({"lr": {"choice": [1]}}, "did you mean optim.lr"),
         ({"trials": {"choice": [1]}}, "trials cannot be searched: it is the same for all trials"),
-        ({"score.images": {"choice": [1]}}, "score.images cannot be searched"),
+        ({"score.data_count": {"choice": [1]}}, "score.data_count cannot be searched"),
         ({"training.epochs": {"choice": [1]}, "training.steps": {"choice": [9]}}, "both training.epochs and training"),
         (
             {"optim.lr": {"choice": [1]}, "model.slope": {"choice": [0], "when": {"optim.lr": [2, 3]}}},
@@ -176,7 +176,7 @@ def test_optuna_finds_a_minimum_that_a_random_search_of_the_same_size_misses() -
             "model.slope when optim.lr is 2.0, which optim.lr never is",
         ),
         ({"run_dir": {"choice": ["a"]}}, "run_dir cannot be searched"),
-        ({"cluster.workers": {"choice": [1]}}, "workers_per_trial"),
+        ({"cluster.workers": {"choice": [1]}}, "cluster.workers cannot be searched: it is the same for all trials"),
         ({"optim.lr": [1, 2]}, "give one of uniform"),
         ({"optim.lr": {"normal": [0, 1]}}, "give one of uniform"),
         ({"optim.lr": {"uniform": [0, 1], "choice": [1]}}, "give one of uniform"),
@@ -243,3 +243,14 @@ def test_settings_of_a_run_are_the_sweeps_own_with_the_trials_values_over_them()
     made = flatten(override(Config(), settings))
     changed = {key: value for key, value in made.items() if value != flatten(Config())[key]}
     assert changed == {"optim.beta2": 0.9, "optim.lr": 0.5, "training.steps": 7, "name": "sweep"}
+
+
+def test_values_of_an_earlier_version_are_read_as_those_of_today() -> None:
+    spaces = [
+        {
+            "model.sample_statistics": {"grid": list(statistics)},
+            "model.slope": {"choice": [0.1, 0.2], "when": {"model.sample_statistics": statistics[0]}},
+        }
+        for statistics in (("paper", "released"), ("running", "batch"))
+    ]
+    assert Space.parse(spaces[0]) == Space.parse(spaces[1])

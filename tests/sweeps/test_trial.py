@@ -17,7 +17,7 @@ import torch
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig, flatten
 from dcgan_dist.errors import ConfigError
-from dcgan_dist.results.run_directory import open_run
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.trial import (
     Milestones,
     TrialEnd,
@@ -33,7 +33,7 @@ SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
 
 
 def make_sweep(**settings: object) -> SweepConfig:
-    given = {"space": SPACE, "milestones": 3, "objective": "stability", "score.task": "none", "score.samples": 0}
+    given = {"space": SPACE, "milestones": 3, "objective": "stability", "score.task": "none", "score.count": 0}
     return build_settings(SweepConfig, {**TINY, **given, **settings})
 
 
@@ -105,7 +105,7 @@ def test_a_value_outside_its_check_leaves_a_run_directory_that_says_so(tmp_path:
 def test_every_milestone_is_told_with_its_checkpoint_grid_scores_and_verdict(tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
     scoring = {"score.task": "rooms", "score.data": "rooms:256", "score.labels_per_class": 5, "score.draws": 2}
-    plan = make_plan(tmp_path, **{"objective": "representation", "score.samples": 100, **scoring})
+    plan = make_plan(tmp_path, **{"objective": "representation", "score.count": 100, **scoring})
     end = go(plan, noting(told))
     assert (end.status, end.reason) == ("finished", "")
     results = [*told, end.result]
@@ -127,7 +127,7 @@ def test_every_milestone_is_told_with_its_checkpoint_grid_scores_and_verdict(tmp
 
 def test_samples_are_compared_with_all_images_where_there_are_fewer(tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
-    end = go(make_plan(tmp_path, **{"objective": "coverage", "score.samples": 500}), noting(told))
+    end = go(make_plan(tmp_path, **{"objective": "coverage", "score.count": 500}), noting(told))
     assert end.status == "finished", end.reason
     entries = json.loads((tmp_path / "scores.json").read_text())["fidelity"]
     assert {entry["metrics"]["coverage"]["n"] for entry in entries} == {256}
@@ -156,7 +156,7 @@ def test_samples_that_differed_and_grow_alike_have_collapsed_before_the_end(
 ) -> None:
     lines = [{"step": step, "loss_d": 1.0, "loss_g": 1.0, "d_real": 0.7, "d_fake": 0.3} for step in range(1, 37)]
     rows = [line | {"time_s": 1.0, "sample_distance": 0.5 if line["step"] < 10 else 0.05} for line in lines]
-    monkeypatch.setattr("dcgan_dist.sweeps.trial.read_metrics", lambda location: rows)
+    monkeypatch.setattr("dcgan_dist.runs.run.Run.rows", lambda self: rows)
     plan = make_plan(tmp_path, **{"training.steps": 36})
     watcher = Milestones(plan, torch.device("cpu"), lambda result: True, lambda: False, lambda step, steps: None)
     result = watcher.measure(24)

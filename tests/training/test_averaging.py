@@ -20,6 +20,7 @@ from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import Config
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.models import build_networks, initialise
+from dcgan_dist.runs.run import Run
 from dcgan_dist.training.averaging import GeneratorAverage, kept_share
 from dcgan_dist.training.sampling import fixed_inputs, make_grid, sample_feature_maps, to_uint8
 from dcgan_dist.training.trained import load_generator
@@ -62,7 +63,7 @@ def test_a_decay_means_the_same_for_every_size_of_batches(sizes: list[int]) -> N
 
 def test_each_checkpoint_holds_the_average_of_the_generators_before_it(averaged: Path) -> None:
     """Weights by the definition, image by image, in float64 from the generators of all steps."""
-    model = load_generator(str(averaged), 1, "raw").model
+    model = load_generator(Run(averaged), 1, "raw").model
     start, _ = build_networks(model)
     initialise(start, model, 0)
     expected = {name: value.double() for name, value in start.state_dict().items()}
@@ -91,7 +92,7 @@ def test_averaging_changes_nothing_of_the_training(averaged: Path, tmp_path: Pat
 
 def test_grids_are_drawn_by_the_average_and_beside_them_by_the_raw_weights(averaged: Path) -> None:
     for grid, weights in (("step-00000020.png", "average"), ("raw-step-00000020.png", "raw")):
-        generator, model, _, found = load_generator(str(averaged), 20, weights)
+        generator, model, _, found = load_generator(Run(averaged), 20, weights)
         assert found == weights
         z, y = fixed_inputs(model, 0, 9)
         images, _ = sample_feature_maps(generator, z, y, model)
@@ -222,7 +223,7 @@ def test_samples_figures_and_exports_take_the_average_unless_they_are_told_other
 
 def test_scores_of_both_weights_stand_beside_each_other(averaged: Path, tmp_path: Path) -> None:
     run = shutil.copytree(averaged, tmp_path / "run")
-    words = [f"--run={run}", "--task=fidelity", "--samples=100", "--data=rooms:200", "--test-data=rooms:150"]
+    words = [f"--run={run}", "--task=fidelity", "--count=100", "--data=rooms:200", "--test-data=rooms:150"]
     for more in ([], ["--weights=raw"], ["--weights=raw"]):
         assert evaluate.main([*words, *more]) == 0
     entries = json.loads((run / "scores.json").read_text())["fidelity"]
@@ -236,12 +237,12 @@ def test_averaged_weights_of_a_run_without_any_are_one_line(
 ) -> None:
     run = finished_run(1)
     with pytest.raises(ConfigError, match=r"training\.average was 0"):
-        load_generator(str(run), 24, "average")
+        load_generator(Run(run), 24, "average")
     for command, words in (
         (sample, [f"--output={tmp_path / 'a.png'}"]),
         (export, [f"--output={tmp_path / 'a.pt2'}"]),
         (explore, [f"--output={tmp_path / 'figures'}"]),
-        (evaluate, ["--task=fidelity", "--samples=10"]),
+        (evaluate, ["--task=fidelity", "--count=10"]),
     ):
         front = ["walk"] if command is explore else []
         assert command.main([*front, f"--run={run}", "--weights=average", *words]) == 2

@@ -14,7 +14,7 @@ from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import Config
 from dcgan_dist.distributed import World
 from dcgan_dist.errors import Diverged, Stopped
-from dcgan_dist.results.checkpoints import read_checkpoint
+from dcgan_dist.runs.checkpoints import read_checkpoint
 from dcgan_dist.training.trainer import train
 from tests.conftest import TINY, metrics
 

@@ -20,14 +20,15 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
-from dcgan_dist.results import run_directory, status
-from dcgan_dist.results.run_directory import RunDirectory, open_run, read_metrics, read_status
 from dcgan_dist.results.walking import find
+from dcgan_dist.runs import lease, writer
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.writer import RunWriter, open_run
 from dcgan_dist.storage import folder
 from dcgan_dist.storage.folder import RemoteFolder
 from tests.conftest import fill
-from tests.results.conftest import StartWriter
-from tests.results.test_events import read as read_scalars
+from tests.runs.conftest import StartWriter
+from tests.runs.test_events import read as read_scalars
 
 
 def tensors(folder: Path) -> None:
@@ -67,8 +68,8 @@ def test_reopened_run_finds_what_was_written(location: str, tmp_path: Path) -> N
         run.append_metrics({"step": 20, "loss_d": 0.125})
         assert read_scalars(run.local) == {"loss_d": [(10, 0.5), (20, 0.125)]}
         run.set_status("finished", step=20)
-    assert read_metrics(location) == [{"step": 10, "loss_d": 0.5}, {"step": 20, "loss_d": 0.125}]
-    found = read_status(location)
+    assert Run(location).rows() == [{"step": 10, "loss_d": 0.5}, {"step": 20, "loss_d": 0.125}]
+    found = Run(location).status
     assert found is not None
     assert (found["status"], found["step"], found["locked"]) == ("finished", 20, False)
     assert not list(tmp_path.glob("scratch */*"))  # temporary folders are gone
@@ -121,7 +122,7 @@ def test_run_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
             assert rest.endswith("finished\n"), rest  # also of one that had nothing left to do
     assert starts == sorted(starts)
     assert starts[-1] > 0
-    assert read_metrics(location) == [{"step": step, "loss_d": 1 / step} for step in range(1, steps + 1)]
+    assert Run(location).rows() == [{"step": step, "loss_d": 1 / step} for step in range(1, steps + 1)]
     with open_run(location) as run:
         assert [step for step, _ in read_scalars(run.local)["loss_d"]] == list(range(1, steps + 1))
         newest = run.newest_checkpoint()
@@ -150,7 +151,7 @@ def test_rewind_drops_lines_events_grids_and_checkpoints_beyond_the_step_and_a_t
             run.commit_checkpoint(step, tensors, {})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss')
-    assert [row["step"] for row in read_metrics(str(tmp_path))] == [10, 20, 30, 40]
+    assert [row["step"] for row in Run(tmp_path).rows()] == [10, 20, 30, 40]
     with open_run(str(tmp_path)) as run:
         run.rewind(20)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10, "loss_d": 5.0}\n{"step": 20, "loss_d": 10.0}\n'
@@ -185,8 +186,8 @@ def test_metrics_are_strict_json_with_null_for_what_is_not_finite(tmp_path: Path
 def test_damaged_line_of_metrics_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(RunDirectoryError, match=r"metrics.jsonl is damaged in line 2"):
-        read_metrics(str(tmp_path))
-    assert read_metrics(str(tmp_path / "none")) == []
+        Run(tmp_path).rows()
+    assert Run(tmp_path / "none").rows() == []
 
 
 def test_images_are_png_of_the_same_values(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_local_locations_are_absolute_folders(tmp_path: Path, form: str, monkeyp
         assert run.local == folder
         assert run.location == location
         run.set_status("finished")
-    assert read_status(location)["status"] == "finished"  # type: ignore[index]
+    assert Run(location).status["status"] == "finished"  # type: ignore[index]
 
 
 def test_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -268,7 +269,7 @@ def test_missing_package_for_s3_names_the_extra() -> None:
     code = """
 import sys
 sys.modules["s3fs"] = None
-from dcgan_dist.results.run_directory import open_run
+from dcgan_dist.runs.writer import open_run
 try:
     open_run("s3://results/x")
 except ValueError as error:
@@ -279,7 +280,7 @@ except ValueError as error:
 
 
 def test_results_import_no_torch() -> None:
-    code = "import sys, dcgan_dist.results.run_directory; sys.exit('torch' in sys.modules)"
+    code = "import sys, dcgan_dist.runs.writer; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -335,20 +336,20 @@ def test_on_object_storage_state_comes_last_and_metrics_before(
 def test_background_upload_brings_metrics_to_object_storage_without_being_asked(
     s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_directory, "UPLOAD_SECONDS", 0.05)
-    monkeypatch.setattr(status, "REMOTE_HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "UPLOAD_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "REMOTE_HEARTBEAT_SECONDS", 0.05)
     with open_run("s3://results/run") as run:
-        opened = read_status("s3://results/run")
+        opened = Run("s3://results/run").status
         run.append_metrics({"step": 10, "loss_d": 1.0})
         run.write_image("real", np.zeros((4, 4, 3), np.uint8))
         run.set_status("running", step=10)
         give_up = time.monotonic() + 20
         while time.monotonic() < give_up:
-            found = read_status("s3://results/run")
+            found = Run("s3://results/run").status
             if "run/samples/real.png" in objects() and found is not None and found.get("step") == 10:
                 break
             time.sleep(0.05)
-        assert read_metrics("s3://results/run") == [{"step": 10, "loss_d": 1.0}]
+        assert Run("s3://results/run").rows() == [{"step": 10, "loss_d": 1.0}]
         assert found is not None
         assert opened is not None
         assert found["heartbeat"] > opened["heartbeat"]
@@ -357,7 +358,7 @@ def test_background_upload_brings_metrics_to_object_storage_without_being_asked(
 def test_upload_that_fails_again_and_again_comes_out_of_the_next_call(
     s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_directory, "UPLOAD_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "UPLOAD_SECONDS", 0.05)
     run = open_run("s3://results/run")
     s3_server.stop()
     run.append_metrics({"step": 1, "loss_d": 1.0})
@@ -442,7 +443,7 @@ def test_damaged_run_is_left_as_it_is_until_it_is_to_be_set_aside_and_then_nothi
         newest = run.go_back("set-aside", 20)
     step = newest.step if newest else 0
     assert step == {"all cut": 0, "all gone": 0, "one of a later step": 60}.get(damage, 40)
-    assert [row["step"] for row in read_metrics(str(tmp_path))] == list(range(10, step + 1, 10))
+    assert [row["step"] for row in Run(tmp_path).rows()] == list(range(10, step + 1, 10))
     assert set(before.values()) <= set(contents(tmp_path).values())
     with open_run(str(tmp_path)) as run:  # and that was all
         again = run.go_back("refuse", 20)
@@ -462,7 +463,7 @@ def test_what_a_killed_process_wrote_beyond_its_checkpoint_is_no_damage(tmp_path
         run.commit_checkpoint(61, tensors, {"last_logged": 500})
     with open_run(str(tmp_path)) as run:
         assert run.go_back("refuse", 20) == run.newest
-        assert read_metrics(str(tmp_path))[-1]["step"] == 60
+        assert Run(tmp_path).rows()[-1]["step"] == 60
 
 
 def test_damaged_lines_of_metrics_stay_where_they_are(tmp_path: Path) -> None:
@@ -501,7 +502,7 @@ def test_damaged_status_keeps_nobody_out_and_ends_no_running_writer(tmp_path: Pa
         (tmp_path / "status.json").write_bytes(content)
         run.commit_checkpoint(21, tensors, {})
         run.set_status("running", step=21)
-        assert read_status(str(tmp_path))["step"] == 21  # type: ignore[index]
+        assert Run(tmp_path).status["step"] == 21  # type: ignore[index]
 
 
 def test_pruning_leaves_alone_what_no_run_has_written(tmp_path: Path) -> None:
@@ -558,7 +559,7 @@ def test_damaged_run_on_object_storage_loses_nothing_either(s3_server: ThreadedM
     after = objects()
     assert after["run/set_aside/1/config.yaml"] == b"a: ["
     assert set(before.values()) - set(after.values()) == {before["run/status.json"]}
-    assert read_metrics("s3://results/run")[-1]["step"] == 40
+    assert Run("s3://results/run").rows()[-1]["step"] == 40
 
 
 @pytest.mark.parametrize(
@@ -571,7 +572,7 @@ def test_damaged_run_on_object_storage_loses_nothing_either(s3_server: ThreadedM
     ],
 )
 def test_full_disk_is_one_line_with_a_true_status_and_nothing_half_written(
-    small_disk: Path, write: Callable[[RunDirectory], object]
+    small_disk: Path, write: Callable[[RunWriter], object]
 ) -> None:
     folder = small_disk / "run"
     with open_run(str(folder)) as run:
@@ -581,7 +582,7 @@ def test_full_disk_is_one_line_with_a_true_status_and_nothing_half_written(
             write(run)
         assert "\n" not in str(caught.value)
         run.set_status("failed", str(caught.value), step=1)
-    found = read_status(str(folder))
+    found = Run(folder).status
     assert found is not None
     assert (found["status"], found["reason"], found["locked"]) == ("failed", str(caught.value), False)
     assert not [path for path in folder.rglob("*") if "writing" in path.name]

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import xxhash
 
 from dcgan_dist.errors import RunDirectoryError
 from dcgan_dist.storage.files import sync_path, write_atomically, writing
+from dcgan_dist.storage.folder import Folder, LocalFolder
 
 STATE_NAME = "state.json"
 RAW = "raw-"
@@ -33,17 +34,70 @@ class IncompleteCheckpoint(RunDirectoryError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files match their digests.
+    """A complete checkpoint.
 
     Attributes:
         step: steps of training done.
-        path: local folder with its files.
-        state: content of state.json; `digest` there identifies the checkpoint.
+        folder: holds its files.
+        state: content of state.json.
+        where: its folder or URL, for messages.
     """
 
     step: int
-    path: Path
-    state: dict[str, Any]
+    folder: Folder = field(repr=False)
+    state: dict[str, Any] = field(repr=False)
+    where: str = field(compare=False)
+    _last: dict[str, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    @classmethod
+    def parse(cls, folder: Folder, content: bytes | None, where: str) -> Checkpoint:
+        """Return the checkpoint in a folder by the content of its state.json.
+
+        Raises:
+            IncompleteCheckpoint: it is missing.
+            RunDirectoryError: it is damaged.
+        """
+        state = parse_state(content, where)
+        return cls(int(state["step"]), folder, state, where)
+
+    @property
+    def path(self) -> Path:
+        """Its folder on this host."""
+        assert self.folder.path is not None
+        return self.folder.path
+
+    @property
+    def digest(self) -> str:
+        """What tells it from all others."""
+        return str(self.state["digest"])
+
+    @property
+    def images_seen(self) -> int:
+        """Real images that the networks had seen; 0 where it does not say."""
+        return int(self.state.get("images_seen", 0))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of its files, without state.json."""
+        return tuple(self.state["files"])
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file after comparing it with its digest; that of the last one read is kept.
+
+        Raises:
+            RunDirectoryError: it is damaged or gone.
+            StorageError: the storage fails.
+        """
+        if name not in self._last:
+            content = self.folder.get(name)
+            expected = self.state["files"].get(name, {}).get("xxh3_128")
+            if content is None or xxhash.xxh3_128_hexdigest(content) != expected:
+                raise RunDirectoryError(
+                    f"{self.where} is damaged: {name} is not what was written; take another step with --step"
+                )
+            self._last.clear()
+            self._last[name] = content
+        return self._last[name]
 
 
 def name_of(step: int) -> str:
@@ -159,8 +213,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         content = (path / STATE_NAME).read_bytes() if (path / STATE_NAME).exists() else None
-        state = parse_state(content, str(path))
-        for name, expected in state["files"].items():
+        found = Checkpoint.parse(LocalFolder(path), content, str(path))
+        for name, expected in found.state["files"].items():
             file = path / name
             if not file.is_file():
                 raise RunDirectoryError(f"{path} is damaged: {name} is missing")
@@ -172,7 +226,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 raise RunDirectoryError(f"{path} is damaged: the content of {name} is not what was written")
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror or error}") from error
-    return Checkpoint(int(state["step"]), path, state)
+    return found
 
 
 def remove_checkpoint(folder: Path, step: int) -> None:

@@ -9,9 +9,9 @@ import pytest
 import xxhash
 
 from dcgan_dist.errors import RunDirectoryError, StorageError
-from dcgan_dist.results.checkpoints import read_checkpoint, to_prune
-from dcgan_dist.results.run_directory import open_run
-from tests.results.conftest import StartWriter
+from dcgan_dist.runs.checkpoints import read_checkpoint, to_prune
+from dcgan_dist.runs.writer import open_run
+from tests.runs.conftest import StartWriter
 
 
 def tensors(folder: Path) -> None:

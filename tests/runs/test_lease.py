@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from dcgan_dist.errors import RunDirectoryError
-from dcgan_dist.results import status
-from dcgan_dist.results.run_directory import is_alive, mark_run, open_run, read_status
+from dcgan_dist.runs import lease
+from dcgan_dist.runs.lease import is_alive, mark_run
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import RemoteFolder
-from tests.results.conftest import StartWriter
+from tests.runs.conftest import StartWriter
 
 HOLD = """
 run = open_run(sys.argv[1], session=sys.argv[2] if len(sys.argv) > 2 else "")
@@ -40,7 +42,7 @@ def test_second_live_writer_is_refused_with_host_and_pid(location: str, start_wr
     wait_for(writer, "open")
     with pytest.raises(RunDirectoryError, match=rf"in use by process {writer.pid} on host {os.uname().nodename}"):
         open_run(location)
-    found = read_status(location)
+    found = Run(location).status
     assert found is not None
     assert found["pid"] == writer.pid
     assert is_alive(found)
@@ -155,7 +157,7 @@ time.sleep(60)
 def test_a_writer_that_another_one_forestalls_between_its_look_and_its_write_is_refused(s3_server: object) -> None:
     """On object storage, which has no locks: the write itself asks whether anything has changed."""
     url = "s3://results/forestalled"
-    second = status.Lease(RemoteFolder(url), "")
+    second = lease.Lease(RemoteFolder(url), "")
     looks: list[bytes | None] = []
 
     class Forestalled(RemoteFolder):
@@ -167,7 +169,7 @@ def test_a_writer_that_another_one_forestalls_between_its_look_and_its_write_is_
             return content
 
     with pytest.raises(RunDirectoryError, match="in use by process"):
-        status.Lease(Forestalled(url), "").take()
+        lease.Lease(Forestalled(url), "").take()
     assert looks[:2] == [None, None]
     second.confirm()
     second.renew()
@@ -176,7 +178,7 @@ def test_a_writer_that_another_one_forestalls_between_its_look_and_its_write_is_
 
 def test_writer_of_another_machine_is_judged_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(tmp_path)
-    monkeypatch.setattr("dcgan_dist.results.status.HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("dcgan_dist.runs.lease.HEARTBEAT_SECONDS", 0.1)
     with open_run(folder):
         pass
     change_status(folder, status="running", locked=True, machine="elsewhere", host="far", heartbeat=time.time() - 5)
@@ -191,7 +193,7 @@ def test_a_clock_that_jumped_neither_ends_the_right_of_a_living_writer_nor_keeps
     jump: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = str(tmp_path)
-    monkeypatch.setattr("dcgan_dist.results.status.HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr("dcgan_dist.runs.lease.HEARTBEAT_SECONDS", 0.2)
     with open_run(folder):
         pass
     elsewhere = {"status": "running", "locked": True, "machine": "elsewhere", "host": "far"}
@@ -222,24 +224,24 @@ def test_same_launch_takes_over_from_its_living_writer_which_then_writes_no_more
     assert new.newest_checkpoint().step == 1  # type: ignore[union-attr]
     new.set_status("finished", step=2)
     new.close()
-    assert read_status(folder)["status"] == "finished"  # type: ignore[index]
+    assert Run(folder).status["status"] == "finished"  # type: ignore[index]
 
 
 def test_heartbeat_goes_on_and_never_brings_back_an_earlier_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
     with open_run(str(tmp_path)) as run:
         begin = time.time()
         run.set_status("running", step=5)
         time.sleep(0.1)
-        seen = read_status(str(tmp_path))
+        seen = Run(tmp_path).status
         assert seen is not None
         assert seen["heartbeat"] > begin + 0.03
         run.set_status("diverged", "loss_d is not finite at step 6")
         for _ in range(20):
             time.sleep(0.01)
-            seen = read_status(str(tmp_path))
+            seen = Run(tmp_path).status
             assert seen is not None
             assert (seen["status"], seen["step"]) == ("diverged", 5)
     closed = (tmp_path / "status.json").read_bytes()
@@ -249,7 +251,7 @@ def test_heartbeat_goes_on_and_never_brings_back_an_earlier_status(
 
 
 def test_writer_whose_directory_was_removed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
     run = open_run(str(tmp_path))
     (tmp_path / "status.json").unlink()
     time.sleep(0.1)
@@ -265,7 +267,7 @@ def test_opening_a_finished_run_without_running_it_leaves_its_status(tmp_path: P
     with open_run(str(tmp_path)) as run:
         assert run.previous is not None
         assert run.previous["status"] == "finished"
-    after = read_status(str(tmp_path))
+    after = Run(tmp_path).status
     assert after is not None
     assert (after["status"], after["reason"], after["step"], after["locked"]) == (
         "finished",
@@ -284,7 +286,7 @@ def test_launcher_records_the_end_of_its_killed_writer_and_of_no_other_run(
     writer.wait()
     assert not mark_run(str(tmp_path), "failed", "worker 0 died", session="launch 2")
     assert mark_run(str(tmp_path), "failed", "worker 0 died", session="launch 1")
-    found = read_status(str(tmp_path))
+    found = Run(tmp_path).status
     assert found is not None
     assert (found["status"], found["reason"], found["step"], found["locked"]) == ("failed", "worker 0 died", 7, False)
     assert not mark_run(str(tmp_path), "stopped", "again", session="launch 1")
@@ -292,9 +294,9 @@ def test_launcher_records_the_end_of_its_killed_writer_and_of_no_other_run(
 
 def test_start_time_is_that_of_the_process_table() -> None:
     own = Path(f"/proc/{os.getpid()}/stat").read_text().rsplit(") ", 1)[1].split()
-    assert status.process_start(os.getpid()) == own[22 - 3]
+    assert lease.process_start(os.getpid()) == own[22 - 3]
     with subprocess.Popen(["sleep", "60"]) as child:
-        assert status.process_start(child.pid) is not None
+        assert lease.process_start(child.pid) is not None
         child.kill()
         child.wait()
-        assert status.process_start(child.pid) is None
+        assert lease.process_start(child.pid) is None

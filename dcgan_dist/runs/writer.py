@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -26,7 +24,8 @@ import yaml
 from PIL import Image
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
-from dcgan_dist.results.checkpoints import (
+from dcgan_dist.printing import tell
+from dcgan_dist.runs.checkpoints import (
     STATE_NAME,
     Checkpoint,
     IncompleteCheckpoint,
@@ -42,18 +41,14 @@ from dcgan_dist.results.checkpoints import (
     to_prune,
     write_checkpoint,
 )
-from dcgan_dist.results.events import EVENT_FILES, EventLog
-from dcgan_dist.results.status import (
-    STATUS_NAME,
+from dcgan_dist.runs.events import EVENT_FILES, EventLog
+from dcgan_dist.runs.lease import (
     Lease,
     Status,
-    is_alive,
-    mark_run,
     process_is_gone,
-    read_status,
 )
-from dcgan_dist.results.uploads import Uploader
-from dcgan_dist.results.walking import SET_ASIDE
+from dcgan_dist.runs.names import CONFIG_NAME, METRICS_NAME, SET_ASIDE, STATUS_NAME
+from dcgan_dist.runs.uploads import Uploader
 from dcgan_dist.storage.files import (
     parse_json_object,
     sync_path,
@@ -65,8 +60,6 @@ from dcgan_dist.storage.files import (
 )
 from dcgan_dist.storage.folder import LOCK_NAME, LocalFolder, RemoteFolder, folder_at
 
-CONFIG_NAME = "config.yaml"
-METRICS_NAME = "metrics.jsonl"
 UPLOAD_SECONDS = 5.0
 """Shortest pause between two uploads of metrics, events and samples."""
 _WAY_OUT = f"restore it, or give --training.on_damaged_run set-aside, which moves what is in the way to {SET_ASIDE}/"
@@ -76,7 +69,7 @@ _SCRATCH_PREFIX = "dcgan_dist-run-"
 _MIRRORED = (f"{SET_ASIDE}/*/*", CONFIG_NAME, METRICS_NAME, EVENT_FILES, "samples/*.png")
 
 
-def open_run(location: str, *, session: str = "", scratch: Path | None = None) -> RunDirectory:
+def open_run(location: str, *, session: str = "", scratch: Path | None = None) -> RunWriter:
     """Open a run directory for writing, making it where there is none, and become its only writer.
 
     Args:
@@ -100,7 +93,7 @@ def open_run(location: str, *, session: str = "", scratch: Path | None = None) -
         raise RunDirectoryError(f"cannot use the run directory {location}: {error}") from error
 
 
-def _open_folder(location: str, folder: Path, session: str) -> RunDirectory:
+def _open_folder(location: str, folder: Path, session: str) -> RunWriter:
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_other_content(location, {path.name for path in folder.iterdir()})
     lease = Lease(LocalFolder(folder), session)
@@ -111,10 +104,10 @@ def _open_folder(location: str, folder: Path, session: str) -> RunDirectory:
             path.unlink(missing_ok=True)
         recover(folder / "checkpoints")
         undo.pop_all()
-    return RunDirectory(location, folder, lease, previous)
+    return RunWriter(location, folder, lease, previous)
 
 
-def _open_url(location: str, mirror: RemoteFolder, session: str, scratch: Path | None) -> RunDirectory:
+def _open_url(location: str, mirror: RemoteFolder, session: str, scratch: Path | None) -> RunWriter:
     # The first look is not tried again: a wrong bucket or missing credentials are to be known at once.
     _refuse_other_content(location, RemoteFolder(mirror.url, patience=0).names())
     with ExitStack() as undo:
@@ -129,7 +122,7 @@ def _open_url(location: str, mirror: RemoteFolder, session: str, scratch: Path |
         uploader = Uploader(folder, mirror, _MIRRORED)
         uploader.download()
         undo.pop_all()
-    return RunDirectory(location, folder, lease, previous, mirror, uploader)
+    return RunWriter(location, folder, lease, previous, mirror, uploader)
 
 
 def _remove_scratch_of_dead_writer(status: dict[str, Any] | None, parent: Path) -> None:
@@ -151,7 +144,7 @@ def _refuse_other_content(location: str, names: set[str]) -> None:
         )
 
 
-class RunDirectory:
+class RunWriter:
     """A run directory that this process writes, from `open_run` to `close`; usable in a `with` statement.
 
     Every method can raise StorageError when a disk or object storage fails (a failure of the background upload comes
@@ -194,7 +187,7 @@ class RunDirectory:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> RunDirectory:
+    def __enter__(self) -> RunWriter:
         return self
 
     def __exit__(
@@ -206,7 +199,7 @@ class RunDirectory:
             if error is None:
                 raise
             if str(second) != str(error):  # what came first says more, and goes on
-                print(second, file=sys.stderr, flush=True)
+                tell(str(second), to_stderr=True)
 
     # In the background
 
@@ -323,7 +316,7 @@ class RunDirectory:
             where = f"step {step}" if self.newest else "the start"
             if on_damaged_run == "refuse":
                 raise RunDirectoryError(f"{reasons[0]}; before it, training could go on from {where}: {_WAY_OUT}")
-            print(f"{reasons[0]}; going back to {where}", file=sys.stderr, flush=True)
+            tell(f"{reasons[0]}; going back to {where}", to_stderr=True)
             self._set_aside_beyond(step)
         self.rewind(step)
         return self.newest
@@ -360,7 +353,7 @@ class RunDirectory:
         damaged = self._find_newest()[1] if beyond else {}
         for found in beyond:
             if found not in damaged:
-                print(f"{self.location}: dropped checkpoint {name_of(found)}, beyond step {step}", flush=True)
+                tell(f"{self.location}: dropped checkpoint {name_of(found)}, beyond step {step}")
                 self._remove_checkpoint(found)
             elif not self._was_cut_short(found, damaged[found]):
                 self.set_aside(f"checkpoints/{name_of(found)}")
@@ -412,10 +405,9 @@ class RunDirectory:
             taken = {entry.split("/")[0] for entry in self._names(SET_ASIDE)}
             number = next(number for number in itertools.count(1) if str(number) not in taken)
             self._aside = f"{SET_ASIDE}/{number}"
-            print(
+            tell(
                 f"{self.location}: what is damaged, or lost by it, is kept in {self._aside}",
-                file=sys.stderr,
-                flush=True,
+                to_stderr=True,
             )
         target = f"{self._aside}/{name.rpartition('/')[2]}"
         with writing(self.local / target):
@@ -489,7 +481,7 @@ class RunDirectory:
         self._check()
         found, damaged = self._find_newest()
         for error in damaged.values():
-            print(f"skipping a checkpoint: {error}", file=sys.stderr, flush=True)
+            tell(f"skipping a checkpoint: {error}", to_stderr=True)
         return found
 
     def _find_newest(self) -> tuple[Checkpoint | None, dict[int, RunDirectoryError]]:
@@ -593,7 +585,7 @@ class RunDirectory:
             if self._mirror is not None and not uploaded:
                 # Under another name, so that the next start does not clear it away.
                 kept = self.local.rename(self.local.with_name(f"kept-{self.local.name}"))
-                print(f"{self.location}: what could not be uploaded is in {kept}", file=sys.stderr, flush=True)
+                tell(f"{self.location}: what could not be uploaded is in {kept}", to_stderr=True)
             if not isinstance(self._failure, RunDirectoryError):
                 self._lease.release()
             if self._mirror is not None and uploaded:
@@ -618,21 +610,4 @@ def read_state(path: Path) -> dict[str, Any]:
     return parse_state(content, str(path))
 
 
-def read_metrics(location: str) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl, [] where there is none; takes no lock, leaves a torn last line out.
-
-    Raises:
-        RunDirectoryError: no such kind of URL, or a line in the middle is damaged.
-        StorageError: it cannot be read.
-    """
-    lines = (folder_at(location, patience=0).get(METRICS_NAME) or b"").split(b"\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise RunDirectoryError(f"{location}/{METRICS_NAME} is damaged in line {number}: {error}") from error
-    return rows
-
-
-__all__ = ["Checkpoint", "RunDirectory", "is_alive", "mark_run", "open_run", "read_metrics", "read_status"]
+__all__ = ["RunWriter", "open_run"]

@@ -8,30 +8,79 @@ the file stays.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError
+from dcgan_dist.runs.names import SCORES_NAME
 from dcgan_dist.storage.files import to_json
-from dcgan_dist.storage.folder import folder_at
+from dcgan_dist.storage.folder import Folder
 
-SCORES_NAME = "scores.json"
 _KEY = {"step": None, "method": None, "protocol": None, "weights": "raw"}  # with what they are where they are left out
 
 Entry = dict[str, Any]
 
 
-def read_scores(location: str) -> dict[str, list[Entry]]:
+@dataclass(frozen=True)
+class Metric:
+    """A number that was measured.
+
+    Attributes:
+        value: the number; NaN where it could not be computed.
+        ci95: lower and upper bound of its 95% interval; None where it has none.
+        n: of how many images, or draws, it is.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+    n: int | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """An entry of scores.json: what a checkpoint, or a control, is worth in a task.
+
+    Attributes:
+        task: such as `rooms`, `cifar10` or `fidelity`.
+        method: what was scored: the run's networks, or a control such as `random` or `pixels`.
+        step: of the checkpoint; None for a control.
+        protocol: how it was scored; scores of different protocols are not to be compared.
+        metrics: by name.
+        entry: all that the file says of it.
+    """
+
+    task: str
+    method: str
+    step: int | None
+    protocol: str
+    metrics: dict[str, Metric]
+    entry: Entry = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, task: str, entry: Entry) -> Score:
+        """Return the score that an entry describes."""
+        metrics = {}
+        for name, about in entry.get("metrics", {}).items():
+            value, interval, n = about.get("value"), about.get("ci95"), about.get("n")
+            metrics[name] = Metric(
+                math.nan if value is None else float(value), None if interval is None else tuple(interval), n
+            )
+        return cls(task, str(entry.get("method")), entry.get("step"), str(entry.get("protocol")), metrics, entry)
+
+
+def read_scores(folder: Folder) -> dict[str, list[Entry]]:
     """Return the scores of a run by task, {} where there are none.
 
     Raises:
         RunDirectoryError: scores.json is damaged.
         StorageError: it cannot be read.
     """
-    return _parse(location, folder_at(location, patience=0).get(SCORES_NAME))
+    return _parse(folder, folder.get(SCORES_NAME))
 
 
-def _parse(location: str, content: bytes | None) -> dict[str, list[Entry]]:
+def _parse(folder: Folder, content: bytes | None) -> dict[str, list[Entry]]:
     if content is None:
         return {}
     try:
@@ -43,15 +92,15 @@ def _parse(location: str, content: bytes | None) -> dict[str, list[Entry]]:
         for entries in scores.values():
             entries.sort(key=_place)  # their steps are numbers
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise RunDirectoryError(f"{location}/{SCORES_NAME} is damaged ({error}): move it away") from error
+        raise RunDirectoryError(f"{folder.at(SCORES_NAME)} is damaged ({error}): move it away") from error
     return scores
 
 
-def add_scores(location: str, task: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+def add_scores(folder: Folder, task: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     """Put scores into a run's scores.json, which is replaced whole or not at all.
 
     Args:
-        location: folder or URL of the run. Commands at the same time lose nothing, see `Folder.update`.
+        folder: of the run. Commands at the same time lose nothing, see `Folder.update`.
         task: of the scores.
         entries: the scores, each with `step` (None for a control), `method` and `protocol`.
 
@@ -67,7 +116,7 @@ def add_scores(location: str, task: str, entries: Sequence[Entry]) -> dict[str, 
 
     def merged(content: bytes | None) -> bytes:
         nonlocal scores
-        scores = _parse(location, content)
+        scores = _parse(folder, content)
         kept = [entry for entry in scores.get(task, []) if _key(entry) not in new]
         # Controls, which have no step, come first.
         scores[task] = sorted([*kept, *new.values()], key=_place)
@@ -77,12 +126,12 @@ def add_scores(location: str, task: str, entries: Sequence[Entry]) -> dict[str, 
         )
         return (text + "\n}\n").encode()
 
-    folder_at(location).update(SCORES_NAME, merged)
+    folder.update(SCORES_NAME, merged)
     return scores
 
 
 def add_each(
-    location: str,
+    folder: Folder,
     task: str,
     entries: Iterable[Entry],
     finished: Sequence[Entry],
@@ -92,7 +141,7 @@ def add_each(
     """Put each score into a run's scores.json as soon as it is there, and return all.
 
     Args:
-        location: folder or URL of the run.
+        folder: of the run.
         task: of the scores.
         entries: the scores; one that was made before is the very object of `finished`, and is not written again.
         finished: scores that the file has.
@@ -110,7 +159,7 @@ def add_each(
             there.append(str(entry["method"]) if entry["step"] is None else f"step {entry['step']}")
         else:
             try:
-                add_scores(location, task, [entry])
+                add_scores(folder, task, [entry])
             except DcganDistError as error:  # what was computed is worth showing, and maybe the next can be written
                 failure = error
         made.append(entry)

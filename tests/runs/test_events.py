@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dcgan_dist.results.events import EventLog
-from dcgan_dist.results.run_directory import open_run
+from dcgan_dist.runs.events import EventLog
+from dcgan_dist.runs.writer import open_run
 
 
 def curves(accumulator: EventAccumulator) -> dict[str, list[tuple[int, float]]]:

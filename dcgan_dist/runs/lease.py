@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
+from dcgan_dist.printing import tell
+from dcgan_dist.runs.names import STATUS_NAME
 from dcgan_dist.storage.files import parse_json_object, to_json
 from dcgan_dist.storage.folder import Folder, folder_at
-
-STATUS_NAME = "status.json"
 
 HEARTBEAT_SECONDS = 5.0
 """Pause between two heartbeats on a local or shared disk."""
@@ -92,14 +92,13 @@ def parse_status(content: bytes | None) -> dict[str, Any] | None:
     return status if 0 <= heartbeat < _END_OF_TIME else None  # nor is NaN a time
 
 
-def read_status(location: str) -> dict[str, Any] | None:
+def read_status(folder: Folder) -> dict[str, Any] | None:
     """Return the status of a run, None where there is none; takes no lock.
 
     Raises:
-        RunDirectoryError: no such kind of URL.
         StorageError: it cannot be read.
     """
-    return parse_status(folder_at(location, patience=0).get(STATUS_NAME))
+    return parse_status(folder.get(STATUS_NAME))
 
 
 class Lease:
@@ -167,10 +166,9 @@ class Lease:
         if process_is_gone(first) is not None or abs(time.time() - first["heartbeat"]) < STALE_SECONDS:
             return None  # the process table tells, or the heartbeat does
         seconds = 2 * self.heartbeat_seconds
-        print(
+        tell(
             f"{self._folder.location}: process {first['pid']} on host {first.get('host')} seems to be dead; waiting "
             f"{seconds:g} s for a heartbeat",
-            flush=True,
         )
         time.sleep(seconds)
         second = parse_status(self._folder.get(STATUS_NAME))
@@ -297,7 +295,7 @@ def mark_run(location: str, status: Status, reason: str, *, session: str) -> boo
         RunDirectoryError: a living writer of another session holds the directory.
         StorageError: status.json cannot be written.
     """
-    found = read_status(location)
+    found = read_status(folder_at(location))
     if found is None or found.get("status") not in ("running", status):
         return False
     if not session or found.get("session") != session:
@@ -311,7 +309,6 @@ def mark_run(location: str, status: Status, reason: str, *, session: str) -> boo
 
 
 __all__ = [
-    "STATUS_NAME",
     "Lease",
     "Status",
     "is_alive",

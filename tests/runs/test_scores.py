@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from moto.server import ThreadedMotoServer
 
-from dcgan_dist.errors import RunDirectoryError, StorageError
-from dcgan_dist.results.scores import add_each, add_scores, read_scores
-from dcgan_dist.storage.folder import RemoteFolder
+from dcgan_dist.errors import DataError, RunDirectoryError, StorageError
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.scores import add_each
+from dcgan_dist.storage.folder import RemoteFolder, folder_at
 from tests.conftest import fill
 
 
@@ -20,10 +21,10 @@ def entry(step, value, method="dcgan", protocol="full"):
 
 def test_a_score_replaces_the_one_of_the_same_step_method_and_protocol_only(tmp_path):
     run = str(tmp_path)
-    add_scores(run, "cifar10", [entry(200, 50.0), entry(100, 40.0), entry(None, 30.0, "random")])
-    add_scores(run, "cifar10", [entry(100, 41.0), entry(100, 35.0, protocol="400-per-class")])
-    add_scores(run, "rooms", [entry(100, 90.0)])
-    scores = read_scores(run)
+    Run(run).add_scores("cifar10", [entry(200, 50.0), entry(100, 40.0), entry(None, 30.0, "random")])
+    Run(run).add_scores("cifar10", [entry(100, 41.0), entry(100, 35.0, protocol="400-per-class")])
+    Run(run).add_scores("rooms", [entry(100, 90.0)])
+    scores = Run(run).entries()
     found = [(e["step"], e["method"], e["protocol"], e["metrics"]["accuracy"]["value"]) for e in scores["cifar10"]]
     assert found == [
         (None, "random", "full", 30.0),
@@ -36,7 +37,7 @@ def test_a_score_replaces_the_one_of_the_same_step_method_and_protocol_only(tmp_
 
 
 def test_what_json_cannot_hold_becomes_null(tmp_path):
-    add_scores(str(tmp_path), "rooms", [entry(1, math.nan)])
+    Run(tmp_path).add_scores("rooms", [entry(1, math.nan)])
     text = (tmp_path / "scores.json").read_text()
     assert json.loads(text)["rooms"][0]["metrics"]["accuracy"]["value"] is None
     assert "NaN" not in text
@@ -46,26 +47,26 @@ def test_what_json_cannot_hold_becomes_null(tmp_path):
 def test_a_damaged_file_is_told_and_left_alone(tmp_path, content):
     (tmp_path / "scores.json").write_text(content)
     with pytest.raises(RunDirectoryError, match=r"scores.json is damaged"):
-        add_scores(str(tmp_path), "rooms", [entry(1, 2.0)])
+        Run(tmp_path).add_scores("rooms", [entry(1, 2.0)])
     assert (tmp_path / "scores.json").read_text() == content
 
 
 def test_commands_at_the_same_time_lose_nothing(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda step: add_scores(str(tmp_path), "rooms", [entry(step, 1.0)]), range(30)))
-    assert [e["step"] for e in read_scores(str(tmp_path))["rooms"]] == list(range(30))
+        list(pool.map(lambda step: Run(tmp_path).add_scores("rooms", [entry(step, 1.0)]), range(30)))
+    assert [e["step"] for e in Run(tmp_path).entries()["rooms"]] == list(range(30))
 
 
 def test_object_storage_holds_scores_too():
-    add_scores("memory://runs/scored", "rooms", [entry(1, 2.0)])
-    add_scores("memory://runs/scored", "rooms", [entry(2, 2.0)])
-    assert [e["step"] for e in read_scores("memory://runs/scored")["rooms"]] == [1, 2]
+    Run("memory://runs/scored").add_scores("rooms", [entry(1, 2.0)])
+    Run("memory://runs/scored").add_scores("rooms", [entry(2, 2.0)])
+    assert [e["step"] for e in Run("memory://runs/scored").entries()["rooms"]] == [1, 2]
 
 
 def test_commands_at_the_same_time_lose_nothing_on_object_storage_either(s3_server: ThreadedMotoServer) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda step: add_scores("s3://results/run", "rooms", [entry(step, 1.0)]), range(12)))
-    assert [e["step"] for e in read_scores("s3://results/run")["rooms"]] == list(range(12))
+        list(pool.map(lambda step: Run("s3://results/run").add_scores("rooms", [entry(step, 1.0)]), range(12)))
+    assert [e["step"] for e in Run("s3://results/run").entries()["rooms"]] == list(range(12))
 
 
 def test_conditional_write_is_refused_where_another_came_first(s3_server: ThreadedMotoServer) -> None:
@@ -78,7 +79,7 @@ def test_conditional_write_is_refused_where_another_came_first(s3_server: Thread
     assert folder.swap("a", b"3", version)
     assert not folder.swap("a", b"4", version)
     assert folder.get("a") == b"3"
-    with pytest.raises(StorageError, match="bucket"):
+    with pytest.raises(DataError, match="does the bucket exist"):
         RemoteFolder("s3://no-such-bucket/run", patience=0).swap("a", b"1", None)
 
 
@@ -87,6 +88,6 @@ def test_what_was_computed_is_shown_though_it_cannot_be_written(small_disk):
     shown = []
     made = entry(1, 2.0, protocol="p" * 9000)
     with pytest.raises(StorageError, match="No space left"):
-        add_each(str(small_disk), "rooms", [made], [], shown.append, print)
+        add_each(folder_at(small_disk), "rooms", [made], [], shown.append, print)
     assert shown == [[made]]
-    assert read_scores(str(small_disk)) == {}
+    assert Run(small_disk).entries() == {}

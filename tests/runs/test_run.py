@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcgan_dist.results.run_directory import open_run
+from dcgan_dist.runs.run import Run
+from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import folder_at
-from dcgan_dist.training.trained import chosen_steps
 
 
 def write(folder: Path) -> None:
@@ -18,4 +18,4 @@ def test_checkpoint_that_is_being_uploaded_is_not_the_latest() -> None:
         run.write_config({"model": {}}, {})
         run.commit_checkpoint(10, write, {})
     folder_at("memory://runs/uploading").write("checkpoints/step-00000020/generator.safetensors", b"weights")
-    assert chosen_steps("memory://runs/uploading", "latest") == [10]
+    assert Run("memory://runs/uploading").chosen_steps("latest") == [10]

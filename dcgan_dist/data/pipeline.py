@@ -1,0 +1,90 @@
+"""A set of shards for pipelines of others: the webdataset library's, or a DataLoader of one's own.
+
+::
+
+    stream() -> SampleStream, an IterableDataset: {"__key__": …, "__url__": …, "jpg": bytes, "cls": bytes}, …
+             -> FluidStream, where webdataset is installed: the same with .decode().map().batched()
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from dcgan_dist.data.dataset import open_dataset
+from dcgan_dist.data.sample_stream import SampleStream
+from dcgan_dist.errors import ConfigError, DataError
+
+
+def stream(
+    path: str | Path,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+    epochs: int | None = 1,
+    decoded: bool = False,
+    on_damage: Literal["skip", "fail"] = "skip",
+    image_size: int | None = None,
+    channels: int | None = None,
+    image_member: str | None = None,
+    cache: str | Path | None = None,
+    cache_gib: float | None = None,
+) -> Any:
+    """Return the samples of a set of shards, in the order in which a run with these settings reads their images.
+
+    Args:
+        path: what `data.path` takes: a folder or URL of shards, a tar, a brace list of tars, or ``rooms:N``.
+        batch_size: samples of a global batch, over all ranks. An epoch leaves out the last partial batch.
+        seed: seed of the order.
+        rank: which part of each batch to give.
+        world_size: number of parts.
+        start: number of the first batch, counted on over the epochs.
+        epochs: how many epochs an iteration gives; None for no end.
+        decoded: give images as a run sees them (uint8, shape (image_size, image_size, channels)), `cls` as the number
+            of the class and `json` as a value; else all members as bytes, as `webdataset.WebDataset` does.
+        on_damage: `skip` leaves damaged samples out and logs them, `fail` raises.
+        image_size: side of decoded images of any size in pixels; left out, the set's own, else 64.
+        channels: 1 or 3; left out, what the set has.
+        image_member: extension of the images in tars made elsewhere.
+        cache: folder for made and downloaded files; left out, the host's.
+        cache_gib: most GiB of downloaded shards that are kept.
+
+    Returns:
+        A `FluidStream` where webdataset is installed, else a `SampleStream`.
+
+    Raises:
+        ConfigError: a number is out of range.
+        DataError: there are no such shards, or fewer samples than one batch.
+    """
+    numbers = {"batch_size": (batch_size, 1), "seed": (seed, 0), "rank": (rank, 0), "start": (start, 0)}
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ConfigError(f"{name} is {value}: take {least} or more")
+    if rank >= world_size:
+        raise ConfigError(f"rank is {rank} of a world_size of {world_size}: ranks count from 0 to world_size - 1")
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"epochs is {epochs}: take 1 or more, or None for no end")
+    if on_damage not in ("skip", "fail"):
+        raise ConfigError(f"on_damage is {on_damage!r}: take 'skip' or 'fail'")
+    dataset = open_dataset(
+        path,
+        image_size=image_size,
+        channels=channels,
+        cache=cache,
+        cache_gib=cache_gib,
+        on_damage=on_damage,
+        image_member=image_member,
+    )
+    if batch_size > dataset.count:
+        raise DataError(f"batch_size is {batch_size}, but {dataset.path!r} has {dataset.count} images: take fewer")
+    order = {"seed": seed, "batch_size": batch_size, "rank": rank, "world_size": world_size}
+    source = SampleStream(dataset, order, start=start, epochs=epochs, decoded=decoded, on_damage=on_damage)
+    if find_spec("webdataset") is None:
+        return source
+    from dcgan_dist.data.fluid import FluidStream
+
+    return FluidStream(source)

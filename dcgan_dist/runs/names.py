@@ -1,0 +1,10 @@
+"""Names of the files and folders of a run directory."""
+
+CONFIG_NAME = "config.yaml"
+METRICS_NAME = "metrics.jsonl"
+STATUS_NAME = "status.json"
+SCORES_NAME = "scores.json"
+SAMPLES = "samples"
+FIGURES = "figures"
+SET_ASIDE = "set_aside"
+"""Folder with a numbered folder for each time that something damaged was moved out of the way."""

@@ -1,0 +1,255 @@
+"""A run to read, on a disk or on object storage: no lock is taken, and nothing but scores is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from dcgan_dist.config import ModelConfig, is_rooms, modernised
+from dcgan_dist.errors import ConfigError, RunDirectoryError
+from dcgan_dist.runs.checkpoints import STATE_NAME, Checkpoint, name_of, step_of, step_of_grid, steps_in
+from dcgan_dist.runs.lease import read_status
+from dcgan_dist.runs.names import CONFIG_NAME, METRICS_NAME
+from dcgan_dist.runs.scores import Entry, Score, add_scores, read_scores
+from dcgan_dist.storage.folder import Folder, folder_at
+
+Loaded = TypeVar("Loaded")
+
+
+class NoCheckpoint(RunDirectoryError):
+    """A run has no checkpoint yet."""
+
+
+class Run:
+    """A run directory. Two are equal if they have the same location; sent to another process, it reads anew.
+
+    Each property reads a file when it is first asked for, `status`, `steps` and `scores` each time that they are.
+
+    Attributes:
+        location: folder or URL, as it was given.
+        folder: the same, to read from.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        """Name a run; nothing is read yet.
+
+        Raises:
+            DataError: a URL of an unknown scheme.
+        """
+        self.location = str(location)
+        self.folder: Folder = folder_at(location)
+        self._checkpoint: Checkpoint | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.location!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and other.location == self.location
+
+    def __hash__(self) -> int:
+        return hash(self.location)
+
+    def __reduce__(self) -> tuple[type[Run], tuple[str]]:
+        return type(self), (self.location,)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Content of config.yaml: the nested settings, and `environment`, where and with what they ran.
+
+        Raises:
+            RunDirectoryError: there is no run, or its settings cannot be read.
+            StorageError: the storage fails.
+        """
+        content = self.folder.get(CONFIG_NAME)
+        if content is None:
+            raise RunDirectoryError(
+                f"{self.location} is no run directory: it has no {CONFIG_NAME}; give --run DIR of a run"
+            )
+        try:
+            settings = yaml.safe_load(content)
+            if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
+                raise ValueError("it holds no settings of a model")
+        except (ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise RunDirectoryError(f"{self.location}/{CONFIG_NAME} cannot be read: {reason}") from error
+        return settings | {"model": modernised(ModelConfig, settings["model"])}
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """Settings of the networks.
+
+        Raises:
+            RunDirectoryError: as `settings`, or they are of another version.
+        """
+        try:
+            return ModelConfig(**self.settings["model"])
+        except (TypeError, ConfigError) as error:
+            reason = " ".join(str(error).split())
+            raise RunDirectoryError(f"{self.location} was made by another version: {reason}") from error
+
+    @property
+    def is_rooms(self) -> bool:
+        """Whether it was trained on procedural rooms, about which the truth is known."""
+        of_rooms = self.settings.get("environment", {}).get("rooms_seed") is not None
+        return of_rooms or is_rooms(str(self.settings.get("data", {}).get("path", "")))
+
+    @property
+    def status(self) -> dict[str, Any] | None:
+        """Content of status.json as it is now; None where there is none.
+
+        Raises:
+            StorageError: the storage fails.
+        """
+        return read_status(self.folder)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl, [] where there is none; a torn last line is left out.
+
+        Raises:
+            RunDirectoryError: a line in the middle is damaged.
+            StorageError: the storage fails.
+        """
+        lines = (self.folder.get(METRICS_NAME) or b"").split(b"\n")
+        rows = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                where = f"{self.location}/{METRICS_NAME}"
+                raise RunDirectoryError(f"{where} is damaged in line {number}: {error}") from error
+        return rows
+
+    def metrics(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the columns of metrics.jsonl that hold numbers, each (lines,); NaN where a line has none.
+
+        Raises:
+            RunDirectoryError, StorageError: as `rows`.
+        """
+        rows = self.rows()
+        names = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, int | float))
+        return {
+            name: np.array([row.get(name) if isinstance(row.get(name), int | float) else np.nan for row in rows], float)
+            for name in names
+        }
+
+    # Checkpoints
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that there are now, ascending.
+
+        Raises:
+            RunDirectoryError: there is none, or no run.
+            StorageError: the storage fails.
+        """
+        self.settings  # noqa: B018 a folder that is no run is said to be none
+        if self.folder.path is not None:
+            steps = steps_in(self.folder.path / "checkpoints")
+        else:
+            # Those without state.json are being uploaded, or their upload was cut short.
+            names = [name for name in self.folder.versions("checkpoints") if name.endswith(f"/{STATE_NAME}")]
+            steps = sorted(step for name in names if (step := step_of(name.split("/")[1])) is not None)
+        if not steps:
+            raise NoCheckpoint(f"{self.location} has no checkpoint yet: train it for longer, or give another run")
+        return steps
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The checkpoints that there are now, by step; [] where there is none.
+
+        Raises:
+            RunDirectoryError: it is no run, or the state.json of a checkpoint is damaged.
+            StorageError: the storage fails.
+        """
+        try:
+            steps = self.steps
+        except NoCheckpoint:
+            return []
+        return [self.checkpoint(step) for step in steps]
+
+    def chosen_steps(self, step: str) -> list[int]:
+        """Return the steps that `step` asks for: `latest`, `all`, or a number (which may have no checkpoint).
+
+        Raises:
+            RunDirectoryError, StorageError: as `steps`.
+        """
+        steps = self.steps
+        if step.isdecimal():
+            return [int(step)]
+        return steps[-1:] if step == "latest" else steps
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """Return the checkpoint of a step; the newest one that was asked for is kept with what was read of it.
+
+        Raises:
+            RunDirectoryError: there is none, or its state.json is damaged.
+            StorageError: the storage fails.
+        """
+        if self._checkpoint is None or self._checkpoint.step != step:
+            self.settings  # noqa: B018 a folder that is no run is said to be none
+            where = f"{self.location.rstrip('/')}/checkpoints/{name_of(step)}"
+            folder = folder_at(where)
+            content = folder.get(STATE_NAME)
+            if content is None:
+                steps = ", ".join(map(str, self.steps))
+                raise RunDirectoryError(
+                    f"{self.location} has no whole checkpoint of step {step}; it has those of steps {steps}"
+                )
+            self._checkpoint = Checkpoint.parse(folder, content, where)
+        return self._checkpoint
+
+    def load_each(
+        self, load: Callable[[Run, int], Loaded], steps: Sequence[int], say: Callable[[str], None]
+    ) -> Iterator[Loaded]:
+        """Load several checkpoints one after the other, as they are asked for.
+
+        A run that still trains keeps its newest checkpoints only: of several, those that are gone by then are passed
+        over, and `say` is told.
+
+        Raises:
+            RunDirectoryError, StorageError: as `load`, for the first and for those that are there.
+        """
+        for number, step in enumerate(steps):
+            try:
+                yield load(self, step)
+            except RunDirectoryError:
+                if number == 0 or step in self.steps:
+                    raise
+                say(f"step {step} is not scored: its checkpoint is gone, as the run goes on and keeps the newest")
+
+    # Samples and scores
+
+    @property
+    def sample_steps(self) -> list[int]:
+        """Steps of which there are grids of samples (`samples/step-NNNNNNNN.png`), ascending."""
+        names = [name.rpartition("/")[2] for name in self.folder.versions("samples")]
+        return sorted({step for name in names if (step := step_of_grid(name)) is not None and name[0] == "s"})
+
+    @property
+    def scores(self) -> dict[str, list[Score]]:
+        """What its checkpoints are worth, by task and by step, from scores.json as it is now; {} where there is none.
+
+        Raises:
+            RunDirectoryError, StorageError: as `entries`.
+        """
+        return {task: [Score.of(task, entry) for entry in entries] for task, entries in self.entries().items()}
+
+    def entries(self) -> dict[str, list[Entry]]:
+        """Return the content of scores.json as it is now: entries by task, {} where there is none.
+
+        Raises:
+            RunDirectoryError: it is damaged.
+            StorageError: the storage fails.
+        """
+        return read_scores(self.folder)
+
+    def add_scores(self, task: str, entries: Sequence[Entry]) -> None:
+        """Put scores into scores.json; see `scores.add_scores`."""
+        add_scores(self.folder, task, entries)
