@@ -6,10 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 
 from dcgan_dist.config import ModelConfig, is_rooms, modernised
@@ -19,6 +17,10 @@ from dcgan_dist.runs.lease import read_status
 from dcgan_dist.runs.names import CONFIG_NAME, METRICS_NAME
 from dcgan_dist.runs.scores import Entry, Score, add_scores, read_scores
 from dcgan_dist.storage.folder import Folder, folder_at
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Loaded = TypeVar("Loaded")
 
@@ -132,6 +134,8 @@ class Run:
         Raises:
             RunDirectoryError, StorageError: as `rows`.
         """
+        import numpy as np  # a tenth of a second, which commands that read no metrics should not pay
+
         rows = self.rows()
         names = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, int | float))
         return {

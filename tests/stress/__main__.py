@@ -5,6 +5,7 @@
     python -m tests.stress operators --count 2000    # the first call of each operator in a fresh process
     python -m tests.stress steps --count 5000        # the first training step of a fresh process
     python -m tests.stress resumes --count 60        # a run killed at a random step and resumed
+    python -m tests.stress evaluate --count 20       # two at once on one run at s3://; train, sweep too
     python -m tests.stress steps --count 2000 --without-mending    # shows what `dcgan_dist.vector_math` is for
 
 Exit status 0 when all came out the same, 1 when something differed.
@@ -24,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 
 BUSY = "import os, torch; a, parent = torch.randn(1000, 1000), os.getppid()\nwhile os.getppid() == parent: a @ a"
-KINDS = ("operators", "steps", "resumes")
+KINDS = ("operators", "steps", "resumes", "evaluate", "train", "sweep")
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def main() -> int:
     from dcgan_dist.parallel import yield_idle_cores
 
     yield_idle_cores()  # as every command does
-    from tests.stress import operators, resumes, steps
+    from tests.stress import operators, resumes, steps, writers
 
     case = {"kind": given.kind, "mended": not given.without_mending}
     if given.kind == "steps":
@@ -70,6 +71,8 @@ def main() -> int:
             trials = operators.trials(given.without_mending, done)
         elif given.kind == "steps":
             trials = steps.trials(given.config, given.precision, given.without_mending)
+        elif given.kind in writers.KINDS:
+            trials = writers.trials(given.kind)
         else:
             trials = resumes.trials(given.without_mending, done)
         begun = shown = time.monotonic()
