@@ -8,7 +8,6 @@ it cannot. Whoever waits in here can be interrupted at any time: see `interrupte
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import errno
 import os
@@ -28,6 +27,8 @@ from urllib.parse import unquote, urlsplit
 from dcgan_dist.errors import DataError, StorageError, Unreachable
 
 if TYPE_CHECKING:
+    import asyncio
+
     import aiohttp
 
 STALL_S = 10.0  # silence after which a transfer counts as broken off
@@ -523,6 +524,8 @@ def _wait_for(
     action: Coroutine[Any, Any, Result], loop: asyncio.AbstractEventLoop, most_s: float | None = None
 ) -> Result:
     """Return what a coroutine gives; on an interruption it has ended, too."""
+    import asyncio  # not needed where all is on this host
+
     ended = threading.Event()
 
     async def watched() -> Result:
