@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Protocol, TypeVar
 
 from dcgan_dist.errors import WorkerFailed
@@ -168,11 +170,14 @@ def _quota_of_version_1(folder: Path) -> float:
 def starting_processes() -> Iterator[None]:
     """Start processes that leave signals to this one; an error of the system becomes one line.
 
+    They do not import the program's main module, which is somebody's script: one without ``if __name__ == "__main__"``
+    would start all over in each of them. What they do is thus none of its functions.
+
     Raises:
         WorkerFailed: it could not be started.
     """
     try:
-        with shielding():
+        with shielding(), _without_main_module():
             yield
     except BrokenProcessPool:
         raise
@@ -182,6 +187,21 @@ def starting_processes() -> Iterator[None]:
             f"worker processes cannot be started ({reason}): shared memory (/dev/shm), open files, processes or memory "
             "are used up"
         ) from error
+
+
+_main_module_gate = threading.RLock()
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    # multiprocessing looks up what a new process has to import first; an empty module has neither file nor spec.
+    with _main_module_gate:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def yield_idle_cores() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dcgan_dist.errors import DataError, InputError, StorageError
 from dcgan_dist.paths import expanded
 from dcgan_dist.runs.names import FIGURES, SAMPLES, SET_ASIDE
-from dcgan_dist.storage.folder import RemoteFolder, folder_at
+from dcgan_dist.storage.folder import folder_at
 
 RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
 SWEEP_NAME = "sweep.json"
@@ -105,7 +105,7 @@ def _stamp(folder: str, names: Sequence[str]) -> str:
 
 def _find_url(url: str, seen: set[tuple[int, int] | str]) -> Iterator[Found]:
     try:
-        versions = RemoteFolder(url, patience=1).versions()
+        versions = folder_at(url, patience=1).versions()
     except (DataError, StorageError) as error:
         raise InputError(f"cannot list {url}: {error}") from error
     folders: dict[str, list[str]] = {}

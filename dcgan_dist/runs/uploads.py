@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcgan_dist.errors import StorageError
-from dcgan_dist.storage.folder import RemoteFolder
+from dcgan_dist.storage.folder import Folder
 
 
 class Uploader:
     """Keeps the small files of a local folder the same on object storage."""
 
-    def __init__(self, folder: Path, mirror: RemoteFolder, patterns: Sequence[str]) -> None:
+    def __init__(self, folder: Path, mirror: Folder, patterns: Sequence[str]) -> None:
         self._folder = folder
         self._mirror = mirror
         self._patterns = patterns

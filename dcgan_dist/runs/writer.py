@@ -58,7 +58,7 @@ from dcgan_dist.storage.files import (
     write_atomically,
     writing,
 )
-from dcgan_dist.storage.folder import LOCK_NAME, LocalFolder, RemoteFolder, folder_at
+from dcgan_dist.storage.folder import LOCK_NAME, Folder, LocalFolder, folder_at
 
 UPLOAD_SECONDS = 5.0
 """Shortest pause between two uploads of metrics, events and samples."""
@@ -83,9 +83,8 @@ def open_run(location: str, *, session: str = "", scratch: Path | None = None) -
     """
     try:
         folder = folder_at(location)
-        if isinstance(folder, RemoteFolder):
+        if folder.path is None:
             return _open_url(location, folder, session, scratch)
-        assert folder.path is not None
         return _open_folder(location, folder.path, session)
     except OSError as error:
         raise RunDirectoryError(f"cannot write the run directory {location}: {error.strerror or error}") from error
@@ -107,9 +106,9 @@ def _open_folder(location: str, folder: Path, session: str) -> RunWriter:
     return RunWriter(location, folder, lease, previous)
 
 
-def _open_url(location: str, mirror: RemoteFolder, session: str, scratch: Path | None) -> RunWriter:
+def _open_url(location: str, mirror: Folder, session: str, scratch: Path | None) -> RunWriter:
     # The first look is not tried again: a wrong bucket or missing credentials are to be known at once.
-    _refuse_other_content(location, RemoteFolder(mirror.url, patience=0).names())
+    _refuse_other_content(location, folder_at(location, patience=0).names())
     with ExitStack() as undo:
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
@@ -164,7 +163,7 @@ class RunWriter:
         local: Path,
         lease: Lease,
         previous: dict[str, Any] | None,
-        mirror: RemoteFolder | None = None,
+        mirror: Folder | None = None,
         uploader: Uploader | None = None,
     ) -> None:
         self.location = location
@@ -464,7 +463,7 @@ class RunWriter:
         self._events.sync()
 
     @staticmethod
-    def _upload_checkpoint(mirror: RemoteFolder, path: Path) -> None:
+    def _upload_checkpoint(mirror: Folder, path: Path) -> None:
         folder = f"checkpoints/{path.name}"
         before = parse_json_object(mirror.get(f"{folder}/{STATE_NAME}")) or {}
         for name, details in read_state(path)["files"].items():
@@ -504,7 +503,7 @@ class RunWriter:
             steps |= {step for step in found if step is not None}
         return sorted(steps)
 
-    def _download_checkpoint(self, mirror: RemoteFolder, path: Path) -> Checkpoint:
+    def _download_checkpoint(self, mirror: Folder, path: Path) -> Checkpoint:
         folder = f"checkpoints/{path.name}"
         content = mirror.get(f"{folder}/{STATE_NAME}")
         state = parse_state(content, f"{self.location}/{folder}")

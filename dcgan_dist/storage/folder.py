@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 import socket
 import stat
 import tempfile
@@ -46,6 +47,7 @@ LOCK_NAME = ".lock"
 PATIENCE_S = 15.0
 """Seconds for which an action on object storage is tried again before it is an error."""
 
+_TRIES = 4  # at least, however long each takes
 _LOCK_S = 10.0
 _SWAPS = 100  # tries of an update against others that update the same file
 # These stores have no folders to make, and "making" one can create a bucket by a slip of the pen.
@@ -128,6 +130,18 @@ class Folder(ABC):
             durable: whether to wait for the disk.
             overwrites: whether a file is overwritten in place where the disk has no room for a second one.
         """
+
+    @abstractmethod
+    def put(self, name: str, source: Path) -> None:
+        """Replace a file by one of this host, of any size."""
+
+    @abstractmethod
+    def fetch(self, name: str, target: Path) -> bool:
+        """Copy a file to a path of this host; return whether there is one."""
+
+    @abstractmethod
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name; the old one goes when the new one is there."""
 
     @abstractmethod
     def remove(self, *names: str) -> None:
@@ -229,7 +243,8 @@ class LocalFolder(Folder):
     @contextmanager
     def new(self, name: str) -> Iterator[IO[bytes]]:
         """See `Folder`; what is written is on disk before it has its name."""
-        part = self.path / f".{name}.{uuid.uuid4().hex}{PART}"
+        path = self.path / name
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
         try:
             file = part.open("wb", buffering=1 << 20)
         except FileNotFoundError as error:
@@ -241,7 +256,7 @@ class LocalFolder(Folder):
             with file:
                 yield file
                 sync(file)
-            part.rename(self.path / name)
+            part.rename(path)
         finally:
             part.unlink(missing_ok=True)
 
@@ -295,6 +310,26 @@ class LocalFolder(Folder):
             unlock(descriptor)
             os.close(descriptor)
 
+    def put(self, name: str, source: Path) -> None:
+        """See `Folder`."""
+        with writing(self.path / name), source.open("rb") as content, self.new(name) as file:
+            shutil.copyfileobj(content, file)
+
+    def fetch(self, name: str, target: Path) -> bool:
+        """See `Folder`."""
+        try:
+            shutil.copyfile(self.path / name, target)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StorageError(f"cannot copy {self.path / name} to {target}: {error.strerror or error}") from error
+        return True
+
+    def rename(self, name: str, new_name: str) -> None:
+        """See `Folder`."""
+        with writing(self.path / new_name):
+            (self.path / name).rename(self.path / new_name)
+
     def remove(self, *names: str) -> None:
         """See `Folder`."""
         for name in names:
@@ -344,7 +379,7 @@ class RemoteFolder(Folder):
         """
         url = join_url(self.url, name) if name else self.url
         try:
-            return persist(url, action, self._patience, done=done)
+            return persist(url, action, self._patience, done=done, tries=_TRIES if self._patience else 1)
         except Unreachable as error:
             raise StorageError(str(error)) from error
 
@@ -404,11 +439,11 @@ class RemoteFolder(Folder):
         self._send(name, lambda storage, path: storage.pipe_file(path, content))
 
     def put(self, name: str, source: Path) -> None:
-        """Replace a file by a local one, of any size."""
+        """See `Folder`."""
         self._send(name, lambda storage, path: storage.put_file(str(source), path))
 
     def fetch(self, name: str, target: Path) -> bool:
-        """Copy a file to a local path; False where there is none."""
+        """See `Folder`."""
         try:
             self._act(name, "read", lambda storage, path: storage.get_file(path, str(target)))
         except MissingFile:
@@ -475,7 +510,7 @@ class RemoteFolder(Folder):
         return swapped
 
     def rename(self, name: str, new_name: str) -> None:
-        """Give a file another name; the old one goes when the new one is there."""
+        """See `Folder`."""
         self._send(name, lambda storage, path: storage.cp_file(path, path.removesuffix(name) + new_name))
         self.remove(name)
 
