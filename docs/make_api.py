@@ -31,9 +31,9 @@ Made from the docstrings by `python docs/make_api.py`.
 import dcgan_dist as dd
 ```
 
-Settings are those of the commands (`python -m dcgan_dist.train --help`), by dotted or nested names, as a YAML file, or as
-an object of a settings class; `overrides` come over them, and None clears one. Nothing is printed unless `progress` asks
-for it.
+Settings are those of the commands (`python -m dcgan_dist.train --help`): a YAML file, dotted or nested names, or an
+object of a settings class. `overrides` come over them, and None clears one. Nothing is printed unless `progress` asks for
+it.
 """
 
 
