@@ -32,8 +32,7 @@ import dcgan_dist as dd
 ```
 
 Settings are those of the commands (`python -m dcgan_dist.train --help`): a YAML file, dotted or nested names, or an
-object of a settings class. `overrides` come over them, and None clears one. Nothing is printed unless `progress` asks for
-it.
+object of a settings class. `overrides` come over them, and None clears one. Nothing is printed unless `progress` asks.
 """
 
 
