@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.downloading import Downloads
 from dcgan_dist.data.stream import Damage, Flaw, ImageStream

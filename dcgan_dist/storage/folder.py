@@ -47,6 +47,7 @@ LOCK_NAME = ".lock"
 PATIENCE_S = 15.0
 """Seconds for which an action on object storage is tried again before it is an error."""
 
+_TRIES = 4  # at least, however long each takes
 _LOCK_S = 10.0
 _SWAPS = 100  # tries of an update against others that update the same file
 # These stores have no folders to make, and "making" one can create a bucket by a slip of the pen.
@@ -378,7 +379,7 @@ class RemoteFolder(Folder):
         """
         url = join_url(self.url, name) if name else self.url
         try:
-            return persist(url, action, self._patience, done=done)
+            return persist(url, action, self._patience, done=done, tries=_TRIES if self._patience else 1)
         except Unreachable as error:
             raise StorageError(str(error)) from error
 

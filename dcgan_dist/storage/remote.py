@@ -437,6 +437,7 @@ def persist(
     patience: float,
     progress: Callable[[], int] = lambda: 0,
     done: str = "read",
+    tries: int = 1,
 ) -> Result:
     """Do something with a remote file, again and again while the storage fails.
 
@@ -446,6 +447,7 @@ def persist(
         patience: seconds without progress until it is an error.
         progress: a number that grows while the action gets on.
         done: what is done to the file, for messages: `read`, `written`, …
+        tries: how often it is tried at least, since a large file can take longer to fail than `patience`.
 
     Raises:
         MissingFile: there is no such file.
@@ -473,7 +475,8 @@ def persist(
                 continue
             if progress() > reached:
                 reached, since, failures = progress(), time.monotonic(), 0
-            if time.monotonic() - since >= patience or _is_refused(error):
+            is_over = time.monotonic() - since >= patience and failures + 1 >= tries
+            if is_over or _is_refused(error):
                 way_out = about_credentials(storage, error) or "is its server up and open to you?"
                 raise Unreachable(f"{shown(url)!r} cannot be {done} ({_reason(error)}): {way_out}") from error
             # A single lost connection says nothing of the storage, unlike an answer that it cannot.

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
-from dcgan_dist.benchmarks.flaky_server import flaky
+from benchmarks.flaky_server import flaky
 from dcgan_dist.data import stream as stream_module
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.manifest import KEEP_NAME, pack_keep

@@ -209,7 +209,7 @@ def test_half_of_a_gradient_is_found_on_as_few_pixels_as_can_be() -> None:
 def test_figure_of_a_tiny_run(opened: Callable[..., Trained], family: str) -> None:
     run = opened(family)
     if family == "cdcgan":  # not on rooms, as far as it knows
-        run = with_settings(run, {})
+        run = with_settings(run, {"model": run.settings["model"]})
     config = FiltersConfig(count=128, filters=("0-2", "5"), top=3, layer=2, data="rooms:256")
     drawn = draw_filters(config, run)
     trained = drawn.numbers["trained"]

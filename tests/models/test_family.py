@@ -1,5 +1,6 @@
 """Families of networks: found by their files, and what they refuse."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -58,4 +59,4 @@ def test_every_setting_of_the_networks_belongs_to_some_family() -> None:
     from dcgan_dist.models.family import COMMON
 
     everyones = COMMON.union(*(family.settings for family in families().values()))
-    assert everyones == set(ModelConfig.__dataclass_fields__)
+    assert everyones == {field.name for field in dataclasses.fields(ModelConfig)}

@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 
 import fsspec.config
@@ -13,7 +14,7 @@ from dcgan_dist.data.sources import open_source
 from dcgan_dist.errors import StorageError, Unreachable
 from dcgan_dist.prepare import main as prepare
 from dcgan_dist.storage.folder import folder_at
-from dcgan_dist.storage.remote import list_tree, list_url, read_url
+from dcgan_dist.storage.remote import list_tree, list_url, persist, read_url
 from tests.object_storage import client
 
 __all__ = ["client"]
@@ -100,3 +101,23 @@ def test_a_public_bucket_that_refuses_the_credentials_is_read_as_the_message_say
     monkeypatch.setenv("FSSPEC_S3_ANON", "true")
     fsspec.config.set_conf_env(fsspec.config.conf)  # as at the start of a process
     assert read_url("s3://images/a.txt") == b"hello"
+
+
+@pytest.mark.parametrize(("tries", "works"), [(4, True), (3, False)])
+def test_what_takes_longer_to_fail_than_the_patience_is_tried_again_all_the_same(tries, works):
+    calls = []
+
+    def upload(_storage, path):
+        calls.append(path)
+        time.sleep(0.15)
+        if len(calls) < 4:
+            raise ConnectionError("it broke off")
+        return "sent"
+
+    if works:
+        assert persist("memory://bucket/large", upload, 0.1, tries=tries) == "sent"
+        assert len(calls) == 4
+    else:
+        with pytest.raises(Unreachable, match="it broke off"):
+            persist("memory://bucket/large", upload, 0.1, tries=tries)
+        assert len(calls) == 3
