@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: train figures test test-slow test-all coverage stress wheel lint setup clean
+.PHONY: train figures test test-slow test-all coverage stress wheel api lint setup clean
 
 setup: $(INSTALLED)
 
@@ -52,6 +52,10 @@ stress: setup
 wheel: setup
 	rm -rf build
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+
+# The page of the Python API, from its docstrings.
+api: setup
+	$(BIN)/python docs/make_api.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from dcgan_dist.command_line import settings_of
 from dcgan_dist.config import Config, EvaluateConfig, PrepareConfig, SampleConfig, SweepConfig, Weights
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.printing import heard_by
 from dcgan_dist.runs.run import Run as SavedRun
 from dcgan_dist.runs.scores import Score
@@ -91,6 +92,7 @@ class Run(SavedRun):
             ConfigError: no such label, no averaged weights, a truncation that is out of range.
             RunDirectoryError: no such checkpoint, a damaged one, or one whose samples are not finite.
         """
+        yield_idle_cores()
         import numpy as np
 
         from dcgan_dist.distributed import pick_device
@@ -202,6 +204,7 @@ def train(
         Diverged: a loss or gradient became non-finite; the last finite state is saved.
         Stopped: ended by a signal, after a last checkpoint.
     """
+    yield_idle_cores()
     from dcgan_dist.train import run_location, start
 
     settings = load_config(config, overrides)
@@ -229,6 +232,7 @@ def prepare(
         StorageError: the disk is full or fails.
         DcganDistError: shards that were checked are damaged.
     """
+    yield_idle_cores()
     from dcgan_dist.data.dataset import open_dataset
     from dcgan_dist.prepare import run_prepare
 
@@ -255,6 +259,7 @@ def sample(
         InputError: a setting, the run or the output cannot be used.
         StorageError: they cannot be written.
     """
+    yield_idle_cores()
     from dcgan_dist.sample import write
 
     settings = settings_of(SampleConfig, config, overrides)
@@ -280,6 +285,7 @@ def evaluate(
     Raises:
         InputError: a setting, the run or the data cannot be used.
     """
+    yield_idle_cores()
     from dcgan_dist.evaluate import score
 
     settings = settings_of(EvaluateConfig, config, overrides)
@@ -302,6 +308,7 @@ def explore(
         InputError: no such figure; or a setting, the run or the data cannot be used.
         StorageError: it cannot be written.
     """
+    yield_idle_cores()
     from dcgan_dist.explore import draw, settings_class
 
     settings = settings_of(settings_class(figure), config, overrides)
@@ -325,6 +332,7 @@ def sweep(
         TrialsFailed: every single trial failed.
         Stopped: ended by a signal; the same call goes on.
     """
+    yield_idle_cores()
     from dcgan_dist.sweep import search
 
     settings = settings_of(SweepConfig, config, overrides)

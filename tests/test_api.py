@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -29,8 +30,8 @@ __all__ = ["s3_server"]
 SHORT = {**TINY, "training.steps": 8}
 
 
-def in_new_process(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def in_new_process(code: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
 
 
 def test_importing_the_package_loads_no_torch_and_takes_no_time() -> None:
@@ -78,6 +79,23 @@ def test_training_works_again_and_again_and_prints_nothing(tmp_path: Path, capfd
     # The same run directory: it is finished, and goes on where more steps are asked for.
     assert dd.train(SHORT, {"run_dir": str(tmp_path / "c")}).checkpoints[-1].digest == second.checkpoints[-1].digest
     assert dd.train(SHORT, {"run_dir": str(tmp_path / "c"), "training.steps": 12}).steps[-1] == 12
+
+
+def test_threads_that_wait_leave_the_cores_to_others(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+import dcgan_dist as dd
+dd.load_config()
+assert "torch" not in sys.modules
+dd.train({SHORT!r}, {{"run_dir": {str(tmp_path / "run")!r}, "training.steps": 1}})
+print(os.environ["GOMP_SPINCOUNT"])
+"""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    for given, spins in ({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"):
+        done = in_new_process(code, environment | given)
+        assert (done.stdout, done.stderr) == (f"{spins}\n", "")
 
 
 def test_settings_are_a_file_an_object_or_names_that_are_dotted_or_nested(tmp_path: Path) -> None:

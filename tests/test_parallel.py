@@ -129,6 +129,16 @@ def test_workers_end_with_a_killed_parent() -> None:
         time.sleep(0.02)
 
 
+def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom dcgan_dist.parallel import LocalPool\n"
+        "print('begins', list(LocalPool(2).run(abs, [-1, 2, -3])), sys.modules['__main__'].__file__)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (f"begins [1, 2, 3] {script}\n", "")
+
+
 def is_running(process: str) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
