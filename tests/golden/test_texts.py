@@ -11,6 +11,7 @@ from tests.golden.__main__ import TEXTS, Checkout, differences
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some 80 commands, each a process
 def test_texts_are_those_that_were_agreed_on(tmp_path: Path) -> None:
     texts = Checkout(Path(__file__).parents[2], tmp_path / "work").texts()
     found = differences(json.loads(TEXTS.read_text()), texts)
