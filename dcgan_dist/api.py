@@ -33,6 +33,8 @@ from dcgan_dist.runs.scores import Score
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from rich.console import Console
+    from rich.progress import Progress as Bars
 
     from dcgan_dist.data.manifest import Manifest
     from dcgan_dist.sweeps.record import TrialRecord
@@ -383,18 +385,40 @@ def _followed(progress: Progress, what: str, total: Callable[[], int]) -> Iterat
         if progress is not True:
             yield progress if callable(progress) else None
             return
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        about = TextColumn("{task.fields[about]}")
-        with Bars(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), about) as bars:
-            bar = bars.add_task(what, total=None, about="")
+        console, about = Console(), TextColumn("{task.fields[about]}")
+        bars = Bars(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), about, console=console)
+        bar = bars.add_task(what, total=None, about="")
+        with _shown(bars, console) as refresh:
 
             def on_row(row: Row) -> None:
                 losses = f"loss_d {row['loss_d']:.3f}, loss_g {row['loss_g']:.3f}, {row['images_per_s']:.0f} images/s"
-                bars.update(bar, total=total(), completed=int(row["step"]), about=losses)
+                steps = bars.tasks[0].total or total()
+                bars.update(bar, total=steps, completed=int(row["step"]), about=losses)
+                refresh()
 
             yield on_row
+            bars.update(bar, total=total(), completed=total())
+
+
+@contextmanager
+def _shown(bars: Bars, console: Console) -> Iterator[Callable[[], None]]:
+    """Show bars in a terminal or in the output of a notebook's cell, and nowhere else; yield what draws them again."""
+    if console.is_jupyter:
+        # Rich itself takes ipywidgets, which not everybody has, and whose state is not saved with the notebook.
+        from IPython.display import display
+
+        shown = display(bars, display_id=True)
+        yield lambda: shown.update(bars)
+        shown.update(bars)
+    elif console.is_terminal:
+        with bars:
+            yield lambda: None  # a thread of its own draws them
+    else:
+        yield lambda: None
 
 
 __all__ = [
