@@ -89,19 +89,25 @@ def test_training_works_again_and_again_and_prints_nothing(tmp_path: Path, capfd
 
 
 def test_threads_that_wait_leave_the_cores_to_others(tmp_path: Path) -> None:
-    code = f"""
+    code = """
 import os, sys
 import dcgan_dist as dd
-dd.load_config()
+dd.load_config(), dd.stream
 assert "torch" not in sys.modules
-dd.train({SHORT!r}, {{"run_dir": {str(tmp_path / "run")!r}, "training.steps": 1}})
+dd.{call}
+assert "torch" in sys.modules
 print(os.environ["GOMP_SPINCOUNT"])
 """
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    }
-    for given, spins in ({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"):
-        done = in_new_process(code, environment | given)
+    train = code.format(call=f"train({ {**SHORT, 'run_dir': str(tmp_path / 'run'), 'training.steps': 1} })")
+    stream = code.format(call="stream('rooms:256', batch_size=8)")
+    inherited = os.environ.keys() - {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    environment = {name: os.environ[name] for name in inherited}
+    for program, given, spins in (
+        (train, {}, "1000"),
+        (stream, {}, "1000"),
+        (stream, {"GOMP_SPINCOUNT": "7"}, "7"),
+    ):
+        done = in_new_process(program, environment | given)
         assert (done.stdout, done.stderr) == (f"{spins}\n", "")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcgan_dist.data.dataset import open_dataset
-from dcgan_dist.data.sample_stream import SampleStream
 from dcgan_dist.errors import ConfigError, DataError
+from dcgan_dist.parallel import yield_idle_cores
 
 
 def stream(
@@ -81,6 +81,9 @@ def stream(
     )
     if batch_size > dataset.count:
         raise DataError(f"batch_size is {batch_size}, but {dataset.path!r} has {dataset.count} images: take fewer")
+    yield_idle_cores()  # the next import is the one of torch
+    from dcgan_dist.data.sample_stream import SampleStream
+
     order = {"seed": seed, "batch_size": batch_size, "rank": rank, "world_size": world_size}
     source = SampleStream(dataset, order, start=start, epochs=epochs, decoded=decoded, on_damage=on_damage)
     if find_spec("webdataset") is None:
