@@ -19,9 +19,9 @@ import dcgan_dist as dd
 from dcgan_dist.errors import InputError
 
 
-def train(output: Path, name: str, settings: Mapping[str, object], *, progress: bool) -> dd.Run:
+def train(output: Path, name: str, settings: Mapping[str, object]) -> dd.Run:
     """Train a run of the config `rooms` with some settings changed."""
-    return dd.train("rooms", {**settings, "run_dir": str(output / name)}, progress=progress)
+    return dd.train("rooms", {**settings, "run_dir": str(output / name)}, progress=True)
 
 
 def save_grid(images: npt.NDArray[np.uint8], path: Path, columns: int = 8) -> None:
@@ -46,15 +46,14 @@ def save_curves(runs: Mapping[str, dd.Run], path: Path) -> None:
     plt.close(figure)
 
 
-def accuracies(run: dd.Run, count: int) -> dict[str, str]:
-    """Score the discriminator's features of rooms, and those of one with random weights."""
-    scores = run.evaluate("rooms", count=count, cs=[1e-4, 1e-3], baselines=["random"])
-    found = {}
-    for score in scores:
+def accuracies(run: dd.Run, count: int) -> str:
+    """Say how well rooms are told apart by the discriminator's features, and by those of random weights."""
+    found = []
+    for score in run.evaluate("rooms", count=count, cs=[1e-4, 1e-3], baselines=["random"]):
         accuracy = score.metrics["accuracy"]
         low, high = accuracy.ci95 or (accuracy.value, accuracy.value)
-        found[score.method] = f"{accuracy.value:.1f}% ({low:.1f} to {high:.1f})"
-    return found
+        found.append(f"{score.method} {accuracy.value:.1f}% ({low:.1f} to {high:.1f})")
+    return ", ".join(found)
 
 
 def main() -> None:
@@ -64,7 +63,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20000, help="rooms to train on")
     parser.add_argument("--score-images", type=int, default=2000, help="rooms to score on")
     parser.add_argument("--output", type=Path, default=Path("runs/example"), help="folder for runs and pictures")
-    parser.add_argument("--quiet", action="store_true", help="draw no progress bars")
     options = parser.parse_args()
 
     settings = {
@@ -76,8 +74,8 @@ def main() -> None:
         "training.log_every": 10,
     }
     try:
-        paper = train(options.output, "paper", settings, progress=not options.quiet)
-        changed = train(options.output, "beta1-0.9", {**settings, "optim.beta1": 0.9}, progress=not options.quiet)
+        paper = train(options.output, "paper", settings)
+        changed = train(options.output, "beta1-0.9", {**settings, "optim.beta1": 0.9})
     except InputError as error:
         parser.error(str(error))
 
@@ -86,7 +84,7 @@ def main() -> None:
     for run in runs.values():
         save_grid(run.sample(64, seed=0), options.output / f"{Path(run.location).name}.png")
     for name, run in runs.items():
-        print(f"{name}: features of the discriminator tell {accuracies(run, options.score_images)}")
+        print(f"{name}: {accuracies(run, options.score_images)}")
     print(f"pictures: {options.output}")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import json
 import math
 import os
 import pickle
+import pty
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +34,7 @@ from tests.runs.conftest import s3_server
 __all__ = ["s3_server"]
 
 SHORT = {**TINY, "training.steps": 8}
+TERMINAL = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
 
 
 def subclasses_of(kind: type[DcganDistError]) -> list[type[DcganDistError]]:
@@ -169,6 +174,25 @@ def test_progress_is_every_log_line(tmp_path: Path) -> None:
     )
     assert [row["step"] for row in rows] == run.metrics()["step"].tolist() == [2, 4, 6, 8]
     assert [row["loss_d"] for row in rows] == run.metrics()["loss_d"].tolist()
+
+
+def test_a_bar_is_drawn_in_a_terminal_and_nothing_elsewhere(tmp_path: Path) -> None:
+    given = {**SHORT, "run_dir": str(tmp_path / "run")}
+    code = f"import dcgan_dist as dd\ndd.train({given!r}, progress=True)"
+    terminal, its_end = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=its_end, stderr=its_end, env=TERMINAL)
+    os.close(its_end)
+    drawn = b""
+    with contextlib.suppress(OSError):  # the way in which a terminal says that its other end is closed
+        while part := os.read(terminal, 4096):
+            drawn += part
+    os.close(terminal)
+    assert process.wait() == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.decode()).rstrip().rpartition("\r")[2]
+    assert re.fullmatch(r"training ━+ 8/8 0:00:00 loss_d \d\.\d+, loss_g \d\.\d+, \d+ images/s", shown)
+    shutil.rmtree(tmp_path / "run")
+    done = in_new_process(code, TERMINAL)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_run_tells_what_its_files_say(finished_run: Callable[..., Path]) -> None:
