@@ -92,3 +92,6 @@ class Stopped(DcganDistError):
         super().__init__(message)
         self.signal_number = signal_number
         self.exit_status = 128 + signal_number
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int, str]]:
+        return type(self), (self.signal_number, str(self))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from PIL import Image
 
 import dcgan_dist as dd
 from dcgan_dist import api
-from dcgan_dist.errors import ConfigError, DataError, RunDirectoryError
+from dcgan_dist.errors import ConfigError, DataError, DcganDistError, RunDirectoryError, Stopped
 from dcgan_dist.train import main as train_command
 from tests.conftest import TINY, metrics, options
 from tests.runs.conftest import s3_server
@@ -28,6 +30,11 @@ from tests.runs.conftest import s3_server
 __all__ = ["s3_server"]
 
 SHORT = {**TINY, "training.steps": 8}
+
+
+def subclasses_of(kind: type[DcganDistError]) -> list[type[DcganDistError]]:
+    below = kind.__subclasses__()
+    return [*below, *itertools.chain.from_iterable(map(subclasses_of, below))]
 
 
 def in_new_process(code: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -140,6 +147,13 @@ def test_what_cannot_be_used_is_an_error_of_the_package_and_leaves_nothing(
         dd.explore("fig", {"run": str(location)})
     assert not location.exists()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", [DcganDistError, *subclasses_of(DcganDistError)])
+def test_errors_travel_between_processes(kind: type[DcganDistError]) -> None:
+    error = Stopped(signal.SIGINT, "why") if kind is Stopped else kind("why")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (kind, "why", vars(error))
 
 
 def test_progress_is_every_log_line(tmp_path: Path) -> None:
