@@ -54,6 +54,17 @@ def descendants(process: int) -> list[int]:
     return found[1:]
 
 
+def wait_for_task(cluster: RayCluster) -> int:
+    """Return the process id of a worker that is doing a task."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for pid in descendants(cluster.process):
+            if b"ray::do_task" in command_line(pid):
+                return pid
+        time.sleep(0.01)
+    raise AssertionError("no worker has begun a task")
+
+
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -8,12 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.launch.conftest import RayCluster, command_line, descendants
+from tests.launch.conftest import RayCluster, descendants, wait_for_task
 
 
 def start(folder: Path, words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -31,17 +30,6 @@ def finish(process: subprocess.Popen[str], folder: Path) -> tuple[str, list[dict
 
 def evaluate(folder: Path, words: list[str], **environment: str) -> tuple[str, list[dict[str, Any]]]:
     return finish(start(folder, words, environment), folder)
-
-
-def wait_for_task(cluster: RayCluster) -> int:
-    """Return the process id of a worker that is doing a task."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for pid in descendants(cluster.process):
-            if b"ray::do_task" in command_line(pid):
-                return pid
-        time.sleep(0.01)
-    raise AssertionError("no worker has begun a task")
 
 
 def test_features_made_over_a_cluster_give_the_same_score(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from dcgan_dist.data.shards import Recipe, write_shards
 from dcgan_dist.data.sources import room_source
-from tests.launch.conftest import RayCluster, descendants
+from tests.launch.conftest import RayCluster, wait_for_task
 
 TASKS = """
 import contextlib, os, signal, sys, time
@@ -117,16 +116,14 @@ def test_prepare_over_a_cluster_loses_a_worker_is_stopped_goes_on_and_ends_with_
     work = tmp_path / ".out.unfinished"
 
     def wait_for(records: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while len(list(work.glob("rooms-*.json"))) < records:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
     wait_for(3)
-    workers = [pid for pid in descendants(ray_cluster.process) if b"ray::do_task" in title(pid)]
-    assert workers
-    os.kill(workers[0], signal.SIGKILL)
+    os.kill(wait_for_task(ray_cluster), signal.SIGKILL)
     wait_for(15)
     process.terminate()
     _, err = process.communicate(timeout=60)
@@ -136,19 +133,13 @@ def test_prepare_over_a_cluster_loses_a_worker_is_stopped_goes_on_and_ends_with_
     )
     assert not (tmp_path / "out").exists()
     process = prepare(ray_cluster, tmp_path, *words)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert f"{tmp_path}/out: 4,000 colour images" in out
     write_shards(room_source(4000), Recipe(image_size=16, shard_size=100, name="rooms"), tmp_path / "whole")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
     }
-
-
-def title(pid: int) -> bytes:
-    with contextlib.suppress(OSError):  # it has ended meanwhile
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
 
 
 def test_more_tasks_at_once_than_cpus_are_refused_with_what_there_is(ray_cluster: RayCluster, tmp_path: Path) -> None:
