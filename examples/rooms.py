@@ -1,6 +1,6 @@
 """Train a small DCGAN on procedural rooms, look at it, score it, change one setting and train again.
 
-``python examples/rooms.py`` takes some ten minutes on two cores and leaves pictures in ``runs/example``; run again, it
+``python examples/rooms.py`` takes some minutes on two cores and leaves pictures in ``runs/example``; run again, it
 goes on where it was. It needs no download.
 """
 
