@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import runpy
@@ -30,6 +31,21 @@ def test_every_member_and_attribute_of_a_run_is_told_of() -> None:
     about = PAGE.partition("### `dd.Run`")[2].partition("\n### ")[0]
     assert members > {"sample", "metrics", "location"}
     assert [name for name in sorted(members) if not re.search(rf"`(Run\.)?{name}`", about)] == []
+
+
+def test_the_readme_uses_what_there_is() -> None:
+    block = re.search(
+        r"## In Python\n.*?```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert block
+    used = {
+        (node.value.id, node.attr)
+        for node in ast.walk(ast.parse(block[1]))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    assert {("dd", "train"), ("run", "metrics")} <= used
+    there = {"dd": dcgan_dist, "run": dcgan_dist.Run}
+    assert [f"{of}.{name}" for of, name in sorted(used) if not hasattr(there[of], name)] == []
 
 
 def test_every_error_stands_below_its_base_with_its_exit_status() -> None:
