@@ -238,7 +238,7 @@ class Run:
 
     @property
     def scores(self) -> dict[str, list[Score]]:
-        """What its checkpoints are worth, by task and by step, from scores.json as it is now; {} where there is none.
+        """The scores by task, those of each by step, from scores.json as it is now; {} where there is none.
 
         Raises:
             RunDirectoryError, StorageError: as `entries`.
