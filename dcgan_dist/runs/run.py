@@ -182,8 +182,11 @@ class Run:
         """Return the steps that `step` asks for: `latest`, `all`, or a number (which may have no checkpoint).
 
         Raises:
+            ConfigError: it is none of them.
             RunDirectoryError, StorageError: as `steps`.
         """
+        if not step.isdecimal() and step not in ("latest", "all"):
+            raise ConfigError(f"step is {step!r}: take latest, all, or the number of a step")
         steps = self.steps
         if step.isdecimal():
             return [int(step)]
