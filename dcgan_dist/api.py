@@ -46,16 +46,23 @@ Settings = TypeVar("Settings")
 
 
 class Run(SavedRun):
-    """A run directory that is there, on a disk or on object storage: to read, to draw samples of, and to score.
+    """A run directory, on a disk or on object storage: to read, to draw samples from, and to score.
+
+    A property reads its file when it is first asked for; `status`, `steps`, `checkpoints` and `scores` do so each time.
+    Two runs are equal if they have the same location.
 
     >>> run = Run("runs/rooms")
     >>> run.metrics()["loss_d"]
     >>> run.sample(64, seed=0)
+
+    Attributes:
+        location: folder or URL, as it was given.
+        folder: the same, to read files from.
     """
 
     @cached_property
     def config(self) -> Config:
-        """Its settings.
+        """The settings of the run, with those that depended on the data filled in.
 
         Raises:
             RunDirectoryError: there is no run.
@@ -75,7 +82,7 @@ class Run(SavedRun):
         statistics: Literal["running", "batch"] | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
     ) -> npt.NDArray[np.uint8]:
-        """Draw samples: the first `count` of the endless row that `seed` names.
+        """Return samples 0 to `count` - 1 of the sequence that `seed` gives.
 
         Args:
             count: how many.
@@ -117,13 +124,19 @@ class Run(SavedRun):
     def evaluate(
         self, task: str = "rooms", *, data: str | Path | None = None, progress: Progress = False, **settings: Any
     ) -> list[Score]:
-        """Score it, into its scores.json too; see `evaluate`.
+        """Score the run, write the scores into its scores.json, and return them; see `evaluate`.
 
         Args:
             task: such as `rooms`, `cifar10` or `fidelity`.
             data: labelled images, where the task has none of its own.
-            progress: see `train`.
+            progress: see `prepare`.
             **settings: further ones of the command, such as `step="all"`.
+
+        Returns:
+            The scores, those of controls too.
+
+        Raises:
+            InputError: a setting, the run or the data cannot be used.
         """
         given = {} if data is None else {"data": str(data)}
         return evaluate({"run": self.location, "task": task, **given, **settings}, progress=progress)
@@ -180,6 +193,10 @@ class Sweep:
 def load_config(config: str | Path | Config | Mapping[str, Any] | None = None, overrides: Overrides = None) -> Config:
     """Return the settings of a training run, checked.
 
+    Args:
+        config: see `train`.
+        overrides: settings over those.
+
     Raises:
         ConfigError: no such file, an unknown setting, a wrong type, or a value out of range.
     """
@@ -197,7 +214,8 @@ def train(
     In this process, or with `cluster.workers` above 1 in workers of Ray Train.
 
     Args:
-        config: path of a YAML file, a `Config`, or a mapping; left out, the defaults (20,000 procedural rooms).
+        config: path of a YAML file, or the name of one of the package's, such as `rooms`; a `Config`; or a mapping of
+            dotted or nested names; left out, the defaults (20,000 procedural rooms).
         overrides: settings over those, by dotted name; None clears one, as `training.epochs` where steps are given.
         progress: True draws a bar in notebooks and terminals; a function is given the metrics of each log line.
 
@@ -227,7 +245,7 @@ def prepare(
         progress: a function is given ``{"line": ...}`` for each line that the command would print; True prints them.
 
     Returns:
-        What the shards hold: `count`, `classes`, `image_size`, `channels`, `shards`, `skipped`, ….
+        The manifest of the shards.
 
     Raises:
         InputError: a setting, the source or the output cannot be used.
@@ -255,7 +273,7 @@ def sample(
         progress: see `prepare`.
 
     Returns:
-        Where they are.
+        The output, a path or URL.
 
     Raises:
         InputError: a setting, the run or the output cannot be used.
@@ -274,7 +292,7 @@ def sample(
 def evaluate(
     config: str | Path | EvaluateConfig | Mapping[str, Any], overrides: Overrides = None, *, progress: Progress = False
 ) -> list[Score]:
-    """Score what a run's discriminator learned, or how good its generator's samples are; scores.json gets it too.
+    """Score what a run's discriminator learned, or how good its generator's samples are, into its scores.json.
 
     Args:
         config: the settings of the command `evaluate`; see `train`.
@@ -306,6 +324,9 @@ def explore(
         overrides: settings over those.
         progress: see `prepare`.
 
+    Returns:
+        The figure: a sentence, numbers, and where its files are.
+
     Raises:
         InputError: no such figure; or a setting, the run or the data cannot be used.
         StorageError: it cannot be written.
@@ -328,6 +349,9 @@ def sweep(
         config: the settings of the command `sweep`; see `train`.
         overrides: settings over those.
         progress: see `prepare`.
+
+    Returns:
+        The sweep, with the record and the run of each trial.
 
     Raises:
         InputError: a setting, the data or the sweep directory cannot be used.

@@ -278,3 +278,12 @@ def test_a_run_on_object_storage_is_opened_like_any_other(s3_server: object, fin
     assert there.metrics()["loss_g"].tolist() == here.metrics()["loss_g"].tolist()
     assert [c.digest for c in there.checkpoints] == [c.digest for c in here.checkpoints]
     assert there.config == here.config
+
+
+def test_weights_and_steps_that_there_are_not_are_refused(finished_run: Callable[..., Path]) -> None:
+    run = dd.Run(finished_run(1))
+    with pytest.raises(ConfigError, match="weights is 'averaged': take auto, average or raw"):
+        run.sample(2, weights="averaged")  # type: ignore[arg-type]
+    for step in (-1, "newest"):
+        with pytest.raises(ConfigError, match=f"step is '{step}': take latest, all, or the number"):
+            run.sample(2, step=step)  # type: ignore[arg-type]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import grimp
@@ -51,12 +53,38 @@ def test_each_floor_is_told_of() -> None:
     assert {name for names in floors() for name in names} - set(commands) - {"__main__"} <= told
 
 
-def test_what_the_ways_name_is_there() -> None:
-    named = {name for way in WAYS for name in re.findall(r"[\w/]+(?:\.py|/)", way)}
-    assert len(named) > 15
-    assert [name for name in named if not (ROOT / "dcgan_dist" / name).exists() and name not in ("checkpoints/",)] == []
-    members = {name for way in WAYS for name in re.findall(r"\bRun\.(\w+)", way)}
-    from dcgan_dist.api import Run
+def is_in(name: str, file: str) -> bool:
+    """Whether a file of the package has `name`, such as ``Tally.add``."""
+    module = import_module("dcgan_dist." + file.removesuffix(".py").replace("/", "."))
+    try:
+        attrgetter(name)(module)
+    except AttributeError:
+        return False
+    return True
 
-    assert members
-    assert [name for name in members if not hasattr(Run, name)] == []
+
+def test_what_the_ways_name_is_in_the_file_named_before_it() -> None:
+    named = []
+    for way in WAYS:
+        file = ""
+        for word in re.findall(r"[\w/]+\.py\b|[\w.]+(?=\(\))|\bRun\.\w+", way):
+            if word.endswith(".py"):
+                file = word
+                assert (ROOT / "dcgan_dist" / file).is_file(), word
+            else:
+                named.append((word, file))
+    assert len(named) > 30
+    assert [(name, file) for name, file in named if not is_in(name, file)] == []
+
+
+def test_what_the_table_names_is_in_the_package_of_its_row() -> None:
+    named = []
+    for line in PAGE.splitlines():
+        if line.startswith("| `"):
+            _, floor, told, _ = line.split("|")
+            package = ROOT / "dcgan_dist" / re.findall(r"`(\w+)`", floor)[0]
+            sources = [*package.glob("*.py"), *package.parent.glob(f"{package.name}.py")]
+            text = "\n".join(f"class {source.name}\n{source.read_text(encoding='utf-8')}" for source in sources)
+            named += [(word, text) for word in re.findall(r"`(\w+\.py|[A-Z]\w+)`", told)]
+    assert {"step.py", "RunWriter", "Folder"} <= {word for word, _ in named}
+    assert [word for word, text in named if not re.search(rf"^class {re.escape(word)}\b", text, re.MULTILINE)] == []

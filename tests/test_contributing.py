@@ -10,38 +10,38 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(
-    r"```python\n# (\S+?\.py)(?:, above: ([^\n]+))?\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL
-)
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n# (\S+?\.py)(?:, (above|in place of): ([^\n]+))?\n(.*?)```", PAGE, re.DOTALL)
+
+
+def in_copy(folder: Path, *words: str) -> str:
+    """Run a module of Python in the copy, of which alone it knows, to its end; what it prints."""
+    own = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], env=own, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_the_worked_examples_work_in_a_copy_of_the_package(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "dcgan_dist", tmp_path / "dcgan_dist", ignore=shutil.ignore_patterns("__pycache__"))
     tests = []
-    for file, line, code in BLOCKS:
+    for file, where, line, code in BLOCKS:
         path = tmp_path / file
-        if line:
-            before, found, after = path.read_text().partition(f"{line}\n")
-            assert found, f"{file} has no line {line!r}"
-            path.write_text(f"{before}{code}{found}{after}")
+        if where:
+            text = path.read_text()
+            assert f"\n{line}\n" in text, f"{file} has no line {line!r}"
+            path.write_text(text.replace(f"{line}\n", code + (f"{line}\n" if where == "above" else "")))
             continue
         assert not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
         tests += [path] if path.name.startswith("test_") else []
     assert len(tests) == 4
-    own = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-        *map(str, tests),
-    ]
-    done = subprocess.run(words, env={**os.environ, **own}, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 passed" in done.stdout
+    assert len(BLOCKS) == len(re.findall("```python", PAGE)), "a block does not say which file it is of"
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    in_copy(tmp_path, "ruff", "check", "dcgan_dist", "tests")
+    in_copy(tmp_path, "ruff", "format", "--check", "dcgan_dist", "tests")
+    said = in_copy(tmp_path, "pytest", "--verbose", "-p", "no:cacheprovider", *map(str, tests))
+    assert f"{sum(path.read_text().count('def test_') for path in tests)} passed" in said

@@ -68,7 +68,7 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """What tells it from all others."""
+        """Digest of its state.json, which has those of all other files: equal only for equal checkpoints."""
         return str(self.state["digest"])
 
     @property

@@ -182,8 +182,11 @@ class Run:
         """Return the steps that `step` asks for: `latest`, `all`, or a number (which may have no checkpoint).
 
         Raises:
+            ConfigError: it is none of them.
             RunDirectoryError, StorageError: as `steps`.
         """
+        if not step.isdecimal() and step not in ("latest", "all"):
+            raise ConfigError(f"step is {step!r}: take latest, all, or the number of a step")
         steps = self.steps
         if step.isdecimal():
             return [int(step)]
@@ -238,7 +241,7 @@ class Run:
 
     @property
     def scores(self) -> dict[str, list[Score]]:
-        """What its checkpoints are worth, by task and by step, from scores.json as it is now; {} where there is none.
+        """The scores by task, those of each by step, from scores.json as it is now; {} where there is none.
 
         Raises:
             RunDirectoryError, StorageError: as `entries`.

@@ -40,7 +40,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """An entry of scores.json: what a checkpoint, or a control, is worth in a task.
+    """An entry of scores.json: how a checkpoint, or a control, did in a task.
 
     Attributes:
         task: such as `rooms`, `cifar10` or `fidelity`.

@@ -38,9 +38,11 @@ def load_generator(run: Run, step: int, weights: Weights = "auto") -> LoadedGene
         weights: `average` or `raw`; `auto` takes the averaged weights where there are any.
 
     Raises:
-        ConfigError: there are no averaged weights.
+        ConfigError: there are no averaged weights, or no such ones.
         RunDirectoryError, StorageError: as `load_networks`.
     """
+    if weights not in ("auto", "average", "raw"):
+        raise ConfigError(f"weights is {weights!r}: take auto, average or raw")
     checkpoint = run.checkpoint(step)
     has_average = AVERAGE_FILE in checkpoint.files
     if weights == "average" and not has_average:
