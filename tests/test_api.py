@@ -26,6 +26,7 @@ from PIL import Image
 
 import dcgan_dist as dd
 from dcgan_dist import api
+from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.errors import ConfigError, DataError, DcganDistError, RunDirectoryError, Stopped
 from dcgan_dist.train import main as train_command
 from tests.conftest import TINY, metrics, options
@@ -264,6 +265,16 @@ def test_lines_go_to_whom_they_are_asked_to_go(tmp_path: Path, capfd: pytest.Cap
     assert lines[-1].startswith(f"{tmp_path / 'shards'}: 20 colour images")
     dd.prepare(settings, progress=True)
     assert "nothing to do" in capfd.readouterr().out
+
+
+def test_a_stream_whose_rooms_are_made_first_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dcgan_dist.data.progress.PLAIN_PERIOD_S", 0.0)
+    open_dataset("rooms:50", cache=tmp_path / "a")
+    assert "drawing rooms:50" in capfd.readouterr().err  # as commands do
+    assert dd.stream("rooms:50", batch_size=10, cache=tmp_path / "b").source.batches_per_epoch == 5
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_run_on_object_storage_is_opened_like_any_other(s3_server: object, finished_run: Callable[..., Path]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.parallel import yield_idle_cores
+from dcgan_dist.printing import heard_by
 
 
 def stream(
@@ -70,15 +71,16 @@ def stream(
         raise ConfigError(f"epochs is {epochs}: take 1 or more, or None for no end")
     if on_damage not in ("skip", "fail"):
         raise ConfigError(f"on_damage is {on_damage!r}: take 'skip' or 'fail'")
-    dataset = open_dataset(
-        path,
-        image_size=image_size,
-        channels=channels,
-        cache=cache,
-        cache_gib=cache_gib,
-        on_damage=on_damage,
-        image_member=image_member,
-    )
+    with heard_by(lambda _line: None):  # rooms may have to be made first, which commands tell the progress of
+        dataset = open_dataset(
+            path,
+            image_size=image_size,
+            channels=channels,
+            cache=cache,
+            cache_gib=cache_gib,
+            on_damage=on_damage,
+            image_member=image_member,
+        )
     if batch_size > dataset.count:
         raise DataError(f"batch_size is {batch_size}, but {dataset.path!r} has {dataset.count} images: take fewer")
     yield_idle_cores()  # the next import is the one of torch
