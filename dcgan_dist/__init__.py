@@ -17,8 +17,8 @@ if sys.argv[:1] == ["-m"]:  # `python -m dcgan_dist.NAME` is looking for its mod
     set_handler(end_at_once)
 
 if TYPE_CHECKING:
-    from dcgan_dist.api import Run, evaluate, explore, load_config, prepare, report, sample, sweep, train
-    from dcgan_dist.config import Config, override
+    from dcgan_dist.api import Run, evaluate, explore, load_config, override, prepare, report, sample, sweep, train
+    from dcgan_dist.config import Config
     from dcgan_dist.data.pipeline import stream
 
 _FRONT_DOORS = ("evaluate", "explore", "prepare", "report", "sample", "sweep", "train")  # modules that can be called
@@ -26,7 +26,7 @@ _ELSEWHERE = {
     "Config": "config",
     "Run": "api",
     "load_config": "api",
-    "override": "config",
+    "override": "api",
     "stream": "data.pipeline",
 }
 

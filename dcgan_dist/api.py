@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dcgan_dist.command_line import settings_of
-from dcgan_dist.config import Config, EvaluateConfig, PrepareConfig, SampleConfig, SweepConfig, Weights
+from dcgan_dist.config import Config, EvaluateConfig, PrepareConfig, SampleConfig, SweepConfig, Weights, check_whole
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.printing import heard_by
@@ -48,8 +48,8 @@ Settings = TypeVar("Settings")
 class Run(SavedRun):
     """A run directory, on a disk or on object storage: to read, to draw samples from, and to score.
 
-    A property reads its file when it is first asked for; `status`, `steps`, `checkpoints` and `scores` do so each time.
-    Two runs are equal if they have the same location.
+    Its settings are those of when it was opened; `status`, `steps`, `checkpoints`, `scores` and metrics are read each
+    time. Two runs are equal if they have the same location.
 
     >>> run = Run("runs/rooms")
     >>> run.metrics()["loss_d"]
@@ -60,12 +60,21 @@ class Run(SavedRun):
         folder: the same, to read files from.
     """
 
+    def __init__(self, location: str | Path) -> None:
+        """Open a run.
+
+        Raises:
+            RunDirectoryError: there is none, or its settings cannot be read.
+            StorageError: the storage fails.
+        """
+        super().__init__(location)
+        self.settings  # noqa: B018 a mistyped path would look like a run without results
+
     @cached_property
     def config(self) -> Config:
         """The settings of the run, with those that depended on the data filled in.
 
         Raises:
-            RunDirectoryError: there is no run.
             ConfigError: they are of a version that knew other settings.
         """
         return load_config({key: value for key, value in self.settings.items() if key != "environment"})
@@ -107,8 +116,14 @@ class Run(SavedRun):
         from dcgan_dist.distributed import pick_device
         from dcgan_dist.generation.samples import open_samples
 
-        if count < 1:
-            raise ConfigError(f"count is {count}: take at least 1")
+        check_whole("count", count, 1)
+        check_whole("seed", seed)
+        if device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"device is {device!r}: take auto, cpu or cuda")
+        if statistics not in (None, "running", "batch"):
+            raise ConfigError(f"statistics is {statistics!r}: take running or batch, or leave it out")
+        if not isinstance(truncation, float | int | None):
+            raise ConfigError(f"truncation is {truncation!r}: take a positive number")
         samples = open_samples(
             self,
             str(step),
@@ -190,6 +205,30 @@ class Sweep:
         return None if found is None else self.run(found.trial)
 
 
+def _settings(
+    settings_class: type[Settings], config: str | Path | Settings | Mapping[str, Any] | None, overrides: Overrides
+) -> Settings:
+    """See `settings_of`; runs and paths among the values are taken for what names them."""
+
+    def named(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: value.location if isinstance(value, SavedRun) else str(value) if isinstance(value, Path) else value
+            for key, value in values.items()
+        }
+
+    given = named(config) if isinstance(config, Mapping) else config
+    return settings_of(settings_class, given, named(overrides) if isinstance(overrides, Mapping) else overrides)
+
+
+def override(config: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return settings with some replaced, by dotted or nested name; None clears one.
+
+    Raises:
+        ConfigError: an unknown setting, a wrong type, or a value out of range.
+    """
+    return _settings(type(config), config, changes)
+
+
 def load_config(config: str | Path | Config | Mapping[str, Any] | None = None, overrides: Overrides = None) -> Config:
     """Return the settings of a training run, checked.
 
@@ -200,7 +239,7 @@ def load_config(config: str | Path | Config | Mapping[str, Any] | None = None, o
     Raises:
         ConfigError: no such file, an unknown setting, a wrong type, or a value out of range.
     """
-    return settings_of(Config, config, overrides)
+    return _settings(Config, config, overrides)
 
 
 def train(
@@ -256,7 +295,7 @@ def prepare(
     from dcgan_dist.data.dataset import open_dataset
     from dcgan_dist.prepare import run_prepare
 
-    settings = settings_of(PrepareConfig, config, overrides)
+    settings = _settings(PrepareConfig, config, overrides)
     with _lines(progress):
         run_prepare(settings)
         return open_dataset(str(settings.verify or settings.output)).manifest
@@ -282,7 +321,7 @@ def sample(
     yield_idle_cores()
     from dcgan_dist.sample import write
 
-    settings = settings_of(SampleConfig, config, overrides)
+    settings = _settings(SampleConfig, config, overrides)
     with _lines(progress):
         write(settings)
     assert settings.output is not None
@@ -308,7 +347,7 @@ def evaluate(
     yield_idle_cores()
     from dcgan_dist.evaluate import score
 
-    settings = settings_of(EvaluateConfig, config, overrides)
+    settings = _settings(EvaluateConfig, config, overrides)
     with _lines(progress):
         return [Score.of(settings.task, entry) for entry in score(settings)]
 
@@ -334,7 +373,7 @@ def explore(
     yield_idle_cores()
     from dcgan_dist.explore import draw, settings_class
 
-    settings = settings_of(settings_class(figure), config, overrides)
+    settings = _settings(settings_class(figure), config, overrides)
     with _lines(progress):
         drawn, files = draw(figure, settings)
     return Figure(figure, drawn.finding, drawn.numbers, files)
@@ -361,7 +400,7 @@ def sweep(
     yield_idle_cores()
     from dcgan_dist.sweep import search
 
-    settings = settings_of(SweepConfig, config, overrides)
+    settings = _settings(SweepConfig, config, overrides)
     with _lines(progress):
         ledger = search(settings)
     return Sweep(ledger.location, dict(ledger.records))
@@ -453,6 +492,7 @@ __all__ = [
     "evaluate",
     "explore",
     "load_config",
+    "override",
     "prepare",
     "report",
     "sample",

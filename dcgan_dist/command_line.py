@@ -446,8 +446,12 @@ def settings_of(
         values = read_yaml_settings(config, settings_class)
     elif isinstance(config, Mapping):
         values = _flatten_mapping(dict(config), known, former)
-    else:
+    elif config is None or isinstance(config, settings_class):
         values = {} if config is None else flatten(config)
+    else:
+        raise ConfigError(f"settings are {config!r}: give a YAML file, a mapping, or a {settings_class.__name__}")
+    if not isinstance(overrides, Mapping | None):
+        raise ConfigError(f"overrides are {overrides!r}: give a mapping, such as {{'optim.lr': 1e-3}}")
     layer = _flatten_mapping(dict(overrides or {}), known, former)
     return build_settings(settings_class, _overlay(values, layer))
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, SupportsIndex, TypeVar
 
 from dcgan_dist.errors import ConfigError
 
@@ -103,6 +103,18 @@ def _check_member(extension: str | None, key: str) -> None:
 def is_whole(text: str) -> bool:
     """Whether a text is a whole number of at least 0 and at most 18 digits."""
     return text.isdecimal() and len(text) <= 18
+
+
+def check_whole(name: str, value: object, least: int = 0) -> None:
+    """Check that a value that a caller in Python gives is a whole number.
+
+    Raises:
+        ConfigError: it is none, or less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise ConfigError(f"{name} is {value!r}: take a whole number")
+    if not least <= value.__index__() < 2**63:
+        raise ConfigError(f"{name} is {value!r}: take {least} or more, below 2**63")
 
 
 def is_rooms(path: str) -> bool:

@@ -24,7 +24,7 @@ from dcgan_dist.sweeps.record import TrialRecord
 PAGE = Path(__file__).with_name("api.md")
 FUNCTIONS = (
     *(api.train, api.prepare, api.sample, api.evaluate, api.explore, api.sweep, api.report),
-    *(api.load_config, config.override, pipeline.stream),
+    *(api.load_config, api.override, pipeline.stream),
 )
 CLASSES = (
     *(api.Run, Checkpoint, Score, Metric, api.Figure, api.Sweep, TrialRecord, Manifest),

@@ -28,6 +28,7 @@ import dcgan_dist as dd
 from dcgan_dist import api
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.errors import ConfigError, DataError, DcganDistError, RunDirectoryError, Stopped
+from dcgan_dist.runs.run import Run as SavedRun
 from dcgan_dist.train import main as train_command
 from tests.conftest import TINY, metrics, options
 from tests.runs.conftest import s3_server
@@ -236,7 +237,7 @@ def test_scores_are_those_of_the_file(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 
 def test_a_value_that_could_not_be_computed_is_no_number(tmp_path: Path) -> None:
-    run = dd.Run(tmp_path)
+    run = SavedRun(tmp_path)
     run.add_scores("x", [{"method": "m", "step": 1, "protocol": "p", "metrics": {"a": {"value": math.nan}}}])
     (score,) = run.scores["x"]
     assert math.isnan(score.metrics["a"].value)
@@ -298,3 +299,63 @@ def test_weights_and_steps_that_there_are_not_are_refused(finished_run: Callable
     for step in (-1, "newest"):
         with pytest.raises(ConfigError, match=f"step is '{step}': take latest, all, or the number"):
             run.sample(2, step=step)  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_not_there_is_not_opened(tmp_path: Path) -> None:
+    for location in (tmp_path / "typo", tmp_path, ""):
+        with pytest.raises(RunDirectoryError, match="is no run directory"):
+            dd.Run(location)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"count": "8"}, "count is '8'"),
+        ({"count": 8.0}, "count is 8.0"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"truncation": "a"}, "truncation is 'a'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"statistics": "measured"}, "statistics is 'measured'"),
+        ({"label": 3}, "label is '3'"),
+    ],
+)
+def test_samples_that_cannot_be_are_refused(finished_run: Callable[..., Path], settings: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        dd.Run(finished_run(1)).sample(**{"count": 2, **settings})
+
+
+def test_what_is_no_settings_is_refused(finished_run: Callable[..., Path]) -> None:
+    wrong: list[Callable[[], Any]] = [
+        lambda: dd.train(5),  # type: ignore[arg-type]
+        lambda: dd.train(["a"]),  # type: ignore[arg-type]
+        lambda: dd.train("rooms", "optim.lr=1"),  # type: ignore[arg-type]
+        lambda: dd.override(dd.load_config(), {"optim.lr": "x"}),
+        lambda: dd.Run(finished_run(1)).checkpoint("latest"),  # type: ignore[arg-type]
+        lambda: dd.stream("rooms:64", batch_size="16"),  # type: ignore[arg-type]
+        lambda: dd.stream("rooms:64", batch_size=16, seed="a"),  # type: ignore[arg-type]
+    ]
+    for call in wrong:
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert dd.override(dd.load_config(), {"optim": {"lr": 1e-2}}).optim.lr == 1e-2
+
+
+def test_a_run_and_a_path_are_settings_too(finished_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = dd.Run(finished_run(1))
+    assert dd.sample({"run": run, "count": 2, "output": tmp_path / "x.npz"}) == str(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, {"metrics": {"a": 5}}, "abc", {"method": "m", "protocol": "p", "metrics": {"a": 5}}]
+)
+def test_what_is_no_score_is_not_written(entry: Any, tmp_path: Path) -> None:
+    run = SavedRun(tmp_path)
+    with pytest.raises(ConfigError, match="the score is"):
+        run.add_scores("x", [entry])
+    assert run.scores == {}
+    (tmp_path / "scores.json").write_text('{"x": [{"step": 1, "metrics": {"a": 5}}]}')
+    with pytest.raises(RunDirectoryError, match="has a score that is none"):
+        _ = run.scores

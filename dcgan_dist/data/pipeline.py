@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from dcgan_dist.config import check_whole
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.parallel import yield_idle_cores
@@ -58,15 +59,15 @@ def stream(
         A `FluidStream` where webdataset is installed, else a `SampleStream`.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is none, or out of range.
         DataError: there are no such shards, or fewer samples than one batch.
     """
     numbers = {"batch_size": (batch_size, 1), "seed": (seed, 0), "rank": (rank, 0), "start": (start, 0)}
     for name, (value, least) in numbers.items():
-        if value < least:
-            raise ConfigError(f"{name} is {value}: take {least} or more")
+        check_whole(name, value, least)
     if rank >= world_size:
         raise ConfigError(f"rank is {rank} of a world_size of {world_size}: ranks count from 0 to world_size - 1")
+    check_whole("world_size", world_size, 1)
     if epochs is not None and epochs < 1:
         raise ConfigError(f"epochs is {epochs}: take 1 or more, or None for no end")
     if on_damage not in ("skip", "fail"):

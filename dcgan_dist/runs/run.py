@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from dcgan_dist.config import ModelConfig, is_rooms, modernised
+from dcgan_dist.config import ModelConfig, check_whole, is_rooms, modernised
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.runs.checkpoints import STATE_NAME, Checkpoint, name_of, step_of, step_of_grid, steps_in
 from dcgan_dist.runs.lease import read_status
-from dcgan_dist.runs.names import CONFIG_NAME, METRICS_NAME
+from dcgan_dist.runs.names import CONFIG_NAME, METRICS_NAME, SCORES_NAME
 from dcgan_dist.runs.scores import Entry, Score, add_scores, read_scores
 from dcgan_dist.storage.folder import Folder, folder_at
+from dcgan_dist.storage.remote import FIRST_PATIENCE_S
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +70,8 @@ class Run:
             RunDirectoryError: there is no run, or its settings cannot be read.
             StorageError: the storage fails.
         """
-        content = self.folder.get(CONFIG_NAME)
+        # The first look is given up sooner: the address may be mistyped.
+        content = folder_at(self.location, patience=FIRST_PATIENCE_S).get(CONFIG_NAME)
         if content is None:
             raise RunDirectoryError(
                 f"{self.location} is no run directory: it has no {CONFIG_NAME}; give --run DIR of a run"
@@ -179,12 +181,13 @@ class Run:
         return [self.checkpoint(step) for step in steps]
 
     def chosen_steps(self, step: str) -> list[int]:
-        """Return the steps that `step` asks for: `latest`, `all`, or a number (which may have no checkpoint).
+        """Return the steps that `step` asks for: `latest`, `all`, or a number, which need not have a checkpoint.
 
         Raises:
             ConfigError: it is none of them.
             RunDirectoryError, StorageError: as `steps`.
         """
+        step = str(step)
         if not step.isdecimal() and step not in ("latest", "all"):
             raise ConfigError(f"step is {step!r}: take latest, all, or the number of a step")
         steps = self.steps
@@ -193,12 +196,14 @@ class Run:
         return steps[-1:] if step == "latest" else steps
 
     def checkpoint(self, step: int) -> Checkpoint:
-        """Return the checkpoint of a step; the newest one that was asked for is kept with what was read of it.
+        """Return the checkpoint of a step.
 
         Raises:
+            ConfigError: the step is no whole number.
             RunDirectoryError: there is none, or its state.json is damaged.
             StorageError: the storage fails.
         """
+        check_whole("step", step)
         if self._checkpoint is None or self._checkpoint.step != step:
             self.settings  # noqa: B018 a folder that is no run is said to be none
             where = f"{self.location.rstrip('/')}/checkpoints/{name_of(step)}"
@@ -246,7 +251,11 @@ class Run:
         Raises:
             RunDirectoryError, StorageError: as `entries`.
         """
-        return {task: [Score.of(task, entry) for entry in entries] for task, entries in self.entries().items()}
+        try:
+            return {task: [Score.of(task, entry) for entry in entries] for task, entries in self.entries().items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            where = self.folder.at(SCORES_NAME)
+            raise RunDirectoryError(f"{where} has a score that is none ({error}): move it away") from error
 
     def entries(self) -> dict[str, list[Entry]]:
         """Return the content of scores.json as it is now: entries by task, {} where there is none.

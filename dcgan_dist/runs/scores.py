@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dcgan_dist.errors import DcganDistError, RunDirectoryError
+from dcgan_dist.errors import ConfigError, DcganDistError, RunDirectoryError
 from dcgan_dist.runs.names import SCORES_NAME
 from dcgan_dist.storage.files import to_json
 from dcgan_dist.storage.folder import Folder
@@ -28,7 +28,8 @@ class Metric:
     """A number that was measured.
 
     Attributes:
-        value: the number; NaN where it could not be computed.
+        value: the number; NaN where it could not be computed. Accuracies and errors are in percent; precision, recall
+            and coverage go from 0 to 1.
         ci95: lower and upper bound of its 95% interval; None where it has none.
         n: of how many images, or draws, it is.
     """
@@ -108,9 +109,12 @@ def add_scores(folder: Folder, task: str, entries: Sequence[Entry]) -> dict[str,
         All scores by task, those of each ordered by step.
 
     Raises:
+        ConfigError: an entry lacks one of these, or its metrics are none.
         RunDirectoryError: scores.json is damaged.
         StorageError: it cannot be written.
     """
+    for entry in entries:
+        _check(entry)
     new = {_key(entry): entry for entry in entries}
     scores: dict[str, list[Entry]] = {}
 
@@ -169,6 +173,19 @@ def add_each(
     if failure is not None:
         raise failure
     return made
+
+
+def _check(entry: Entry) -> None:
+    try:
+        has_names = isinstance(entry["method"], str) and isinstance(entry["protocol"], str)
+        has_values = all("value" in about for about in entry["metrics"].values())
+    except (AttributeError, KeyError, TypeError):
+        has_names = has_values = False
+    if not (has_names and has_values):
+        raise ConfigError(
+            f"the score is {entry!r:.200}: give step, method, protocol, and metrics such as "
+            "{'accuracy': {'value': 90.0, 'ci95': [88.0, 92.0], 'n': 500}}"
+        )
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:
