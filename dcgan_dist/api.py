@@ -99,8 +99,9 @@ class Run(SavedRun):
             label: number or name of a class, for samples of it alone; left out, a conditional run shows all in turn.
             step: of the checkpoint.
             weights: averaged or raw ones; `auto` takes the averaged ones where there are any.
-            truncation: bound of z, for less variety and samples nearer to what is typical.
-            statistics: of batch norm: averages of training or those of each block of 64; left out, as the run has it.
+            truncation: bound of |z|; a smaller one gives less variety and more typical samples.
+            statistics: of batch norm: `running` averages of training, or those of each `batch` of 64 samples; left out,
+                those that the run was trained to sample with.
             device: `cpu`, `cuda` or `auto`.
 
         Returns:
@@ -413,7 +414,7 @@ def report(
 
     Args:
         directories: folders or URLs.
-        output: of the page; the tables go beside it.
+        output: of the page; trials.csv, trials.parquet and metrics.parquet in the same folder are replaced.
         progress: see `prepare`.
 
     Returns:

@@ -129,8 +129,13 @@ def _config_file(path: str) -> Path:
     if file.exists() and not file.is_dir():  # a pipe such as /dev/stdin, too
         return file
     configs = {found.relative_to(CONFIGS).with_suffix("").as_posix(): found for found in CONFIGS.rglob("*.yaml")}
-    if path in configs or file.is_dir():
-        return configs.get(path, file)
+    if path in configs:
+        return configs[path]
+    if file.is_dir():
+        raise ConfigError(
+            f"cannot read the config file {path!r}: it is a folder; give a YAML file, or a run as --run (in Python: "
+            f"{{'run': {path!r}}})"
+        )
     # By the last part, so that `configs/rooms.yaml` outside of a checkout is near to `rooms`.
     by_last_part = {name.rpartition("/")[2]: name for name in configs}
     near = difflib.get_close_matches(file.name.removesuffix(".yaml"), by_last_part, n=1)

@@ -40,8 +40,9 @@ import dcgan_dist as dd
 
 Settings are those of the commands (`python -m dcgan_dist.train --help`): a YAML file, dotted or nested names, or an
 object of a settings class. `overrides` come over them, and None clears one. Nothing is printed unless `progress` asks.
-In signatures, `Overrides` is a mapping or None, `Progress` a bool or a function of a mapping, `Weights` one of
-`"auto"`, `"average"` and `"raw"`.
+In signatures, `Overrides` is a mapping or None, `Progress` a bool or a function that is called with a mapping,
+`Weights` one of `"auto"`, `"average"` and `"raw"`, `Entry` one score as scores.json has it,
+`Settings` a settings class.
 
 In a script of your own, import torch after the first call of a function here: these have its threads yield their cores
 while they wait, without which training on a machine that other programs use too can be ten times slower.
