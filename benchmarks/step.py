@@ -16,7 +16,7 @@ from dcgan_dist.distributed import World, pick_device
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.training.draws import draw_z
 from dcgan_dist.training.sampling import to_real
-from dcgan_dist.training.step import AdversarialStep
+from dcgan_dist.training.step import Players
 
 TUTORIAL = ModelConfig(
     image_size=64, channels=3, classes=0, ngf=64, ndf=64, kernel_size=4, z_distribution="normal",
@@ -38,7 +38,7 @@ def make_our_step(
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
             network.compile()
-    players = AdversarialStep(generator, discriminator, config, world)
+    players = Players(generator, discriminator, config, world)
     count, one = torch.tensor(float(batch), device=device), torch.ones((), device=device)
     y = torch.zeros(batch, 0, device=device)
     done = 0

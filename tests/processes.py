@@ -57,7 +57,7 @@ class Moment:
     """Signals that a command gets when it calls a function of its own for the nth time.
 
     Attributes:
-        function: such as `dcgan_dist.training.trainer.Training._save`, as its caller finds it.
+        function: such as `dcgan_dist.training.trainer.Trainer._save`, as its caller finds it.
         signals: sent one after the other.
         pause: seconds after each.
         call: n.

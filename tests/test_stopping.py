@@ -148,27 +148,27 @@ STOPPED, FINISHED, NOTHING = "stopped", "finished", None
 # When, how a run stands then, and whether it has a checkpoint of the last step that it made.
 MOMENTS = [
     ("dcgan_dist.train.parse_settings", 1, NOTHING),
-    (f"{TRAINER}.open_dataset", 1, NOTHING),
-    (f"{TRAINER}.open_run_directory", 1, STOPPED),
-    (f"{TRAINER}.Training._resume", 1, STOPPED),
-    (f"{TRAINER}.Training._train_step", 1, STOPPED),
-    (f"{TRAINER}.RunWriter.append_metrics", 1, STOPPED),
-    (f"{TRAINER}.save_tensors", 5, STOPPED),
-    (f"{TRAINER}.Training._finish", 1, FINISHED),
+    (f"{TRAINER}.open_data", 1, NOTHING),
+    ("dcgan_dist.training.setup.open_run_directory", 1, STOPPED),
+    (f"{TRAINER}.Checkpointer.resume", 1, STOPPED),
+    (f"{TRAINER}.Trainer._update", 1, STOPPED),
+    ("dcgan_dist.runs.writer.RunWriter.append_metrics", 1, STOPPED),
+    ("dcgan_dist.training.checkpoint.save_tensors", 5, STOPPED),
+    (f"{TRAINER}.Trainer._finish", 1, FINISHED),
     ("dcgan_dist.train.print_results", 1, FINISHED),
 ]
 RARE_MOMENTS = [
     ("dcgan_dist.train.lasting_output", 1, NOTHING),
     (f"{TRAINER}.resolve_config", 1, NOTHING),
     ("dcgan_dist.runs.lease.Lease.take", 1, STOPPED),
-    (f"{TRAINER}.build_networks", 1, STOPPED),
-    (f"{TRAINER}.Training._write_real_images", 1, STOPPED),
-    (f"{TRAINER}.Training._write_samples", 1, STOPPED),
-    (f"{TRAINER}.AdversarialStep.update_generator", 3, STOPPED),
-    (f"{TRAINER}.Training._write_samples", 2, STOPPED),
-    (f"{TRAINER}.RunWriter.commit_checkpoint", 2, STOPPED),
-    (f"{TRAINER}.RunWriter.prune_checkpoints", 2, STOPPED),
-    (f"{TRAINER}.RunWriter.close", 1, FINISHED),
+    ("dcgan_dist.training.step.build_networks", 1, STOPPED),
+    (f"{TRAINER}.Trainer._write_real_images", 1, STOPPED),
+    (f"{TRAINER}.Trainer._draw_samples", 1, STOPPED),
+    (f"{TRAINER}.Players.update_generator", 3, STOPPED),
+    (f"{TRAINER}.Trainer._draw_samples", 2, STOPPED),
+    ("dcgan_dist.runs.writer.RunWriter.commit_checkpoint", 2, STOPPED),
+    ("dcgan_dist.runs.writer.RunWriter.prune_checkpoints", 2, STOPPED),
+    ("dcgan_dist.runs.writer.RunWriter.close", 1, FINISHED),
 ]
 SETS = [(TERM,), (INT,), (HUP,), (TERM, TERM), (INT, TERM, HUP), (HUP, HUP)]
 
@@ -243,7 +243,7 @@ def test_training_ends_in_order_when_signals_come_during_an_upload(number: int, 
 
 def test_an_impatient_second_signal_keeps_the_checkpoints_that_there_are(tmp_path: Path) -> None:
     # The second comes while the last checkpoint is being written.
-    moment = Moment(f"{TRAINER}.save_tensors", (TERM, TERM), pause=1.1, call=5)
+    moment = Moment("dcgan_dist.training.checkpoint.save_tensors", (TERM, TERM), pause=1.1, call=5)
     code, errors = end_of(options({**TINY, "run_dir": tmp_path / "run"}), moment)
     assert (code, errors.count("\n")) == (128 + TERM, 1), errors
     status = json.loads((tmp_path / "run/status.json").read_text())

@@ -256,22 +256,25 @@ class RunWriter:
 
     # Metrics and samples
 
-    def append_metrics(self, row: Mapping[str, float | int | str | None]) -> None:
-        """Append a line to metrics.jsonl (NaN and infinities as null) and its numbers to TensorBoard's scalars.
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl, NaN and infinities as null.
 
         Args:
             row: values by name; `step` is one of them.
         """
         self._check()
-        step = row["step"]
-        if not isinstance(step, int):
-            raise TypeError(f"the step of a line of metrics is {step!r}, not a whole number")
+        if not isinstance(row["step"], int):
+            raise TypeError(f"the step of a line of metrics is {row['step']!r}, not a whole number")
         path = self.local / METRICS_NAME
         line = (to_json(dict(row)) + "\n").encode()
         with writing(path), path.open("ab") as file:
             file.write(line)
+
+    def append_scalars(self, row: Mapping[str, Any]) -> None:
+        """Append the numbers of a row to TensorBoard's scalars of its step."""
+        self._check()
         numbers = {key: float(value) for key, value in row.items() if key != "step" and isinstance(value, int | float)}
-        self._events.append(step, numbers)
+        self._events.append(row["step"], numbers)
 
     def write_image(self, name: str, image: npt.NDArray[np.uint8]) -> Path:
         """Write samples/NAME.png and return its path.

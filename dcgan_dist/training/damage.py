@@ -153,3 +153,25 @@ class DamageLog:
         """Go on from what a checkpoint has kept."""
         self.found = Findings(map(Finding.from_json, state.get("found", [])))
         self.unlogged = Findings(map(Finding.from_json, state.get("unlogged", [])))
+
+
+def lines_of_left_out(damage: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what to print at the start of a run of the damage that a manifest lists: a line each, five at most."""
+    lines = [
+        f"damage: shard {each['shard']!r} offset {each['offset']} ({each['reason']}), {each['bytes']:,} bytes left out "
+        "of the data"
+        for each in damage[:_MOST_LINES]
+    ]
+    if len(damage) > _MOST_LINES:
+        lines.append(f"damage: and {len(damage) - _MOST_LINES:,} more places left out of the data")
+    return lines
+
+
+def summary_of_left_out(damage: Sequence[dict[str, Any]]) -> str:
+    """Return what to print of it at the end; empty where there is none."""
+    if not damage:
+        return ""
+    more = f", and {len(damage) - 1:,} more" if len(damage) > 1 else ""
+    left_out = sum(each["bytes"] for each in damage)
+    first = f"shard {damage[0]['shard']!r} offset {damage[0]['offset']}"
+    return f"{left_out:,} damaged bytes left out from the start: {first}{more}"

@@ -13,6 +13,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from dcgan_dist.config import Config
+from dcgan_dist.distributed import World
+from dcgan_dist.training.setup import dtype_of
+
 
 def _generator(seed: int, purpose: str, step: int) -> np.random.Generator:
     key = np.array([seed, zlib.crc32(purpose.encode())], dtype=np.uint64)
@@ -43,6 +47,28 @@ def draw_dropout(seed: int, purpose: str, step: int, count: int, units: int) -> 
     if units == 0:
         return torch.zeros(count, 0)
     return torch.from_numpy(_generator(seed, f"dropout/{purpose}", step).random((count, units), dtype=np.float32))
+
+
+class Draws:
+    """This rank's rows of the random draws of each step, on the device."""
+
+    def __init__(self, config: Config, world: World, dropout_units: int) -> None:
+        self._config, self._world, self._dropout_units, self._dtype = config, world, dropout_units, dtype_of(config)
+        self.own_slots = world.share(torch.arange(config.training.batch_size))
+
+    def noise(self, purpose: str, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return z (n, z_dim) and one-hot y (n, classes) of generated images."""
+        model, seed, batch = self._config.model, self._config.seed, self._config.training.batch_size
+        classes = model.classes or 0
+        z = draw_z(seed, purpose, step, batch, model.z_dim, model.z_distribution)
+        y = one_hot(draw_labels(seed, purpose, step, batch, classes), classes)
+        device = self._world.device
+        return self._world.share(z).to(device, self._dtype), self._world.share(y).to(device, self._dtype)
+
+    def dropout(self, purpose: str, step: int, slots: torch.Tensor) -> torch.Tensor:
+        """Return what the discriminator's dropout decides by, (n, units), for images at `slots` of the global batch."""
+        draws = draw_dropout(self._config.seed, purpose, step, self._config.training.batch_size, self._dropout_units)
+        return draws[slots].to(self._world.device)
 
 
 def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:

@@ -1,64 +1,62 @@
-"""Following a run and stopping it: the launcher's ear, the clock."""
+"""How far a run is: what it resumes from besides tensors, and state.json is made of."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dcgan_dist.distributed import World
 
 
-class Reporter(Protocol):
-    """What the loop tells whoever launched it, on every rank."""
+@dataclass
+class Progress:
+    """Counts of one run on one rank.
 
-    def report(self, metrics: dict[str, Any], checkpoint_dir: str | None) -> None:
-        """Take the metrics of a log line, and the newest checkpoint where there is one: that of the same step, if any.
+    Attributes:
+        step: steps of training done.
+        images_seen: real images that this rank has trained on; the run's count is the sum over ranks.
+        images_lost: real images that this rank could not read, likewise.
+        seconds: spent in training, over all processes that have worked on the run.
+        last_logged: step of the newest row of metrics.
+        parent: the checkpoint of another run that this one continues from (population based training).
+        resumed_at: step from which this process continues.
+    """
 
-        A run that diverged tells of it in its last line, with the checkpoint of its last finite state.
-        """
+    step: int = 0
+    images_seen: int = 0
+    images_lost: int = 0
+    seconds: float = 0.0
+    last_logged: int = 0
+    parent: dict[str, Any] | None = None
+    resumed_at: int = 0
 
-    def should_stop(self) -> bool:
-        """Whether the run should end at this step with a last checkpoint.
+    def advance(self, step: int, *, seen: int, lost: int) -> None:
+        """Count a step of training."""
+        self.step = step
+        self.images_seen += seen
+        self.images_lost += lost
 
-        Asked every step or every few of them, after `report` of the same step.
-        """
+    def total_images(self, world: World) -> tuple[int, int]:
+        """Return the images seen and lost by all ranks; every rank must call it."""
+        seen, lost = world.sum_(torch.tensor([self.images_seen, self.images_lost], device=world.device)).tolist()
+        return seen, lost
 
+    def parent_columns(self) -> dict[str, Any]:
+        """Return what a row of metrics says of the parent; {} where there is none."""
+        if self.parent is None:
+            return {}
+        return {
+            "parent": self.parent["trial"],
+            "parent_step": self.parent["step"],
+            "parent_digest": self.parent["digest"],
+        }
 
-class Silent:
-    """A reporter for runs that nobody follows from outside."""
-
-    def report(self, metrics: dict[str, Any], checkpoint_dir: str | None) -> None:
-        """Do nothing."""
-
-    def should_stop(self) -> bool:
-        """Never."""
-        return False
-
-
-class Clock:
-    """Seconds since the last log line, and how many of them were spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.waited = 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for data."""
-        begun = time.monotonic()
-        yield
-        self.waited += time.monotonic() - begun
-
-    def lap(self) -> tuple[float, float]:
-        """Return (seconds, seconds waited) since the last call, and start again."""
-        now = time.monotonic()
-        seconds, waited = now - self.started, self.waited
-        self.started, self.waited = now, 0.0
-        return seconds, waited
-
-
-def readable_time(seconds: float) -> str:
-    """Write a duration as a person would: `40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+    def load_state_dict(self, state: dict[str, Any], world: World) -> None:
+        """Take the counts of state.json; the leader takes over the images of all ranks, whose number may differ."""
+        self.step = self.resumed_at = state["step"]
+        self.images_seen = state["images_seen"] if world.is_leader else 0
+        self.images_lost = state["images_lost"] if world.is_leader else 0
+        self.seconds, self.last_logged = state["seconds"], state["last_logged"]
+        self.parent = state.get("parent")

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from dcgan_dist.config import Config, flatten, override
-from dcgan_dist.data.dataset import Dataset
-from dcgan_dist.errors import ConfigError, RunDirectoryError
+from dcgan_dist.data.dataset import Dataset, open_dataset
+from dcgan_dist.distributed import World
+from dcgan_dist.errors import ConfigError, InputError, RunDirectoryError
 from dcgan_dist.machine import compiler
 from dcgan_dist.models.family import families, family_of
 from dcgan_dist.runs.names import CONFIG_NAME
@@ -25,6 +26,46 @@ DEFAULT_EPOCHS = 5.0
 # Settings that decide what a step computes: a run cannot go on with others. data.path is compared by its content.
 FIXED_SETTINGS = ("seed", "training.batch_size", "training.updates")
 FREE_MODEL_SETTINGS = ("model.sample_statistics", "model.slope")
+
+
+def check_world(config: Config, world: World) -> None:
+    """Check what can be known before any data is opened.
+
+    Raises:
+        ConfigError: the batch cannot be shared out among the ranks, the settings do not fit the family of networks, or
+            there is no compiler for `training.compile`.
+    """
+    batch = config.training.batch_size
+    if batch % world.size:
+        raise ConfigError(
+            f"training.batch_size is {batch}: it is shared out evenly, so take a multiple of the number of workers "
+            f"({world.size})"
+        )
+    if batch // world.size < 2:
+        raise ConfigError(
+            f"training.batch_size is {batch}: batch norm needs at least 2 images on each of the {world.size} workers"
+        )
+    if config.training.compile and world.device.type == "cpu":
+        require_compiler()
+    family_of(config.model)
+
+
+def open_data(config: Config) -> Dataset:
+    """Open the data of a run, as `data` and `model` say.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    data, model = config.data, config.model
+    return open_dataset(
+        data.path,
+        image_size=model.image_size,
+        channels=model.channels,
+        cache=Path(data.cache) if data.cache else None,
+        cache_gib=data.cache_gib,
+        on_damage=data.on_damage,
+        image_member=data.image_member,
+    )
 
 
 def resolve_config(config: Config, dataset: Dataset) -> Config:
@@ -66,6 +107,11 @@ def resolve_config(config: Config, dataset: Dataset) -> Config:
     return override(config, changes)
 
 
+def dtype_of(config: Config) -> torch.dtype:
+    """Return the type of the weights: float32 unless `training.precision` is `fp64`."""
+    return torch.float64 if config.training.precision == "fp64" else torch.float32
+
+
 def batches_per_step(config: Config) -> int:
     """Mini-batches of one step: one, or two where each updates only one network."""
     return 2 if config.training.updates == "released" else 1
@@ -77,6 +123,25 @@ def lr_factor(config: Config, step: int) -> float:
     falling = config.optim.decay * config.training.steps
     left = config.training.steps - (step - 1)
     return min(1.0, left / falling) if falling else 1.0
+
+
+def open_on_leader(config: Config, dataset: Dataset, world: World, location: str, session: str) -> RunWriter | None:
+    """Open the run directory on the leader, see `open_run_directory`; every rank must call it.
+
+    Raises:
+        RunDirectoryError: it cannot be opened; the same error on every rank.
+    """
+    run, message = None, ""
+    if world.is_leader:
+        try:
+            run = open_run_directory(config, dataset, location, session)
+        except InputError as error:
+            if world.size == 1:
+                raise
+            message = str(error)
+    if message := world.broadcast_text(message):
+        raise RunDirectoryError(message)
+    return run
 
 
 def open_run_directory(config: Config, dataset: Dataset, location: str, session: str) -> RunWriter:

@@ -17,8 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dcgan_dist.config import Config
 from dcgan_dist.distributed import World
-from dcgan_dist.training.batch_norm import RunningStatistics
+from dcgan_dist.models import build_networks, initialise
+from dcgan_dist.training.averaging import GeneratorAverage
+from dcgan_dist.training.batch_norm import RunningStatistics, synchronise
 from dcgan_dist.training.losses import fake_loss, generator_loss, real_loss
+from dcgan_dist.training.setup import dtype_of
 
 
 @dataclass
@@ -106,6 +109,12 @@ class Tally:
         """Return an empty tally."""
         return cls(torch.zeros(7, dtype=torch.float64, device=device))
 
+    def total(self, world: World) -> list[float]:
+        """Return the sums over all ranks, and start again from 0; every rank must call it."""
+        total: list[float] = world.sum_(self.sums.clone()).tolist()
+        self.sums.zero_()
+        return total
+
     def add(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> None:
         """Count one discriminator step, from its logits (n,) before the update."""
         real, fake = real_logits.detach().double(), fake_logits.detach().double()
@@ -122,8 +131,8 @@ class Tally:
         )
 
 
-class AdversarialStep:
-    """The two players and their updates.
+class Players:
+    """The generator, the discriminator, and one update of each.
 
     After any non-finite loss or gradient on any rank, `finite` is 0 on every rank and no update changes parameters,
     Adam's state or batch-norm buffers again; nothing of that waits for the device.
@@ -133,6 +142,8 @@ class AdversarialStep:
         self.config, self.world = config, world
         self.generator = Player.make(generator, config, world)
         self.discriminator = Player.make(discriminator, config, world)
+        self.dropout_units: int = discriminator.dropout_units  # type: ignore[assignment]
+        self.image_range: tuple[float, float] = generator.image_range  # type: ignore[assignment]
         self.finite = torch.ones((), device=world.device)
         self.finite_steps = torch.zeros((), device=world.device)
         self.tally = Tally.zero(world.device)
@@ -140,6 +151,35 @@ class AdversarialStep:
         first = self.discriminator if config.training.updates == "paper" else self.generator
         self.updated_first = [*(p.detach() for p in first.network.parameters()), *first.adam_tensors().values()]
         self.before_step = [tensor.clone() for tensor in self.updated_first]
+
+    @classmethod
+    def build(cls, config: Config, world: World) -> tuple[Players, GeneratorAverage | None]:
+        """Return both networks with their initial weights on the device, and the generator's average if there is one.
+
+        All depends on the settings alone, so it is the same on every rank.
+        """
+        training = config.training
+        generator, discriminator = build_networks(config.model)
+        initialise(generator, config.model, config.seed)
+        initialise(discriminator, config.model, config.seed + 1)
+        layout = torch.channels_last if training.channels_last else torch.contiguous_format
+        networks: list[nn.Module] = [generator, discriminator]
+        for network in networks:
+            network.to(world.device, dtype_of(config)).train()
+            network.to(memory_format=layout)  # type: ignore[call-overload]
+        # Before batch norm is synchronised: the leader measures the average's statistics alone.
+        average = GeneratorAverage(generator, config) if training.average else None
+        if training.sync_batch_norm:
+            networks = [synchronise(network, world) for network in networks]
+        if training.compile:
+            for network in networks:
+                network.compile()
+        return cls(networks[0], networks[1], config, world), average
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every loss and gradient so far was finite; waits for the device."""
+        return bool(self.finite)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context of a forward pass: bfloat16 where asked for."""
@@ -255,3 +295,18 @@ def _poisoned(loss: torch.Tensor) -> torch.Tensor:
     infinite loss can have finite gradients.)
     """
     return loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)
+
+
+def check_replicas(players: Players, average: GeneratorAverage | None, world: World) -> None:
+    """Check that all ranks have the same parameters; every rank must call it.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    networks = [players.generator.network, players.discriminator.network]
+    networks += [] if average is None else [average.network]
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    mine = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    leaders = world.broadcast_(mine.clone())
+    if not bool(world.minimum_(torch.tensor(float(torch.equal(mine, leaders)), device=world.device))):
+        raise RuntimeError("parameters differ between ranks")

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
@@ -29,6 +30,12 @@ from dcgan_dist.storage.folder import RemoteFolder
 from tests.conftest import fill
 from tests.runs.conftest import StartWriter
 from tests.runs.test_events import read as read_scalars
+
+
+def append_row(run: RunWriter, row: dict[str, Any]) -> None:
+    """Append to metrics.jsonl and to TensorBoard's scalars, as the hooks of training do."""
+    run.append_metrics(row)
+    run.append_scalars(row)
 
 
 def tensors(folder: Path) -> None:
@@ -53,9 +60,9 @@ def test_reopened_run_finds_what_was_written(location: str, tmp_path: Path) -> N
         assert run.previous is None
         run.set_status("running", step=0)
         run.write_config(settings, {"torch": "2.9.0", "git_commit": "abc"})
-        run.append_metrics({"step": 10, "loss_d": 0.5})
+        append_row(run, {"step": 10, "loss_d": 0.5})
         run.commit_checkpoint(10, tensors, {"epoch": 1})
-        run.append_metrics({"step": 20, "loss_d": 0.25})
+        append_row(run, {"step": 20, "loss_d": 0.25})
         run.set_status("stopped", "signal 15", step=20)
     with open_run(location, scratch=tmp_path / "scratch b") as run:
         assert run.read_config() == {**settings, "environment": {"torch": "2.9.0", "git_commit": "abc"}}
@@ -65,7 +72,7 @@ def test_reopened_run_finds_what_was_written(location: str, tmp_path: Path) -> N
         assert (newest.path / "networks.safetensors").read_bytes() == b"n" * 6000
         assert read_scalars(run.local) == {"loss_d": [(10, 0.5), (20, 0.25)]}
         run.rewind(10)
-        run.append_metrics({"step": 20, "loss_d": 0.125})
+        append_row(run, {"step": 20, "loss_d": 0.125})
         assert read_scalars(run.local) == {"loss_d": [(10, 0.5), (20, 0.125)]}
         run.set_status("finished", step=20)
     assert Run(location).rows() == [{"step": 10, "loss_d": 0.5}, {"step": 20, "loss_d": 0.125}]
@@ -83,7 +90,7 @@ with open_run(sys.argv[1]) as run:
     run.rewind(start)
     print("start", start, flush=True)
     for step in range(start + 1, int(sys.argv[2]) + 1):
-        run.append_metrics({"step": step, "loss_d": 1 / step})
+        append_row(run, {"step": step, "loss_d": 1 / step})
         if step % 4 == 0:
             run.write_image(f"step-{step:08d}", np.full((8, 8, 3), step % 256, np.uint8))
             def write(folder):
@@ -146,7 +153,7 @@ def test_rewind_drops_lines_events_grids_and_checkpoints_beyond_the_step_and_a_t
     with open_run(str(tmp_path)) as run:
         run.write_image("real", np.zeros((4, 4, 3), np.uint8))
         for step in (10, 20, 30, 40):
-            run.append_metrics({"step": step, "loss_d": step / 2})
+            append_row(run, {"step": step, "loss_d": step / 2})
             run.write_image(f"step-{step:08d}", np.zeros((4, 4, 3), np.uint8))
             run.commit_checkpoint(step, tensors, {})
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -166,9 +173,7 @@ def test_metrics_are_strict_json_with_null_for_what_is_not_finite(tmp_path: Path
         raise AssertionError(constant)
 
     with open_run(str(tmp_path)) as run:
-        run.append_metrics(
-            {"step": 1, "loss_d": float("nan"), "loss_g": float("-inf"), "d_real": 0.1 + 0.2, "note": "é"}
-        )
+        append_row(run, {"step": 1, "loss_d": float("nan"), "loss_g": float("-inf"), "d_real": 0.1 + 0.2, "note": "é"})
         (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()  # there at once
         assert json.loads(line, parse_constant=refuse) == {
             "step": 1,
@@ -322,7 +327,7 @@ def test_on_object_storage_state_comes_last_and_metrics_before(
         send(self, name, action)  # type: ignore[arg-type]
 
     with open_run("s3://results/run") as run:
-        run.append_metrics({"step": 10, "loss_d": 1.0})
+        append_row(run, {"step": 10, "loss_d": 1.0})
         monkeypatch.setattr(RemoteFolder, "_send", record)
         run.commit_checkpoint(10, tensors, {"reason": "interval"})
         kinds = [name.split(".")[0] for name in sent if name != "status.json"]
@@ -340,7 +345,7 @@ def test_background_upload_brings_metrics_to_object_storage_without_being_asked(
     monkeypatch.setattr(lease, "REMOTE_HEARTBEAT_SECONDS", 0.05)
     with open_run("s3://results/run") as run:
         opened = Run("s3://results/run").status
-        run.append_metrics({"step": 10, "loss_d": 1.0})
+        append_row(run, {"step": 10, "loss_d": 1.0})
         run.write_image("real", np.zeros((4, 4, 3), np.uint8))
         run.set_status("running", step=10)
         give_up = time.monotonic() + 20
@@ -361,12 +366,12 @@ def test_upload_that_fails_again_and_again_comes_out_of_the_next_call(
     monkeypatch.setattr(writer, "UPLOAD_SECONDS", 0.05)
     run = open_run("s3://results/run")
     s3_server.stop()
-    run.append_metrics({"step": 1, "loss_d": 1.0})
+    append_row(run, {"step": 1, "loss_d": 1.0})
     give_up = time.monotonic() + 20
     while run._failure is None and time.monotonic() < give_up:
         time.sleep(0.02)
     with pytest.raises(StorageError, match=r"'s3://results/run/.*cannot be written"):
-        run.append_metrics({"step": 2, "loss_d": 1.0})
+        append_row(run, {"step": 2, "loss_d": 1.0})
     with pytest.raises(StorageError):
         run.commit_checkpoint(2, tensors, {})
     with pytest.raises(StorageError):
@@ -394,7 +399,7 @@ def write_run(location: str, steps: int = 60) -> None:
         run.write_config({"training": {"checkpoint_every": 20}}, {})
         run.go_back("refuse", 20)
         for step in range(10, steps + 1, 10):
-            run.append_metrics({"step": step, "loss_d": step / 2})
+            append_row(run, {"step": step, "loss_d": step / 2})
             run.write_image(f"step-{step:08d}", np.full((4, 4, 3), step, np.uint8))
             if step % 20 == 0:
                 run.commit_checkpoint(step, tensors, {"last_logged": step})
@@ -459,7 +464,7 @@ def test_what_a_killed_process_wrote_beyond_its_checkpoint_is_no_damage(tmp_path
     assert not (tmp_path / "set_aside").exists()
     # Nor is what a diverged run left: its last line of metrics follows its checkpoint by up to log_every steps.
     with open_run(str(tmp_path)) as run:
-        run.append_metrics({"step": 500, "loss_d": None})
+        append_row(run, {"step": 500, "loss_d": None})
         run.commit_checkpoint(61, tensors, {"last_logged": 500})
     with open_run(str(tmp_path)) as run:
         assert run.go_back("refuse", 20) == run.newest

@@ -13,7 +13,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.distributed import World
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.training.draws import draw_z, one_hot
-from dcgan_dist.training.step import AdversarialStep
+from dcgan_dist.training.step import Players
 from tests.stress.forked import in_child, settle
 from tests.stress.operators import ramp
 
@@ -21,7 +21,7 @@ BATCH = 8
 SEED = 7
 
 
-def _first_step(step: AdversarialStep, config: Config, mended: bool) -> str:
+def _first_step(step: Players, config: Config, mended: bool) -> str:
     if mended:
         settle()
     model = config.model
@@ -56,6 +56,6 @@ def trials(config_file: Path, precision: str, without_mending: bool) -> Iterator
     for number, network in enumerate(networks):
         initialise(network, config.model, SEED + number)
         network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    step = AdversarialStep(*networks, config, World(0, 1, torch.device("cpu")))
+    step = Players(*networks, config, World(0, 1, torch.device("cpu")))
     while True:
         yield in_child(lambda: _first_step(step, config, not without_mending))

@@ -18,32 +18,32 @@ from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World
 from dcgan_dist.sweeps.space import Space
 from dcgan_dist.sweeps.trial import plan_trial
-from dcgan_dist.training.progress import Silent
+from dcgan_dist.training.reporter import Silent
 from dcgan_dist.training.setup import batches_per_step, lr_factor, resolve_config
-from dcgan_dist.training.trainer import Training
+from dcgan_dist.training.trainer import Trainer
 from tests.conftest import TINY
 
 SWEEPS = Path(__file__).parents[2] / "configs" / "sweeps"
 DATA = "rooms:256"
 
 
-def build(parameters: dict[str, Any]) -> Training:
+def build(parameters: dict[str, Any]) -> Trainer:
     """What a trial with these parameters trains with, made the way that a trial makes it."""
     sweep = build_settings(SweepConfig, {**TINY, "data.path": DATA, "space": {"optim.lr": {"uniform": [0.1, 0.2]}}})
     config = plan_trial(sweep, "t0000", "nowhere", parameters).config
     dataset = open_dataset(DATA, image_size=config.model.image_size, channels=config.model.channels)
-    return Training(resolve_config(config, dataset), World(0, 1, torch.device("cpu")), dataset, None, Silent())
+    return Trainer(resolve_config(config, dataset), World(0, 1, torch.device("cpu")), dataset, None, Silent())
 
 
-def networks(training: Training) -> tuple[Any, Any]:
-    return training.step.generator.network, training.step.discriminator.network
+def networks(training: Trainer) -> tuple[Any, Any]:
+    return training.players.generator.network, training.players.discriminator.network
 
 
-def of_adam(name: str, place: int | None = None) -> Callable[[Training], set[Any]]:
+def of_adam(name: str, place: int | None = None) -> Callable[[Trainer], set[Any]]:
     """Values of an entry in all parameter groups of both optimizers."""
 
-    def look(training: Training) -> set[Any]:
-        groups = [group for player in (training.step.generator, training.step.discriminator)
+    def look(training: Trainer) -> set[Any]:
+        groups = [group for player in (training.players.generator, training.players.discriminator)
                   for group in player.adam.param_groups]  # fmt: skip
         assert len(groups) == 2
         return {group[name] if place is None else group[name][place] for group in groups}
@@ -51,12 +51,12 @@ def of_adam(name: str, place: int | None = None) -> Callable[[Training], set[Any
     return look
 
 
-def lr_at_the_first_step(training: Training) -> set[float]:
-    training.step.set_lr(lr_factor(training.config, 1))
+def lr_at_the_first_step(training: Trainer) -> set[float]:
+    training.players.set_lr(lr_factor(training.config, 1))
     return of_adam("lr")(training)
 
 
-def slopes(training: Training) -> set[float]:
+def slopes(training: Trainer) -> set[float]:
     generator, discriminator = networks(training)
     layers = [module for module in discriminator.modules() if isinstance(module, nn.LeakyReLU)]
     assert len(layers) == sum(isinstance(module, nn.Conv2d) for module in discriminator.modules())
@@ -64,38 +64,42 @@ def slopes(training: Training) -> set[float]:
     return {layer.negative_slope for layer in layers}
 
 
-def norms(training: Training) -> list[_BatchNorm]:
+def norms(training: Trainer) -> list[_BatchNorm]:
     return [module for network in networks(training) for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
-def normed_layers(training: Training) -> set[tuple[int, int]]:
+def normed_layers(training: Trainer) -> set[tuple[int, int]]:
     """How many layers of G and of D have batch norm."""
     counts = [sum(isinstance(module, _BatchNorm) for module in network.modules()) for network in networks(training)]
     return {(counts[0], counts[1])}
 
 
-def head_inputs(training: Training) -> set[int]:
+def head_inputs(training: Trainer) -> set[int]:
     return {networks(training)[1].head.in_features}
 
 
-def drawn_z(training: Training) -> set[tuple[int, bool]]:
+def drawn_z(training: Trainer) -> set[tuple[int, bool]]:
     """Length of the z that a step draws, and whether they all lie in [-1, 1]; and that G takes them."""
-    z, y = training._noise("train", 1)
-    assert training.step.generator.network(z, y).shape == (8, 3, 16, 16)
+    z, y = training.draws.noise("train", 1)
+    assert training.players.generator.network(z, y).shape == (8, 3, 16, 16)
     return {(z.shape[1], bool((z.abs() <= 1).all()))}
 
 
-def first_batch(training: Training) -> set[int]:
-    (batch,) = training._take(training.stream.iterate(0, 1), 1)
+def first_batch(training: Trainer) -> set[int]:
+    training.feed.open(0, 1)
+    try:
+        (batch,) = training.feed.take()
+    finally:
+        training.feed.close()
     return {len(batch.images)}
 
 
-def autocast_type(training: Training) -> set[torch.dtype]:
-    with training.step.autocast():
+def autocast_type(training: Trainer) -> set[torch.dtype]:
+    with training.players.autocast():
         return {torch.mm(torch.ones(1, 1), torch.ones(1, 1)).dtype}
 
 
-CHOSEN: list[tuple[str, Any, Callable[[Training], set[Any]], Any]] = [
+CHOSEN: list[tuple[str, Any, Callable[[Trainer], set[Any]], Any]] = [
     ("optim.lr", 3e-3, lr_at_the_first_step, 3e-3),
     ("optim.beta1", 0.77, of_adam("betas", 0), 0.77),
     ("optim.beta2", 0.95, of_adam("betas", 1), 0.95),
@@ -120,13 +124,13 @@ CHOSEN: list[tuple[str, Any, Callable[[Training], set[Any]], Any]] = [
     ("training.batch_size", 12, first_batch, 12),
     ("training.precision", "bf16", autocast_type, torch.bfloat16),
     ("training.precision", "fp64", lambda t: {p.dtype for n in networks(t) for p in n.parameters()}, torch.float64),
-    ("seed", 5, lambda t: {torch.equal(t.fixed_z, build({}).fixed_z)}, False),
+    ("seed", 5, lambda t: {torch.equal(t.samples.z, build({}).samples.z)}, False),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("key", "value", "look", "expected"), CHOSEN, ids=[f"{key}={v}" for key, v, *_ in CHOSEN])
 def test_a_chosen_value_reaches_what_it_names(
-    key: str, value: Any, look: Callable[[Training], set[Any]], expected: Any
+    key: str, value: Any, look: Callable[[Trainer], set[Any]], expected: Any
 ) -> None:
     parameters = Space.parse({key: {"choice": [value]}}).sample(seed=0, number=0)
     assert parameters == {key: value}

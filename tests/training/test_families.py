@@ -10,11 +10,11 @@ from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World
 from dcgan_dist.errors import Stopped
 from dcgan_dist.models import build_networks, initialise
-from dcgan_dist.training import trainer
+from dcgan_dist.training import draws
 from dcgan_dist.training.draws import draw_dropout
 from dcgan_dist.training.setup import open_run_directory, resolve_config
-from dcgan_dist.training.step import AdversarialStep
-from dcgan_dist.training.trainer import Training, train
+from dcgan_dist.training.step import Players
+from dcgan_dist.training.trainer import Trainer, train
 from tests.conftest import TINY, signal_torchrun
 from tests.conftest import train as run_command
 from tests.processes import in_processes
@@ -110,19 +110,19 @@ def test_dropout_of_an_image_depends_on_its_place_in_the_global_batch_alone(tmp_
     config = resolve_config(config, dataset)
     run = open_run_directory(config, dataset, str(tmp_path / "run"), "")
     try:
-        training = Training(config, ALONE, dataset, run, StopAt(0))
-        whole = training._dropout("real", 7, torch.arange(8))
+        training = Trainer(config, ALONE, dataset, run, StopAt(0))
+        whole = training.draws.dropout("real", 7, torch.arange(8))
         assert torch.equal(whole, draw_dropout(config.seed, "real", 7, 8, 13))
-        assert torch.equal(training._dropout("real", 7, torch.tensor([1, 6])), whole[[1, 6]])
+        assert torch.equal(training.draws.dropout("real", 7, torch.tensor([1, 6])), whole[[1, 6]])
         for purpose, step in (("fake", 7), ("generator", 7), ("real", 8)):
-            assert not torch.equal(training._dropout(purpose, step, torch.arange(8)), whole)
+            assert not torch.equal(training.draws.dropout(purpose, step, torch.arange(8)), whole)
     finally:
         run.close()
 
 
 def test_the_draws_of_dropout_reach_each_of_the_three_passes(monkeypatch, tmp_path):
     seen: list[torch.Tensor] = []
-    real = trainer.draw_dropout
+    real = draws.draw_dropout
 
     def record(*arguments: object) -> torch.Tensor:
         seen.append(real(*arguments))
@@ -130,7 +130,7 @@ def test_the_draws_of_dropout_reach_each_of_the_three_passes(monkeypatch, tmp_pa
 
     config = settings("cgan", **{"training.steps": 1})
     train(config, ALONE, run_location=str(tmp_path / "dropped"))
-    monkeypatch.setattr(trainer, "draw_dropout", record)
+    monkeypatch.setattr(draws, "draw_dropout", record)
     train(config, ALONE, run_location=str(tmp_path / "kept"))
     assert len(seen) == 3
     dropped, kept = checkpoint(tmp_path / "dropped", 1), checkpoint(tmp_path / "kept", 1)
@@ -149,7 +149,7 @@ def test_the_loss_of_the_discriminator_is_the_sum_or_the_mean(joined):
     for network in networks:
         initialise(network, model, 0)
         network.double()
-    players = AdversarialStep(*networks, config, ALONE)
+    players = Players(*networks, config, ALONE)
     random = torch.Generator().manual_seed(0)
     images, fake = (torch.rand(4, 1, 16, 16, generator=random, dtype=torch.float64) for _ in range(2))
     y = images[:, :0, 0, 0]

@@ -11,7 +11,7 @@ from dcgan_dist.config import Config, ModelConfig, OptimConfig, TrainingConfig
 from dcgan_dist.distributed import World
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.training.checkpoint import training_tensors
-from dcgan_dist.training.step import AdversarialStep
+from dcgan_dist.training.step import Players
 
 MODEL = ModelConfig(image_size=16, channels=3, classes=0, z_dim=8, ngf=4, ndf=4, norm_gain_init="released")
 BATCH = 6
@@ -19,7 +19,7 @@ BATCH = 6
 
 def make_players(
     l2: float = 0.0, dtype: torch.dtype = torch.float64, precision: str = "fp64", updates: str = "paper"
-) -> AdversarialStep:
+) -> Players:
     config = Config(
         model=MODEL,
         optim=OptimConfig(l2=l2, lr=2e-3),
@@ -29,7 +29,7 @@ def make_players(
     for seed, network in enumerate(networks):
         initialise(network, MODEL, seed)
         network.to(dtype)
-    return AdversarialStep(*networks, config, World(0, 1, torch.device("cpu")))
+    return Players(*networks, config, World(0, 1, torch.device("cpu")))
 
 
 def make_batch(seed: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,7 +39,7 @@ def make_batch(seed: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Ten
     return real.to(dtype), z.to(dtype)
 
 
-def take_step(players: AdversarialStep, real: torch.Tensor, z: torch.Tensor) -> None:
+def take_step(players: Players, real: torch.Tensor, z: torch.Tensor) -> None:
     y, count = real.new_zeros(len(real), 0), torch.tensor(float(len(real)))
     players.begin()
     if players.config.training.updates == "released":
@@ -106,7 +106,7 @@ def test_tally_holds_what_the_discriminator_thought_before_its_update():
     assert players.tally.sums.tolist() == pytest.approx(expected)
 
 
-def snapshot(players: AdversarialStep) -> dict[str, torch.Tensor]:
+def snapshot(players: Players) -> dict[str, torch.Tensor]:
     return {f"{f}/{k}": v.clone() for f, file in training_tensors(players).items() for k, v in file.items()}
 
 

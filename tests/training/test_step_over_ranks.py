@@ -8,12 +8,12 @@ from dcgan_dist.distributed import World
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.training.batch_norm import synchronise
 from dcgan_dist.training.checkpoint import training_tensors
-from dcgan_dist.training.step import AdversarialStep
+from dcgan_dist.training.step import Players
 from tests.processes import in_processes
 from tests.training.test_step import BATCH, MODEL, make_batch, snapshot
 
 
-def make_players(world: World, *, synchronised: bool) -> AdversarialStep:
+def make_players(world: World, *, synchronised: bool) -> Players:
     config = Config(
         model=MODEL,
         optim=OptimConfig(lr=2e-3),
@@ -24,10 +24,10 @@ def make_players(world: World, *, synchronised: bool) -> AdversarialStep:
         initialise(network, MODEL, seed)
         network.double()
         networks.append(synchronise(network, world) if synchronised else network)
-    return AdversarialStep(*networks, config, world)
+    return Players(*networks, config, world)
 
 
-def take_step(players: AdversarialStep, real: torch.Tensor, z: torch.Tensor, count: int) -> None:
+def take_step(players: Players, real: torch.Tensor, z: torch.Tensor, count: int) -> None:
     y_real, y = real.new_zeros(len(real), 0), real.new_zeros(len(z), 0)
     players.begin()
     fake = players.generate(z, y)

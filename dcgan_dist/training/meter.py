@@ -1,0 +1,71 @@
+"""Rows of metrics: what the networks and the clock did since the last one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dcgan_dist.config import Config
+from dcgan_dist.distributed import World
+from dcgan_dist.training.damage import DamageLog
+from dcgan_dist.training.fixed_samples import FixedSamples
+from dcgan_dist.training.progress import Progress
+from dcgan_dist.training.setup import batches_per_step, lr_factor
+from dcgan_dist.training.step import Players
+
+Row = dict[str, Any]  # a line of metrics.jsonl: numbers, None, the parent's name, a list of damage
+
+
+class Meter:
+    """Measures the steps between two log lines."""
+
+    def __init__(self, config: Config, world: World, batches_per_epoch: int) -> None:
+        self._config, self._world, self._batches_per_epoch = config, world, batches_per_epoch
+        self._started = time.monotonic()
+        self._waited = 0.0
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._started, self._waited = time.monotonic(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        begun = time.monotonic()
+        yield
+        self._waited += time.monotonic() - begun
+
+    def row(self, players: Players, samples: FixedSamples, progress: Progress, damage: DamageLog) -> Row:
+        """Return the row of the current step, means over all ranks' images since the last row, and start the next one.
+
+        Every rank must call it. `progress` is brought up to date: its seconds, and the step that was logged last.
+        """
+        world, training = self._world, self._config.training
+        real_count, real_loss, d_real, fake_count, fake_loss, d_fake, loss_g = players.tally.total(world)
+        real_count, fake_count = max(real_count, 1.0), max(fake_count, 1.0)
+        seconds, waited = max(time.monotonic() - self._started, 1e-9), self._waited
+        self.start()
+        damage.collect(world)
+        seen, lost = progress.total_images(world)
+        progress.seconds += seconds
+        row: Row = {
+            "step": progress.step,
+            "epoch": progress.step * batches_per_step(self._config) / self._batches_per_epoch,
+            "images_seen": seen,
+            "loss_d": real_loss / real_count + fake_loss / fake_count,
+            "loss_g": loss_g / fake_count,
+            "d_real": d_real / real_count,
+            "d_fake": d_fake / fake_count,
+            "images_per_s": max(1, progress.step - progress.last_logged) * training.batch_size / seconds,
+            "data_wait": waited / seconds,
+            **samples.signals(),
+            "lr": self._config.optim.lr * lr_factor(self._config, progress.step),
+            "images_lost": lost,
+            "world_size": world.size,
+            "time_s": progress.seconds,
+            **progress.parent_columns(),
+        }
+        progress.last_logged = progress.step
+        return row
