@@ -38,7 +38,7 @@ def test_the_worked_examples_work_in_a_copy_of_the_package(tmp_path: Path) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
         tests += [path] if path.name.startswith("test_") else []
-    assert len(tests) == 4
+    assert len(tests) == 5
     assert len(BLOCKS) == len(re.findall("```python", PAGE)), "a block does not say which file it is of"
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     in_copy(tmp_path, "ruff", "check", "dcgan_dist", "tests")

@@ -36,9 +36,9 @@ class FixedSamples:
         self.z, self._y = z.to(world.device, dtype_of(config)), y.to(world.device, dtype_of(config))
 
     def signals(self) -> dict[str, float | None]:
-        """Measure the raw generator and extend the history; None on all ranks but the leader, who writes the rows."""
+        """Measure the raw generator and extend the history; {} on all ranks but the leader, who writes the rows."""
         if not self._world.is_leader:
-            return {"sample_distance": None, "filter_oscillation": None, "filter_swing": None}
+            return {}
         images, hidden = self._draw(self._generator)
         means = mean_activations(hidden)[None]
         self.history = torch.cat([self.history, means] if len(self.history) else [means])[-WINDOW:]
