@@ -10,11 +10,11 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from dcgan_dist.command_line import FrontDoor, parse_settings, run, yield_idle_cores
 from dcgan_dist.config import Config
 from dcgan_dist.launch.locations import lasting_output
+from dcgan_dist.runs.documents import Row
 
 PROG = "dcgan-dist train"
 
@@ -31,10 +31,10 @@ def train_command(arguments: Sequence[str]) -> None:
 class _Rows:
     """The reporter of a run in this process: gives log lines to a function."""
 
-    def __init__(self, on_row: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, on_row: Callable[[Row], None]) -> None:
         self._on_row = on_row
 
-    def report(self, metrics: dict[str, Any], checkpoint_dir: str | None) -> None:
+    def report(self, metrics: Row, checkpoint_dir: str | None) -> None:
         """Pass a log line on."""
         self._on_row(metrics)
 
@@ -43,9 +43,7 @@ class _Rows:
         return False
 
 
-def start(
-    config: Config, location: str, on_row: Callable[[dict[str, Any]], None] | None = None, *, quiet: bool = False
-) -> bool:
+def start(config: Config, location: str, on_row: Callable[[Row], None] | None = None, *, quiet: bool = False) -> bool:
     """Train in this process, or in a group of Ray's workers, to the end; return whether this process leads.
 
     Args:

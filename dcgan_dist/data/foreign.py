@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,7 @@ import xxhash
 
 from dcgan_dist.config import IMAGE_SIZES, is_whole
 from dcgan_dist.data.images import SUFFIXES, decode
-from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, Manifest, Shard
+from dcgan_dist.data.manifest import MANIFEST_NAME, RECORD, LeftOut, Manifest, Shard
 from dcgan_dist.data.tar_index import (
     WHICH_IMAGE,
     Fault,
@@ -173,15 +172,15 @@ def _make(tars: Sequence[Tar], indexes: Sequence[Path], image_member: str | None
     )
 
 
-def _told(shard: str, faults: Sequence[Fault]) -> list[dict[str, Any]]:
+def _told(shard: str, faults: Sequence[Fault]) -> list[LeftOut]:
     """Return what the manifest says of the faults of a tar."""
-    told = [
+    told: list[LeftOut] = [
         {"shard": shard, "offset": fault.offset, "bytes": fault.size, "reason": f"{fault.reason}: {fault.advice}"}
         for fault in sorted(faults, key=lambda fault: fault.offset)
     ]
     if len(told) > _MOST_FAULTS:
         rest = told[_MOST_FAULTS:]
-        reason, lost = f"has {len(rest)} more places like these", sum(int(str(fault["bytes"])) for fault in rest)
+        reason, lost = f"has {len(rest)} more places like these", sum(fault["bytes"] for fault in rest)
         told[_MOST_FAULTS:] = [{"shard": shard, "offset": rest[0]["offset"], "bytes": lost, "reason": reason}]
     return told
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,15 @@ class KeepList:
     digest: str
 
 
+class LeftOut(TypedDict):
+    """Damage in shards made elsewhere: where it begins, and how many bytes are no part of the set."""
+
+    shard: str
+    offset: int
+    reason: str
+    bytes: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A finished set of shards.
@@ -88,7 +97,7 @@ class Manifest:
     made_with: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[dict[str, str], ...] = ()
     keep: KeepList | None = None
-    damage: tuple[dict[str, Any], ...] = ()
+    damage: tuple[LeftOut, ...] = ()
     single_class: str = ""
     remarks: dict[str, int] = field(default_factory=dict)
 

@@ -61,6 +61,7 @@ from dcgan_dist.launch.switchboard import (
 )
 from dcgan_dist.launch.torch_backend import NamedInterfaceConfig
 from dcgan_dist.printing import tell
+from dcgan_dist.runs.documents import Row
 from dcgan_dist.runs.lease import mark_run
 from dcgan_dist.stopping import Interrupted, on_signals
 from dcgan_dist.training.trainer import train
@@ -85,7 +86,7 @@ NEEDLESS = {"PlacementGroupCleanerCallback", "DatasetsCallback"}  # of Ray Train
 STARTS = 10  # attempts of a minute each to find the CPUs or GPUs for a restarted group
 WAIT_MESSAGE_S = 60
 
-ReportHook = Callable[[dict[str, float], str | None], None]
+ReportHook = Callable[[Row, str | None], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class _BoardReporter:
         self._is_leader = is_leader
         self._stopped: Future[bool] = board.stopped.remote().future()
 
-    def report(self, metrics: dict[str, float], checkpoint_dir: str | None) -> None:
+    def report(self, metrics: Row, checkpoint_dir: str | None) -> None:
         """Pass a log line on, without waiting."""
         if self._is_leader:
             self._sender.post(Metrics(metrics, checkpoint_dir))

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from dcgan_dist.errors import DcganDistError
 from dcgan_dist.printing import tell
+from dcgan_dist.runs.documents import Row
 
 Handle = Any  # of the actor; Ray gives actor handles no static type
 
@@ -63,7 +64,7 @@ class Left:
 class Metrics:
     """One log line of the run, as the leader reported it."""
 
-    values: dict[str, float]
+    values: Row
     checkpoint: str | None
 
 

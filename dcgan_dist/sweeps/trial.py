@@ -28,6 +28,7 @@ from dcgan_dist.evaluation.scoring import evaluate
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.results.stability import MIN_LINES, UNBORN, Verdict, judge
 from dcgan_dist.runs.checkpoints import step_of
+from dcgan_dist.runs.documents import Row
 from dcgan_dist.runs.lease import STALE_SECONDS, Status, is_alive
 from dcgan_dist.runs.run import Run
 from dcgan_dist.runs.scores import Entry
@@ -184,7 +185,7 @@ class Milestones:
         self._note = note
         self._fidelity: GeneratorEvaluation | None = None
 
-    def report(self, metrics: dict[str, Any], checkpoint_dir: str | None) -> None:
+    def report(self, metrics: Row, checkpoint_dir: str | None) -> None:
         """Take a log line; at a milestone before the last, measure the trial and wait for what becomes of it.
 
         Raises:

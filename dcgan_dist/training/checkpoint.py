@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
 from dcgan_dist.runs.checkpoints import Checkpoint
+from dcgan_dist.runs.documents import State
 from dcgan_dist.runs.writer import RunWriter
 from dcgan_dist.training.averaging import GeneratorAverage
 from dcgan_dist.training.damage import DamageLog
@@ -102,12 +103,12 @@ class Checkpointer:
         training = self._config.training
         self._run.prune_checkpoints(training.keep_last, training.keep_every * training.checkpoint_every)
 
-    def _content(self, seen: int, lost: int, tallies: list[list[float]]) -> dict[str, Any]:
+    def _content(self, seen: int, lost: int, tallies: list[list[float]]) -> State:
         """Return state.json."""
         config, state = self._config, self._state
         progress, per_epoch = state.progress, state.feed.stream.batches_per_epoch
         batch = progress.step * batches_per_step(config)
-        return {
+        content: State = {
             "step": progress.step,
             "epoch": batch / per_epoch,
             "images_seen": seen,
@@ -125,9 +126,12 @@ class Checkpointer:
             "tallies": tallies,
             "finite": state.players.is_finite,
             "last_logged": progress.last_logged,
-            **({} if state.average is None else {"average_from": state.average.first_step}),
-            **({} if progress.parent is None else {"parent": progress.parent}),
         }
+        if state.average is not None:
+            content["average_from"] = state.average.first_step
+        if progress.parent is not None:
+            content["parent"] = progress.parent
+        return content
 
     def resume(self) -> None:
         """Load the checkpoint that the run directory went back to, if any, on every rank; every rank must call it.
@@ -149,7 +153,7 @@ class Checkpointer:
         if text:
             self._load(json.loads(text))
 
-    def _read(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def _read(self, checkpoint: Checkpoint) -> State:
         """Copy a checkpoint into the leader's tensors, and return its state.json."""
         # A checkpoint that was made without an average has none: it begins with the weights, in `_load`.
         average = self._state.average if AVERAGE_FILE in checkpoint.state["files"] else None
@@ -157,9 +161,9 @@ class Checkpointer:
             load_tensors(checkpoint.path, tensors, name)
         self._state.samples.history = load_file(checkpoint.path / "signals.safetensors")["activations"]
         self.newest = checkpoint.path
-        return checkpoint.state
+        return cast(State, checkpoint.state)
 
-    def _load(self, content: dict[str, Any]) -> None:
+    def _load(self, content: State) -> None:
         state, world = self._state, self._world
         for tensors in training_tensors(state.players, state.average).values():
             for tensor in tensors.values():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
+from dcgan_dist.data.manifest import LeftOut
 from dcgan_dist.data.stream import Batch
 from dcgan_dist.distributed import World
+from dcgan_dist.runs.documents import DamageEntry, DamageState
 
 _MOST_OFFSETS = 8  # named of one finding
 _MOST_FINDINGS = 50  # named in a line of metrics, in a checkpoint, in status.json
@@ -29,17 +30,17 @@ class Finding:
     offsets: tuple[int, ...]
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Finding:
+    def from_json(cls, content: DamageEntry) -> Finding:
         """Read what `to_json` gives."""
         offsets = tuple(content.get("offsets", [content["offset"]]))
         return cls(content["shard"], content["offset"], content["reason"], content["lost"], offsets)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> DamageEntry:
         """Return it as it stands in metrics.jsonl: `offsets` only where there are several."""
-        content = asdict(self)
-        if len(self.offsets) == 1:
-            del content["offsets"]
-        return content
+        entry: DamageEntry = {"shard": self.shard, "offset": self.offset, "reason": self.reason, "lost": self.lost}
+        if len(self.offsets) > 1:
+            entry["offsets"] = list(self.offsets)
+        return entry
 
     def __str__(self) -> str:
         """Return a few words for people."""
@@ -69,7 +70,7 @@ class Findings:
         """Return all of them, those that cost most images first."""
         return sorted(self._by_kind.values(), key=lambda finding: (-finding.lost, finding.shard, finding.offset))
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[DamageEntry]:
         """Return the worst of them, not more than can be kept."""
         return [finding.to_json() for finding in self.worst()[:_MOST_FINDINGS]]
 
@@ -110,7 +111,7 @@ class DamageLog:
                 self.found.add(finding)
                 self.unlogged.add(finding)
 
-    def take_unlogged(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def take_unlogged(self) -> tuple[list[DamageEntry], list[str]]:
         """Return what the next line of metrics should list, and what to say of it, line by line."""
         new = self.unlogged.worst()
         content = self.unlogged.to_json()
@@ -145,17 +146,17 @@ class DamageLog:
         named = ", ".join(f"{shard!r} {count:,}" for shard, count in worst[:3])
         return named + (f" and {len(worst) - 3:,} more" if len(worst) > 3 else "")
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> DamageState:
         """Return what a checkpoint keeps."""
         return {"found": self.found.to_json(), "unlogged": self.unlogged.to_json()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: DamageState) -> None:
         """Go on from what a checkpoint has kept."""
         self.found = Findings(map(Finding.from_json, state.get("found", [])))
         self.unlogged = Findings(map(Finding.from_json, state.get("unlogged", [])))
 
 
-def lines_of_left_out(damage: Sequence[dict[str, Any]]) -> list[str]:
+def lines_of_left_out(damage: Sequence[LeftOut]) -> list[str]:
     """Return what to print at the start of a run of the damage that a manifest lists: a line each, five at most."""
     lines = [
         f"damage: shard {each['shard']!r} offset {each['offset']} ({each['reason']}), {each['bytes']:,} bytes left out "
@@ -167,7 +168,7 @@ def lines_of_left_out(damage: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def summary_of_left_out(damage: Sequence[dict[str, Any]]) -> str:
+def summary_of_left_out(damage: Sequence[LeftOut]) -> str:
     """Return what to print of it at the end; empty where there is none."""
     if not damage:
         return ""

@@ -10,6 +10,7 @@ from torch import nn
 from dcgan_dist.config import Config
 from dcgan_dist.distributed import World
 from dcgan_dist.runs.checkpoints import RAW, name_of
+from dcgan_dist.runs.documents import Signals
 from dcgan_dist.training.averaging import GeneratorAverage
 from dcgan_dist.training.sampling import fixed_inputs, grid_columns, make_grid, sample_feature_maps, to_uint8
 from dcgan_dist.training.setup import dtype_of
@@ -35,7 +36,7 @@ class FixedSamples:
         z, y = fixed_inputs(config.model, config.seed, config.training.sample_count)
         self.z, self._y = z.to(world.device, dtype_of(config)), y.to(world.device, dtype_of(config))
 
-    def signals(self) -> dict[str, float | None]:
+    def signals(self) -> Signals:
         """Measure the raw generator and extend the history; {} on all ranks but the leader, who writes the rows."""
         if not self._world.is_leader:
             return {}

@@ -12,12 +12,12 @@ from pathlib import Path
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import DcganDistError, Diverged, Stopped
 from dcgan_dist.printing import tell
+from dcgan_dist.runs.documents import Row
 from dcgan_dist.runs.lease import Status
 from dcgan_dist.runs.writer import RunWriter
 from dcgan_dist.stopping import Interrupted
 from dcgan_dist.training.damage import DamageLog
 from dcgan_dist.training.fixed_samples import Grids
-from dcgan_dist.training.meter import Row
 from dcgan_dist.training.progress import Progress
 from dcgan_dist.training.reporter import Reporter
 
@@ -50,9 +50,10 @@ class RunFiles(Hook):
     def on_row(self, row: Row) -> None:
         """Append the row, and put its step into status.json."""
         self._run.append_metrics(row)
-        found = self._damage.found
-        facts = {"images_lost": row["images_lost"], "damage": found.to_json()} if len(found) else {}
-        self._run.set_status("running", step=row["step"], steps=self._steps, **facts)
+        facts: dict[str, object] = {"step": row["step"], "steps": self._steps}
+        if len(self._damage.found):
+            facts |= {"images_lost": row["images_lost"], "damage": self._damage.found.to_json()}
+        self._run.set_status("running", "", **facts)
 
     def on_samples(self, step: int, grids: Grids) -> None:
         """Write the grids."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from dcgan_dist.config import Config
 from dcgan_dist.distributed import World
+from dcgan_dist.runs.documents import Row
 from dcgan_dist.training.damage import DamageLog
 from dcgan_dist.training.fixed_samples import FixedSamples
 from dcgan_dist.training.progress import Progress
 from dcgan_dist.training.setup import batches_per_step, lr_factor
 from dcgan_dist.training.step import Players
-
-Row = dict[str, Any]  # a line of metrics.jsonl: numbers, None, the parent's name, a list of damage
 
 
 class Meter:
@@ -60,12 +58,15 @@ class Meter:
             "d_fake": d_fake / fake_count,
             "images_per_s": max(1, progress.step - progress.last_logged) * training.batch_size / seconds,
             "data_wait": waited / seconds,
-            **samples.signals(),
+            **samples.signals(),  # type: ignore[typeddict-item]  # mypy wants all other keys in it, too
             "lr": self._config.optim.lr * lr_factor(self._config, progress.step),
             "images_lost": lost,
             "world_size": world.size,
             "time_s": progress.seconds,
-            **progress.parent_columns(),
         }
+        if progress.parent is not None:
+            row["parent"] = progress.parent["trial"]
+            row["parent_step"] = progress.parent["step"]
+            row["parent_digest"] = progress.parent["digest"]
         progress.last_logged = progress.step
         return row

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from dcgan_dist.distributed import World
+from dcgan_dist.runs.documents import Parent, State
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Progress:
     images_lost: int = 0
     seconds: float = 0.0
     last_logged: int = 0
-    parent: dict[str, Any] | None = None
+    parent: Parent | None = None
     resumed_at: int = 0
 
     def advance(self, step: int, *, seen: int, lost: int) -> None:
@@ -43,17 +43,7 @@ class Progress:
         seen, lost = world.sum_(torch.tensor([self.images_seen, self.images_lost], device=world.device)).tolist()
         return seen, lost
 
-    def parent_columns(self) -> dict[str, Any]:
-        """Return what a row of metrics says of the parent; {} where there is none."""
-        if self.parent is None:
-            return {}
-        return {
-            "parent": self.parent["trial"],
-            "parent_step": self.parent["step"],
-            "parent_digest": self.parent["digest"],
-        }
-
-    def load_state_dict(self, state: dict[str, Any], world: World) -> None:
+    def load_state_dict(self, state: State, world: World) -> None:
         """Take the counts of state.json; the leader takes over the images of all ranks, whose number may differ."""
         self.step = self.resumed_at = state["step"]
         self.images_seen = state["images_seen"] if world.is_leader else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from dcgan_dist.training.meter import Row
+from dcgan_dist.runs.documents import Row
 
 
 class Reporter(Protocol):

@@ -26,6 +26,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import DataError, Diverged, Stopped
+from dcgan_dist.runs.documents import Row
 from dcgan_dist.runs.writer import RunWriter
 from dcgan_dist.stopping import Noted, noting
 from dcgan_dist.storage.remote import shown
@@ -35,7 +36,7 @@ from dcgan_dist.training.draws import Draws
 from dcgan_dist.training.feed import Feed, RealImages, first_images
 from dcgan_dist.training.fixed_samples import FixedSamples
 from dcgan_dist.training.hooks import Hooks, Launcher, ProgressLines, RunFiles, TensorBoard
-from dcgan_dist.training.meter import Meter, Row
+from dcgan_dist.training.meter import Meter
 from dcgan_dist.training.progress import Progress
 from dcgan_dist.training.reporter import Reporter, Silent
 from dcgan_dist.training.sampling import make_grid
@@ -52,7 +53,7 @@ class TrainingResult:
     step: int
     images_seen: int
     run_dir: str
-    last_metrics: Row
+    last_row: Row | None
 
 
 def train(
@@ -111,7 +112,7 @@ class Trainer:
         steps = self.schedule.steps
         files = [] if run is None else [RunFiles(run, self.damage, steps), TensorBoard(run)]
         self.hooks = Hooks([*files, ProgressLines(world, steps, config.training.batch_size), Launcher(reporter)])
-        self.row: Row = {}  # the newest one
+        self.row: Row | None = None  # the newest one
 
     def run_to_end(self) -> TrainingResult:
         """Train from the newest checkpoint to the configured step."""
@@ -218,6 +219,7 @@ class Trainer:
             self.hooks.on_checkpoint(self.progress.step, self.checkpoints.newest)
 
     def _report_step(self) -> None:
+        assert self.row is not None
         self.hooks.on_step_done(self.row, self.checkpoints.newest)
 
     # ------------------------------------------------------------------ endings, on all ranks at the same step

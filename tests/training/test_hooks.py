@@ -12,10 +12,10 @@ from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import Config
 from dcgan_dist.distributed import World
 from dcgan_dist.errors import DcganDistError, Diverged, StorageError
+from dcgan_dist.runs.documents import Row
 from dcgan_dist.stopping import Interrupted
 from dcgan_dist.training.fixed_samples import Grids
 from dcgan_dist.training.hooks import Hook, Hooks, readable_time
-from dcgan_dist.training.meter import Row
 from dcgan_dist.training.progress import Progress
 from dcgan_dist.training.reporter import Silent
 from dcgan_dist.training.setup import open_data, open_run_directory, resolve_config
