@@ -125,8 +125,8 @@ def test_two_tasks_of_somebodys_own_train_at_once(script: Script, tmp_path: Path
 
 def test_a_task_that_is_cancelled_leaves_a_last_checkpoint(script: Script, tmp_path: Path) -> None:
     process = script(CANCELLED, **{"training.steps": LONG, "training.checkpoint_every": LONG})
-    run = dd.Run(tmp_path / "run")
     printed = output_of(process)
+    run = dd.Run(tmp_path / "run")
     assert run.status is not None
     assert run.status["status"] == "stopped"
     assert f"stopped at step {run.steps[-1]} of 100,000 with a checkpoint" in printed
