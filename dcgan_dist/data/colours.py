@@ -49,7 +49,7 @@ class Remarks:
 
 @lru_cache(maxsize=16)
 def _is_srgb(profile: bytes) -> bool:
-    """Whether a colour profile leaves a few colours, light and dark, as they are."""
+    """Return whether a colour profile leaves a few colours, light and dark, as they are."""
     mode = _SPACES[profile[16:20]]
     grey = np.linspace(0, 255, 18, dtype=np.uint8)
     probe = np.stack([grey, np.roll(grey, 5), np.roll(grey, 11)], axis=1)[None] if mode == "RGB" else grey[None]
@@ -81,7 +81,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def has_other_profile(jpeg: bytes) -> bool:
-    """Whether a JPEG has a colour profile that is not known to be sRGB."""
+    """Return whether a JPEG has a colour profile that is not known to be sRGB."""
     mark = jpeg.find(_PROFILE_MARK, 0, _PROFILE_REACH)
     if mark < 0:
         return False
@@ -96,7 +96,7 @@ def has_other_profile(jpeg: bytes) -> bool:
 
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether an image that is not loaded yet has more than 8 bits a value."""
+    """Return whether an image that is not loaded yet has more than 8 bits a value."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16") or any(";16" in str(tile) for tile in image.tile)
 
 

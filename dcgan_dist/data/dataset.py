@@ -129,7 +129,7 @@ class Dataset:
         return text
 
     def is_remote(self, shard: int) -> bool:
-        """Whether a shard is read from a copy in the cache."""
+        """Return whether a shard is read from a copy in the cache."""
         return is_url(self.tars[shard])
 
     def tar(self, shard: int) -> Path:
@@ -161,7 +161,7 @@ class Dataset:
         return map_copy(self.open_tar(shard))
 
     def is_on_host(self, shard: int) -> bool:
-        """Whether a shard can be read without a download."""
+        """Return whether a shard can be read without a download."""
         about = self.manifest.shards[shard]
         copy = self.cache / COPIES / copy_name(about)
         return not self.is_remote(shard) or copy.exists() or copy.with_name(copy.name + ".damaged").exists()

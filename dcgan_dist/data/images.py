@@ -154,7 +154,7 @@ def _decoded(content: bytes, size: int | None, white: float | None) -> tuple[Pix
 
 
 def looks_like_image(content: bytes) -> bool:
-    """Whether a file begins as one of `FORMATS` does."""
+    """Return whether a file begins as one of `FORMATS` does."""
     return (
         content.startswith(_BEGINNINGS)
         or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
@@ -164,7 +164,7 @@ def looks_like_image(content: bytes) -> bool:
 
 
 def _is_turned(content: bytes) -> bool:
-    """Whether a JPEG is to be turned or mirrored."""
+    """Return whether a JPEG is to be turned or mirrored."""
     if all(content.find(mark, 0, _TURNED_REACH) < 0 for mark in _TURNED_MARKS):
         return False
     with warnings.catch_warnings():

@@ -36,7 +36,7 @@ class SharedFlag:
         self._value.value = True
 
     def is_set(self) -> bool:
-        """Whether it has happened."""
+        """Return whether it has happened."""
         return bool(self._value.value)
 
 

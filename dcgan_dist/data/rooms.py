@@ -182,7 +182,7 @@ class _Scene:
         self.polygon(_shade(colour, 84), (x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0))
 
     def shows_panel(self, wall: str, low: tuple[int, int], high: tuple[int, int]) -> bool:
-        """Whether all of a rectangle on a wall lies on the canvas."""
+        """Return whether all of a rectangle on a wall lies on the canvas."""
         inside = range(self.camera.side)
         return all(u in inside and v in inside for u, v in self.camera(_on_wall(wall, low, high)))
 

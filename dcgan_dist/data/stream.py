@@ -485,7 +485,7 @@ class _OpenShard:
         return self._find_extents()
 
     def _is_label(self, content: bytes, label: int) -> bool:
-        """Whether the content of a ``.cls`` names the class of a number."""
+        """Return whether the content of a ``.cls`` names the class of a number."""
         text = content.decode("utf-8", "replace").strip()
         names = {str(label), *self._classes[label : label + 1]}
         return text in names or (is_whole(text) and str(int(text)) in names)

@@ -79,7 +79,7 @@ class Member:
 
 
 def has_suffix(path: Path | RemoteFile, suffixes: Collection[str]) -> bool:
-    """Whether a file's name ends in one of `suffixes`, in capital letters or small ones."""
+    """Return whether a file's name ends in one of `suffixes`, in capital letters or small ones."""
     return any(path.name.lower().endswith(suffix) for suffix in suffixes)
 
 
@@ -178,7 +178,7 @@ class _Watched(io.RawIOBase):
         return content
 
     def has_end_mark(self, offset: int) -> bool:
-        """Whether the block of zeros that ends a tar stands at `offset`."""
+        """Return whether the block of zeros that ends a tar stands at `offset`."""
         start = offset - (self._position - len(self._tail))
         return start >= 0 and self._tail[start : start + tarfile.BLOCKSIZE] == bytes(tarfile.BLOCKSIZE)
 
@@ -349,7 +349,7 @@ def identity_of(path: Path | RemoteFile) -> dict[str, str | int]:
 
 
 def is_image(path: Folders, only: Collection[str]) -> bool:
-    """Whether a file is to be looked at as an image, below one of the folders `only` where there are any.
+    """Return whether a file is to be looked at as an image, below one of the folders `only` where there are any.
 
     What it is, its content tells; a name only tells what is something else for sure.
     """
@@ -369,7 +369,7 @@ class ImageFilter:
         self.passed: Counter[str] = Counter()
 
     def __call__(self, path: Folders) -> bool:
-        """Whether the file of this path is to be looked at."""
+        """Return whether the file of this path is to be looked at."""
         if is_image(path, self._only):
             return True
         if _is_asked_for(path, self._only):

@@ -126,7 +126,7 @@ def _label(archive: memoryview, found: dict[str, Member]) -> str | None:
 
 
 def is_list_of_tars(path: str) -> bool:
-    """Whether a path stands for several tars, as ``faces-{000000..000009}.tar`` does."""
+    """Return whether a path stands for several tars, as ``faces-{000000..000009}.tar`` does."""
     return "{" in path and not Path(path).exists()
 
 
