@@ -167,7 +167,7 @@ class _NoiseSource(Source):
         count = self.count or 0
         return (_noise(number, (number + 1) / count) for number in range(count))
 
-    def places(self) -> list[tuple[str, ...]]:
+    def all_folders(self) -> list[tuple[str, ...]]:
         return [()]
 
     def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[_NoisePart]:

@@ -456,7 +456,7 @@ class GeneratedSource(Source):
         """See `Source`."""
         return (item for _, item in GeneratedPart(self.samples, 0, self.count or 0).items())
 
-    def places(self) -> Sequence[Folders]:
+    def all_folders(self) -> Sequence[Folders]:
         """See `Source`."""
         return [(name,) for name in self.samples.class_names] or [()]
 

@@ -100,7 +100,7 @@ class DcganDiscriminator(Discriminator):
 
 
 def _is_normed(config: ModelConfig, is_outermost: bool) -> bool:
-    """Return whether batch norm follows a convolution; the outermost ones, next to the image, have it only with `all`."""
+    """Return whether a convolution has batch norm; the outermost ones, next to the image, have it only with `all`."""
     return config.batch_norm == "all" or (config.batch_norm == "paper" and not is_outermost)
 
 

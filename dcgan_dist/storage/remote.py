@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 STALL_S = 10.0  # without a byte, until a transfer counts as cut off
 PATIENCE_S = 25.0  # without a new byte, over all tries, until the storage counts as unreachable
 FIRST_PATIENCE_S = 5.0  # the same for the first file of a set, whose URL may be mistyped
-PIECE_PATIENCE_S = 15.0  # the same for a range of a file: the whole file can be downloaded instead
+RANGE_PATIENCE_S = 15.0  # the same for a range of a file: the whole file can be downloaded instead
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 4.0
 
@@ -192,7 +192,7 @@ def read_range(url: str, start: int, size: int) -> bytes | None:
         content: bytes = _call(storage, "cat_file", path, start=start, end=start + size)
         return content
 
-    return persist(url, read, PIECE_PATIENCE_S)
+    return persist(url, read, RANGE_PATIENCE_S)
 
 
 def download(url: str, part: FileIO, size: int | None, *, resume: bool) -> None:
