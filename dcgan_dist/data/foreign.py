@@ -277,7 +277,7 @@ def _raw_shape(length: int, named: str) -> tuple[int, int]:
 
 
 def _probe(tars: Sequence[Tar], tables: Sequence[npt.NDArray[np.void]], named: str) -> tuple[int | None, int]:
-    """Return the size of some images spread over the set (None unless models support it and all have it), and channels."""
+    """Return size and channels of some images spread over the set; the size is None unless all have a supported one."""
     ends = np.cumsum([len(table) for table in tables])
     shapes: set[tuple[int, ...]] = set()
     grey = True

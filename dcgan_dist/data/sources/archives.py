@@ -84,7 +84,7 @@ def has_suffix(path: Path | RemoteFile, suffixes: Collection[str]) -> bool:
 
 
 def compared_bytes(files: int) -> int:
-    """Return how many bytes of each of `files` files `digest_of_file` reads: 1 GiB in total, at least 64 KiB of each."""
+    """Return how many bytes `digest_of_file` reads of each of `files` files: 1 GiB in total, at least 64 KiB each."""
     return max(1 << 16, (1 << 30) // max(1, files))
 
 
