@@ -1,4 +1,4 @@
-# `make train` and `make test` are all that a newcomer needs; both set up .venv first.
+# A new user only needs `make train` and `make test`; both set up .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 
 setup: $(INSTALLED)
 
-# The package is compiled here once: many processes import it, also where Python is told not to write.
+# Compile the package once, since many processes import it, some of which may not write bytecode.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,s3,onnx]'
@@ -20,12 +20,12 @@ train: setup
 	$(BIN)/python -m dcgan_dist.evaluate runs/rooms --task rooms --cs 1e-4,1e-3 --baselines random
 	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
 
-# The paper's figures of the run that `make train` has trained, and the report with them.
+# The paper's figures for the run of `make train`, and the report with them.
 figures: setup
 	$(BIN)/python -m dcgan_dist.explore all runs/rooms
 	$(BIN)/python -m dcgan_dist.report runs --output runs/report.html
 
-# What a person who changes the code wants to know at once; the rest starts clusters, kills processes, or repeats.
+# The quick tests, for every change of the code; the others start clusters, kill processes, or repeat many times.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
@@ -34,26 +34,27 @@ test-slow: setup
 
 test-all: test test-slow
 
-# Apart from the tests: counting lines takes a third to a half as much time again, and makes a few tests fail that measure
-# time or fill a disk, hence the -. Ray ends its workers before they save what they counted: it counts as missed.
+# Separate from the tests: counting lines takes a third to a half more time, and makes a few tests fail that measure time
+# or fill a disk, hence the -. Ray ends its workers before they save their counts, so lines run there count as missed.
 coverage: setup
 	rm -f .coverage .coverage.*
 	-$(BIN)/coverage run -m pytest -n 2 --dist loadfile
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# An hour or two: the same bits in every process, on a machine whose cores are taken. Goes on where it was.
+# Takes an hour or two: check that every process computes the same bits on a machine under load. It can be interrupted,
+# and continues where it was.
 stress: setup
 	$(BIN)/python -m tests.stress steps --count 5000
 	$(BIN)/python -m tests.stress resumes --count 60
 	$(BIN)/python -m tests.stress operators --count 2000
 
-# Without what an earlier one left in build/, which setuptools would pack again.
+# Remove build/ first: setuptools would pack old files there again.
 wheel: setup
 	rm -rf build
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
-# The page of the Python API, from its docstrings.
+# Write docs/api.md, the page of the Python API, from the docstrings.
 api: setup
 	$(BIN)/python docs/make_api.py
 

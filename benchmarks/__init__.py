@@ -1,1 +1,1 @@
-"""Measure figures beside their baselines, in turn in one run: ``python -m benchmarks WHAT``, in a checkout."""
+"""Measure figures and their baselines, alternating in one run: ``python -m benchmarks WHAT``, in a checkout."""

@@ -1,4 +1,4 @@
-"""Measure a figure beside its baseline, in turn in one run, and print one JSON line for each.
+"""Measure a figure and its baseline, alternating in one run, and print one JSON line for each.
 
 ``python -m benchmarks WHAT [ROUNDS]``, in a checkout.
 """
@@ -16,18 +16,18 @@ from dcgan_dist.errors import ConfigError
 
 PROG = "python -m benchmarks"
 WHAT = {
-    "step": "images/s of a training step beside the plain loop of the PyTorch example (tutorial network, batch 64)",
-    "average": "what averaging the generator's weights costs, as a share of a step and of 500 steps",
-    "launch": "images/s of two workers under Ray Train beside torchrun",
-    "sweep": "time of 100 short trials of a sweep beside their training alone, two at a time; what asha saves",
-    "features": "features a second of the ImageNet net beside a plain evaluation loop in float32",
-    "svm": "seconds to fit the linear SVM of the scores beside scikit-learn's LinearSVC, and its peak memory",
-    "one-nn": "seconds to find the nearest of 100,000 images for 10,000 beside scikit-learn's brute force",
-    "data": "images/s of making and reading shards beside webdataset, PIL and mosaicml-streaming (--mosaic: get that)",
-    "streaming": "images/s from a slow and flaky server on this host, beside a good one and the local disk",
-    "report": "seconds and memory to read 10,000 runs and write their table, beside Ray Tune's ResultGrid",
-    "dedup": "near-duplicates found among planted ones, and false ones, in $DCGAN_DIST_DATA (without it, in rooms)",
-    "stability": "verdicts on runs made to fail on purpose, on faces of $DCGAN_DIST_DATA (without it, on rooms)",
+    "step": "images/s of a training step, compared with the plain loop of the PyTorch example (tutorial net, batch 64)",
+    "average": "the cost of averaging the generator's weights, as a share of a step and of 500 steps",
+    "launch": "images/s of two workers under Ray Train, compared with torchrun",
+    "sweep": "time of 100 short trials of a sweep, compared with their training alone; the steps that asha saves",
+    "features": "features per second of the ImageNet net, compared with a plain evaluation loop in float32",
+    "svm": "seconds to fit the linear SVM of the scores, compared with scikit-learn's LinearSVC; peak memory",
+    "one-nn": "seconds to find the nearest of 100,000 images for 10,000, compared with scikit-learn's brute force",
+    "data": "images/s of writing and reading shards, compared with webdataset, PIL and (--mosaic) mosaicml-streaming",
+    "streaming": "images/s from a slow and flaky server on this host, compared with a good one and the local disk",
+    "report": "seconds and memory to read 10,000 runs and write their table, compared with Ray Tune's ResultGrid",
+    "dedup": "share of planted near-duplicates found, and false ones, in $DCGAN_DIST_DATA (without it, in rooms)",
+    "stability": "verdicts on runs that fail on purpose, on faces of $DCGAN_DIST_DATA (without it, on rooms)",
 }
 
 
@@ -51,7 +51,7 @@ def bench_command(arguments: Sequence[str]) -> None:
     if what == "data":
         options["mosaic"] = mosaic
     module = "deduplication" if what == "dedup" else what.replace("-", "_")
-    # Imported by name: only what is asked for, since each loads much.
+    # Import only the requested one, since each imports much.
     measure = getattr(import_module(f"benchmarks.{module}"), f"bench_{module}")
     records: Iterable[dict[str, Any]] = measure(**options)
     for record in records:

@@ -1,4 +1,4 @@
-"""`bench average`: what averaging the generator's weights costs, as a share of the training that it goes with."""
+"""`average`: the cost of averaging the generator's weights, as a share of the training time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dcgan_dist.distributed import pick_device
 from dcgan_dist.models import build_networks
 from dcgan_dist.training.averaging import GeneratorAverage
 
-# The network of configs/rooms.yaml, with its batch; and how many of its steps lie between two grids and checkpoints.
+# The network of configs/rooms.yaml, and its number of steps between two grids and checkpoints.
 ROOMS = ModelConfig(image_size=64, channels=3, classes=0, ngf=24, ndf=16, kernel_size=4)
 _SAVED_EVERY = 500
 
 
 def bench_average(rounds: int = 5) -> list[dict[str, Any]]:
-    """Measure steps and the averaging of their weights in turn.
+    """Measure steps and the averaging of their weights, alternating.
 
-    Returns one record for each network: the median over the rounds of the seconds of a step, the share of it that the
-    update of the average takes, and the share of 500 steps that measuring the statistics of batch norm takes.
+    Return one record for each network: the median over the rounds of the seconds of a step, the share of it for the
+    update of the average, and the share of 500 steps for measuring the statistics of batch norm.
     """
     device = pick_device("auto")
     networks = {"rooms, batch 32": (ROOMS, 32, 20), "tutorial64, batch 64": (TUTORIAL, 64, 4)}

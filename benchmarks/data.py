@@ -1,8 +1,8 @@
-"""`bench data`: images/s of the data path beside stock tools on the same images, in turn, with one core pinned.
+"""`data`: images/s of the data path and of stock tools on the same images, alternating, with one core pinned.
 
-The images are Tiny ImageNet's where the variable DCGAN_DIST_DATA names the folder that has them, else procedural
-rooms: 20,000 of 64x64 pixels, as JPEG and as raw shards. Everything is read once beforehand, so that no figure is one
-of the disk's.
+The images are Tiny ImageNet's if the variable DCGAN_DIST_DATA names the folder that has them, else procedural rooms:
+20,000 of 64x64 pixels, as JPEG and as raw shards. Everything is read once before, so that no figure depends on the
+disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from PIL import Image
 
 from benchmarks.data_mosaic import mosaic_peer
 from benchmarks.data_sources import bench_sources
-from benchmarks.measuring import Way, beside, left_out, limit, on_cores, rates_in_turn
+from benchmarks.measuring import Way, compared, left_out, limit, on_cores, rates_in_turn
 from dcgan_dist.data import stream as stream_module
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.images import Encoding
@@ -47,17 +47,17 @@ BATCH = 128
 ENCODINGS: tuple[Encoding, ...] = ("jpg", "raw")
 _STOCK = "webdataset + PIL + shuffle(1000) + batched(128), same images as JPEG"
 _STOCK_RAW = "webdataset + shuffle(1000) + batched(128), same raw shards"
-_RAW_EPOCHS = 5  # they are short
+_RAW_EPOCHS = 5  # per measurement, since they are short
 _BATCHES_OF_WORKERS = {"jpg": 240, "raw": 1500}
 
 
 def bench_data(rounds: int = 5, *, mosaic: bool = False) -> Iterator[dict[str, Any]]:
-    """Measure each figure in turn with its baseline; yields one record a figure.
+    """Measure each figure and its baseline, alternating; yield one record per figure.
 
     Args:
-        rounds: how often each is measured; the medians count.
-        mosaic: whether to make the environment that mosaicml-streaming needs (6 GB, kept in the cache), where there is
-            none yet.
+        rounds: number of measurements of each, of which the medians are reported.
+        mosaic: whether to create the environment that mosaicml-streaming needs (6 GB, kept in the cache), if it does
+            not exist yet.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="dcgan_dist-bench-") as scratch:
@@ -86,11 +86,11 @@ def _make_sets(scratch: Path) -> dict[str, Dataset]:
 
 
 Use = Callable[[torch.Tensor], int]
-"""Takes a batch of images, and returns how many they are."""
+"""Uses a batch of images, and returns their number."""
 
 
 def ours(dataset: Dataset, epochs: int = 1, use: Use = len) -> Way:
-    """Return what reads the first epochs of a run, with the background thread: checking the whole of each shard too."""
+    """Return a function that reads the first epochs of a run, with the background thread and all checks."""
 
     def read() -> int:
         stream = ImageStream(dataset, seed=0, batch_size=BATCH)
@@ -101,7 +101,7 @@ def ours(dataset: Dataset, epochs: int = 1, use: Use = len) -> Way:
 
 
 def stock(dataset: Dataset, use: Use = len) -> Way:
-    """Return what reads an epoch of a set with webdataset, as its manual shows: uint8 tensors and labels."""
+    """Return a function that reads an epoch of a set with webdataset, as in its manual: uint8 tensors and labels."""
     encoding = dataset.manifest.encoding
     shape = dataset.image_size, dataset.image_size, dataset.channels
 
@@ -129,13 +129,13 @@ def _bench_reading(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, 
         },
         rounds,
     )
-    yield beside("64x64 JPEG shards to batches of uint8 tensors", rates["jpg"], _STOCK, rates["pil"], 4.0)
-    yield beside("64x64 raw shards to batches of uint8 tensors", rates["raw"], _STOCK, rates["pil"], 25.0)
-    yield beside("64x64 raw shards to batches of uint8 tensors", rates["raw"], _STOCK_RAW, rates["stock raw"], 5.0)
+    yield compared("64x64 JPEG shards to batches of uint8 tensors", rates["jpg"], _STOCK, rates["pil"], 4.0)
+    yield compared("64x64 raw shards to batches of uint8 tensors", rates["raw"], _STOCK, rates["pil"], 25.0)
+    yield compared("64x64 raw shards to batches of uint8 tensors", rates["raw"], _STOCK_RAW, rates["stock raw"], 5.0)
 
 
 class _AnyDigest:
-    """Equal to every digest: what a check that is left out finds."""
+    """Equal to every digest, so that each check succeeds."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -144,7 +144,7 @@ class _AnyDigest:
 
 
 class _NoDigests:
-    """Stands in for the xxhash module in the stream, to measure what its checks cost."""
+    """Replaces the xxhash module in the stream, to measure the cost of its checks."""
 
     def xxh3_64_intdigest(self, content: object) -> _AnyDigest:
         return _ANY
@@ -155,7 +155,7 @@ _ANY = _AnyDigest()
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Let the stream take every record, header and shard as whole, to measure what checking costs; no user can."""
+    """Disable the stream's checks of records, headers and shards, to measure their cost; users cannot do that."""
     with (
         patch.object(stream_module, "xxhash", _NoDigests()),
         patch.object(stream_module, "damaged_headers", lambda _: []),
@@ -187,14 +187,14 @@ def _bench_integrity(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str
 
 
 def _bench_mosaic(sets: dict[str, Dataset], scratch: Path, rounds: int, *, make: bool) -> Iterator[dict[str, Any]]:
-    what = "64x64 {} shards to batches of uint8 tensors, beside mosaicml-streaming"
+    what = "64x64 {} shards to batches of uint8 tensors, compared with mosaicml-streaming"
     try:
         with mosaic_peer(sets, scratch, BATCH, make=make) as peer:
             ways = {"jpg": ours(sets["jpg"]), "raw": ours(sets["raw"], _RAW_EPOCHS)}
             rates = rates_in_turn(ways | {f"mosaic {name}": peer.reading(name) for name in sets}, rounds)
             for name in sets:
                 baseline = f"mosaicml-streaming {peer.version}, {peer.stack}"
-                yield beside(what.format(name), rates[name], baseline, rates[f"mosaic {name}"], 1.5)
+                yield compared(what.format(name), rates[name], baseline, rates[f"mosaic {name}"], 1.5)
     except DataError as error:
         yield left_out(what.format("JPEG and raw"), str(error))
 
@@ -208,8 +208,8 @@ def _rate_with(dataset: Dataset, workers: int, batches: int) -> float:
         return rates_in_turn({"": lambda: sum(len(next(stream).images) for _ in range(batches))}, 1)[""][0]
 
 
-def _decode_when_told(tar: str, places: list[tuple[int, int]], turns: int, barrier: Barrier) -> None:
-    jpegs = [bytes(map_file(Path(tar))[start : start + size]) for start, size in places]
+def _decode_in_turns(tar: str, extents: list[tuple[int, int]], turns: int, barrier: Barrier) -> None:
+    jpegs = [bytes(map_file(Path(tar))[start : start + size]) for start, size in extents]
     for turn in range(turns + 1):
         if turn == 1:  # all processes have started, and have decoded everything once
             barrier.wait()
@@ -219,19 +219,19 @@ def _decode_when_told(tar: str, places: list[tuple[int, int]], turns: int, barri
 
 
 def _decoding_rate(dataset: Dataset, processes: int) -> float:
-    """Return the images/s of processes that decode and do nothing else: what the cores can give."""
+    """Return the images/s of processes that only decode: the limit of the cores."""
     records, turns = dataset.records(0), 20
-    places = [(int(start), int(size)) for start, size in zip(records["offset"], records["size"], strict=True)]
+    extents = [(int(start), int(size)) for start, size in zip(records["offset"], records["size"], strict=True)]
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes + 1)
-    arguments = (str(dataset.tar(0)), places, turns, barrier)
-    decoders = [context.Process(target=_decode_when_told, args=arguments) for _ in range(processes)]
+    arguments = (str(dataset.tar(0)), extents, turns, barrier)
+    decoders = [context.Process(target=_decode_in_turns, args=arguments) for _ in range(processes)]
     for decoder in decoders:
         decoder.start()
     barrier.wait()
     begun = time.perf_counter()
     barrier.wait()
-    rate = processes * turns * len(places) / (time.perf_counter() - begun)
+    rate = processes * turns * len(extents) / (time.perf_counter() - begun)
     for decoder in decoders:
         decoder.join()
     return rate
@@ -240,7 +240,7 @@ def _decoding_rate(dataset: Dataset, processes: int) -> float:
 def _bench_workers(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
     what = "two loader processes, the consumer counting, {} shards"
     if usable_cores() < 2:
-        yield left_out(what.format("JPEG and raw"), "there is but one core")
+        yield left_out(what.format("JPEG and raw"), "there is only one core")
         return
     with on_cores(2):
         for encoding, dataset in sets.items():
@@ -251,9 +251,9 @@ def _bench_workers(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, 
                     of_workers.append(_rate_with(dataset, workers, _BATCHES_OF_WORKERS[encoding]))
                 for processes, of_processes in alone.items():
                     of_processes.append(_decoding_rate(sets["jpg"], processes))
-            yield beside("two processes that only decode JPEGs, the cores' own limit", alone[2], "one", alone[1], None)
-            yield beside(what.format(encoding), rates[2], "one loader process", rates[1], 1.7)
-            yield beside(f"one loader process, {encoding} shards", rates[1], "the thread", rates[0], None)
+            yield compared("two processes that only decode JPEGs, the cores' limit", alone[2], "one", alone[1], None)
+            yield compared(what.format(encoding), rates[2], "one loader process", rates[1], 1.7)
+            yield compared(f"one loader process, {encoding} shards", rates[1], "the thread", rates[0], None)
 
 
 # --- the machine's limits ---------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def _limits(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
     raws = [np.frombuffer(content, np.uint8) for content in _contents(sets["raw"], 0)]
     raw_tar, jpeg_tar = Path(sets["raw"].tars[0]), Path(sets["jpg"].tars[0])
     batch = np.empty((BATCH, SIZE, SIZE, sets["jpg"].channels), dtype=np.uint8)
-    places = list(batch)
+    slots = list(batch)
     shard = np.frombuffer(map_file(raw_tar), np.uint8)
     offsets = sets["raw"].records(0)["offset"].astype(np.int64)
     flat = batch.reshape(BATCH, -1)
@@ -273,7 +273,7 @@ def _limits(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
 
     def decode() -> int:
         for number, content in enumerate(jpegs):
-            simplejpeg.decode_jpeg(content, "RGB", buffer=places[number % BATCH])
+            simplejpeg.decode_jpeg(content, "RGB", buffer=slots[number % BATCH])
         return len(jpegs)
 
     def decode_with_pil() -> int:
@@ -298,7 +298,7 @@ def _limits(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
         return len(raws)
 
     def headers(path: Path) -> int:
-        # A sample has its image, and where labelled a .cls or .json beside it.
+        # A sample has an image and, if labelled, a .cls or .json.
         return len({member.name.partition(".")[0] for member in members(map_file(path), str(path))})
 
     def headers_of_the_standard_library(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""mosaicml-streaming in an environment of its own, to be measured beside: it wants other versions than this package."""
+"""mosaicml-streaming in its own environment, as a baseline: it needs other versions than this package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dcgan_dist.storage.cache import cache_directory
 
 PACKAGE = "mosaicml-streaming"
 _SCRIPT = Path(__file__).with_name("data_mosaic_peer.py")
-_ROOM = 12 << 30  # bytes that pip needs meanwhile
+_FREE = 12 << 30  # bytes that pip needs during the installation
 _MOST_SECONDS = 1200
 
 
@@ -36,7 +36,7 @@ class MosaicPeer:
     _output: IO[str]
 
     def reading(self, encoding: str) -> Way:
-        """Return what lets it read an epoch of the images as `jpg` or `raw`."""
+        """Return a function that makes it read an epoch of the images as `jpg` or `raw`."""
 
         def read() -> int:
             self._input.write(f"{encoding}\n")
@@ -50,20 +50,20 @@ class MosaicPeer:
 
 
 def environment(*, make: bool) -> Path:
-    """Return the Python of the environment, which is kept in the cache; make it first if need be and wanted.
+    """Return the Python of the environment, which is kept in the cache; create it first if `make` is set.
 
     Raises:
-        DataError: there is none and it is not wanted, or it cannot be made.
+        DataError: it does not exist, and `make` is not set or it cannot be created.
     """
     folder = cache_directory(None) / "benchmarks" / PACKAGE
     python, finished = folder / "bin" / "python", folder / "finished"
     if finished.exists():
         return python
     if not make:
-        raise DataError(f"it has no environment yet: bench data --mosaic makes one (6 GB, in {str(folder)!r})")
+        raise DataError(f"it has no environment yet: `data --mosaic` makes one (6 GB, in {str(folder)!r})")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(folder.parent).free < _ROOM:
-        raise DataError(f"its environment needs {_ROOM >> 30} GiB at {str(folder.parent)!r}")
+    if shutil.disk_usage(folder.parent).free < _FREE:
+        raise DataError(f"its environment needs {_FREE >> 30} GiB at {str(folder.parent)!r}")
     print(
         f"making an environment for {PACKAGE} in {str(folder)!r} (minutes, 6 GB; delete it when done)", file=sys.stderr
     )
@@ -75,8 +75,8 @@ def environment(*, make: bool) -> Path:
         )  # fmt: skip
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         shutil.rmtree(folder)
-        told = str(error.stderr or error).strip().splitlines()[-1:]
-        raise DataError(f"its environment cannot be made ({' '.join(told)})") from error
+        last = str(error.stderr or error).strip().splitlines()[-1:]
+        raise DataError(f"its environment cannot be made ({' '.join(last)})") from error
     finished.touch()
     return python
 
@@ -93,7 +93,7 @@ def mosaic_peer(sets: Mapping[str, Dataset], scratch: Path, batch: int, *, make:
         raise DataError("it is measured on colour images")
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            # -P: what lies beside the script (streaming.py) is not to be taken for a package of that name.
+            # -P: otherwise streaming.py in the script's folder would be imported as the package `streaming`.
             [python, "-P", _SCRIPT, str(scratch), str(batch)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -105,8 +105,8 @@ def mosaic_peer(sets: Mapping[str, Dataset], scratch: Path, batch: int, *, make:
             if not versions:
                 process.wait()
                 errors.seek(0)
-                told = errors.read().strip().splitlines()[-1:]
-                raise DataError(f"{PACKAGE} cannot run ({' '.join(told)})")
+                last = errors.read().strip().splitlines()[-1:]
+                raise DataError(f"{PACKAGE} cannot run ({' '.join(last)})")
             about = json.loads(versions)
             version = about.pop(PACKAGE)
             stack = ", ".join(f"{name} {number}" for name, number in about.items())

@@ -1,8 +1,8 @@
-"""Reads images with mosaicml-streaming, in an environment of its own that has nothing of this package.
+"""Reads images with mosaicml-streaming, in its own environment without this package.
 
 Started as a script with a folder of tars (``jpg/*.tar``, ``raw/*.tar``) and the batch size, it writes their images as
-MDS shards beside them, prints the versions it has, and then reads an epoch for each line ``jpg`` or ``raw`` on its
-standard input, answering with the number of images.
+MDS shards to the same folder, prints the versions of its packages, and then reads an epoch for each line ``jpg`` or
+``raw`` of its standard input, and prints the number of images.
 """
 
 import json
@@ -19,7 +19,7 @@ SIZE = 64
 
 
 def write_mds(streaming: Any, tars: list[Path], output: Path, encoding: str) -> None:
-    """Write the images of some tars, byte for byte the same, as MDS shards."""
+    """Write the images of some tars, with the same bytes, as MDS shards."""
     columns = {"image": "jpeg" if encoding == "jpg" else "ndarray:uint8:64,64,3"}
     with streaming.MDSWriter(out=str(output), columns=columns) as writer:
         for tar in tars:
@@ -46,7 +46,7 @@ def make_loader(streaming: Any, folder: Path, batch: int) -> Any:
 
 
 def main() -> None:
-    """Serve until the standard input ends."""
+    """Read an epoch for each line of the standard input."""
     streaming = import_module("streaming")
     torch.set_num_threads(1)
     scratch, batch = Path(sys.argv[1]), int(sys.argv[2])

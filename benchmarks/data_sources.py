@@ -1,4 +1,4 @@
-"""`bench data`, the part on preparing: from an LMDB as LSUN's to shards, beside PIL and webdataset's writer."""
+"""The part of `data` on preparing: from an LMDB like LSUN's to shards, compared with PIL and webdataset's writer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import webdataset
 import webp
 from PIL import Image
 
-from benchmarks.measuring import Way, beside, limit, rates_in_turn
+from benchmarks.measuring import Way, compared, limit, rates_in_turn
 from dcgan_dist.data.images import JPEG_QUALITY, Pixels
 from dcgan_dist.data.rooms import draw_room
 from dcgan_dist.data.shards import Recipe, write_shards
@@ -29,11 +29,11 @@ _WIDTH, _HEIGHT = 341, 256  # the shorter side of LSUN's images is 256
 _PICTURES = 200
 _RECORDS = {"JPEG": 2000, "WEBP": 600}
 _QUALITY = 75
-_GRAIN = 6.0  # standard deviation of the noise, which gives files of real sizes
+_GRAIN = 6.0  # standard deviation of the noise, which makes the files as large as real ones
 
 
 def make_lmdb(folder: Path, kind: str, records: int) -> list[bytes]:
-    """Make an LMDB such as LSUN's: hashes as keys, images of 256 pixels as values; return the values."""
+    """Write an LMDB like LSUN's: hashes as keys, images of 256 pixels as values; return the values."""
     values = [_encoded(picture, kind) for picture in _pictures()]
     with lmdb.open(str(folder), map_size=1 << 32) as environment, environment.begin(write=True) as transaction:
         for number in range(records):
@@ -43,7 +43,7 @@ def make_lmdb(folder: Path, kind: str, records: int) -> list[bytes]:
 
 
 def _pictures() -> Iterator[Pixels]:
-    """Draw pictures of 341x256 pixels: photographs of rooms where there are any, else procedural ones."""
+    """Yield images of 341x256 pixels: photographs of rooms if there are any, else procedural rooms."""
     grain = np.random.default_rng(0)
     for picture in _photographs() or (Image.fromarray(draw_room(0, number)[0]) for number in range(_PICTURES)):
         large = np.asarray(picture.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC), dtype=np.float32)
@@ -143,10 +143,10 @@ def _decoding(decode: Callable[[bytes], object], values: list[bytes]) -> Way:
 
 
 def bench_sources(scratch: Path, rounds: int) -> Iterator[dict[str, Any]]:
-    """Measure how fast shards of 64x64 JPEGs are made from an LMDB of 256-pixel JPEGs, and from one of WebPs."""
+    """Measure how fast shards of 64x64 JPEGs are written from an LMDB of 256-pixel JPEGs, and from one of WebPs."""
     for kind, goal in (("JPEG", 2.5), ("WEBP", None)):
-        place = scratch / kind
-        source = place / "room_train_lmdb"
+        folder = scratch / kind
+        source = folder / "room_train_lmdb"
         source.mkdir(parents=True)
         values = make_lmdb(source, kind, _RECORDS[kind])
 
@@ -154,12 +154,12 @@ def bench_sources(scratch: Path, rounds: int) -> Iterator[dict[str, Any]]:
             f"decode of these {kind}s alone, {name}": _decoding(decode, values)
             for name, decode in _DECODERS[kind].items()
         }
-        rates = rates_in_turn({"ours": _ours(source, place), "stock": _stock(source, place), **decoders}, rounds)
+        rates = rates_in_turn({"ours": _ours(source, folder), "stock": _stock(source, folder), **decoders}, rounds)
         what = (
             f"LMDB of 256-pixel {kind}s ({np.mean([len(value) for value in values]) / 1000:.0f} kB) to 64-pixel shards"
         )
         baseline = "PIL decode, crop, resize and encode, webdataset.ShardWriter"
-        yield beside(what, rates["ours"], baseline, rates["stock"], goal)
+        yield compared(what, rates["ours"], baseline, rates["stock"], goal)
         yield from (limit(decoder, rates[decoder]) for decoder in decoders)
 
 

@@ -1,9 +1,9 @@
-"""How well de-duplication finds near-duplicates that were planted, and how often it takes other images for them.
+"""`dedup`: the share of planted near-duplicates that de-duplication finds, and the share of falsely removed images.
 
-To photographs (or to rooms, where there are none) near-copies of a tenth of them are added: encoded as JPEG of quality
-50, cropped by 2%, 5% brighter or darker, or shifted by a pixel, before they are made 64x64. A removed image is a
-duplicate if the image kept for it has the same origin. Photographs also hold near-duplicates of their own, which nobody
-planted: those are told by their pixels, by a measure that has nothing to do with the autoencoder.
+Near-copies of a tenth of the images are added to a set of photographs (or of rooms, if there are none): encoded as JPEG
+of quality 50, cropped by 2%, 5% brighter or darker, or shifted by a pixel, before they are resized to 64x64. A removed
+image is a duplicate if the kept image of its group has the same origin. Photographs also have near-duplicates that were
+not planted: these are recognised by their pixels, with a measure that is independent of the autoencoder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ARCHIVES = ("faces_64.tar.gz", "rooms_128.tar.gz", "tiny_imagenet_20k.tar.gz")
 RADII = (0, 1, 2, 3, 4, 5, 6)
 
 _STORED = 64  # side of the images in the shards
-_MOST_ALIKE = 0.5  # distance up to which `distance` takes two images for the same picture
+_MOST_ALIKE = 0.5  # largest `distance` of two images of the same picture
 _ROOMS = 2000
 
 Draws = np.random.Generator
@@ -45,16 +45,16 @@ Draws = np.random.Generator
 def bench_deduplication(rounds: int = 1) -> Iterator[dict[str, Any]]:
     """Yield the recall of each kind and the share of false removals, for each set of images and radius."""
     data = os.environ.get(DATA_VARIABLE)
-    places: list[Path | None] = [Path(data, name) for name in ARCHIVES] if data else [None]
+    archives: list[Path | None] = [Path(data, name) for name in ARCHIVES] if data else [None]
     for number in range(rounds):
-        for place in places:
-            name = place.name if place else "rooms"
-            for figures in measure(read_images(place), DeduplicationConfig(), RADII, seed=number):
+        for archive in archives:
+            name = archive.name if archive else "rooms"
+            for figures in measure(read_images(archive), DeduplicationConfig(), RADII, seed=number):
                 yield {"bench": "dedup", "round": number, "images": name, **figures}
 
 
 def read_images(archive: Path | None, most: int | None = None) -> list[Pixels]:
-    """Return the JPEGs of a tar, in an order drawn by a fixed seed; without one, rooms."""
+    """Return the JPEGs of a tar, shuffled by a fixed seed; rooms if `archive` is None."""
     if archive is None:
         return [draw_room(0, number, _STORED)[0] for number in range(most or _ROOMS)]
     found: list[bytes] = []
@@ -68,14 +68,14 @@ def read_images(archive: Path | None, most: int | None = None) -> list[Pixels]:
 
 
 def as_jpeg(image: Pixels, _: Draws) -> Pixels:
-    """Encode as JPEG of quality 50."""
+    """Encode an image as JPEG of quality 50, and decode it."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=50)
     return decode(buffer.getvalue())
 
 
 def cropped(image: Pixels, draws: Draws) -> Pixels:
-    """Take 2% off each side's length, and enlarge what is left."""
+    """Crop 2% of each side's length, and enlarge the rest to the old size."""
     rows, columns = image.shape[:2]
     top, left = draws.random() * 0.02 * rows, draws.random() * 0.02 * columns
     box = (left, top, left + 0.98 * columns, top + 0.98 * rows)
@@ -84,13 +84,13 @@ def cropped(image: Pixels, draws: Draws) -> Pixels:
 
 
 def relit(image: Pixels, draws: Draws) -> Pixels:
-    """Make it 5% brighter or darker."""
+    """Make an image 5% brighter or darker."""
     lit: Pixels = np.clip(np.round(image * draws.choice([0.95, 1.05])), 0, 255).astype(np.uint8)
     return lit
 
 
 def shifted(image: Pixels, draws: Draws) -> Pixels:
-    """Shift the 64x64 image by a pixel, up, down, left or right."""
+    """Resize an image to 64x64, and shift it by a pixel, up, down, left or right."""
     down, right = _STEPS[draws.integers(4)]
     small = fit(image, _STORED, 3)
     return np.ascontiguousarray(
@@ -109,12 +109,12 @@ KINDS: dict[str, Callable[[Pixels, Draws], Pixels]] = {
 
 @dataclass(frozen=True)
 class Planted:
-    """Images with near-copies among them, in mixed order.
+    """Images with planted near-copies, in random order.
 
     Attributes:
         images: uint8, shape (n, 32, 32, 3), as the autoencoder sees them.
-        origin: number of the image that each is, or is a copy of, shape (n,).
-        kind: which of `KINDS` a copy is of, -1 for an original, shape (n,).
+        origin: number of the original of each image, shape (n,).
+        kind: index in `KINDS` of each copy, -1 for an original, shape (n,).
     """
 
     images: Pixels
@@ -123,7 +123,7 @@ class Planted:
 
 
 def plant(images: list[Pixels], seed: int) -> Planted:
-    """Add a near-copy of each tenth image, the kinds in turn, and mix them."""
+    """Add a near-copy of a tenth of the images, with the kinds in turn, and shuffle all."""
     draws = np.random.default_rng(seed)
 
     def stored(image: Pixels) -> Pixels:
@@ -142,9 +142,9 @@ def plant(images: list[Pixels], seed: int) -> Planted:
 
 
 def distance(one: Pixels, other: Pixels) -> float:
-    """Return how different two images (32, 32, 3) are at their best alignment within two pixels.
+    """Return the distance of two images (32, 32, 3) at their best alignment within two pixels.
 
-    It is the root of the mean squared difference, in units of their contrast: 0 for the same picture in any light,
+    It is the root of the mean squared difference, in units of their contrast: 0 for the same picture at any brightness,
     about 1.4 for unrelated ones.
     """
 
@@ -164,7 +164,7 @@ def distance(one: Pixels, other: Pixels) -> float:
 def measure(
     images: list[Pixels], settings: DeduplicationConfig, radii: tuple[int, ...], *, seed: int
 ) -> list[dict[str, Any]]:
-    """Train on images with planted near-copies, and return what is found at each radius."""
+    """Train on images with planted near-copies, and return the figures at each radius."""
     planted = plant(images, seed)
     tensor = torch.from_numpy(planted.images)
     begun = time.monotonic()
@@ -183,7 +183,7 @@ def measure(
 
 
 def judge(planted: Planted, first: npt.NDArray[np.uint32]) -> dict[str, Any]:
-    """Return the recall of each kind, and what was removed, of groups as `find_groups` gives them."""
+    """Return the recall of each kind, and the counts of removed and falsely removed images, of a set of groups."""
     position = np.empty(int(planted.origin.max()) + 1, dtype=np.int64)
     originals = np.flatnonzero(planted.kind < 0)
     position[planted.origin[originals]] = originals

@@ -1,4 +1,4 @@
-"""`bench features`: features a second of the ImageNet net beside a plain evaluation loop, measured in turn."""
+"""`features`: features per second of the ImageNet net, compared with a plain evaluation loop, alternating."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _PLAIN_BATCH = 128
 def make_plain_loop(
     network: Discriminator, device: torch.device, *, channels_last: bool = False
 ) -> Callable[[Pixels], Array]:
-    """Return the baseline, a loop as one would write it: float32 batches of 128 in the layout that ToTensor gives.
+    """Return the baseline, a straightforward loop: float32 batches of 128 in the memory layout of ToTensor.
 
     Evaluation mode, no gradients, adaptive max-pooling layer by layer, rows of float16.
 
     Args:
         network: the discriminator.
-        device: where to compute.
-        channels_last: put network and batches into that memory format, which few loops do.
+        device: to compute on.
+        channels_last: whether to convert network and batches to that memory format, which few loops do.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = network.to(device).eval()
@@ -56,9 +56,9 @@ def make_plain_loop(
 
 
 def bench_features(rounds: int = 7) -> list[dict[str, Any]]:
-    """Measure both precisions beside the plain loop, and beside the same with memory channels last.
+    """Measure both precisions, the plain loop, and the plain loop with memory channels last.
 
-    Returns one record a precision: images/s (medians over the rounds), the medians of the rounds' ratios, and the
+    Return one record per precision: images/s (medians over the rounds), the medians of the rounds' ratios, and the
     largest difference of a value from the plain loop's, relative to the largest value.
     """
     device = pick_device("auto")

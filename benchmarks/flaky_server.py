@@ -1,7 +1,7 @@
-"""A web server on the loopback interface that is as slow and as unreliable as it is told to be.
+"""A web server on the loopback interface with adjustable delays and failures.
 
-Run as a program (``python -m benchmarks.flaky_server FOLDER [key=value ...]``), it prints its port and
-serves until its standard input ends, in a process of its own, so that it takes no time from the one that reads.
+Run as a program (``python -m benchmarks.flaky_server FOLDER [key=value ...]``), it prints its port and serves until its
+standard input ends; in its own process, it takes no time from the reader.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from urllib.parse import unquote, urlsplit
 class FlakyServer(http.server.ThreadingHTTPServer):
     """Serves the files of a folder.
 
-    Attributes, all to be set at any time:
-        latency_s: before each answer.
-        drop: share of the answers that are broken off in the middle of the body.
+    All attributes may be set at any time:
+        latency_s: delay before each answer.
+        drop: share of the answers that are cut off in the middle of the body.
         fail: share of the requests that are answered with status 500.
-        stall: share of the answers that fall silent in the middle of the body, for `stall_s` seconds.
-        corrupt: share of the answers to a Range that have wrong bytes.
-        ranges, lengths: whether it knows Range, and gives Content-Length.
+        stall: share of the answers that pause in the middle of the body, for `stall_s` seconds.
+        corrupt: share of the answers to range requests that have wrong bytes.
+        ranges, lengths: whether it supports range requests, and sends Content-Length.
         bytes_per_s: of each connection; 0 for no limit.
         down: whether each connection is closed without an answer.
-        first_failures: statuses of the first answers, from the end.
+        first_failures: statuses of the first answers, in reverse order.
         asked: (method, path, Range header or None) of each request.
     """
 
@@ -55,15 +55,15 @@ class FlakyServer(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its URL."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def whole(self, suffix: str = ".tar") -> list[str]:
-        """Names of the files that were asked for from their beginnings, without a Range."""
+        """Return the names of the files that were requested as a whole, without a range."""
         return [path for _, path, part in self.asked if path.endswith(suffix) and part is None]
 
     def handle_error(self, *_: Any) -> None:
-        """Say nothing: the reader went away."""
+        """Print nothing: the reader has closed the connection."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -150,7 +150,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def flaky(folder: Path, **behaviour: Any) -> Iterator[FlakyServer]:
-    """Serve a folder in a thread of this process; gives the FlakyServer."""
+    """Serve a folder in a thread of this process; yield the FlakyServer."""
     server = FlakyServer(folder, **behaviour)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -165,7 +165,7 @@ def flaky(folder: Path, **behaviour: Any) -> Iterator[FlakyServer]:
 
 @contextmanager
 def flaky_process(folder: Path, **behaviour: float) -> Iterator[str]:
-    """Serve a folder in a process of its own; gives the URL."""
+    """Serve a folder in another process; yield the URL."""
     words = [
         sys.executable,
         "-m",
@@ -184,7 +184,7 @@ def flaky_process(folder: Path, **behaviour: float) -> Iterator[str]:
 
 
 def main() -> None:
-    """Serve the folder that the first argument names; the others set attributes of the server, to numbers."""
+    """Serve the folder named by the first argument; the others set numeric attributes of the server."""
     folder, *words = sys.argv[1:]
     behaviour = {name: float(value) for name, _, value in (word.partition("=") for word in words)}
     with flaky(Path(folder), **behaviour) as server:

@@ -1,4 +1,4 @@
-"""`bench launch`: images/s of the same two-worker run under Ray Train and under torchrun, in turn."""
+"""`launch`: images/s of the same two-worker run under Ray Train and under torchrun, alternating."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = (
 def _images_per_s(words: list[str]) -> float:
     """Run a training command and return the median rate of its log lines in the second half of the run.
 
-    In the first half, Ray is still starting processes of its own, which on few cores take time from the workers.
+    In the first half, Ray is still starting processes of its own, which take time from the workers if cores are few.
     """
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -44,7 +44,7 @@ def _images_per_s(words: list[str]) -> float:
 
 
 def bench_launch(rounds: int = 5) -> list[dict[str, Any]]:
-    """Measure both ways of starting two workers, in turn; the cost is 1 - the median of the rounds' ratios."""
+    """Measure both ways to start two workers, alternating; the cost is 1 - the median of the rounds' ratios."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     ways = {
         "torchrun": [*torchrun, "-m", "dcgan_dist.train"],

@@ -1,4 +1,4 @@
-"""Times of several ways to do the same, taken in turn, and what they say of each other."""
+"""Measure several ways to do the same work, alternating, and compare them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from statistics import median
 from typing import Any
 
 Way = Callable[[], int]
-"""Does its work once, and returns how many images it worked on."""
+"""Does the work once, and returns the number of images."""
 
 
 @contextmanager
 def on_cores(count: int) -> Iterator[None]:
-    """Keep this process, and those that it starts meanwhile, to the first `count` of its cores."""
+    """Within the block, restrict this process, and processes that it starts, to the first `count` of its cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:count])
     try:
@@ -25,7 +25,7 @@ def on_cores(count: int) -> Iterator[None]:
 
 
 def rates_in_turn(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
-    """Return the images/s of each way in each round, after one round that does not count."""
+    """Return the images/s of each way in each round, after one round to warm up."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(-1, rounds):
         for name, way in ways.items():
@@ -36,8 +36,8 @@ def rates_in_turn(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]
     return rates
 
 
-def beside(what: str, ours: list[float], baseline: str, theirs: list[float], goal: float | None) -> dict[str, Any]:
-    """Return the record of one figure: both rates, and the median of the rounds' ratios."""
+def compared(what: str, ours: list[float], baseline: str, theirs: list[float], goal: float | None) -> dict[str, Any]:
+    """Return the record of one figure: both rates (medians), and the median of the ratios of the rounds."""
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     record: dict[str, Any] = {
         "bench": "data",
@@ -53,7 +53,7 @@ def beside(what: str, ours: list[float], baseline: str, theirs: list[float], goa
 
 
 def limit(what: str, rates: list[float]) -> dict[str, Any]:
-    """Return the record of something that nothing on this machine can exceed."""
+    """Return the record of an upper limit of this machine."""
     return {"bench": "data", "limit": what, "images_per_s": round(median(rates)), "rounds": len(rates)}
 
 

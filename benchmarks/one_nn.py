@@ -1,7 +1,7 @@
-"""`bench one-nn`: exact 1-NN of bytes beside scikit-learn's brute force on float32, each in a process of its own.
+"""`one-nn`: exact 1-NN of bytes, compared with scikit-learn's brute force on float32, each in its own process.
 
-The baseline is what `KNeighborsClassifier(1, algorithm="brute")` runs: its reduction over pairwise distances, which
-needs all training images at once.
+The baseline is the computation of `KNeighborsClassifier(1, algorithm="brute")`: a reduction over pairwise distances,
+which needs all training images at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dcgan_dist.evaluation.one_nn import moved
 TRAINING, IMAGES, SIDE = 100_000, 10_000, 28
 LONG = 10_000_000
 GOALS = {"random bytes": 1.8, "MNIST": 3.0}
-_PIECE = 2048  # rows that are searched at once, as the task one-nn does
+_BLOCK = 2048  # rows that are searched at once, as in the task one-nn
 
 
 def make_random(folder: Path) -> None:
@@ -40,7 +40,7 @@ def make_random(folder: Path) -> None:
 
 
 def make_mnist(folder: Path, source: Path) -> None:
-    """Write the same of MNIST: its training images, and after them the same moved a little; its test images."""
+    """Write the same files of MNIST: its training images, then slightly moved copies of them; its test images."""
     images = {}
     for name, part in (("train", "train"), ("test", "t10k")):
         with gzip.open(source / f"{part}-images-idx3-ubyte.gz") as file:
@@ -52,13 +52,13 @@ def make_mnist(folder: Path, source: Path) -> None:
 
 
 def measure_ours(folder: str) -> None:
-    """Search piece by piece, as samples come; print the seconds after each tenth, and write the rows found."""
+    """Search block by block, as samples are generated; print the seconds, and write the rows found."""
     train, test = np.load(Path(folder, "train.npy"), mmap_mode="r"), np.load(Path(folder, "test.npy"))
     begun, seconds = time.perf_counter(), []
     search = NearestRows(test)
-    for start in range(0, len(train), _PIECE):
-        search.add(np.ascontiguousarray(train[start : start + _PIECE]), start)
-        seconds.append((min(start + _PIECE, len(train)), time.perf_counter() - begun))
+    for start in range(0, len(train), _BLOCK):
+        search.add(np.ascontiguousarray(train[start : start + _BLOCK]), start)
+        seconds.append((min(start + _BLOCK, len(train)), time.perf_counter() - begun))
     found = search.found
     np.savez(Path(folder, "ours.npz"), rows=found.rows, distances=found.distances)
     half = next(pair for pair in seconds if pair[0] >= len(train) // 2)
@@ -95,7 +95,7 @@ def _distances(train: Bytes, test: Bytes, rows: np.ndarray[Any, Any]) -> np.ndar
 
 
 def bench_one_nn(rounds: int = 5) -> Iterator[dict[str, Any]]:
-    """Measure both on random bytes and, where $DCGAN_DIST_DATA has it, on MNIST; on a GPU, that as well."""
+    """Measure both on random bytes and, if $DCGAN_DIST_DATA has it, on MNIST; if there is a GPU, ours there as well."""
     sources: dict[str, Path | None] = {"random bytes": None}
     data = os.environ.get("DCGAN_DIST_DATA")
     if data and Path(data, "mnist").is_dir():
@@ -122,7 +122,7 @@ def _compare(name: str, folder: Path, rounds: int) -> dict[str, Any]:
     rows, distances = (np.load(folder / "ours.npz")[key] for key in ("rows", "distances"))
     of_theirs = np.load(folder / "theirs.npz")["rows"]
     if not (_distances(train, test, rows) == distances).all():
-        raise AssertionError("a distance is not what it should be")
+        raise AssertionError("a distance is wrong")
     slope = median(one["seconds_per_row"] for one in ours)
     record = {
         "bench": "one-nn",
@@ -147,12 +147,12 @@ def _compare(name: str, folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def _on_gpu(train: Bytes, test: Bytes) -> float:
-    """Return the seconds on a GPU, copies to it included, after one search that does not count."""
+    """Return the seconds on a GPU, copies to it included, after one search to warm up."""
     for _ in range(2):
         begun = time.perf_counter()
         search = NearestRows(test, "cuda")
-        for start in range(0, len(train), 8 * _PIECE):
-            search.add(np.ascontiguousarray(train[start : start + 8 * _PIECE]), start)
+        for start in range(0, len(train), 8 * _BLOCK):
+            search.add(np.ascontiguousarray(train[start : start + 8 * _BLOCK]), start)
         torch.cuda.synchronize()
         seconds = time.perf_counter() - begun
     return seconds

@@ -1,6 +1,6 @@
-"""The baseline: a DCGAN step as the well-known PyTorch example performs it, written from its description.
+"""The baseline: a DCGAN step as in the well-known PyTorch example, written from its description.
 
-Sequential networks of 4x4 kernels with 64 channels, sigmoid output and binary cross-entropy, Adam's defaults apart from
+Sequential networks of 4x4 kernels with 64 channels, sigmoid output and binary cross-entropy, Adam's defaults except for
 lr and betas, losses read back every step; contiguous memory, no frozen discriminator in the generator's step.
 """
 

@@ -1,4 +1,4 @@
-"""The report's reading of ten thousand runs, beside Ray Tune's own reader of results."""
+"""`report`: reading ten thousand runs for the report, compared with Ray Tune's own reader of results."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from dcgan_dist.results.tables import TRIALS_CSV, write_tables, write_trials_csv
 TRIALS = 10_000
 ROWS = 200
 GRIDS = 5
-_CURVES = 100  # different metrics files; each is that of many trials, as one file with many names
+_CURVES = 100  # different metrics files, each hard-linked to many trials
 
 
-def make_pile(folder: Path, trials: int = TRIALS, rows: int = ROWS) -> None:
-    """Write run directories: settings of their own, metrics, five grids and scores; equal files are hard links."""
+def make_runs(folder: Path, trials: int = TRIALS, rows: int = ROWS) -> None:
+    """Write run directories with individual settings, metrics, five grids and scores; equal files are hard links."""
     shared = folder / ".shared"
     shared.mkdir(parents=True)
     for number in range(_CURVES):
@@ -68,7 +68,7 @@ def make_pile(folder: Path, trials: int = TRIALS, rows: int = ROWS) -> None:
 
 
 def _yaml(tree: dict[str, Any], indentation: str = "") -> str:
-    """Write settings as a run does, only faster."""
+    """Return settings as a run writes them, but faster."""
     lines = ""
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -100,10 +100,11 @@ def _curve(number: int, rows: int) -> Iterator[dict[str, float | int | None]]:
         }
 
 
-def make_tune_pile(pile: Path, folder: Path, trials: int) -> None:
-    """Write the first trials of what `make_pile` wrote as Ray Tune lays it out: result.json and the experiment's state.
+def make_tune_experiment(runs: Path, folder: Path, trials: int) -> None:
+    """Write the first runs of `make_runs` in Ray Tune's layout: result.json and the experiment's state.
 
-    A line of result.json has, beside the metrics, what Tune adds to each, and the trial's config: what was searched.
+    A line of result.json has the metrics, the fields that Tune adds to each result, and the trial's config, with the
+    searched settings only.
     """
     from ray.train._internal.storage import StorageContext
     from ray.tune import PlacementGroupFactory
@@ -112,7 +113,7 @@ def make_tune_pile(pile: Path, folder: Path, trials: int) -> None:
     folder.mkdir(parents=True)
     storage = StorageContext(storage_path=str(folder.parent), experiment_dir_name=folder.name)
     states = []
-    for number, run in enumerate(sorted(pile.glob("t*"))[:trials]):
+    for number, run in enumerate(sorted(runs.glob("t*"))[:trials]):
         settings = yaml.load((run / "config.yaml").read_text(), yaml.CSafeLoader)
         config = {"optim.lr": settings["optim"]["lr"], "optim.beta1": settings["optim"]["beta1"]}
         trial: Any = Trial("trainable", config=config, trial_id=run.name, storage=copy(storage), stub=True)
@@ -149,31 +150,31 @@ def _added(iteration: int, trial: str) -> dict[str, Any]:
     }
 
 
-# Each way in a process of its own, so that its memory can be told
+# Each side in its own process, so that its memory can be measured
 
 
-def measure_ours(pile: str, output: str) -> None:
-    """Read a pile with no cache, write its tables, and read it again, unchanged and with 100 changed runs."""
-    folder, cache = Path(output), Path(output, "pile.arrow")
+def measure_ours(runs: str, output: str) -> None:
+    """Read runs without a cache, write their tables, and read them again, unchanged and with 100 changed runs."""
+    folder, cache = Path(output), Path(output, "runs.arrow")
     cache.unlink(missing_ok=True)
     seconds: dict[str, float] = {}
     with _timed(seconds, "table"):
-        read = collect([pile], cache)
+        read = collect([runs], cache)
         write_trials_csv(read, folder / TRIALS_CSV)
     peak, used = _peak(), _cpu_seconds()
     with _timed(seconds, "all_tables"):
         write_tables(read, folder)
     with _timed(seconds, "unchanged"):
-        again = collect([pile], cache)
-    for run in sorted(Path(pile).glob("t*"))[:100]:
+        again = collect([runs], cache)
+    for run in sorted(Path(runs).glob("t*"))[:100]:
         status = run / "status.json"
         status.write_text(status.read_text() + "\n")
     with _timed(seconds, "changed"):
-        changed = collect([pile], cache)
+        changed = collect([runs], cache)
     with _timed(seconds, "page"):
         write_page(read, folder / "report.html", now=time.time())
-    runs = [read.read, again.read, changed.read]
-    record = {"trials": len(read.trials), "read": runs, "peak_mib": peak, "cpu_seconds": used}
+    counts = [read.read, again.read, changed.read]
+    record = {"trials": len(read.trials), "read": counts, "peak_mib": peak, "cpu_seconds": used}
     page = (folder / "report.html").stat().st_size / 2**20
     print(json.dumps(record | {"seconds": seconds, "page_mib": page}))
 
@@ -200,13 +201,13 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def _peak() -> float:
-    """Return the highest memory of this process, and as often as there are cores that of its largest child, in MiB."""
+    """Return the peak memory of this process plus, for each core, that of its largest child process, in MiB."""
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (own + usable_cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
 
 
 def _cpu_seconds() -> float:
-    """Return the processor time of this process and those it started, imports included."""
+    """Return the CPU time of this process and those it started, imports included."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
@@ -221,15 +222,15 @@ def _run(function: str, *arguments: object) -> dict[str, Any]:
 
 
 def bench_report(rounds: int = 3, trials: int = TRIALS) -> Iterator[dict[str, Any]]:
-    """Yield what it takes to read `trials` runs, and beside it Ray Tune's reader on a tenth of them, on two cores."""
+    """Yield time and memory to read `trials` runs, and of Ray Tune's reader on a tenth of them, on two cores."""
     with tempfile.TemporaryDirectory(prefix="dcgan_dist-report-") as name, on_cores(2):
         folder = Path(name)
-        pile, experiment = folder / "pile", folder / "tune"
-        make_pile(pile, trials)
-        make_tune_pile(pile, experiment, max(1, trials // 10))
+        runs, experiment = folder / "runs", folder / "tune"
+        make_runs(runs, trials)
+        make_tune_experiment(runs, experiment, max(1, trials // 10))
         ours, theirs = [], []
         for _ in range(rounds):
-            ours.append(_run("measure_ours", pile, folder))
+            ours.append(_run("measure_ours", runs, folder))
             theirs.append(_run("measure_tune", experiment, folder))
     rates = [[one["trials"] / one["seconds"]["table"] for one in both] for both in (ours, theirs)]
     ratios = [one / other for one, other in zip(*rates, strict=True)]

@@ -1,9 +1,9 @@
-"""`bench stability`: train runs that fail on purpose, and print what `judge` says of each.
+"""`stability`: train runs that fail on purpose, and print the verdict on each.
 
-Small networks on 32x32 images, each with one setting put where training is known to suffer. The images are faces where
-the environment variable DCGAN_DIST_DATA names a folder that has `faces_64.tar.gz`, else procedural rooms. The run
-directories stay, with their grids, in `runs/stability`: what a verdict is worth is seen by looking at them.
-docs/stability.md says what they showed.
+Small networks on 32x32 images, each with one setting at a value that is known to be bad for training. The images are
+faces if the environment variable DCGAN_DIST_DATA names a folder with `faces_64.tar.gz`, else procedural rooms. The run
+directories are kept, with their grids, in `runs/stability`: look at the grids to check the verdicts. docs/stability.md
+has the results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FOLDER = Path("runs", "stability")
 STEPS = 600
 ROOMS = "rooms:8000"
 
-# So small a network hardly moves in 600 steps at the paper's learning rate of 2e-4: five times that is its healthy one.
+# In 600 steps at the paper's learning rate of 2e-4, such a small network learns little: five times that is healthy.
 BASE = Config(
     model=ModelConfig(image_size=32, ngf=16, ndf=16, kernel_size=4),
     optim=OptimConfig(lr=1e-3),
@@ -62,7 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def bench_stability(rounds: int = 1) -> Iterator[dict[str, Any]]:
-    """Yield a record a run, `rounds` seeds of every setting: its verdict, the signals, and where its grids are."""
+    """Yield a record per run, `rounds` seeds of every setting: its verdict, the signals, and its run directory."""
     data = _faces() if os.environ.get(DATA_VARIABLE) else ROOMS
     for seed in range(rounds):
         for name in SETTINGS:
@@ -83,7 +83,7 @@ def bench_stability(rounds: int = 1) -> Iterator[dict[str, Any]]:
 
 
 def train_setting(name: str, data: str, seed: int, location: Path) -> bool:
-    """Train one of SETTINGS in a run directory and return whether it diverged; its progress goes to stderr."""
+    """Train one of SETTINGS in a run directory, and return whether it diverged; progress is printed to stderr."""
     config = override(BASE, {"name": name, "seed": seed, "data.path": data, **SETTINGS[name]})
     try:
         with redirect_stdout(sys.stderr):
@@ -95,7 +95,7 @@ def train_setting(name: str, data: str, seed: int, location: Path) -> bool:
 
 
 def _faces() -> str:
-    """Make shards of the faces, unless they are there, and return their folder."""
+    """Write shards of the faces, unless they exist, and return their folder."""
     folder = FOLDER / "faces32"
     source = Path(os.environ[DATA_VARIABLE], ARCHIVE)
     wanted = PrepareConfig(source="folder", input=str(source), output=str(folder), image_size=32)

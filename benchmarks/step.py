@@ -1,4 +1,4 @@
-"""`bench step`: images/s of our training step beside the plain loop of the PyTorch example, measured in turn."""
+"""`step`: images/s of our training step and of the plain loop of the PyTorch example, measured alternating."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def _seconds(step: Callable[[torch.Tensor], Any], images: torch.Tensor, steps: i
 def bench_step(rounds: int = 7, batch: int = 64) -> list[dict[str, Any]]:
     """Measure the tutorial network at each precision; on a GPU also compiled, and the paper's network.
 
-    Returns one record a figure: images/s of both (medians over the rounds) and the median of the rounds' ratios to the
-    plain loop in float32, and to it in the same precision.
+    Return one record per figure: images/s of both (medians over the rounds), and the medians of the rounds' ratios to
+    the plain loop in float32 and in the same precision.
     """
     device = pick_device("auto")
     steps = 50 if device.type == "cuda" else 4
@@ -121,7 +121,7 @@ def _ratio(base: list[float], ours: list[float]) -> float:
 
 
 def _bench_paper_net(device: torch.device, rounds: int, where: str) -> dict[str, Any]:
-    """Measure the paper's 64x64 network in bf16: images/s, and the share of the chip's measured product rate."""
+    """Measure the paper's 64x64 network in bf16: images/s, and the share of the measured rate of matrix products."""
     batch, steps = 128, 30
     images = torch.randint(0, 256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
     step = make_our_step(PAPER, "bf16", batch, device, compiled=True)

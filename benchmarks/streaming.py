@@ -1,9 +1,9 @@
-"""`bench streaming`: images/s of raw shards from a server on the loopback interface, each round with an empty cache.
+"""`streaming`: images/s of raw shards from a server on the loopback interface, each round with an empty cache.
 
-The server, a process of its own, is a good one, or one with 20 ms before each answer that breaks off one answer in
-twenty in mid-body; the local disk stands beside them. They are read in turn by a consumer that takes 2,000 images/s,
-about the rate of a training run on one GPU, and by one that only counts. Rates are those after the first batches, and,
-for the one that counts, of the whole epoch as well: a slow start gives downloads time to get ahead.
+The server, in its own process, is either good, or flaky: 20 ms before each answer, and one answer in twenty cut off in
+the middle. Both are compared with the local disk. They are read alternating by a consumer that takes 2,000 images/s,
+about the rate of training on one GPU, and by one that only counts. Rates are measured after the first batches, and for
+the consumer that only counts also over the whole epoch, since a slow start gives downloads time to get ahead.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ IMAGES = 300  # in each
 SIZE = 64
 BATCH = 128
 FLAKY = {"latency_s": 0.02, "drop": 0.05}
-_PLACES = {"local": "the local disk", "good": "a good server", "flaky": "a flaky server"}
-_FIRST = 16  # batches that do not count
+_LOCATIONS = {"local": "the local disk", "good": "a good server", "flaky": "a flaky server"}
+_FIRST = 16  # batches before the measurement
 _TAKEN_PER_S = 2000
-_SECONDS = 10.0  # of the consumer that takes so many
+_SECONDS = 10.0  # of the consumer with this rate
 
 
 def bench_streaming(rounds: int = 5) -> Iterator[dict[str, Any]]:
-    """Measure each consumer with each place in turn; yields one record a figure, the medians of the rounds."""
+    """Measure each consumer with each location, alternating; yield one record per figure, the medians of the rounds."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="dcgan_dist-bench-") as scratch:
         folder = Path(scratch, "set")
         recipe = Recipe(image_size=SIZE, encoding="raw", shard_size=IMAGES, name="noise")
         write_shards(noise_source(SHARDS * IMAGES), recipe, folder, pool=LocalPool(usable_cores()))
-        firsts: dict[str, list[float]] = {name: [] for name in _PLACES}
+        firsts: dict[str, list[float]] = {name: [] for name in _LOCATIONS}
         for per_s in (_TAKEN_PER_S, None):
-            runs: dict[str, list[Run]] = {name: [] for name in _PLACES}
+            runs: dict[str, list[Run]] = {name: [] for name in _LOCATIONS}
             for _ in range(rounds):
-                for name, of_place in runs.items():
+                for name, of_location in runs.items():
                     behaviour = FLAKY if name == "flaky" else {}
                     served = nullcontext(str(folder)) if name == "local" else flaky_process(folder, **behaviour)
-                    with served as place, tempfile.TemporaryDirectory(dir=scratch) as cache:
-                        of_place.append(read(place, Path(cache), per_s, _SECONDS))
+                    with served as location, tempfile.TemporaryDirectory(dir=scratch) as cache:
+                        of_location.append(read(location, Path(cache), per_s, _SECONDS))
             yield from _figures(runs, per_s)
-            for name, of_place in runs.items():
-                firsts[name] += [run.first_s for run in of_place]
+            for name, of_location in runs.items():
+                firsts[name] += [run.first_s for run in of_location]
     for name, seconds in firsts.items():
         yield {
             "bench": "streaming",
             "what": f"seconds from opening the set to the first batch of {BATCH}",
-            "place": _PLACES[name],
+            "place": _LOCATIONS[name],
             "seconds": round(median(seconds), 2),
             "each": _rounded(seconds),
         }
@@ -70,7 +70,7 @@ def bench_streaming(rounds: int = 5) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Run:
-    """What one reading of a set took.
+    """The measurements of reading a set once.
 
     Attributes:
         first_s: seconds from opening the set to the first batch.
@@ -83,17 +83,17 @@ class Run:
     overall_per_s: float
 
 
-def read(place: str, cache: Path, per_s: float | None, most_s: float) -> Run:
+def read(location: str, cache: Path, per_s: float | None, most_s: float) -> Run:
     """Read a set for `most_s` seconds or one epoch, whichever ends first.
 
     Args:
-        place: folder or URL of the set.
+        location: folder or URL of the set.
         cache: an empty folder.
-        per_s: images that are taken in a second at most; None for as many as come.
+        per_s: maximum images per second that are taken; None for no limit.
         most_s: seconds after the first batches.
     """
     begun = time.perf_counter()
-    dataset = open_dataset(place, cache=cache)
+    dataset = open_dataset(location, cache=cache)
     stream = ImageStream(dataset, seed=0, batch_size=BATCH)
     with stream.iterate(0, stream.batches_per_epoch) as batches:
         next(batches)
@@ -115,16 +115,16 @@ def read(place: str, cache: Path, per_s: float | None, most_s: float) -> Run:
 def _figures(runs: dict[str, list[Run]], per_s: float | None) -> Iterator[dict[str, Any]]:
     what = "raw 64x64 shards from a {} server, empty cache, the consumer "
     what += "only counts" if per_s is None else f"takes {per_s:,.0f} images/s"
-    later = {name: [run.images_per_s for run in of_place] for name, of_place in runs.items()}
-    yield _beside(what, "flaky", "good", later, goal=0.9)
-    yield _beside(what, "flaky", "local", later)
-    yield _beside(what, "good", "local", later)
+    later = {name: [run.images_per_s for run in of_location] for name, of_location in runs.items()}
+    yield _compared(what, "flaky", "good", later, goal=0.9)
+    yield _compared(what, "flaky", "local", later)
+    yield _compared(what, "good", "local", later)
     if per_s is None:
-        overall = {name: [run.overall_per_s for run in of_place] for name, of_place in runs.items()}
-        yield _beside(what + ", with the start", "flaky", "good", overall, goal=0.9)
+        overall = {name: [run.overall_per_s for run in of_location] for name, of_location in runs.items()}
+        yield _compared(what + ", with the start", "flaky", "good", overall, goal=0.9)
 
 
-def _beside(
+def _compared(
     what: str, ours: str, theirs: str, rates: dict[str, list[float]], goal: float | None = None
 ) -> dict[str, Any]:
     ratios = [one / other for one, other in zip(rates[ours], rates[theirs], strict=True)]
@@ -132,7 +132,7 @@ def _beside(
         "bench": "streaming",
         "what": what.format(ours),
         "images_per_s": round(median(rates[ours])),
-        "baseline": _PLACES[theirs],
+        "baseline": _LOCATIONS[theirs],
         "baseline_images_per_s": round(median(rates[theirs])),
         "times_the_baseline": round(median(ratios), 3),
         "ratios": _rounded(ratios),
@@ -144,7 +144,7 @@ def _rounded(figures: Sequence[float]) -> list[float]:
     return [round(figure, 3) for figure in figures]
 
 
-# --- images that nothing needs to be known of -------------------------------------------------------------------------
+# --- random images ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,13 @@ class _NoisePart:
 
 
 class _NoiseSource(Source):
-    """Images of random values, no two alike, without labels."""
+    """Images of random values, all different, without labels."""
 
     def items(self) -> Iterator[Item]:
         count = self.count or 0
         return (_noise(number, (number + 1) / count) for number in range(count))
 
-    def places(self) -> list[tuple[str, ...]]:
+    def all_folders(self) -> list[tuple[str, ...]]:
         return [()]
 
     def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[_NoisePart]:
@@ -181,7 +181,7 @@ def _noise(number: int, share: float) -> Item:
 
 
 def noise_source(count: int) -> Source:
-    """Return `count` images of random values: made as soon as written."""
+    """Return a source of `count` images of random values, which take no time to decode."""
     return _NoiseSource(name="noise", where="random values", identity={}, image_size=SIZE, count=count)
 
 

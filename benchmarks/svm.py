@@ -1,10 +1,10 @@
-"""`bench svm`: our linear SVM beside scikit-learn's LinearSVC on features of discriminators, in turn in one run.
+"""`svm`: our linear SVM and scikit-learn's LinearSVC on features of discriminators, alternating in one run.
 
-The images are CIFAR-10's where the environment variable DCGAN_DIST_DATA names a folder that has `cifar10_train.tar.gz`
-(class folders), else procedural rooms with the hue of the wall as their class; the discriminators have random weights.
+The images are CIFAR-10's if the environment variable DCGAN_DIST_DATA names a folder with `cifar10_train.tar.gz` (class
+folders), else procedural rooms with the hue of the wall as their class; the discriminators have random weights.
 
-Times are told twice: by the clock, and as seconds of the processor, which other programs on the same cores lengthen
-less. Both sides are measured one after the other, for minutes each, so that on shared cores the second is what counts.
+Times are reported twice: as wall-clock time, and as CPU time, which depends less on other programs on the same cores.
+Each side is measured for minutes, one after the other, so that on shared cores the CPU time is the fairer figure.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LARGE = 50_000
 
 
 def labelled_images(count: int) -> tuple[Pixels, npt.NDArray[np.int64], str]:
-    """Return images (count, 32, 32, 3), their classes, and what they are."""
+    """Return images (count, 32, 32, 3), their classes, and the name of their set."""
     archive = Path(os.environ.get("DCGAN_DIST_DATA", "."), "cifar10_train.tar.gz")
     if not archive.exists():
         rooms = [draw_room(0, index, 64) for index in range(count)]
@@ -61,7 +61,7 @@ def labelled_images(count: int) -> tuple[Pixels, npt.NDArray[np.int64], str]:
 
 @torch.no_grad()
 def random_features(images: Pixels, width: int) -> Tensor:
-    """Return the features, (n, width), float32, of a discriminator with random weights, its statistics measured."""
+    """Return the features, (n, width), float32, of a discriminator with random weights and measured statistics."""
     network = random_discriminator(MODELS[width], seed=1).network
     values = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     for module in network.modules():
@@ -79,7 +79,7 @@ def random_features(images: Pixels, width: int) -> Tensor:
 
 
 class _Times(NamedTuple):
-    """Seconds of the clock and of the processor (all threads together)."""
+    """Wall-clock seconds and CPU seconds (of all threads together)."""
 
     clock: float
     cpu: float
@@ -100,8 +100,8 @@ def _total(times: Sequence[_Times]) -> _Times:
     return _Times(sum(each.clock for each in times), sum(each.cpu for each in times))
 
 
-def _beside(ours: _Times, theirs: _Times, device: torch.device) -> dict[str, float]:
-    """Return both sides' times for a record, and how many times faster ours is."""
+def _compared(ours: _Times, theirs: _Times, device: torch.device) -> dict[str, float]:
+    """Return the times of both sides and their ratio, for a record."""
     record = {
         "seconds": round(ours.clock, 2),
         "linear_svc_seconds": round(theirs.clock, 2),
@@ -170,8 +170,8 @@ def compare_path(
         y: their classes.
         held_x: validation samples.
         held_y: their classes.
-        rounds: how often everything is measured in turn.
-        device: where ours computes.
+        rounds: number of measurements of each side.
+        device: that ours computes on.
     """
     what = f"fit {len(x)} x {x.shape[1]} x {CLASSES}"
     common = {"bench": "svm", "tolerance": 1e-4, "linear_svc_tolerance": 1e-4, "rounds": rounds, "device": str(device)}
@@ -182,7 +182,7 @@ def compare_path(
     base = [[_timed_svc(x, y, CS[best]) for _ in range(rounds)]]
     ours = [_timed_path(x, y, [CS[best]], device) for _ in range(rounds)]
     agreement = _agreement(ours[0][1][0], base[0][0][1], x, y, held_x, held_y)
-    times = _beside(_middle([each for each, _ in ours]), _middle([each for each, _ in base[0]]), device)
+    times = _compared(_middle([each for each, _ in ours]), _middle([each for each, _ in base[0]]), device)
     yield {**common, "what": f"{what}, C chosen on validation", **times, **agreement}
     theirs, rows = [], []
     for index, (c, fit_of_c) in enumerate(zip(CS, fits, strict=True)):
@@ -190,14 +190,14 @@ def compare_path(
         theirs.append(_middle([each for each, _ in runs]))
         agreement = _agreement(fit_of_c, runs[0][1], x, y, held_x, held_y)
         rows.append({**agreement, "linear_svc_cpu_seconds": round(theirs[-1].cpu, 2)})
-    times = _beside(_middle([each for each, _ in paths]), _total(theirs), device)
+    times = _compared(_middle([each for each, _ in paths]), _total(theirs), device)
     yield {**common, "what": f"{what}, path of {len(CS)} values of C", **times, "path": rows}
 
 
 def compare_draws(
     x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, draws: int, device: torch.device, size: int = 1000
 ) -> dict[str, Any]:
-    """Return the record of `draws` fits to `size` random samples each, ours and LinearSVC's in turn.
+    """Return the record of `draws` fits to `size` random samples each, ours and LinearSVC's alternating.
 
     C is chosen on the held-out samples, over the first ten draws.
     """
@@ -222,7 +222,7 @@ def compare_draws(
     return {
         "bench": "svm",
         "what": f"fit {size} x {x.shape[1]} x {CLASSES}, {draws} draws",
-        **_beside(_total(ours), _total(theirs), device),
+        **_compared(_total(ours), _total(theirs), device),
         "c": c,
         "tolerance": 1e-4,
         "linear_svc_tolerance": 1e-4,
@@ -237,7 +237,7 @@ def compare_draws(
 
 
 def _fit_large(path: str, labels: npt.NDArray[np.int64], device: str, queue: Any) -> None:
-    """Fit the memory map in a process of its own, and put its seconds, products, gap and peak memory in GiB."""
+    """Fit a memory map, in its own process; put seconds, products, gap and peak memory in GiB into the queue."""
     begun = _Times.now()
     svm = fit_path(np.load(path, mmap_mode="r"), labels, CS[:1], classes=CLASSES, device=device)[0]
     times = _Times.now().since(begun)
@@ -258,10 +258,10 @@ def measure_memory(x: Tensor, y: Tensor, device: torch.device, count: int = LARG
         stored = np.lib.format.open_memmap(path, "w+", np.float16, (count, x.shape[1]))
         for label in range(CLASSES):
             members = np.flatnonzero(y.numpy() == label)
-            for place in np.array_split(np.flatnonzero(labels == label), 1 + count // (CLASSES * 200)):
-                share = torch.from_numpy(random.random((len(place), 1), np.float32))
-                others = x[torch.from_numpy(random.choice(members, len(place)))]
-                stored[place] = torch.lerp(x[torch.from_numpy(numbers[place])], others, share).half().numpy()
+            for rows in np.array_split(np.flatnonzero(labels == label), 1 + count // (CLASSES * 200)):
+                share = torch.from_numpy(random.random((len(rows), 1), np.float32))
+                others = x[torch.from_numpy(random.choice(members, len(rows)))]
+                stored[rows] = torch.lerp(x[torch.from_numpy(numbers[rows])], others, share).half().numpy()
         stored.flush()
         del stored
         context = multiprocessing.get_context("spawn")
@@ -285,7 +285,7 @@ def measure_memory(x: Tensor, y: Tensor, device: torch.device, count: int = LARG
 
 
 def bench_svm(rounds: int = 1) -> Iterator[dict[str, Any]]:
-    """Measure, and yield each record as it is there: one C, a path over C, 100 draws, and the memory of a large fit.
+    """Measure, and yield each record when it is ready: one C, a path over C, 100 draws, and the memory of a large fit.
 
     LinearSVC takes minutes for each value of C in the path.
     """

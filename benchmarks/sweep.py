@@ -1,8 +1,8 @@
-"""`bench sweep`: how long a sweep of many short trials takes beside their training alone, and what halving saves.
+"""`sweep`: the time of a sweep of many short trials, compared with their training alone, and the savings of halving.
 
-Halving is not run beside a sweep in which every trial goes to its end, but replayed on that one: the same trials, with
-the same scores at each milestone, are told to Tune's own scheduler in the order in which they would have come, and it
-says which would have been stopped.
+Successive halving is not run, but replayed on a sweep in which every trial runs to its end: the same trials, with the
+same scores at each milestone, are reported to Tune's own scheduler in the order in which they would have come, and it
+decides which would have been stopped.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ ORDERS = 200
 
 
 def bench_sweep(rounds: int = 1) -> Iterator[dict[str, Any]]:
-    """Measure both in a cluster of this machine, and the start of a trial that has workers of its own.
+    """Measure both in a cluster of this machine, and the start of a trial with its own workers.
 
-    The first ideal is that trials do nothing but train, two at a time; the time to start Ray, and the first trial of
-    each of the two processes, are no part of the total.
+    The ideal is that trials only train, two at a time; the total excludes the time to start Ray, and the first trial of
+    each of the two processes.
     """
     for _ in range(rounds):
         yield _measure_overhead()
@@ -100,7 +100,7 @@ def _measure_halving() -> dict[str, Any]:
 
 
 def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]:
-    """Run a sweep in a cluster of its own; return its trials, and how long the cluster took to start."""
+    """Run a sweep in its own cluster; return its trials, and the seconds to start the cluster."""
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -108,7 +108,7 @@ def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]
     ray.init(log_to_driver=False, logging_level=logging.ERROR, num_cpus=AT_ONCE)
     ray_init = time.perf_counter() - begun
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # standard output is for the figures
+        with contextlib.redirect_stdout(io.StringIO()):  # standard output is only for the figures
             return list(run_sweep(config, str(location)).records.values()), ray_init
     finally:
         ray.shutdown()
@@ -148,13 +148,13 @@ def _describe(location: Path, records: list[TrialRecord], ray_init: float) -> di
 
 @dataclass(frozen=True)
 class Halved:
-    """What a schedule made of some trials.
+    """The result of a schedule on some trials.
 
     Attributes:
-        steps: of training, in all.
+        steps: of training, in total.
         seconds: of all trials together.
-        stopped: trials that it stopped.
-        best: the highest objective of a trial that went to its end, None without one.
+        stopped: number of trials that it stopped.
+        best: the highest objective of a trial that ran to its end, None if there is none.
     """
 
     steps: int
@@ -165,32 +165,32 @@ class Halved:
 
 @dataclass(frozen=True)
 class _Replayed:
-    """A trial as far as a scheduler looks at it."""
+    """The attributes of a trial that a scheduler uses."""
 
     trial_id: str
     config: dict[str, str]
 
 
 def replay(records: Sequence[TrialRecord], config: SweepConfig, at_once: int) -> Halved:
-    """Tell the scheduler of `config` of trials that went to their end; return what it would have made of them.
+    """Report trials that ran to their end to the scheduler of `config`; return the result that it would have had.
 
     Args:
-        records: of the trials, in the order in which they begin.
-        config: says which schedule.
-        at_once: trials that run side by side. One takes as long as it did, its time spread evenly over its steps.
+        records: of the trials, in the order in which they start.
+        config: with the schedule.
+        at_once: number of trials that run at the same time. A trial takes its real time, spread evenly over its steps.
     """
     scheduler: Any = make_scheduler(config, [])
     trials = [_Replayed(record.trial, {"trial": record.trial}) for record in records]
-    # Of one that diverged the last entry is where it did so, and no milestone.
+    # The last entry of a trial that diverged is the step where it did so, not a milestone.
     ends = [len(record.milestones) - 1 if record.milestones else 0 for record in records]
-    arrivals: list[tuple[float, int, int]] = []  # when a trial is at one of its entries: its place, that of the entry
+    arrivals: list[tuple[float, int, int]] = []  # time when a trial reaches an entry, index of the trial and the entry
     steps, seconds, stopped, begun = 0, 0.0, 0, 0
     starts = [0.0] * len(records)
     objectives: list[float] = []
 
-    def reached(place: int, entry: int) -> tuple[int, float]:
-        record = records[place]
-        step = record.milestones[entry]["step"] if entry < ends[place] else record.step
+    def reached(index: int, entry: int) -> tuple[int, float]:
+        record = records[index]
+        step = record.milestones[entry]["step"] if entry < ends[index] else record.step
         return step, record.seconds * step / max(1, record.step)
 
     now = 0.0
@@ -200,24 +200,24 @@ def replay(records: Sequence[TrialRecord], config: SweepConfig, at_once: int) ->
             starts[begun] = now
             heapq.heappush(arrivals, (now + reached(begun, 0)[1], begun, 0))
             begun += 1
-        now, place, entry = heapq.heappop(arrivals)
-        if entry < ends[place]:
-            objective = records[place].milestones[entry]["objective"]
+        now, index, entry = heapq.heappop(arrivals)
+        if entry < ends[index]:
+            objective = records[index].milestones[entry]["objective"]
             result = {TIME: entry + 1, METRIC: WORST if objective is None else objective}
-            if scheduler.on_trial_result(None, trials[place], result) == TrialScheduler.CONTINUE:
-                heapq.heappush(arrivals, (starts[place] + reached(place, entry + 1)[1], place, entry + 1))
+            if scheduler.on_trial_result(None, trials[index], result) == TrialScheduler.CONTINUE:
+                heapq.heappush(arrivals, (starts[index] + reached(index, entry + 1)[1], index, entry + 1))
                 continue
             stopped += 1
         else:
-            objective = records[place].objective
+            objective = records[index].objective
             objectives += [] if objective is None else [objective]
-        steps += reached(place, entry)[0]
-        seconds += reached(place, entry)[1]
+        steps += reached(index, entry)[0]
+        seconds += reached(index, entry)[1]
     return Halved(steps, seconds, stopped, max(objectives, default=None))
 
 
 def compare_with_halving(records: Sequence[TrialRecord], config: SweepConfig) -> dict[str, Any]:
-    """Return what asha saves on trials that all went to their end, in their order and in random ones."""
+    """Return the savings of asha on trials that all ran to their end, in their order and in random orders."""
     whole = replay(records, build_settings(SweepConfig, WHOLE), AT_ONCE)
     halved = replay(records, config, AT_ONCE)
     draw = random.Random(0)

@@ -1,4 +1,4 @@
-"""Part of `bench sweep`: how long a trial of two workers takes to start, and on what."""
+"""The part of `sweep` on the start of a trial with two workers: its time, by stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import ray
-from ray._private.state import state  # the public calls need a dashboard, and leave out when an actor started
+from ray._private.state import state  # the public calls need a dashboard, and do not have the start times of actors
 
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import Config
@@ -37,7 +37,7 @@ _IMPORT = "import time; begun = time.time(); import dcgan_dist.launch.ray_train;
 
 
 def measure_trial_start() -> dict[str, Any]:
-    """Start a run again and again in a cluster of this machine; return medians of all but the first, in seconds."""
+    """Start a run several times in a cluster of this machine; return the medians of all but the first, in seconds."""
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -67,7 +67,7 @@ def _measure(location: Path) -> dict[str, float]:
         quiet=True,
     )
     ended = time.time()
-    # When each process was ready for its first call; the workers' is the last one's.
+    # The time when each kind of process was ready for its first call; for workers, that of the last one.
     ready: dict[str, float] = {}
     for actor in state.actor_table(None).values():
         at = actor["StartTime"] / 1000
@@ -88,7 +88,7 @@ def _measure(location: Path) -> dict[str, float]:
 
 
 def _import_seconds() -> float:
-    """Return how long processes take to import the program, Ray and PyTorch, as many at once as there are workers."""
+    """Return the seconds that as many processes as there are workers take to import the program, Ray and PyTorch."""
     imports = [
         subprocess.Popen([sys.executable, "-c", _IMPORT], stdout=subprocess.PIPE, text=True) for _ in range(WORKERS)
     ]

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Several hosts on one machine, to try what needs several: a Ray cluster over network namespaces.
+# Several hosts on one machine, to test what needs several: a Ray cluster over network namespaces.
 #
 #   local_hosts.sh up [N]          N hosts (2) and an S3 store, and a Ray cluster with token authentication over them
 #   local_hosts.sh run CMD...      run a command on host 1, Ray's head
 #   local_hosts.sh run-on I CMD... run a command on host I
-#   local_hosts.sh cut I           pull host I's network cable
-#   local_hosts.sh join I          plug it in again, and start Ray there afresh
-#   local_hosts.sh down            end all of it
+#   local_hosts.sh cut I           disconnect host I from the network
+#   local_hosts.sh join I          connect it again, and restart Ray there
+#   local_hosts.sh down            stop and remove everything
 #
-# Host I is 10.77.0.I with a name, an eth0, a process table, a /tmp, a /dev/shm and a HOME of its own. It sees the disk
-# of this machine read-only, so nothing works here because two hosts happen to share a folder. The hosts and the store,
-# http://10.77.0.254:5000 with the bucket `runs`, hang on a bridge in a namespace of its own; nothing else can be
-# reached from them, and they cannot be reached from elsewhere. `--cluster.storage s3://runs` works on all of them.
+# Host I is 10.77.0.I with its own name, eth0, process table, /tmp, /dev/shm and HOME. It sees the disk of this machine
+# read-only, so that nothing works only because two hosts share a folder by accident. The hosts and the store,
+# http://10.77.0.254:5000 with the bucket `runs`, are connected by a bridge in its own namespace; they can reach nothing
+# else, and cannot be reached from elsewhere. `--cluster.storage s3://runs` works on all of them.
 #
-# Settings: HOST_CPUS, CPUs that Ray counts on each host (1); HOSTS_NAME, to have several such sets (dcgan-hosts);
+# Settings: HOST_CPUS, number of CPUs of each host for Ray (1); HOSTS_NAME, to have several such clusters (dcgan-hosts);
 # PYTHON, the interpreter whose folder has `ray` and `moto_server` (this checkout's .venv/bin/python).
 set -euo pipefail
 
@@ -30,12 +30,12 @@ fail() {
     exit 2
 }
 
-# A process id alone may have been given to another process since; with its start time it has not.
+# A process id may have been reused by another process; together with the start time it is unique.
 started_at() {
     sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20
 }
 
-# The process id of host I's first process, whose end is the end of all the others there.
+# The process id of host I's first process; when it ends, all other processes of the host end.
 first_process() {
     local pid since
     [ -e "$STATE/$1/process" ] || fail "there is no host $1: local_hosts.sh up starts hosts"
@@ -48,7 +48,7 @@ on() {
     local host=$1 pid
     shift
     pid=$(first_process "$host")
-    # Not nsenter's own option for it, which would lead to the folder as it is outside, where it can be written.
+    # env --chdir, since nsenter's own option would enter the folder outside of the namespace, where it is writable.
     nsenter --target "$pid" --mount --uts --ipc --net --pid \
         env -i --chdir="$(pwd -P)" PATH="$(dirname "$PYTHON"):/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
         HOME=/tmp/home LANG=C.UTF-8 PYTHONUNBUFFERED=1 \
@@ -57,16 +57,16 @@ on() {
         "$@"
 }
 
-# Run as the first process of a host, in its new namespaces: make the disk read-only but for folders of its own.
+# Run as the first process of a host, in its new namespaces: make the disk read-only except for the host's own folders.
 become_host() {
     local host=$1 home=$STATE/$1
     mount --make-rprivate /
     hostname "$NAME-$host"
-    # As on many real hosts, the host's own name leads to loopback.
+    # As on many real hosts, the host's own name resolves to the loopback address.
     printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$NAME-$host" >"$home/hosts"
     mount --bind "$home/hosts" /etc/hosts
     mount -t tmpfs -o size=2g tmpfs /dev/shm
-    # A checkout, an environment or its Python below /tmp stays where it is, to be read.
+    # A checkout, an environment or its Python below /tmp stays visible, read-only.
     for folder in "$ROOT" "$(realpath "$(dirname "$PYTHON")/..")" "$("$PYTHON" -c 'import sys; print(sys.base_prefix)')"; do
         if [[ $folder == /tmp/* ]]; then
             mkdir -p "$home$folder"
@@ -76,7 +76,7 @@ become_host() {
     done
     mount --rbind "$home/tmp" /tmp
     mount -o remount,bind,ro /
-    # Bash reaps processes whose parents are gone.
+    # Bash, as the first process, reaps orphaned processes.
     sleep infinity &
     : >/tmp/.up
     wait
@@ -137,9 +137,9 @@ PYTHON
 up() {
     local count=${1:-2}
     [[ $count =~ ^[1-9][0-9]?$ ]] || fail "up $count: give a number of hosts from 1 to 99"
-    [ ! -e "$STATE" ] || fail "$STATE exists: these hosts are up already, or local_hosts.sh down clears what is left"
-    [[ $ROOT != /dev/shm/* ]] || fail "each host has a /dev/shm of its own, so none would see $ROOT: move the checkout"
-    [ -x "$(dirname "$PYTHON")/ray" ] || fail "there is no ray beside $PYTHON: make setup, or set PYTHON"
+    [ ! -e "$STATE" ] || fail "$STATE exists: these hosts are up already, or run local_hosts.sh down to remove the rest of them"
+    [[ $ROOT != /dev/shm/* ]] || fail "each host has its own /dev/shm, so none would see $ROOT: move the checkout"
+    [ -x "$(dirname "$PYTHON")/ray" ] || fail "there is no ray in the folder of $PYTHON: make setup, or set PYTHON"
     trap 'down' ERR EXIT
     mkdir -m 700 "$STATE"
     (umask 077 && od -An -tx1 -N32 /dev/urandom | tr -d ' \n' >"$STATE/token")
@@ -156,12 +156,12 @@ up() {
     echo "Ray: $SUBNET.1:6379, jobs: http://$SUBNET.1:8265, store: s3://runs at $STORE_URL"
 }
 
-# A host that was away is dead to Ray's head, at the latest some time after it is back, so it starts Ray afresh.
+# Ray's head considers a disconnected host dead, at the latest some time after it is back, so Ray is restarted there.
 join() {
     first_process "$1" >/dev/null
     ip -n "$NAME-switch" link set "port$1" up
     if [ "$1" != 1 ]; then
-        on "$1" ray stop --force >>"$STATE/$1/log" 2>&1 # sees no processes but this host's
+        on "$1" ray stop --force >>"$STATE/$1/log" 2>&1 # it only sees the processes of this host
         start_ray "$1"
     fi
 }
@@ -184,7 +184,7 @@ down() {
     rm -rf --one-file-system "$STATE"
 }
 
-[ "$(id -u)" = 0 ] || fail "namespaces are root's to make: run this as root"
+[ "$(id -u)" = 0 ] || fail "only root can create namespaces: run this as root"
 for tool in ip nsenter unshare setsid; do
     command -v "$tool" >/dev/null || fail "there is no command $tool here: install iproute2 and util-linux"
 done

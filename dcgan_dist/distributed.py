@@ -1,6 +1,6 @@
-"""The processes that train together, behind one small object that also works in a single process.
+"""The processes that train together, as one small object that also works in a single process.
 
-Models never import this module. Everything else asks a `World` for its rank, its share of a batch and its collectives.
+Models never import this module. All other code gets its rank, its share of a batch and its collectives from a `World`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dcgan_dist.printing import tell
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together: `rank` of `size`, computing on `device`."""
+    """This process, `rank` of `size`, among those that train together; it computes on `device`."""
 
     rank: int
     size: int
@@ -28,7 +28,7 @@ class World:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process writes the run's files and prints its progress."""
+        """Whether this is rank 0, which writes the run's files and prints its progress."""
         return self.rank == 0
 
     def share(self, global_batch: torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,7 @@ class World:
         return global_batch[self.rank :: self.size]
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Add up `tensor` over all ranks, in place; every rank must call it."""
+        """Sum `tensor` over all ranks, in place; every rank must call it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -90,7 +90,7 @@ class World:
         return tensor
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has called it."""
         if self.size > 1:
             dist.barrier()
 
@@ -99,7 +99,7 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> 
     """Return the device to compute on.
 
     Raises:
-        ConfigError: `cuda` where there is none.
+        ConfigError: `cuda` is wanted, and there is none.
     """
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -111,8 +111,8 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> 
 def join_world(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
     """Join the processes that train together.
 
-    Under Ray Train the process group exists already; under `torchrun` (RANK and WORLD_SIZE in the environment) it is
-    made here; elsewhere this process is alone.
+    Under Ray Train the process group exists already. Under `torchrun` (RANK and WORLD_SIZE in the environment) it is
+    created here. Otherwise this process trains alone.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     here = pick_device(device, local_rank)
@@ -128,18 +128,18 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
 
 
 def leave_world() -> None:
-    """Leave the process group, if this process made or joined one."""
+    """Leave the process group, if this process is in one."""
     gc.collect()  # a DDP reducer that is still alive can abort the process at its exit
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def under_torchrun() -> bool:
-    """Whether `torchrun` started this process."""
+    """Return whether `torchrun` started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def say(world: World, message: str) -> None:
-    """Print one line from the leader, at once."""
+    """Print one line, on the leader only, and flush it."""
     if world.is_leader:
         tell(message)

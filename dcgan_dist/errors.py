@@ -1,22 +1,22 @@
-"""Every error that a person can meet, and the exit status that a command ends with.
+"""The errors that users can get, and the exit status of a command that ends with each.
 
 ::
 
-    DcganDistError               1   a failure of the program's own
-    ├── InputError               2   something that a person gave is wrong; the message says what and the way out
+    DcganDistError               1   a failure that is not the user's
+    ├── InputError               2   something that the user gave is wrong; the message says what, and what to do
     │   ├── ConfigError              a setting: unknown key, wrong type, value out of range
-    │   │   └── NeedsChoice          a figure needs what only a person can choose
+    │   │   └── NeedsChoice          a figure needs something that only a person can choose
     │   ├── DataError                a source or a set of shards
     │   │   └── Unreachable          remote shards that could not be read after several tries
-    │   ├── RunDirectoryError        a run directory: in use, unwritable, of another run
+    │   ├── RunDirectoryError        a run directory: in use, not writable, or of another run
     │   └── ClusterError             more workers than the cluster has
-    ├── StorageError             1   results could not be written or read back: full disk, object storage out of reach
+    ├── StorageError             1   results could not be written or read back: full disk, unreachable object storage
     ├── WorkerFailed             1   a worker process died and was not replaced
-    ├── TrialsFailed             1   every single trial of a sweep failed
+    ├── TrialsFailed             1   all trials of a sweep failed
     ├── Diverged                 3   a loss or gradient became non-finite; never retried
     └── Stopped              128+n   ended by signal n after a last checkpoint
 
-A message is one line: it names the offending value and the way out.
+A message is one line: it names the wrong value, and what to do.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class DcganDistError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_status: int = 1
-    says_more: str = ""  # what a command adds to the message
+    says_more: str = ""  # text that a command appends to the message
 
 
 class InputError(DcganDistError, ValueError):
-    """What a person gave cannot be used."""
+    """Something that the user gave cannot be used."""
 
     exit_status = 2
 
@@ -42,7 +42,7 @@ class ConfigError(InputError):
 
 
 class NeedsChoice(ConfigError):
-    """A figure needs what only a person can choose, such as boxes over samples."""
+    """A figure needs something that only a person can choose, such as boxes over samples."""
 
 
 class DataError(InputError):
@@ -50,7 +50,7 @@ class DataError(InputError):
 
 
 class Unreachable(DataError):
-    """Remote storage did not give a file after several tries."""
+    """Remote storage did not deliver a file after several tries."""
 
 
 class RunDirectoryError(InputError):
@@ -58,13 +58,13 @@ class RunDirectoryError(InputError):
 
 
 class ClusterError(InputError):
-    """The cluster does not have what the run asks for."""
+    """The cluster does not have the resources that the run asks for."""
 
     says_more = DOCTOR
 
 
 class StorageError(DcganDistError):
-    """Results could not be written or read back: a full disk, object storage out of reach."""
+    """Results could not be written or read back: a full disk, unreachable object storage."""
 
     says_more = DOCTOR
 
@@ -76,7 +76,7 @@ class WorkerFailed(DcganDistError):
 
 
 class TrialsFailed(DcganDistError):
-    """Every single trial of a sweep failed."""
+    """All trials of a sweep failed."""
 
 
 class Diverged(DcganDistError):

@@ -1,7 +1,7 @@
-"""What this machine can do for the package: one small check for each thing that a command would fail for, or be slow.
+"""Checks of this machine: one for each property that would make a command fail or slow.
 
-`examine` runs the checks side by side and waits for none of them longer than it is given: a network file system that
-does not answer must not keep the others' findings back. No check imports torch or ray into this process.
+`examine` runs the checks in parallel with one time limit: a network file system that does not answer must not delay the
+other findings. No check imports torch or ray into this process.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ PROJECT = Path(__file__).parents[1]
 LEAST_MEMORY = 2 << 30  # a training process takes 0.4 GiB before its networks, and Ray about as much
 LEAST_DISK = 2 << 30  # five checkpoints of the paper's 64x64 networks with Adam's state
 LEAST_SHM = 256 << 20  # Docker's default is 64 MiB; Ray's object store and the loaders' batches take hundreds
-LEAST_FILES, MANY_FILES = 256, 4096  # with 64, a Ray cluster of two workers does not start; with 256, it does
+LEAST_FILES, MANY_FILES = 256, 4096  # with 64, a Ray cluster of two workers does not start; with 256 it does
 LEAST_PROCESSES = 500  # a Ray cluster of two CPUs starts about as many threads
 
-PROGRAM_S = 4  # for a program that is asked; PyTorch takes two to be imported
+PROGRAM_S = 4  # seconds for a program that a check starts; the import of PyTorch takes two
 
-STUCK = "see whether its disk or its network is there"
-BUSY = "ask again when the machine is less busy"
+STUCK = "check that its disk or its network works"
+BUSY = "run it again when the machine is less busy"
 
-# Asked in a process of its own, which can be ended where the driver hangs.
+# Run in a process of its own, which can be killed if the driver hangs.
 _ASK_TORCH = """
 import json, torch
 devices = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
@@ -66,13 +66,13 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        name: what was looked at.
-        status: `fail` where a command will fail, `warn` where one can, or will be slow.
-        found: what is there.
-        way_out: what to do where that is not enough.
+        name: of the check.
+        status: `fail` if a command will fail, `warn` if one can fail or will be slow.
+        found: what the check found.
+        way_out: what to do if that is not enough.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Finding:
 
 
 def examine(checks: Mapping[str, Callable[[], Finding]], seconds: float) -> list[Finding]:
-    """Run checks side by side and return their findings in order; what takes longer than `seconds` is one too."""
+    """Run checks in parallel and return their findings in order; a check that exceeds `seconds` becomes a failure."""
     found: dict[str, Finding] = {}
 
     def look(name: str, check: Callable[[], Finding]) -> None:
@@ -93,7 +93,7 @@ def examine(checks: Mapping[str, Callable[[], Finding]], seconds: float) -> list
         except (OSError, ValueError, DcganDistError) as error:
             found[name] = Finding(name, "fail", " ".join(str(error).split()))
 
-    # Daemons: a check that hangs must not keep the process from ending.
+    # Daemon threads: a check that hangs must not keep the process alive.
     threads = [threading.Thread(target=look, args=item, daemon=True) for item in checks.items()]
     deadline = time.monotonic() + seconds
     for thread in threads:
@@ -107,9 +107,9 @@ def checks_of_machine(config: Config, location: str, ray_cpus: float = 0) -> dic
     """Return the checks of this machine by name.
 
     Args:
-        config: of the run that is to work here.
+        config: of the run that shall work here.
         location: folder or URL for its results.
-        ray_cpus: how many CPUs of this machine Ray hands out, where it runs.
+        ray_cpus: number of this machine's CPUs that Ray offers, if it is running.
     """
     wants_gpu, compiles = config.training.device == "cuda", config.training.compile
     return {
@@ -135,17 +135,17 @@ def checks_of_machine(config: Config, location: str, ray_cpus: float = 0) -> dic
 
 
 def cores(ray_cpus: float = 0) -> Finding:
-    """Compare the cores that a process may use with what Ray takes them for."""
+    """Compare the number of cores that a process may use with the number that Ray offers."""
     usable = usable_cores()
     found = f"{usable} of {os.cpu_count()} may be used"
     if ray_cpus <= usable:
         return Finding("cores", "ok", found)
     way_out = f"give `ray start` --num-cpus {usable}: more workers only wait for each other"
-    return Finding("cores", "warn", f"{found}, but Ray hands out {ray_cpus:g}", way_out)
+    return Finding("cores", "warn", f"{found}, but Ray offers {ray_cpus:g}", way_out)
 
 
 def memory(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> Finding:
-    """Compare the memory of the machine, or of its container, with what a run takes."""
+    """Compare the memory of the machine, or of its container, with the needs of a run."""
     about = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     total, free = (int(about[name].split()[0]) << 10 for name in ("MemTotal", "MemAvailable"))
     limit = min([total, *_limits("memory", "memory.max", "memory.limit_in_bytes", groups, own)])
@@ -156,7 +156,7 @@ def memory(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> Finding:
 
 
 def _limits(controller: str, second: str, first: str, groups: Path, own: Path) -> list[int]:
-    """Return the limits that files of the control groups hold; `second` is the file's name in version 2."""
+    """Return the limits of the control groups; `second` and `first` name the file of the limit in versions 2 and 1."""
 
     def read(name: str, folder: Path) -> int:
         return int((folder / name).read_text(encoding="ascii"))
@@ -167,7 +167,7 @@ def _limits(controller: str, second: str, first: str, groups: Path, own: Path) -
 
 
 def gpus(devices: Path = Path("/dev"), *, needed: bool = False) -> Finding:
-    """Say which GPUs PyTorch sees, and whether they compute in bf16."""
+    """Report which GPUs PyTorch sees, and whether they compute in bf16."""
     if not any([*devices.glob("nvidia[0-9]*"), *devices.glob("kfd"), *devices.glob("dxg")]):
         if needed:
             return Finding("GPUs", "fail", "none, and training.device is cuda", "take cpu or auto, or another machine")
@@ -189,11 +189,11 @@ def gpus(devices: Path = Path("/dev"), *, needed: bool = False) -> Finding:
 
 
 def compiler(*, needed: bool = False, seconds: float | None = None) -> Finding:
-    """Try whether C++ for Python can be compiled, by the program that torch.compile takes on a CPU.
+    """Test whether C++ for Python can be compiled, with the compiler that torch.compile uses on a CPU.
 
     Args:
         needed: whether a run will fail without it.
-        seconds: for the try; left out, `PROGRAM_S`.
+        seconds: time limit of the test; None for `PROGRAM_S`.
     """
     status: Status = "fail" if needed else "warn"
     way_out = "install g++ and Python's headers, or leave training.compile off"
@@ -217,20 +217,20 @@ def compiler(*, needed: bool = False, seconds: float | None = None) -> Finding:
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
-    """Compare the room in shared memory with what several processes take of it."""
+    """Compare the free shared memory with the needs of several processes."""
     if not path.is_dir():
         return Finding("shared memory", "warn", f"there is no {path}", "Ray and loader processes use the disk instead")
-    room = _free(path)
-    way_out = "remove what is left there, or give a container --shm-size=8g (a memory volume on Kubernetes)"
-    if room >= LEAST_SHM:
-        return Finding("shared memory", "ok", f"{_size(room)} free in {path}")
+    free = _free(path)
+    way_out = "remove old files there, or give a container --shm-size=8g (a memory volume on Kubernetes)"
+    if free >= LEAST_SHM:
+        return Finding("shared memory", "ok", f"{_size(free)} free in {path}")
     # Locks between processes are files of 32 bytes there, each in a page of its own.
-    status: Status = "warn" if room >= 1 << 20 else "fail"
-    return Finding("shared memory", status, f"{_size(room)} free in {path}", way_out)
+    status: Status = "warn" if free >= 1 << 20 else "fail"
+    return Finding("shared memory", status, f"{_size(free)} free in {path}", way_out)
 
 
 def open_files() -> Finding:
-    """Compare the limit of open files with what Ray needs, which raises its own as far as it may."""
+    """Compare the limits of open files with the needs of Ray, which raises its soft limit up to the hard one."""
     soft, hard = (_most(limit) for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
     if soft >= MANY_FILES:
         return Finding("open files", "ok", "no limit" if soft == sys.maxsize else f"at most {soft:,}")
@@ -247,10 +247,10 @@ def _most(limit: int) -> int:
 
 
 def processes(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> Finding:
-    """Compare the limits of processes and threads with what Ray starts."""
+    """Compare the limits of processes and threads with the number that Ray starts."""
     limits = _limits("pids", "pids.max", "pids.max", groups, own)
     own_limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    if own_limit != resource.RLIM_INFINITY and os.geteuid() != 0:  # the system does not hold root to it
+    if own_limit != resource.RLIM_INFINITY and os.geteuid() != 0:  # it does not apply to root
         limits.append(own_limit)
     if not limits or min(limits) >= LEAST_PROCESSES:
         return Finding("processes", "ok", f"at most {min(limits):,}" if limits else "no limit")
@@ -259,7 +259,7 @@ def processes(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> Finding:
 
 
 def names() -> Finding:
-    """Look up the names of this host and user, by which libraries choose addresses and folders."""
+    """Look up the names of this host and user, which libraries need to choose addresses and folders."""
     host = socket.gethostname()
     try:
         socket.getaddrinfo(host, None)
@@ -270,38 +270,38 @@ def names() -> Finding:
         try:
             pwd.getpwuid(os.getuid())
         except KeyError:
-            return Finding("names", "warn", f"user {os.getuid()} has no name", "set USER, which libraries ask for")
+            return Finding("names", "warn", f"user {os.getuid()} has no name", "set USER, which libraries need")
     return Finding("names", "ok", f"host {host}")
 
 
 def folder(name: str, path: Path) -> Finding:
-    """Try whether files can be written and locked in a folder, or where it is to be made; look how much room it has."""
+    """Test whether files can be written and locked in a folder, which need not exist yet, and its free space."""
     where = _existing(path)
     try:
         with tempfile.TemporaryFile(dir=where) as file:
-            room, trouble = _free(where), _trouble_with_locks(file.fileno())
+            free, trouble = _free(where), _trouble_with_locks(file.fileno())
     except OSError as error:
         failed = f"{path} cannot be written ({error.strerror or error})"
         return Finding(name, "fail", failed, "set TMPDIR" if name == "temporary files" else "take another --run-dir")
-    found = f"{_size(room)} free at {path}"
-    if room < LEAST_DISK:
-        return Finding(name, "warn", found, "make room there")
+    found = f"{_size(free)} free at {path}"
+    if free < LEAST_DISK:
+        return Finding(name, "warn", found, "free some space there")
     if trouble:
         return Finding(name, "warn", f"{found}, without locks ({trouble})", "let one command at a time write there")
     return Finding(name, "ok", f"{found}, with locks")
 
 
 def cache(chosen: str | None) -> Finding:
-    """See `folder`, of the cache.
+    """Test the cache's folder; see `folder`.
 
     Raises:
-        DataError: it cannot be made or written.
+        DataError: it cannot be created or written.
     """
     return folder("cache", cache_directory(chosen))
 
 
 def _trouble_with_locks(file: int) -> str:
-    """Say why a file cannot be locked; nothing where it can."""
+    """Return why a file cannot be locked; "" if it can."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -310,7 +310,7 @@ def _trouble_with_locks(file: int) -> str:
 
 
 def ray_and_token() -> Finding:
-    """Say which Ray is installed, and whether there is a token where one is needed."""
+    """Report the installed version of Ray, and whether there is a token if one is needed."""
     try:
         version = importlib.metadata.version("ray")
     except importlib.metadata.PackageNotFoundError:
@@ -326,22 +326,22 @@ def ray_and_token() -> Finding:
 
 
 def object_storage(url: str) -> Finding:
-    """Try whether files can be written at a URL, and whether conditional writes are honoured there.
+    """Test whether files can be written at a URL, and whether its storage supports conditional writes.
 
     Raises:
         DcganDistError: they cannot be written.
     """
-    place, name = RemoteFolder(url, patience=0), f".doctor-{uuid.uuid4().hex}"
-    created = place.swap(name, b"1", None)
+    location, name = RemoteFolder(url, patience=0), f".doctor-{uuid.uuid4().hex}"
+    created = location.swap(name, b"1", None)
     try:
-        again = place.swap(name, b"2", None)
-        _, version = place.read_version(name)
-        swapped, stale = place.swap(name, b"3", version), place.swap(name, b"4", version)
+        again = location.swap(name, b"2", None)
+        _, version = location.read_version(name)
+        swapped, stale = location.swap(name, b"3", version), location.swap(name, b"4", version)
     finally:
-        place.remove(name)
+        location.remove(name)
     if created and swapped and not again and not stale:
-        return Finding("storage", "ok", f"{url} takes files, and honours conditional writes")
-    found = f"{url} takes files, but honours no conditional writes"
+        return Finding("storage", "ok", f"{url} can be written, and supports conditional writes")
+    found = f"{url} can be written, but does not support conditional writes"
     return Finding("storage", "warn", found, "let one command at a time write scores of a run there")
 
 
@@ -375,7 +375,7 @@ def versions(project: Path = PROJECT) -> Finding:
 
 
 def optional() -> Finding:
-    """Say which optional programs and packages are here."""
+    """Report which optional programs and packages are installed."""
     programs = {"git": "git (config.yaml names no commit)", "ffmpeg": "ffmpeg (films are GIFs)"}
     extras = {"s3fs": "dcgan-dist[s3]", "onnxruntime": "dcgan-dist[onnx]", "torch_fidelity": "dcgan-dist[inception]"}
     missing = [text for name, text in programs.items() if shutil.which(name) is None]
@@ -384,7 +384,7 @@ def optional() -> Finding:
 
 
 def _dependencies(project: Path) -> list[str]:
-    """Return the requirements of the package: of its checkout, which a Ray job has without its installation."""
+    """Return the package's requirements, from pyproject.toml in a checkout: in a Ray job, it is not installed."""
     if (project / "pyproject.toml").is_file():
         content = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
         return list(content["project"]["dependencies"])
@@ -392,7 +392,7 @@ def _dependencies(project: Path) -> list[str]:
 
 
 def _is_installed(pin: str) -> bool:
-    """Whether the package that a pin names is installed in that version, or not at all."""
+    """Return whether the package of a pin is installed in that version, or not at all."""
     wanted = Requirement(pin)
     try:
         return wanted.specifier.contains(importlib.metadata.version(wanted.name), prereleases=True)

@@ -1,7 +1,7 @@
-"""Independent tasks over several processes: reading parts of a source, hashing shards, scoring images.
+"""Independent tasks in several processes: reading parts of a source, hashing shards, scoring images.
 
-What does the tasks is handed in as a `TaskPool`: the processes of this machine (`LocalPool`), or those of a cluster,
-which the launcher provides. The results come in the order of the tasks, so that nothing depends on how many there are.
+Callers pass a `TaskPool`: processes of this machine (`LocalPool`), or of a cluster, which `launch` provides. Results
+come in the order of the tasks, so that they do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
-# Tasks handed out beyond those that are being worked on: enough that no worker waits for the next.
+# Submitted tasks per worker: one to work on and one that waits, so that no worker is idle.
 AHEAD = 2
 
 
@@ -40,16 +40,16 @@ class TaskPool(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many tasks are done at the same time."""
+        """Number of tasks done at the same time."""
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Result]:
-        """Yield the result of each task in order; tasks are taken from the iterable as they are needed.
+        """Yield the result of each task in order; tasks are taken from the iterable as needed.
 
-        Whoever stops before the last result closes the generator, which ends what is still being done.
+        A caller that does not need the remaining results closes the generator, which ends the tasks in progress.
 
         Args:
-            function: a function at the top of a module; what it raises comes up here.
-            tasks: its arguments; they and the results must be fit for pickling, and should be small.
+            function: a top-level function of a module; what it raises is raised here.
+            tasks: its arguments; they and the results must be picklable, and should be small.
 
         Raises:
             WorkerFailed: a worker died.
@@ -58,7 +58,7 @@ class TaskPool(Protocol):
 
 @dataclass(frozen=True)
 class LocalPool:
-    """Processes of this machine; with one worker the tasks are done in this process."""
+    """Processes of this machine; with one worker, tasks are done in this process."""
 
     workers: int
 
@@ -67,10 +67,10 @@ class LocalPool:
         if self.workers == 1:
             yield from map(function, tasks)
             return
-        _check_room(self.workers)
-        # Spawned: forking a process that has threads can hang.
+        _check_process_limit(self.workers)
+        # Spawned, since forking a process that has threads can hang.
         context = multiprocessing.get_context("spawn")
-        # Nothing is ever sent: its other end closes when the workers are to end, or when this process dies.
+        # Nothing is ever sent over the pipe: its other end closes when the workers should end, or this process dies.
         with starting_processes():
             line, end_of_line = context.Pipe(duplex=False)
             pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker, initargs=(line,))
@@ -86,17 +86,17 @@ class LocalPool:
         except BrokenProcessPool as error:
             raise WorkerFailed("a worker process died (too little memory?): run it again") from error
         finally:
-            end_of_line.close()  # tasks that are still being worked on are of no use any more
+            end_of_line.close()  # ends the workers: the results of tasks in progress are not needed any more
             pool.shutdown(cancel_futures=True)
             line.close()
 
 
 def usable_cores(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> int:
-    """Return the number of cores that this process may use: its affinity, or a container's quota where that is less.
+    """Return the number of cores that this process may use: its affinity, or its container's quota if that is less.
 
     Args:
-        groups: where the control groups are, of version 1 or 2.
-        own: the file that names those of this process.
+        groups: the folder of the control groups (cgroups), of version 1 or 2.
+        own: the file that names the groups of this process.
     """
     quotas = limits_of_groups("cpu", _quota_of_version_2, _quota_of_version_1, groups, own)
     limits = [math.ceil(quota) for quota in quotas if quota > 0]
@@ -110,14 +110,14 @@ def limits_of_groups(
     groups: Path = GROUPS,
     own: Path = OWN_GROUPS,
 ) -> Iterator[float]:
-    """Yield the limits that the control groups of this process, and those above them, set.
+    """Yield the limits set by the control groups of this process and by their parents.
 
     Args:
         controller: such as `memory`.
-        second: reads the limit in the folder of a group of version 2.
-        first: does so in version 1.
-        groups: where the control groups are.
-        own: the file that names those of this process.
+        second: returns the limit in the folder of a group of version 2.
+        first: the same for version 1.
+        groups: the folder of the control groups.
+        own: the file that names the groups of this process.
     """
     lines = own.read_text(encoding="utf-8", errors="replace").splitlines() if own.exists() else []
     for line in lines:
@@ -130,18 +130,14 @@ def limits_of_groups(
         else:
             continue
         below = PurePosixPath(path.lstrip("/"))
-        # In a container the path may be that outside, of which nothing is seen here: then the root is its own group.
+        # In a container, the path may be the one outside, which does not exist here: then the root is its own group.
         for folder in [below, *below.parents]:
-            with suppress(OSError, ValueError, ZeroDivisionError):  # no such group, or no limit there, which is "max"
+            with suppress(OSError, ValueError, ZeroDivisionError):  # no such group, or no limit ("max")
                 yield read(root / folder)
 
 
-def _check_room(workers: int) -> None:
-    """Check that a container's limit of processes and threads leaves room for a pool, which would wait forever.
-
-    Raises:
-        WorkerFailed: it does not.
-    """
+def _check_process_limit(workers: int) -> None:
+    # At the limit, a pool does not fail but waits forever.
     needed = 2 * workers + 5  # each worker and a thread of it, the fork server, the tracker, threads of the pool
     free = min(limits_of_groups("pids", _free_processes, _free_processes), default=math.inf)
     if free < needed:
@@ -168,13 +164,13 @@ def _quota_of_version_1(folder: Path) -> float:
 
 @contextmanager
 def starting_processes() -> Iterator[None]:
-    """Start processes that leave signals to this one; an error of the system becomes one line.
+    """Within the block, start processes that leave signals to this one; an error of the system becomes one line.
 
-    They do not import the program's main module, which is somebody's script: one without ``if __name__ == "__main__"``
-    would start all over in each of them. What they do is thus none of its functions.
+    They do not import the program's main module, which may be a script without ``if __name__ == "__main__"`` that would
+    run again in each of them. Therefore they cannot run functions of the main module.
 
     Raises:
-        WorkerFailed: it could not be started.
+        WorkerFailed: a process could not be started.
     """
     try:
         with shielding(), _without_main_module():
@@ -189,13 +185,13 @@ def starting_processes() -> Iterator[None]:
         ) from error
 
 
-_main_module_gate = threading.RLock()
+_main_module_lock = threading.RLock()
 
 
 @contextmanager
 def _without_main_module() -> Iterator[None]:
-    # multiprocessing looks up what a new process has to import first; an empty module has neither file nor spec.
-    with _main_module_gate:
+    # multiprocessing sends a new process the file or spec of the main module to import; an empty module has neither.
+    with _main_module_lock:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
@@ -205,43 +201,41 @@ def _without_main_module() -> Iterator[None]:
 
 
 def yield_idle_cores() -> None:
-    """Have OpenMP's threads spin only briefly while they wait; to be called before torch is imported.
+    """Make OpenMP's threads spin only briefly while they wait; call this before torch is imported.
 
-    Where other programs share the cores, threads that spin take the time of the very thread they wait for: a training
-    step then becomes many times slower (docs/benchmarks.md). 1000 turns is what libgomp itself takes where a program
-    has more threads than there are cores. A value of the user's own is left as it is.
+    If other programs share the cores, spinning threads take time from the very thread that they wait for, and a
+    training step becomes many times slower (docs/benchmarks.md). 1000 turns is libgomp's own value for a program that
+    has more threads than there are cores. A value set by the user is kept.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # OpenMP knows the cores that a process may use, but not a container's quota of their time.
+    # OpenMP respects the affinity of a process, but not a container's CPU quota.
     if usable_cores() < len(os.sched_getaffinity(0)):
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
-    # DDP warns of `find_unused_parameters`, which `training/step.py` needs, from C++, where no filter can reach it.
+    # DDP warns about `find_unused_parameters`, which `training/step.py` needs, from C++, where Python cannot filter it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-class _Duty:
-    """What a worker is at, and whether its pool has ended."""
-
+class _WorkerState:
     def __init__(self) -> None:
-        self.gate = threading.Lock()
-        self.is_working = self.is_over = False
+        self.lock = threading.Lock()
+        self.is_working = self.pool_has_ended = False
 
 
-_duty = _Duty()
+_state = _WorkerState()
 
 
 def _start_worker(line: Connection) -> None:
-    """Let a worker end with its pool or its parent, even a killed one."""
+    """Make a worker end with its pool or its parent, even if the parent is killed."""
     keep_streams()
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
-        line.poll(None)  # until its other end is closed
-        # A worker that ended while it was sending a result would leave the pool waiting for the rest of it.
-        with _duty.gate:
-            _duty.is_over = True
-            if _duty.is_working:
+        line.poll(None)  # returns when the other end is closed
+        # End at once only if a task is in progress: while a result is being sent, the pool would wait for its rest.
+        with _state.lock:
+            _state.pool_has_ended = True
+            if _state.is_working:
                 os._exit(1)
         if parent is not None:
             parent.join()
@@ -251,13 +245,12 @@ def _start_worker(line: Connection) -> None:
 
 
 def _do(function: Callable[[Task], Result], task: Task) -> Result:
-    """Do a task in a worker."""
-    with _duty.gate:
-        if _duty.is_over:
+    with _state.lock:
+        if _state.pool_has_ended:
             os._exit(1)
-        _duty.is_working = True
+        _state.is_working = True
     try:
         return function(task)
     finally:
-        with _duty.gate:
-            _duty.is_working = False
+        with _state.lock:
+            _state.is_working = False

@@ -1,4 +1,4 @@
-"""Paths that a person gave."""
+"""Paths given by users."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dcgan_dist.errors import InputError
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with the home folder in place of a `~` or `~name` that it begins with.
+    """Return a path with a leading `~` or `~name` replaced by the home folder.
 
     Raises:
-        InputError: there is no such folder, as where HOME is unset and the user has no entry in /etc/passwd.
+        InputError: the home folder is unknown, for example if HOME is unset and the user is not in /etc/passwd.
     """
     try:
         return Path(path).expanduser()

@@ -1,4 +1,7 @@
-"""What is said to people, and standard streams that outlive their readers: a command is seldom for what it prints."""
+"""Messages for people, and standard streams that survive the end of their reader.
+
+A command is rarely run for what it prints: `train … | head` must go on training after `head` has ended.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_GONE = (errno.EPIPE, errno.EIO)  # a pipe's reader, a terminal
-
+_GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe has ended, or a terminal was closed
 
 _listeners: list[Callable[[str], None]] = []
 
 
 def tell(text: str, *, to_stderr: bool = False) -> None:
-    """Print a line for people, or give it to the innermost listener of `heard_by`."""
+    """Print a line for people, or pass it to the innermost listener of `heard_by`."""
     if _listeners:
         _listeners[-1](text)
     else:
@@ -25,13 +27,13 @@ def tell(text: str, *, to_stderr: bool = False) -> None:
 
 
 def is_heard() -> bool:
-    """Whether there is a listener: nothing is to be drawn on a terminal then."""
+    """Return whether there is a listener; then nothing should be drawn on the terminal."""
     return bool(_listeners)
 
 
 @contextmanager
 def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
-    """Give what this process would print for people to a function instead, in all threads."""
+    """Within the block, pass the lines of `tell` to a function instead of printing them, in all threads."""
     _listeners.append(listener)
     try:
         yield
@@ -40,9 +42,9 @@ def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Stream(io.FileIO):
-    """A standard stream that becomes /dev/null once it cannot be written any more."""
+    """A standard stream that is redirected to /dev/null once it cannot be written any more."""
 
-    failure: OSError | None = None  # why, where it is not that the reader is gone
+    failure: OSError | None = None  # the reason, unless it is that the reader has ended
 
     def write(self, content: Any) -> int:
         try:
@@ -51,25 +53,25 @@ class _Stream(io.FileIO):
             if error.errno not in _GONE:
                 self.failure = error
             null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.fileno())  # for other processes and libraries, too
+            os.dup2(null, self.fileno())  # the descriptor itself, since child processes and libraries use it too
             os.close(null)
             return len(content)
 
 
 def keep_streams() -> None:
-    """Make standard output and error fit for readers that leave, full disks, and characters that they cannot encode.
+    """Make stdout and stderr survive the end of their reader, a full disk, and characters that they cannot encode.
 
-    A closed one becomes /dev/null, lest the next file that is opened takes its place.
+    A closed stream is opened as /dev/null: otherwise the next opened file would get its number, and be printed to.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
             os.set_inheritable(descriptor, True)
         stream = getattr(sys, name)
         if name == "stdin" or stream is not getattr(sys, f"__{name}__") or _raw(stream) is not None:
-            continue  # whoever put another stream there, such as a test, means it
+            continue  # somebody, such as a test, has replaced the stream on purpose
         kept = io.TextIOWrapper(
             io.BufferedWriter(_Stream(descriptor, "wb", closefd=False)),
             encoding="utf-8" if stream is None else stream.encoding,
@@ -80,7 +82,7 @@ def keep_streams() -> None:
 
 
 def output_failure() -> str:
-    """Return why standard output could not be written, other than that its reader is gone; empty where it could."""
+    """Return why standard output could not be written; "" if it could, or if only its reader has ended."""
     sys.stdout.flush()
     raw = _raw(sys.stdout)
     return "" if raw is None or raw.failure is None else raw.failure.strerror or str(raw.failure)

@@ -43,13 +43,13 @@ def write(config: SampleConfig) -> None:
     if config.output is None:
         raise ConfigError("output is missing: give --output FILE.png, FILE.npz, DIR/NAME-%06d.tar, or a folder")
     from dcgan_dist.generation.samples import open_samples, read_z
-    from dcgan_dist.generation.writing import output_of, put_right, refuse_existing, write_samples
+    from dcgan_dist.generation.writing import output_of, recover, refuse_existing, write_samples
 
     location, z_file = lasting_output(config.run), config.z
     if config.cluster.workers > 1:
         location, z_file = absolute_input(location), None if z_file is None else absolute_input(z_file)
     output = output_of(lasting_output(config.output), None if config.format == "auto" else config.format)
-    put_right(output)
+    recover(output)
     refuse_existing(output, config.overwrite)
     with _pool(config, [path for path in (location, z_file) if path is not None]) as (pool, device):
         samples = open_samples(
@@ -89,7 +89,7 @@ def write(config: SampleConfig) -> None:
 def _pool(config: SampleConfig, needs: Sequence[str]) -> Iterator[tuple[TaskPool, str]]:
     """Give the processes that compute, and what they compute on."""
     from dcgan_dist.distributed import pick_device
-    from dcgan_dist.generation.writing import STRETCH
+    from dcgan_dist.generation.writing import TASK_SIZE
 
     if config.cluster.workers > 1:
         from dcgan_dist.launch.ray_tasks import ray_pool
@@ -100,7 +100,7 @@ def _pool(config: SampleConfig, needs: Sequence[str]) -> Iterator[tuple[TaskPool
     device = pick_device(config.device).type
     workers = config.workers
     if workers is None:
-        stretches = (config.count or DEFAULT_COUNT) // STRETCH
+        stretches = (config.count or DEFAULT_COUNT) // TASK_SIZE
         workers = 1 if device == "cuda" else max(1, min(usable_cores(), stretches // _STRETCHES_EACH))
     yield LocalPool(workers), device
 

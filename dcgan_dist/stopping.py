@@ -3,12 +3,12 @@
 ::
 
     while a command is imported    nothing has begun yet: one line, and the process ends           `end_at_once`
-    while it runs                  `Interrupted` is raised in the main thread, wherever that is    `raising`
+    while it runs                  `Interrupted` is raised in the main thread, at any line         `raising`
     while it has state to save     the first is noted for the main loop; a second one is raised    `noting`
-    when it has ended              ignored: what it said and its exit status stand                 `final`
+    when it has ended              ignored: its output and exit status stay as they are            `final`
 
-A signal within a second of another counts as one with it: terminals, shells and launchers often send two for one wish,
-and what the first one has begun (a last checkpoint, clearing up) is not to be undone by the second.
+Signals within one second count as one: terminals, shells and launchers often send two when one is meant, and the
+second must not abort what the first has started (a last checkpoint, clearing up).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Handle = Callable[[int], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended what the main thread was doing; no library takes a KeyboardInterrupt for an error to deal with."""
+    """A signal interrupted the main thread. It is a KeyboardInterrupt, which no library catches as an error."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -42,12 +42,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Newest:
-    """When the newest signal came that counted."""
+    """The time of the newest signal that counted."""
 
     time = float("-inf")
 
     def counts(self) -> bool:
-        """Whether a signal that has just come is another one."""
         now = time.monotonic()
         if now - self.time < SAME_S:
             return False
@@ -59,7 +58,7 @@ _newest = _Newest()
 
 
 class Noted:
-    """The number of the first signal that came, 0 before."""
+    """The number of the first signal; 0 until one has come."""
 
     number = 0
 
@@ -74,14 +73,14 @@ class _Handler:
 
 
 def set_handler(handle: Handle) -> dict[int, Any]:
-    """Have `handle` called with the number of each signal but a SIGHUP that is ignored; return the handlers before."""
+    """Call `handle` with the number of each signal, but leave an ignored SIGHUP ignored; return the old handlers."""
     taken = [each for each in SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
     return {number: signal.signal(number, _Handler(handle)) for number in taken}
 
 
 @contextmanager
 def on_signals(handle: Handle) -> Iterator[None]:
-    """Do so within the block, in the main thread: Python lets no other one handle signals."""
+    """Set a handler within the block. Without effect outside the main thread, where Python allows no handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -93,13 +92,13 @@ def on_signals(handle: Handle) -> Iterator[None]:
 
 
 def restore(handlers: Mapping[int, Any]) -> None:
-    """Set handlers as they were."""
+    """Set the handlers that `set_handler` returned."""
     for number, handler in handlers.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def end_at_once(number: int) -> None:
-    """End the process with one line: there is nothing to clear up yet, or no more."""
+    """Print one line and end the process, without clearing up."""
     with suppress(OSError):
         os.write(2, f"dcgan-dist: {Interrupted(number)}\n".encode())
     os._exit(128 + number)
@@ -107,10 +106,10 @@ def end_at_once(number: int) -> None:
 
 @contextmanager
 def final() -> Iterator[None]:
-    """After the block, ignore signals until the process has ended, where it is one of a command.
+    """After the block, ignore signals until the process ends, if the process is that of a command.
 
-    Python sets the default handlers long before the last library is unloaded: a second signal would take the place of
-    the exit status.
+    Python restores the default handlers long before the last library is unloaded: a signal in between would replace the
+    exit status.
     """
     try:
         yield
@@ -126,13 +125,13 @@ def _raise(number: int) -> None:
 
 
 def raising() -> AbstractContextManager[None]:
-    """Have a signal raise `Interrupted` in the block."""
+    """Make signals raise `Interrupted` in the block."""
     return on_signals(_raise)
 
 
 @contextmanager
 def noting() -> Iterator[Noted]:
-    """Note the first signal that comes in the block, and have a second one raise `Interrupted`."""
+    """Note the first signal in the block; make a second one raise `Interrupted`."""
     noted = Noted()
 
     def note(number: int) -> None:
@@ -146,14 +145,15 @@ def noting() -> Iterator[Noted]:
 
 @contextmanager
 def shielding() -> Iterator[None]:
-    """Have the processes that are started in the block never see the signals, which are this one's to act on.
+    """Block the signals in processes that are started within the block: only this process acts on them.
 
-    They inherit that these are blocked, from their first instruction on; SIGKILL still ends them. Another thread of
-    this process receives meanwhile what comes.
+    A new process inherits the blocked signals from its first instruction on; SIGKILL still ends it. Meanwhile, other
+    threads of this process receive the signals.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        resource_tracker.ensure_running()  # it comes with the first process, and its start unblocks signals here
+        # Otherwise it would start with the first process, and its start unblocks the signals here.
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         yield
     finally:

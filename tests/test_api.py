@@ -357,5 +357,5 @@ def test_what_is_no_score_is_not_written(entry: Any, tmp_path: Path) -> None:
         run.add_scores("x", [entry])
     assert run.scores == {}
     (tmp_path / "scores.json").write_text('{"x": [{"step": 1, "metrics": {"a": 5}}]}')
-    with pytest.raises(RunDirectoryError, match="has a score that is none"):
+    with pytest.raises(RunDirectoryError, match="has an invalid score"):
         _ = run.scores

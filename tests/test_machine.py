@@ -58,7 +58,7 @@ def test_more_cpus_given_to_ray_than_there_are_cores_is_a_warning() -> None:
     assert machine.cores(ray_cpus=1).status == "ok"
     found = machine.cores(ray_cpus=4096)
     assert found.status == "warn"
-    assert "Ray hands out 4096" in found.found
+    assert "Ray offers 4096" in found.found
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_object_storage_is_tried_and_left_as_it_was() -> None:
     import boto3
 
     assert machine.object_storage("s3://results/runs") == Finding(
-        "storage", "ok", "s3://results/runs takes files, and honours conditional writes"
+        "storage", "ok", "s3://results/runs can be written, and supports conditional writes"
     )
     assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="results")
     (found,) = examine({"storage": lambda: machine.object_storage("s3://no-such-bucket/runs")}, 20)

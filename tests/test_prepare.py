@@ -108,7 +108,7 @@ def test_a_set_on_object_storage_is_checked_there(tmp_path, capsys, client):
     words = ("--source=rooms", "--image-size=16", "--count=20", "--shard-size=10", "--workers=1")
     status(capsys, *words, "--output=s3://images/rooms")
     verify = ("--verify=s3://images/rooms", "--workers=1")
-    assert status(capsys, *verify) == (0, "s3://images/rooms: 20 images in 2 shards are whole\n", "")
+    assert status(capsys, *verify) == (0, "s3://images/rooms: 20 images in 2 shards are intact\n", "")
     tar = bytearray(client.get_object(Bucket="images", Key="rooms/rooms-000001.tar")["Body"].read())
     tar[600] ^= 1
     client.put_object(Bucket="images", Key="rooms/rooms-000001.tar", Body=bytes(tar))
@@ -228,7 +228,7 @@ def test_an_input_that_has_changed_is_noticed_and_a_copy_of_it_is_the_same(tmp_p
 def test_verify_says_whole_or_lists_the_damage(tmp_path, capsys):
     out = tmp_path / "out"
     status(capsys, "--source", "rooms", "--output", out, "--image-size", 16, "--count", 20, "--workers=1")
-    assert status(capsys, "--verify", out, "--workers=1") == (0, f"{out}: 20 images in 1 shards are whole\n", "")
+    assert status(capsys, "--verify", out, "--workers=1") == (0, f"{out}: 20 images in 1 shards are intact\n", "")
     tar = out / "rooms-000000.tar"
     content = bytearray(tar.read_bytes())
     content[600] ^= 1
@@ -316,7 +316,7 @@ def test_missing_and_cut_shards_are_made_anew_and_the_others_stay(tmp_path, caps
     (out / "rooms-000002.tar").write_bytes(before["rooms-000002.tar"][:5000])
     capsys.readouterr()
     assert main([*arguments, "--output", str(out)]) == 0
-    assert "made 2 missing or cut shards anew" in capsys.readouterr().out
+    assert "made 2 missing or cut shards again" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert (out / "rooms-000001.tar").stat().st_mtime_ns == untouched
 

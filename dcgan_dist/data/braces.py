@@ -1,4 +1,4 @@
-"""Names of many shards in one: ``faces-{000000..000009}.tar``."""
+"""Brace lists, which stand for the names of many shards: ``faces-{000000..000009}.tar``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return the names that a pattern stands for: ``a-{08..10}`` and ``{a,b}-c``, several braces too.
+    """Return the names of a pattern with any number of braces of the forms ``a-{08..10}`` and ``{a,b}-c``.
 
     Raises:
-        DataError: a brace that is not of these forms, or too many names.
+        DataError: a brace has another form, or there are too many names.
     """
     match = _BRACES.search(pattern)
     before = pattern if match is None else pattern[: match.start()]

@@ -1,4 +1,4 @@
-"""What an image's numbers mean: colour profiles, and values of more than 8 bits."""
+"""Colour profiles, and values of more than 8 bits."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dcgan_dist.errors import DataError
 
 WHITE = 65535
 _PROFILE_MARK = b"ICC_PROFILE\0"
-_PROFILE_REACH = 1 << 17  # a JPEG's profile stands in its first segments, of less than 64 KiB each
-_SAME_LEVELS = 2  # of 255: what profiles of sRGB by different makers differ by
+_PROFILE_REACH = 1 << 17  # a JPEG's profile is in its first segments, of less than 64 KiB each
+_SAME_LEVELS = 2  # of 255: the difference between sRGB profiles of different makers
 _SPACES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}
 
 
 @dataclass(frozen=True, slots=True)
 class Remarks:
-    """What was noticed while images were decoded and fitted; remarks of several images are added up.
+    """What was noticed while images were decoded and fitted; `+` combines the remarks of several images.
 
     Attributes:
-        cut: sum over the images of the share of each that was cut off, in millionths.
-        profiles: images whose colour profile could not be used.
-        deep: images of more than 8 bits a value.
+        cut: sum over the images of the share that was cut off, in millionths.
+        profiles: number of images whose colour profile could not be used.
+        deep: number of images of more than 8 bits per value.
         highest: the highest value in these.
-        over: images with values above the one that becomes white.
+        over: number of images with values above the one that becomes white.
     """
 
     cut: int = 0
@@ -49,7 +49,7 @@ class Remarks:
 
 @lru_cache(maxsize=16)
 def _is_srgb(profile: bytes) -> bool:
-    """Whether a colour profile leaves a few colours, light and dark, as they are."""
+    """Return whether a colour profile leaves some test colours, light and dark, unchanged."""
     mode = _SPACES[profile[16:20]]
     grey = np.linspace(0, 255, 18, dtype=np.uint8)
     probe = np.stack([grey, np.roll(grey, 5), np.roll(grey, 11)], axis=1)[None] if mode == "RGB" else grey[None]
@@ -60,19 +60,19 @@ def _is_srgb(profile: bytes) -> bool:
 
 def _converted(image: Image.Image, profile: bytes) -> Image.Image:
     converted = ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-    assert converted is not None  # that is for conversion in place
+    assert converted is not None  # it is None only for conversion in place
     return converted
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Return an image of mode L, RGB or CMYK in sRGB, and whether its colour profile, if it has one, could be used."""
+    """Convert an image of mode L, RGB or CMYK to sRGB; also return whether its profile, if any, could be used."""
     profile = image.info.get("icc_profile")
     if not profile:
         return image, True
     space = _SPACES.get(profile[16:20])
     if space == "RGB" and image.mode == "L":
         image = image.convert("RGB")
-    if space != image.mode:  # a profile for other colours says nothing of these
+    if space != image.mode:  # the profile is for another kind of colours
         return image, False
     try:
         return (image if space != "CMYK" and _is_srgb(profile) else _converted(image, profile)), True
@@ -81,12 +81,12 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def has_other_profile(jpeg: bytes) -> bool:
-    """Whether a JPEG has a colour profile that is not known to be sRGB."""
+    """Return whether a JPEG has a colour profile that is not known to be sRGB."""
     mark = jpeg.find(_PROFILE_MARK, 0, _PROFILE_REACH)
     if mark < 0:
         return False
-    # A segment: its length (2 bytes, which count themselves), the mark, the number of this part of the profile and
-    # how many parts there are (1 byte each), the part.
+    # A segment: its length (2 bytes, included in it), the mark, the number of this part of the profile and the number
+    # of parts (1 byte each), the part.
     start = mark + len(_PROFILE_MARK) + 2
     profile = jpeg[start : mark - 2 + int.from_bytes(jpeg[mark - 2 : mark], "big")]
     try:
@@ -96,19 +96,19 @@ def has_other_profile(jpeg: bytes) -> bool:
 
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether an image that is not loaded yet has more than 8 bits a value."""
+    """Return whether an image that is not loaded yet has more than 8 bits per value."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16") or any(";16" in str(tile) for tile in image.tile)
 
 
 def to_eight_bits(image: Image.Image, white: float | None) -> tuple[npt.NDArray[np.uint8], Remarks]:
-    """Return an image `is_deep` as 8-bit values, and the range that it has.
+    """Convert an image that `is_deep` to 8-bit values; also return the range of its values.
 
     Args:
-        image: of mode I, F or I;16, whose values are grey levels; or another that Pillow has made 8-bit values of.
-        white: which value becomes 255, as those above it do; None for 65,535.
+        image: of mode I, F or I;16, with grey levels; or of another mode, which Pillow has converted to 8 bits already.
+        white: the value that becomes 255, as all values above it; None for 65,535.
 
     Raises:
-        DataError: `white` does not say what becomes of its values.
+        DataError: `white` is needed for its values, or cannot be applied to them.
     """
     values = np.asarray(image)
     if values.dtype == np.uint8:

@@ -1,4 +1,4 @@
-"""Getting data sets from their official addresses into the cache, checked by their known checksums."""
+"""Download data sets from their official URLs into the cache, and compare them with their known checksums."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class _File:
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a data set lies, and the files of each split; its source takes their folder where there are several."""
+    """The URL of a data set, and the files of each split. A source reads their folder if there are several."""
 
-    address: str
+    url: str
     splits: dict[str, tuple[_File, ...]]
 
 
@@ -80,20 +80,20 @@ _ORIGINS = {
 
 
 def download(kind: str, split: str, cache: Path, *, base: str | None = None) -> Path:
-    """Get the files of a data set that are not in the cache yet, and return what `open_source` takes.
+    """Download the files of a data set that are not in the cache yet, and return the path for `open_source`.
 
-    A file appears in the cache when it is whole and its checksum is right. Transfers that break off go on where they
-    stopped.
+    A file appears in the cache only when it is complete and its checksum is right. An interrupted transfer continues
+    where it stopped.
 
     Args:
         kind: `cifar10`, `svhn`, `mnist` or `fashion_mnist`.
         split: `train`, `test`, or `extra` of `svhn`.
-        cache: folder; the files lie in its `downloads/KIND`.
-        base: URL of a folder that has the files in its folders KIND, in place of their official addresses; left out,
-            $DCGAN_DIST_MIRROR where it is set.
+        cache: the cache's folder; the files are in its `downloads/KIND`.
+        base: URL of a folder that has the files in sub-folders KIND, to use instead of the official URLs; None for
+            $DCGAN_DIST_MIRROR, if that is set.
 
     Raises:
-        DataError: there is nothing to download of that kind or split, it cannot be reached, or its checksum is wrong.
+        DataError: that kind or split cannot be downloaded, is unreachable, or its checksum is wrong.
         StorageError: the disk is full or fails.
     """
     origin = _ORIGINS.get(kind)
@@ -103,18 +103,18 @@ def download(kind: str, split: str, cache: Path, *, base: str | None = None) -> 
     if files is None:
         raise DataError(f"split is {split!r}: {kind} has {' and '.join(origin.splits)}")
     mirror = base or os.environ.get(MIRROR_VARIABLE)
-    address = origin.address if not mirror else join_url(mirror, kind)
-    check_scheme(address)
+    folder_url = origin.url if not mirror else join_url(mirror, kind)
+    check_scheme(folder_url)
     folder = cache / "downloads" / kind
     pooch.get_logger().setLevel(logging.WARNING)  # its messages name temporary files
     with one_at_a_time(cache, f"download-{kind}"):
         for file in files:
-            _get(file, address, folder)
+            _get(file, folder_url, folder)
     return folder / files[0].name if len(files) == 1 else folder
 
 
-def _get(file: _File, address: str, folder: Path) -> None:
-    url, target = join_url(address, file.name), folder / file.name
+def _get(file: _File, folder_url: str, folder: Path) -> None:
+    url, target = join_url(folder_url, file.name), folder / file.name
     way_out = f"download it by hand to {target}, or give --input"
 
     def transfer(_: str, output: Any, __: Any) -> None:
@@ -127,19 +127,19 @@ def _get(file: _File, address: str, folder: Path) -> None:
     except DataError as error:
         raise DataError(f"{error}; or {way_out}") from error
     except ValueError as error:  # a wrong checksum
-        raise DataError(f"{shown(url)} has not the checksum md5:{file.md5} that it should have: {way_out}") from error
+        raise DataError(f"{shown(url)} does not have the expected checksum md5:{file.md5}: {way_out}") from error
     except OSError as error:
         raise StorageError(f"{str(target)!r} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
 def _progress(file: _File, part: Path) -> Iterator[None]:
-    """Tell how much of a file is there, in a line that a terminal rewrites."""
+    """Print how much of a file has been downloaded, in a line that is rewritten on a terminal."""
     done = threading.Event()
     is_terminal = sys.stderr.isatty()
     start = time.monotonic()
 
-    def tell() -> None:
+    def show() -> None:
         while not done.wait(TERMINAL_PERIOD_S if is_terminal else PLAIN_PERIOD_S):
             has = part.stat().st_size
             rate = has / (time.monotonic() - start)
@@ -150,10 +150,10 @@ def _progress(file: _File, part: Path) -> Iterator[None]:
             sys.stderr.write("\r" + " " * 79 + "\r")
             sys.stderr.flush()
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
+        thread.join()

@@ -1,4 +1,4 @@
-"""A stream as the first stage of a pipeline of the webdataset library, which only this module needs."""
+"""A stream as the first stage of a pipeline of the webdataset library; the only module that needs this library."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dcgan_dist.data.sample_stream import SampleStream
 
 
 class FluidStream(DataPipeline, FluidInterface):  # type: ignore[misc]  # the library has no types
-    """A `SampleStream` that takes further stages: ``.decode("rgb8").map(change).batched(32)``.
+    """A `SampleStream` to which stages can be added: ``.decode("rgb8").map(change).batched(32)``.
 
-    Each of them returns a pipeline of this class. All pipelines made of one stream share its position.
+    Each stage returns a pipeline of this class. All pipelines made from one stream share its position.
     """
 
     def __init__(self, source: SampleStream) -> None:
@@ -37,7 +37,7 @@ class FluidStream(DataPipeline, FluidInterface):  # type: ignore[misc]  # the li
         self.source.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """See `SampleStream`; samples that a later stage holds back, as `shuffle` does, count as handed out."""
+        """See `SampleStream`; samples that a later stage holds back, such as `shuffle`, count as yielded."""
         return self.source.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ class FluidStream(DataPipeline, FluidInterface):  # type: ignore[misc]  # the li
         collation_fn: Callable[[list[Any]], Any] | None = default_collation_fn,
         partial: bool = True,
     ) -> FluidStream:
-        """Make batches as the library does, but without reading a sample ahead, which a state would pass over."""
+        """Make batches as the library does, but without reading one sample ahead, which a saved state would skip."""
         pipeline: FluidStream = self.compose(_batched(batchsize, collation_fn, partial))
         return pipeline
 

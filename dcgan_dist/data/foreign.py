@@ -1,12 +1,12 @@
-"""Shards that someone else made: WebDataset tars with no manifest, indexed on first use.
+"""Shards made elsewhere: WebDataset tars without a manifest, indexed on first use.
 
-A sample is a run of members with the same key: one image (``KEY.jpg``, ``.png``, ``.webp``, …, or ``.raw`` for plain
-uint8 values of one square size; of ``KEY.png`` and ``KEY.mask.png`` the plain one, unless `image_member` says which),
-and a label in ``KEY.cls`` or under "label" in ``KEY.json`` where there is one. Members of other kinds are passed over.
-Nothing is unpickled or run.
+A sample is a sequence of consecutive members with the same key: one image (``KEY.jpg``, ``.png``, ``.webp``, …, or
+``.raw`` for plain uint8 values of one square size; of ``KEY.png`` and ``KEY.mask.png`` the plain one, unless
+`image_member` names another), and optionally a label in ``KEY.cls`` or under "label" in ``KEY.json``. Other members are
+ignored. Nothing is unpickled or executed.
 
-What is damaged is left out and written down in the manifest; the samples in front of it and behind it are kept. A
-sample that may have lost its label with it is left out too, if the others of the set have labels.
+Damaged samples are left out and recorded in the manifest; those before and after them are kept. A sample that may have
+lost its label because of the damage is left out too, if other samples of the set have labels.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from dcgan_dist.storage.cache import one_at_a_time
 
 _IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
 _RAW = "raw"
-# Raised when what is found in the same tars changes.
+# Increased when the index of the same tars changes.
 _REVISION = 3
-_LOOKED_AT = 16  # images whose size and colours tell what the set is
+_PROBED = 16  # images that are decoded to find the size and the channels of the set
 _MOST_CLASSES = 1 << 16
-_MOST_FAULTS = 100  # that are written down of a tar
+_MOST_FAULTS = 100  # recorded for a tar
 
 Label = int | str | None
 
@@ -52,13 +52,13 @@ class Tar:
     """A tar to be indexed.
 
     Attributes:
-        place: its path or address.
+        location: its path or URL.
         name: of its file.
-        state: what changes when the tar does, JSON's types.
-        content: gives its bytes; called more than once.
+        state: values of JSON types that change when the tar does.
+        content: returns its bytes; may be called more than once.
     """
 
-    place: str
+    location: str
     name: str
     state: tuple[int | str | None, ...]
     content: Callable[[], memoryview]
@@ -71,19 +71,19 @@ class _Sample:
     is_raw: bool
     label: Label = None
     attributes: Member | None = None
-    doubt: str = ""  # why its label may be lost
+    doubt: str = ""  # the reason if its label may be lost
 
 
 def index_tars(tars: Sequence[Tar], cache: Path, image_member: str | None = None) -> tuple[Manifest, tuple[Path, ...]]:
-    """Return a manifest of tars that have none, and the index file of each; made once for each state of the tars.
+    """Return a manifest of tars that have none, and the index file of each; both are cached for each state of the tars.
 
-    The manifest's image size is None, unless the images are raw; `made_with` has the size that the images have of
-    themselves (`own_size`), if it is one size that models take.
+    The manifest's image size is None, unless the images are raw; `made_with` has the original size of the images
+    (`own_size`), if it is the same for all and supported by models.
 
     Raises:
         DataError: no images, or raw images among others or of several sizes.
     """
-    states = [_REVISION, image_member, *((tar.place, *tar.state) for tar in tars)]
+    states = [_REVISION, image_member, *((tar.location, *tar.state) for tar in tars)]
     key = xxhash.xxh3_128_hexdigest(json.dumps(states).encode())
     folder = cache / "foreign" / key
     indexes = tuple(folder / f"{number:06d}.index" for number in range(len(tars)))
@@ -103,7 +103,7 @@ def _make(tars: Sequence[Tar], indexes: Sequence[Path], image_member: str | None
     tables: list[npt.NDArray[np.void]] = []
     labels: list[list[Label]] = []
     faults: list[list[Fault]] = []
-    doubts: list[dict[int, str]] = []  # why the label of a row may be lost
+    doubts: list[dict[int, str]] = []  # by row: the reason if its label may be lost
     raw_sizes: set[int] = set()
     others = 0
     for tar, index in zip(tars, indexes, strict=True):
@@ -140,9 +140,9 @@ def _make(tars: Sequence[Tar], indexes: Sequence[Path], image_member: str | None
             tables[shard] = np.delete(tables[shard], gone)
             labels[shard] = [label for row, label in enumerate(labels[shard]) if row not in set(gone)]
             shards[shard] = replace(shards[shard], samples=len(tables[shard]))
-    damage = [told for tar, found in zip(tars, faults, strict=True) for told in _told(tar.name, found)]
+    damage = [entry for tar, found in zip(tars, faults, strict=True) for entry in _entries(tar.name, found)]
     count = sum(map(len, tables))
-    named = f"{tars[0].place!r}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
+    named = f"{tars[0].location!r}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
     if not count:
         first = f"; damage at byte {damage[0]['offset']}: it {damage[0]['reason']}" if damage else ""
         members = "members such as KEY.jpg or KEY.png" if image_member is None else f"members KEY.{image_member}"
@@ -159,7 +159,7 @@ def _make(tars: Sequence[Tar], indexes: Sequence[Path], image_member: str | None
     size, channels = _raw_shape(raw_sizes.pop(), named) if raw_sizes else (None, None)
     own_size = size
     if channels is None:
-        own_size, channels = _look_at(tars, tables, named)
+        own_size, channels = _probe(tars, tables, named)
     return Manifest(
         image_size=size,
         channels=channels,
@@ -172,42 +172,42 @@ def _make(tars: Sequence[Tar], indexes: Sequence[Path], image_member: str | None
     )
 
 
-def _told(shard: str, faults: Sequence[Fault]) -> list[LeftOut]:
-    """Return what the manifest says of the faults of a tar."""
-    told: list[LeftOut] = [
+def _entries(shard: str, faults: Sequence[Fault]) -> list[LeftOut]:
+    """Return the manifest's entries of the faults of a tar."""
+    entries: list[LeftOut] = [
         {"shard": shard, "offset": fault.offset, "bytes": fault.size, "reason": f"{fault.reason}: {fault.advice}"}
         for fault in sorted(faults, key=lambda fault: fault.offset)
     ]
-    if len(told) > _MOST_FAULTS:
-        rest = told[_MOST_FAULTS:]
-        reason, lost = f"has {len(rest)} more places like these", sum(fault["bytes"] for fault in rest)
-        told[_MOST_FAULTS:] = [{"shard": shard, "offset": rest[0]["offset"], "bytes": lost, "reason": reason}]
-    return told
+    if len(entries) > _MOST_FAULTS:
+        rest = entries[_MOST_FAULTS:]
+        reason, lost = f"has {len(rest)} more faults like these", sum(fault["bytes"] for fault in rest)
+        entries[_MOST_FAULTS:] = [{"shard": shard, "offset": rest[0]["offset"], "bytes": lost, "reason": reason}]
+    return entries
 
 
 def _read(archive: memoryview, image_member: str | None) -> tuple[list[_Sample], list[Fault]]:
-    """Find the samples of a tar that have an image, and all that is wrong with it."""
+    """Return the samples of a tar that have an image, and the faults of the tar."""
     samples: list[_Sample] = []
     faults: list[Fault] = []
     if not len(archive):
         return [], [Fault(0, 0, "is empty")]
     key: str | None = None
     found: dict[str, Member] = {}
-    beside: Fault | None = None  # damage in this sample or right in front of it
+    nearby: Fault | None = None  # damage in this sample or directly before it
     for part in chain(scan(archive), [Member("\0.end", 0, 0)]):
         if isinstance(part, Fault):
             faults.append(part)
-            beside = part
+            nearby = part
             continue
         name = split_name(part.name)
         if name is None:
             continue
         if name[0] != key:
             if key is not None and found:
-                _add_sample(samples, faults, key, found, archive, beside, image_member)
-            # What lies between two samples may have been a part of either.
+                _add_sample(samples, faults, key, found, archive, nearby, image_member)
+            # A damaged member between two samples may belong to either of them.
             last = max((member.offset for member in found.values()), default=0)
-            beside = beside if beside is not None and beside.offset >= last else None
+            nearby = nearby if nearby is not None and nearby.offset >= last else None
             key, found = name[0], {}
         extension = name[1]
         if extension in found:
@@ -223,10 +223,10 @@ def _add_sample(
     key: str,
     found: dict[str, Member],
     archive: memoryview,
-    beside: Fault | None,
+    nearby: Fault | None,
     image_member: str | None,
 ) -> None:
-    """Add a sample to the others, unless it has no image or several, and what is wrong with it to the faults."""
+    """Add a sample, unless it has no image or several, to `samples`, and its problems to `faults`."""
     images = image_extensions(found, _IMAGES | {_RAW}, image_member)
     if not images:
         return
@@ -239,8 +239,8 @@ def _add_sample(
             faults.append(Fault(image.offset, lost, f"has an image of {image.size} bytes at byte {image.offset}"))
         return
     sample = _Sample(key, image, images[0].endswith(_RAW), attributes=found.get("json"))
-    if beside is not None:
-        sample.doubt = f"has an image at byte {image.offset} without its label, beside damage at byte {beside.offset}"
+    if nearby is not None:
+        sample.doubt = f"has an image at byte {image.offset} without its label, next to damage at byte {nearby.offset}"
     if member := sample.attributes:
         try:
             content = json.loads(bytes(archive[member.offset : member.offset + member.size]))
@@ -257,14 +257,14 @@ def _add_sample(
 
 
 def _classes(labels: Iterator[Label]) -> tuple[tuple[str, ...], dict[Label, int]]:
-    """Return the names of the classes, and the number of each label."""
+    """Return the names of the classes, and the class of each label."""
     known = {label for label in labels if label is not None}
     numbers = [int(label) for label in known if isinstance(label, int)]
     if len(numbers) == len(known) and all(0 <= number < _MOST_CLASSES for number in numbers):
         return tuple(map(str, range(max(numbers, default=-1) + 1))), {number: number for number in numbers}
     names = sorted({str(label) for label in known})
-    place = {name: number for number, name in enumerate(names)}
-    return tuple(names), {label: place[str(label)] for label in known}
+    order = {name: number for number, name in enumerate(names)}
+    return tuple(names), {label: order[str(label)] for label in known}
 
 
 def _raw_shape(length: int, named: str) -> tuple[int, int]:
@@ -275,12 +275,12 @@ def _raw_shape(length: int, named: str) -> tuple[int, int]:
     raise DataError(f"{named}: {length} bytes are no raw square image of {', '.join(map(str, IMAGE_SIZES))} pixels")
 
 
-def _look_at(tars: Sequence[Tar], tables: Sequence[npt.NDArray[np.void]], named: str) -> tuple[int | None, int]:
-    """Return the size that some images from all over the set have, if it is one that models take, and the channels."""
+def _probe(tars: Sequence[Tar], tables: Sequence[npt.NDArray[np.void]], named: str) -> tuple[int | None, int]:
+    """Return size and channels of some images spread over the set; the size is None unless all have a supported one."""
     ends = np.cumsum([len(table) for table in tables])
     shapes: set[tuple[int, ...]] = set()
     grey = True
-    for item in np.unique(np.linspace(0, ends[-1] - 1, _LOOKED_AT).astype(int)):
+    for item in np.unique(np.linspace(0, ends[-1] - 1, _PROBED).astype(int)):
         shard = int(np.searchsorted(ends, item, side="right"))
         record = tables[shard][item - ends[shard]]
         offset = int(record["offset"])
@@ -288,7 +288,7 @@ def _look_at(tars: Sequence[Tar], tables: Sequence[npt.NDArray[np.void]], named:
         try:
             image = decode(content, 3)
         except DataError:
-            continue  # met again, and reported, when the images are streamed
+            continue  # reported later, when the images are streamed
         shapes.add(image.shape[:2])
         grey = grey and bool((image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all())
     if not shapes:

@@ -1,4 +1,4 @@
-"""Single images: decoding what people have, fitting it to a square of S x S pixels, and encoding it for shards.
+"""Single images: decode files of many formats, fit them to a square of S x S pixels, and encode them for shards.
 
 Images are uint8 arrays of shape (rows, columns, channels), with 1 channel (grey) or 3 (red, green, blue).
 """
@@ -25,13 +25,13 @@ Pixels = npt.NDArray[np.uint8]
 Encoding = Literal["jpg", "png", "raw"]
 Fitting = Literal["crop", "pad", "stretch"]
 
-# Pillow's readers of other formats are not asked: some start programs, and none is needed for photographs.
+# Pillow's readers of other formats are not used: some start programs, and photographs need none of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif"),
 )
-# Of files that lie beside images and are none, whatever they hold.
+# Suffixes of files in the same folders as images that are never images, whatever their content.
 NO_IMAGES = (
     *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".rst", ".html", ".htm", ".pdf"),
     *(
@@ -54,12 +54,12 @@ NO_IMAGES = (
     *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".parquet", ".mp4", ".mov", ".mp3", ".wav"),
 )
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"II*\0", b"MM\0*")
-# Pillow refuses longer texts and colour profiles in a PNG; ours are of whole files of at most 256 MiB.
+# Pillow refuses longer texts and colour profiles in a PNG by default; our limit on files (256 MiB) is enough.
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 26
 MAX_PIXELS = 100_000_000
 JPEG_QUALITY = 95
 
-# What Pillow's and simplejpeg's readers raise on damaged content.
+# The errors of Pillow's and simplejpeg's readers on damaged content.
 _DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -73,11 +73,11 @@ _DECODER_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-# What tells of an orientation in a JPEG stands in its first segments, of less than 64 KiB each.
+# The orientation of a JPEG is in its first segments, of less than 64 KiB each.
 _TURNED_REACH = 1 << 17
 _TURNED_MARKS = (b"Exif\0\0", b"tiff:Orientation")
 _ORIENTATION = 0x0112  # the EXIF tag; 1 means upright
-# Flags of an extended WebP: colour profile, transparency, EXIF, XMP (which may tell of an orientation), animation.
+# Flags of an extended WebP: colour profile, transparency, EXIF and XMP (which may have an orientation), animation.
 _WEBP_EXTRAS = 0x20 | 0x10 | 0x08 | 0x04 | 0x02
 _SCALES = (8, 4, 2)
 
@@ -85,25 +85,25 @@ _SCALES = (8, 4, 2)
 def decode(content: bytes, channels: int = 3) -> Pixels:
     """Decode an image file of one of `FORMATS` to an array of shape (rows, columns, channels).
 
-    The format is told by the content, not by a name. Of an animation the first frame is taken; EXIF orientation is
-    applied; transparent pixels are laid over white; palettes, CMYK and 16-bit values become 8-bit RGB or grey; a colour
+    The content decides the format, not the name. Of an animation, the first frame is used; EXIF orientation is applied;
+    transparent pixels are composed over white; palettes, CMYK and 16-bit values become 8-bit RGB or grey; a colour
     profile other than sRGB is converted.
 
     Raises:
-        DataError: not such an image, damaged or cut short, or of more than `MAX_PIXELS` pixels.
+        DataError: it is not such an image, damaged, truncated, or has more than `MAX_PIXELS` pixels.
     """
     return _to_channels(_decoded(content, None, None)[0], channels)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What images are made into.
+    """The form that images are converted to.
 
     Attributes:
         size: side in pixels.
         channels: 1 (grey) or 3 (colour).
         fitting: how they are made square; see `fit`.
-        white: which value of an image of more than 8 bits becomes white; see `colours.to_eight_bits`.
+        white: the value of an image of more than 8 bits that becomes white; see `colours.to_eight_bits`.
     """
 
     size: int
@@ -113,12 +113,12 @@ class Target:
 
 
 def decode_fitted(content: bytes, target: Target) -> tuple[Pixels, Remarks]:
-    """Decode an image file and `fit` it: as `decode` and `fit` one after the other, but faster for large JPEGs.
+    """Decode an image file and `fit` it: the same as `decode` followed by `fit`, but faster for large JPEGs.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its resolution where at least twice as many pixels as wanted
-    are left of its shorter side: it then keeps all frequencies that `fit` does. Photographs of 256 pixels fitted to 64
-    differ from the slow way by 0.4 of 255 grey levels on average (49 dB). The centre that is kept may lie a quarter of
-    a new pixel elsewhere, since it starts at a whole pixel.
+    A JPEG is decoded at a half, a quarter or an eighth of its resolution if its shorter side then still has at least
+    twice the wanted number of pixels, so that it keeps all frequencies that `fit` keeps. Photographs of 256 pixels
+    fitted to 64 differ from the slow way by 0.4 of 255 grey levels on average (49 dB). The crop may be shifted by a
+    quarter of a new pixel, since it starts at a whole pixel.
 
     Raises:
         DataError: see `decode`.
@@ -129,7 +129,7 @@ def decode_fitted(content: bytes, target: Target) -> tuple[Pixels, Remarks]:
 
 
 def _decoded(content: bytes, size: int | None, white: float | None) -> tuple[Pixels, Remarks]:
-    """Return the image of shape (rows, columns, 1 or 3), perhaps smaller than it is where `size` is what is needed."""
+    """Return the image, shape (rows, columns, 1 or 3); it may have a lower resolution if `size` is given."""
     try:
         image: Pixels | None = None
         if content[:3] == b"\xff\xd8\xff":
@@ -140,21 +140,21 @@ def _decoded(content: bytes, size: int | None, white: float | None) -> tuple[Pix
         if image is not None:
             return image, Remarks()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # each image that Pillow finds odd would be a line
+            warnings.simplefilter("ignore")  # Pillow would print a line for each unusual image
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 _check_pixels(*opened.size)
                 deep = is_deep(opened)
                 return _to_array(ImageOps.exif_transpose(opened), deep, white)
     except DataError:
         raise
-    except UnidentifiedImageError as error:  # whose text has an address in memory, another one each time
+    except UnidentifiedImageError as error:  # its text has a memory address, which would differ between runs
         raise DataError("it is no readable image (its format is none of those known)") from error
     except _DECODER_ERRORS as error:
         raise DataError(f"it is no readable image ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
 def looks_like_image(content: bytes) -> bool:
-    """Whether a file begins as one of `FORMATS` does."""
+    """Return whether a file begins with the magic bytes of one of `FORMATS`."""
     return (
         content.startswith(_BEGINNINGS)
         or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
@@ -164,7 +164,7 @@ def looks_like_image(content: bytes) -> bool:
 
 
 def _is_turned(content: bytes) -> bool:
-    """Whether a JPEG is to be turned or mirrored."""
+    """Return whether a JPEG has an orientation other than upright."""
     if all(content.find(mark, 0, _TURNED_REACH) < 0 for mark in _TURNED_MARKS):
         return False
     with warnings.catch_warnings():
@@ -174,13 +174,13 @@ def _is_turned(content: bytes) -> bool:
 
 
 def _decode_plain_jpeg(content: bytes, size: int | None) -> Pixels | None:
-    """Decode a JPEG three times as fast as Pillow, with the same result; None for one that Pillow should look at."""
+    """Decode a JPEG three times as fast as Pillow, with the same result; return None if Pillow should decode it."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         _check_pixels(width, height)
         if colours not in ("YCbCr", "Gray"):
             return None
-        # The content's size alone decides, so that every machine makes the same image.
+        # Only the image's size decides, so that every machine computes the same image.
         scale = 1 if size is None else next((scale for scale in _SCALES if min(height, width) >= 2 * size * scale), 1)
         image: Pixels = simplejpeg.decode_jpeg(
             content,
@@ -191,13 +191,13 @@ def _decode_plain_jpeg(content: bytes, size: int | None) -> Pixels | None:
         )
     except DataError:
         raise
-    except ValueError:  # also of harmless oddities, such as stray bytes between two segments
+    except ValueError:  # also raised for harmless irregularities, such as stray bytes between two segments
         return None
     return image
 
 
 def _decode_plain_webp(content: bytes) -> Pixels | None:
-    """Decode a WebP twice as fast as Pillow, with the same result; None for one that Pillow should look at."""
+    """Decode a WebP twice as fast as Pillow, with the same result; return None if Pillow should decode it."""
     if content[12:16] == b"VP8X" and content[20:21] != b"" and content[20] & _WEBP_EXTRAS:
         return None
     try:
@@ -247,17 +247,17 @@ def _to_channels(array: Pixels, channels: int) -> Pixels:
 
 
 def fit(image: Pixels, size: int, channels: int, fitting: Fitting = "crop") -> Pixels:
-    """Return an image at `size` x `size` pixels, shape (size, size, channels).
+    """Resize an image to a square, shape (size, size, channels).
 
-    Shrinking averages over the exact area of each new pixel, in integers (no aliasing, the same on every machine); a
-    smaller image is enlarged bilinearly.
+    Downscaling averages over the exact area of each new pixel, in integers (no aliasing, equal on every machine);
+    upscaling is bilinear.
 
     Args:
         image: shape (rows, columns, 1 or 3).
-        size: side of the square to make.
+        size: side of the square in pixels.
         channels: 1 (grey) or 3 (colour).
-        fitting: `crop` makes the shorter side `size` long and takes the central square; `pad` makes the longer side
-            `size` long and fills up with black; `stretch` makes each side `size` long.
+        fitting: `crop` scales the shorter side to `size` and crops the centre; `pad` scales the longer side to `size`
+            and pads with black; `stretch` scales each side to `size`.
     """
     rows, columns = image.shape[:2]
     side = min(rows, columns)
@@ -276,7 +276,7 @@ def fit(image: Pixels, size: int, channels: int, fitting: Fitting = "crop") -> P
 
 
 def cut_off(image: Pixels, fitting: Fitting) -> int:
-    """Return how much of an image `fit` leaves out, in millionths."""
+    """Return the share of an image that `fit` cuts off, in millionths."""
     rows, columns = image.shape[:2]
     return 1_000_000 - 1_000_000 * min(rows, columns) // max(rows, columns) if fitting == "crop" else 0
 
@@ -288,7 +288,7 @@ def _fit_square(square: Pixels, size: int) -> Pixels:
 
 
 def _resized(image: Pixels, rows: int, columns: int) -> Pixels:
-    """Return an image with that many rows and columns, each of them shrunk by areas or enlarged bilinearly."""
+    """Resize an image; each axis is downscaled by area averages or upscaled bilinearly."""
     old_rows, old_columns, channels = image.shape
     if (rows, columns) == (old_rows, old_columns):
         return np.ascontiguousarray(image)
@@ -306,7 +306,7 @@ def _resized(image: Pixels, rows: int, columns: int) -> Pixels:
 
 
 def _whole_areas(square: Pixels, factor: int) -> Pixels:
-    """Average over areas of `factor` x `factor` whole pixels, rounded half up."""
+    """Return the averages over areas of `factor` x `factor` pixels, rounded half up."""
     side, _, channels = square.shape
     size, area = side // factor, factor * factor
     whole = np.uint16 if 256 * area <= 1 << 16 else np.uint32
@@ -322,9 +322,9 @@ def _whole_areas(square: Pixels, factor: int) -> Pixels:
 
 
 def _area_sums(rows: npt.NDArray[np.integer], size: int, most: int) -> npt.NDArray[np.integer]:
-    """Add up `rows` (n, m) over `size` equal stretches of length n, where each row has the length `size`.
+    """Sum `rows` (n, m) over `size` equal intervals of length n, where each row has the length `size`.
 
-    No sum is more than `most`.
+    No sum exceeds `most`, which decides the integer type.
     """
     count = len(rows)
     whole = np.int64 if most >= 1 << 31 else np.int32
@@ -345,8 +345,8 @@ def _area_sums(rows: npt.NDArray[np.integer], size: int, most: int) -> npt.NDArr
 def encode(image: Pixels, encoding: Encoding) -> bytes:
     """Return the bytes that a shard stores for an image of shape (rows, columns, 1 or 3).
 
-    `jpg` is JPEG of quality 95 with the colours at full resolution (4:4:4), since at 64x64 pixels halved ones show;
-    `png` and `raw` (the values in the order rows, columns, channels) lose nothing.
+    `jpg` is JPEG of quality 95 with the colours at full resolution (4:4:4), since halved colours are visible at 64x64
+    pixels; `png` and `raw` (the values in the order rows, columns, channels) are lossless.
     """
     image = np.ascontiguousarray(image)
     if encoding == "raw":
@@ -362,7 +362,7 @@ def encode(image: Pixels, encoding: Encoding) -> bytes:
 
 
 def decode_stored(content: bytes, encoding: str, size: int, channels: int) -> Pixels:
-    """Decode an image as `encode` wrote it; shape (size, size, channels).
+    """Decode an image encoded by `encode`; shape (size, size, channels).
 
     Raises:
         DataError: it is damaged, or has another shape.

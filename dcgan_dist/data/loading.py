@@ -1,8 +1,8 @@
-"""Processes that fill shared memory with batches.
+"""Loader processes that write batches into shared memory.
 
-Each process has a row of slots in memory that it shares with the one that started it, and fills them in turn; what is
-small comes through a pipe. Nothing else is shared, neither locks nor names in the file system: a process that is
-killed leaves nothing behind and holds up nobody, and when the one that started them is gone, they end by themselves.
+Each process shares a ring of slots in memory with its parent and fills them in turn; small data comes through a pipe.
+Nothing else is shared, neither locks nor names in the file system: a killed process leaves nothing behind and blocks no
+other, and if the parent dies, the processes end by themselves.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ _SECONDS_TO_END = 2.0  # after that a process is killed
 
 
 class SharedFlag:
-    """Something that has happened or not, known to several processes without a lock; it travels to those started."""
+    """A flag shared by several processes without a lock; it can be passed to a process when that is started."""
 
     def __init__(self) -> None:
         self._value = multiprocessing.get_context("spawn").RawValue(ctypes.c_bool, False)
 
     def set(self) -> None:
-        """Say that it has happened."""
+        """Set the flag."""
         self._value.value = True
 
     def is_set(self) -> bool:
-        """Whether it has happened."""
+        """Return whether the flag is set."""
         return bool(self._value.value)
 
 
 class LoaderProcesses(Generic[Answer]):
-    """Processes that answer numbers in turn, each answer with a slot of memory.
+    """Processes that answer numbers in turn, each answer with a slot of shared memory.
 
     Args:
-        fill: called in the processes with a number and the slot to fill, gives the answer; all of it, and the answers,
-            must be fit for pickling.
+        fill: called in the processes with a number and the slot to fill, returns the answer; it and the answers must be
+            picklable.
         count: number of processes.
-        slots: slots of each process: how many numbers may wait for it.
+        slots: slots of each process, which is also the number of requests that may wait for it.
         slot_size: bytes of a slot.
     """
 
     def __init__(self, fill: Callable[[int, memoryview], Answer], count: int, slots: int, slot_size: int) -> None:
-        # A forked copy of a process with threads (CUDA, gloo, fsspec) may hang; a new one does not.
+        # Spawned: a forked copy of a process with threads (CUDA, gloo, fsspec) can hang.
         context = multiprocessing.get_context("spawn")
         self.free = count * slots
         self._waiting: deque[tuple[_Process, memoryview]] = deque()
@@ -62,7 +62,7 @@ class LoaderProcesses(Generic[Answer]):
                 with starting_processes():
                     shared = context.RawArray(ctypes.c_uint8, slots * slot_size)
                     here, there = context.Pipe()
-                    # A daemon: one that is left running ends with this process.
+                    # A daemon, so that it ends with this process.
                     process = context.Process(target=_serve, args=(there, shared, slots, fill), daemon=True)
                     self._processes.append(_Process(process, here, _cut(shared, slots)))
                     process.start()
@@ -71,11 +71,11 @@ class LoaderProcesses(Generic[Answer]):
             self.close()
             raise
         self._turn = itertools.cycle(self._processes)
-        # multiprocessing would end them at this process's exit by SIGTERM, which they leave to it.
+        # At exit, multiprocessing would send them SIGTERM, which they block (see `shielding`), and then wait forever.
         atexit.register(self.close)
 
     def ask(self, number: int) -> None:
-        """Let the next process work on a number; a slot must be free.
+        """Send a number to the next process; a slot must be free.
 
         Raises:
             WorkerFailed: that process has died.
@@ -91,7 +91,7 @@ class LoaderProcesses(Generic[Answer]):
         self._waiting.append((process, slot))
 
     def answer(self) -> tuple[Answer, memoryview] | None:
-        """Wait for the answer to the oldest number, None where there is none; the slot stays as it is until `ask`.
+        """Wait for the answer to the oldest number; None if there is none. The slot is not changed before `ask`.
 
         Raises:
             WorkerFailed: its process has died.
@@ -118,7 +118,7 @@ class LoaderProcesses(Generic[Answer]):
 
 
 class _Process:
-    """One of the processes, as the one that started it sees it."""
+    """One of the processes, seen from its parent."""
 
     def __init__(self, process: Any, pipe: Connection[Any, Any], slots: list[memoryview]) -> None:
         self._process = process
@@ -126,14 +126,14 @@ class _Process:
         self.slots = itertools.cycle(slots)
 
     def failure(self) -> WorkerFailed:
-        """Return the error that says how it ended."""
+        """Return the error that describes how it ended."""
         self._process.join(_SECONDS_TO_END)
         code = self._process.exitcode
         how = f"was killed by signal {-code} (too little memory?)" if code and code < 0 else f"ended with status {code}"
         return WorkerFailed(f"a process that loads images {how}: run it again, or set data.workers to 0")
 
     def end(self) -> None:
-        """Wait for its end, and bring it about if need be."""
+        """Wait for its end; kill it if it does not end."""
         if self._process.pid is None:  # it was never started
             return
         self._process.join(_SECONDS_TO_END)
@@ -149,7 +149,7 @@ def _cut(shared: Any, slots: int) -> list[memoryview]:
 
 
 def _serve(pipe: Connection[Any, Any], shared: Any, slots: int, fill: Callable[[int, memoryview], Any]) -> None:
-    """Answer numbers until there is nobody to answer."""
+    """Answer numbers until the parent closes the pipe or dies."""
     keep_streams()
     for slot in itertools.cycle(_cut(shared, slots)):
         try:

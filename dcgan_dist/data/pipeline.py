@@ -1,9 +1,9 @@
-"""A set of shards for pipelines of others: the webdataset library's, or a DataLoader of one's own.
+"""A set of shards for other pipelines: those of the webdataset library, or your own DataLoader.
 
 ::
 
     stream() -> SampleStream, an IterableDataset: {"__key__": …, "__url__": …, "jpg": bytes, "cls": bytes}, …
-             -> FluidStream, where webdataset is installed: the same with .decode().map().batched()
+             -> FluidStream, if webdataset is installed: the same with .decode().map().batched()
 """
 
 from __future__ import annotations
@@ -39,27 +39,28 @@ def stream(
     """Return the samples of a set of shards, in the order in which a run with these settings reads their images.
 
     Args:
-        path: what `data.path` takes: a folder or URL of shards, a tar, a brace list of tars, or ``rooms:N``.
+        path: as `data.path`: a folder or URL of shards, a tar, a brace list of tars, or ``rooms:N``.
         batch_size: samples of a global batch, over all ranks. An epoch leaves out the last partial batch.
-        seed: seed of the order.
-        rank: which part of each batch to give.
+        seed: of the order.
+        rank: which part of each batch to return.
         world_size: number of parts.
-        start: number of the first batch, counted on over the epochs.
-        epochs: how many epochs an iteration gives; None for no end.
-        decoded: give images as a run sees them (uint8, shape (image_size, image_size, channels)), `cls` as the number
-            of the class and `json` as a value; else all members as bytes, as `webdataset.WebDataset` does.
-        on_damage: `skip` leaves damaged samples out and logs them, `fail` raises.
-        image_size: side of decoded images of any size in pixels; left out, the set's own, else 64.
-        channels: 1 or 3; left out, what the set has.
+        start: number of the first batch, counted across epochs.
+        epochs: number of epochs of an iteration; None for an endless one.
+        decoded: return images as a run sees them (uint8, shape (image_size, image_size, channels)), `cls` as the number
+            of the class and `json` parsed; else all members as bytes, as `webdataset.WebDataset` does.
+        on_damage: `skip` leaves out damaged samples and logs them, `fail` raises.
+        image_size: side in pixels of decoded images if the stored ones have different sizes; None for the set's own,
+            else 64.
+        channels: 1 or 3; None for the set's own.
         image_member: extension of the images in tars made elsewhere.
-        cache: folder for made and downloaded files; left out, the host's.
-        cache_gib: most GiB of downloaded shards that are kept.
+        cache: folder for created and downloaded files; None for the host's.
+        cache_gib: maximum GiB of downloaded shards.
 
     Returns:
-        A `FluidStream` where webdataset is installed, else a `SampleStream`.
+        A `FluidStream` if webdataset is installed, else a `SampleStream`.
 
     Raises:
-        ConfigError: a number is none, or out of range.
+        ConfigError: a number has a wrong type or is out of range.
         DataError: there are no such shards, or fewer samples than one batch.
     """
     numbers = {"batch_size": (batch_size, 1), "seed": (seed, 0), "rank": (rank, 0), "start": (start, 0)}
@@ -72,7 +73,7 @@ def stream(
         raise ConfigError(f"epochs is {epochs}: take 1 or more, or None for no end")
     if on_damage not in ("skip", "fail"):
         raise ConfigError(f"on_damage is {on_damage!r}: take 'skip' or 'fail'")
-    with heard_by(lambda _line: None):  # rooms may have to be made first, which commands tell the progress of
+    with heard_by(lambda _line: None):  # drawing rooms would print its progress, which is for commands only
         dataset = open_dataset(
             path,
             image_size=image_size,
@@ -84,7 +85,7 @@ def stream(
         )
     if batch_size > dataset.count:
         raise DataError(f"batch_size is {batch_size}, but {dataset.path!r} has {dataset.count} images: take fewer")
-    yield_idle_cores()  # the next import is the one of torch
+    yield_idle_cores()  # before the next import, which is the first of torch
     from dcgan_dist.data.sample_stream import SampleStream
 
     order = {"seed": seed, "batch_size": batch_size, "rank": rank, "world_size": world_size}

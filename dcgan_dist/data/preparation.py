@@ -1,4 +1,4 @@
-"""What `prepare` does with its settings: make shards of a source, or check a set of them."""
+"""The work of `prepare`: write the shards of a source, or check a set of shards."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dcgan_dist.config import IMAGE_SIZES, PrepareConfig
 from dcgan_dist.data.colours import Remarks
 from dcgan_dist.data.downloads import download
 from dcgan_dist.data.manifest import Manifest
-from dcgan_dist.data.mending import mend_shards
 from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.data.repair import repair_shards
 from dcgan_dist.data.shards import Recipe, find_finished, made_with, write_shards
 from dcgan_dist.data.sources import Source, open_source
 from dcgan_dist.data.verification import verify
@@ -28,12 +28,12 @@ DARK = 1 << 15  # no 16-bit picture of ordinary light stays below half of its ra
 
 
 def prepare(config: PrepareConfig, pool: TaskPool) -> None:
-    """Make the shards that `config` asks for, or check those of `config.verify`, and print what came of it.
+    """Write the shards that `config` describes, or check those of `config.verify`, and print the result.
 
     Raises:
         ConfigError, DataError: a setting, the source or the output cannot be used.
         StorageError: the disk is full or fails.
-        DcganDistError: shards that were checked are damaged.
+        DcganDistError: the checked shards are damaged.
     """
     if config.verify is not None:
         _check(config.verify, pool)
@@ -81,9 +81,9 @@ def _recipe(config: PrepareConfig, source: Source) -> Recipe:
 
 def _make(config: PrepareConfig, source: Source, output: str, pool: TaskPool) -> None:
     recipe = _recipe(config, source)
-    mended = mend_shards(source, recipe, output, pool)
-    if mended:
-        tell(f"{output}: made {len(mended)} missing or cut shards anew ({', '.join(mended[:LISTED])})")
+    repaired = repair_shards(source, recipe, output, pool)
+    if repaired:
+        tell(f"{output}: made {len(repaired)} missing or cut shards again ({', '.join(repaired[:LISTED])})")
     finished = find_finished(output, made_with(source, recipe))
     if finished is not None:
         tell(
@@ -97,10 +97,10 @@ def _make(config: PrepareConfig, source: Source, output: str, pool: TaskPool) ->
         manifest = write_shards(source, recipe, output, pool=pool, max_bad=config.max_bad, report=progress)
     finally:
         progress.close()
-    _tell_made(output, manifest, source, time.monotonic() - start)
+    _print_result(output, manifest, source, time.monotonic() - start)
 
 
-def _tell_made(output: str, manifest: Manifest, source: Source, seconds: float) -> None:
+def _print_result(output: str, manifest: Manifest, source: Source, seconds: float) -> None:
     for line in _warnings(manifest):
         tell(line, to_stderr=True)
     side, colour = manifest.image_size, "grey" if manifest.channels == 1 else "colour"
@@ -112,11 +112,11 @@ def _tell_made(output: str, manifest: Manifest, source: Source, seconds: float) 
 
 
 def _left_out(manifest: Manifest, source: Source) -> str:
-    """Return how many inputs are not in a set, by their reasons."""
+    """Return the number of inputs that were left out, by reason."""
     reasons = Counter(entry["reason"].partition(" (")[0] for entry in manifest.skipped)
-    if source.passed_over:
-        ends = ", ".join(f"{number:,} {end}" for end, number in source.passed_over.most_common(LISTED))
-        reasons[f"no pictures by their names: {ends}"] = source.passed_over.total()
+    if source.ignored:
+        ends = ", ".join(f"{number:,} {end}" for end, number in source.ignored.most_common(LISTED))
+        reasons[f"not images by their names: {ends}"] = source.ignored.total()
     parts = [f"{number:,} ({reason})" for reason, number in reasons.most_common(LISTED)]
     more = reasons.total() - sum(number for _, number in reasons.most_common(LISTED))
     if not parts:
@@ -125,7 +125,7 @@ def _left_out(manifest: Manifest, source: Source) -> str:
 
 
 def _cut_off(manifest: Manifest) -> str:
-    """Return how much of the images is not in a set, since it was cut off to make them square."""
+    """Return the share of the images that was cut off to make them square."""
     share = manifest.remarks.get("cut", 0) / 1_000_000 / manifest.count
     if not share:
         return "nothing cut off"
@@ -133,7 +133,7 @@ def _cut_off(manifest: Manifest) -> str:
 
 
 def _warnings(manifest: Manifest) -> Iterator[str]:
-    """Return what a person should look at, a line each."""
+    """Yield one line for each thing that a person should check."""
     if manifest.skipped:
         named = "; ".join(f"{entry['input']!r}: {entry['reason']}" for entry in manifest.skipped[:LISTED])
         more = len(manifest.skipped) - LISTED
@@ -166,8 +166,8 @@ def _check(location: str, pool: TaskPool) -> None:
     if checked.findings:
         for line in checked.findings:
             tell(line)
-        mend = "delete these files alone and run the same prepare again, it makes them anew"
-        way_out = mend if checked.has_manifest else "make or copy it again"
+        repair = "delete only these files and run the same prepare again, which makes them again"
+        way_out = repair if checked.has_manifest else "make or copy it again"
         raise DcganDistError(f"{location} is damaged ({len(checked.findings)} findings): {way_out}")
-    known = "are whole" if checked.has_manifest else "can be read; without a manifest, no more can be told"
+    known = "are intact" if checked.has_manifest else "can be read; without a manifest, nothing more can be checked"
     tell(f"{location}: {checked.images:,} images in {checked.shards} shards {known}")

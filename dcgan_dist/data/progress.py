@@ -1,4 +1,4 @@
-"""One line that tells how far a long task is: rewritten in place on a terminal, now and then a new one elsewhere."""
+"""The progress line of a long task: rewritten on a terminal, otherwise a new line every few seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLAIN_PERIOD_S = 5.0
 
 
 class ProgressLine:
-    """Prints the rate, the share done and the time left; call it as often as you like."""
+    """Prints the rate, the share done and the time left. It may be called often: it prints only every few seconds."""
 
     def __init__(self, what: str, stream: TextIO | None = None) -> None:
         self._what = what
@@ -23,19 +23,19 @@ class ProgressLine:
         self._width = 0
 
     def __call__(self, done: int, share: float, bad: int, found: int = 0) -> None:
-        """Tell of the progress.
+        """Print the progress, if it is time for it.
 
         Args:
-            done: how many images are done.
-            share: how much of the whole they are, in [0, 1].
+            done: number of images done.
+            share: share of the whole that is done, in [0, 1].
             bad: number of unreadable inputs.
-            found: how many of the images had been done before this began.
+            found: number of the images that a previous run had done.
         """
         if self._is_due():
             self._write(describe(self._what, done, share, bad, self._printed - self._start, found))
 
     def state(self, words: str) -> None:
-        """Tell how far something is whose steps cannot be counted beforehand, and for how long it has been going on."""
+        """Print the state of a task of unknown length, and the time since its start, if it is time for it."""
         if self._is_due():
             self._write(f"{self._what}: {words}, {_clock(self._printed - self._start)}")
 

@@ -1,4 +1,4 @@
-"""Tars on storage elsewhere of which nothing is known but their addresses: indexed once, then fetched as needed."""
+"""Remote tars without a manifest, given by their URLs: downloaded and indexed once, then downloaded as needed."""
 
 from __future__ import annotations
 
@@ -37,20 +37,21 @@ def copy_name(shard: Shard) -> str:
 def index_remote(
     urls: Sequence[str], cache: Path, cache_gib: float | None, image_member: str | None = None
 ) -> tuple[Manifest, tuple[Path, ...]]:
-    """Return manifest and indexes of tars of which nothing is known but their addresses.
+    """Return manifest and indexes of remote tars that have none.
 
-    Each is downloaded once for that, and then is a copy in the cache like others, which may go and be fetched again.
+    Each tar is downloaded once for that. Afterwards its copy in the cache may be removed and downloaded again, like any
+    other.
 
     Args:
         urls: the tars.
         cache: this host's cache.
-        cache_gib: most GiB of copies in it; None for as many as leave a tenth of the disk free.
+        cache_gib: maximum GiB of copies in it; None leaves a tenth of the disk free.
         image_member: see `index_tars`.
 
     Raises:
-        DataError: a tar is not there, or there are no images in them.
+        DataError: a tar does not exist, or there are no images in the tars.
         StorageError: the cache's disk is full.
-        Unreachable: the storage was not reached, and they are not indexed yet.
+        Unreachable: the storage was not reached, and the tars are not indexed yet.
     """
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         states = list(pool.map(lambda url: _remote_state(url, cache), urls))
@@ -66,7 +67,7 @@ def index_remote(
     with _OpenedAhead(open_first, len(urls)) as opened:
         tars = [
             Tar(
-                place=shown(url),
+                location=shown(url),
                 name=_file_name(url),
                 state=(xxhash.xxh3_128_hexdigest(url.encode()), *state),
                 content=partial(_mapped, opened, number),
@@ -81,7 +82,7 @@ def index_remote(
 
 
 class _OpenedAhead:
-    """Files that are opened in their order, some ahead of their use, and again where one is wanted once more."""
+    """Files that are opened in order, some ahead of their use; a file that is needed again is opened again."""
 
     def __init__(self, open_one: Callable[[int], FileIO], count: int) -> None:
         self._open_one, self._count, self._next = open_one, count, 0
@@ -120,19 +121,19 @@ def _mapped(opened: _OpenedAhead, number: int) -> memoryview:
 
 
 def _file_name(url: str) -> str:
-    """Return the name of a URL's file, as a manifest may have it."""
+    """Return the name of a URL's file without characters that manifests do not allow."""
     return re.sub(r"[\\:\0]", "_", urlsplit(url).path.rpartition("/")[2])
 
 
 def _remote_state(url: str, cache: Path) -> tuple[int | None, str]:
-    """Return size and version of a remote tar: as they are, or, where its storage is out of reach, as they were."""
+    """Return the current size and version of a remote tar; the last known ones if its storage is unreachable."""
     known = cache / "foreign" / f"{xxhash.xxh3_128_hexdigest(url.encode())}.json"
     try:
         state = remote_state(url)
     except Unreachable as error:
         if not known.exists():
             raise
-        _log.warning("%s; going on with what is in the cache", error)
+        _log.warning("%s; using the cache", error)
         size, version = json.loads(known.read_text())
         return size, version
     with one_at_a_time(cache, known.stem):

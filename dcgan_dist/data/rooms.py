@@ -1,10 +1,10 @@
-"""Procedural bedrooms: image i is a pure function of (seed, i) and knows what is in it.
+"""Procedural bedrooms: image i is a pure function of (seed, i), and its attributes are known.
 
-They need no download, and give whatever asks what a network learned about rooms (windows, turning the view, adding
-attributes) a ground truth. A room is a box with a bed at its back wall, seen in perspective by a camera that stands to
-its left or right; the scene is drawn at a multiple of the size and averaged down. Lengths are whole numbers of
-centimetres, angles and lights come from tables and integer arithmetic, and the draws are a hash of (seed, i), so that
-every machine draws the same bytes.
+They need no download, and are a ground truth for what a network has learned about rooms (windows, turning the view,
+adding attributes). A room is a box with a bed at its back wall, seen in perspective by a camera to its left or right.
+The scene is drawn at a multiple of the size and averaged down. Lengths are whole centimetres, angles and lights come
+from tables and integer arithmetic, and the random draws are a hash of (seed, i), so that every machine draws the same
+bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dcgan_dist.data.images import Pixels
 Colour = tuple[int, int, int]
 Point = tuple[int, int, int]
 
-# Changes with every change to what is drawn: shards of another version are other shards.
+# Increased with every change of the drawn images: shards of another version are other shards.
 VERSION = 1
 VIEWS = ("left", "right")
 
@@ -51,11 +51,11 @@ _SKIES: tuple[tuple[Colour, Colour], ...] = (
 )
 _NIGHT = 3
 WIDTH, HEIGHT, DEPTH = 400, 255, 420  # of a room in cm
-_NEAR = 20  # cm in front of the camera where walls are cut off
+_NEAR = 20  # cm in front of the camera: the near clipping plane
 
 
 class _Dice:
-    """Draws of one room: successive bytes of a hash of (seed, index)."""
+    """Random draws of one room: successive words of a hash of (seed, index)."""
 
     def __init__(self, seed: int, index: int) -> None:
         self._words = np.frombuffer(hashlib.shake_128(f"room {seed} {index}".encode()).digest(256), "<u4").tolist()
@@ -69,10 +69,10 @@ class _Dice:
 
 
 def room_attributes(seed: int, index: int) -> dict[str, Any]:
-    """Return what is in room `index`, all but the pixel box of its window (which depends on the size drawn).
+    """Return the attributes of room `index`, except the pixel box of its window, which depends on the size.
 
-    Keys: `view` (`left` or `right`: the side where the camera stands), `angle` (degrees of its turn), `window`
-    (present), `bed_colour` (a key of `BED_COLOURS`), `wall_hue` (degrees), `lamp_on`, `night`, `rug`, `picture`.
+    Keys: `view` (`left` or `right`: the side of the camera), `angle` (of the camera, in degrees), `window` (present),
+    `bed_colour` (a key of `BED_COLOURS`), `wall_hue` (degrees), `lamp_on`, `night`, `rug`, `picture`.
     """
     dice = _Dice(seed, index)
     view = VIEWS[dice.between(0, 1)]
@@ -94,13 +94,13 @@ class _Camera:
 
     def __init__(self, x: int, y: int, degrees: int, turn: int, side: int) -> None:
         self.x, self.y = x, y
-        # Rounded to 1/1024, the sine is the same number on every machine.
+        # Rounded to 1/1024, since the last bits of a sine differ between machines.
         self.sine = turn * round(1024 * math.sin(math.radians(degrees)))
         self.cosine = round(1024 * math.cos(math.radians(degrees)))
         self.side = side
 
     def __call__(self, points: Sequence[Point]) -> list[tuple[int, int]]:
-        """Return the corners of a polygon on the canvas, cut off in front of the camera."""
+        """Return the corners of a polygon on the canvas, clipped at the near plane."""
         sine, cosine, x, y = self.sine, self.cosine, self.x, self.y
         turned, is_near = [], False
         for px, py, pz in points:
@@ -110,13 +110,13 @@ class _Camera:
                 is_near = True
         if is_near:
             turned = _cut(turned)
-        # The horizon lies above the middle (a shifted lens keeps uprights upright), to show bed and floor.
+        # The horizon is above the middle, to show bed and floor (a shifted lens keeps vertical lines vertical).
         side, centre, horizon = self.side, self.side // 2, self.side * 36 // 100
         return [(centre + side * px // pz, horizon - side * py // pz) for px, py, pz in turned]
 
 
 def _cut(corners: list[Point]) -> list[Point]:
-    """Return the part of a polygon, in the camera's coordinates, that lies in front of it."""
+    """Return a polygon in the camera's coordinates, clipped at the near plane."""
     kept: list[Point] = []
     for (ax, ay, az), (bx, by, bz) in zip(corners, corners[1:] + corners[:1], strict=True):
         if az >= _NEAR:
@@ -157,7 +157,7 @@ def _squares(size: int, centre: int) -> npt.NDArray[np.int32]:
 
 
 class _Scene:
-    """One room being drawn: flat polygons, far ones first."""
+    """The drawing of one room: flat polygons, far ones first."""
 
     def __init__(self, camera: _Camera) -> None:
         self.camera = camera
@@ -171,7 +171,7 @@ class _Scene:
         return corners
 
     def box(self, colour: Colour, low: Point, high: Point) -> None:
-        """Draw the faces of a box that can be seen: top, front, and the side towards the camera."""
+        """Draw the visible faces of a box: top, front, and the side towards the camera."""
         (x0, y0, z0), (x1, y1, z1) = low, high
         if self.camera.x < x0:
             self.polygon(_shade(colour, 72), (x0, y0, z0), (x0, y1, z0), (x0, y1, z1), (x0, y0, z1))
@@ -182,7 +182,7 @@ class _Scene:
         self.polygon(_shade(colour, 84), (x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0))
 
     def shows_panel(self, wall: str, low: tuple[int, int], high: tuple[int, int]) -> bool:
-        """Whether all of a rectangle on a wall lies on the canvas."""
+        """Return whether a rectangle on a wall is completely on the canvas."""
         inside = range(self.camera.side)
         return all(u in inside and v in inside for u, v in self.camera(_on_wall(wall, low, high)))
 
@@ -205,10 +205,10 @@ def draw_room(seed: int, index: int, size: int = 64) -> tuple[Pixels, dict[str, 
 
     Returns:
         The image, uint8 of shape (size, size, 3), and its attributes: those of `room_attributes`, and `window_box`,
-        the window's [left, top, right, bottom] in pixels (right and bottom exclusive), None where there is none.
+        the window's [left, top, right, bottom] in pixels (right and bottom exclusive), None if there is none.
     """
     attributes = room_attributes(seed, index)
-    # A second stream of draws for all that is no attribute.
+    # A second stream of draws for everything that is not an attribute.
     dice = _Dice(seed, -1 - index)
     is_left = attributes["view"] == "left"
     night, lamp_on = attributes["night"], attributes["lamp_on"]
@@ -235,9 +235,9 @@ def draw_room(seed: int, index: int, size: int = 64) -> tuple[Pixels, dict[str, 
     lamp_x = bed_x - 32 if lamp_left else bed_x + bed_width + 32
 
     window_box, taken = None, range(0)
-    place = ("back", "side", "above")[dice.between(0, 2)]
+    position = ("back", "side", "above")[dice.between(0, 2)]
     if attributes["window"]:
-        corners, taken = _draw_window(scene, dice, place, lamp_left, (bed_x, bed_width), night, wall)
+        corners, taken = _draw_window(scene, dice, position, lamp_left, (bed_x, bed_width), night, wall)
         window_box = _bounds(corners, camera.side, factor)
     if attributes["picture"]:
         _draw_picture(scene, dice, bed_x + bed_width // 2, taken, wood)
@@ -286,7 +286,7 @@ def _draw_shell(scene: _Scene, wall: Colour, floor: Colour) -> None:
 def _draw_window(
     scene: _Scene,
     dice: _Dice,
-    place: str,
+    position: str,
     lamp_left: bool,
     bed: tuple[int, int],
     night: bool,
@@ -295,14 +295,14 @@ def _draw_window(
     """Draw a window with its frame and curtains.
 
     Returns:
-        The corners of its glass on the canvas, and what it takes up of the length of the back wall.
+        The corners of its glass on the canvas, and the range of the back wall that it occupies.
     """
     bed_x, bed_width = bed
     width, bottom, top = dice.between(75, 105), dice.between(108, 120), dice.between(195, 225)
     above = ("back", bed_x + (bed_width - width) // 2)
-    if place == "back":
+    if position == "back":
         on, start = "back", (dice.between(14, 34) if not lamp_left else WIDTH - width - dice.between(14, 34))
-    elif place == "side":
+    elif position == "side":
         on, start = ("left", "right")[dice.between(0, 1)], dice.between(220, 300)
     else:
         on, start = above
@@ -334,7 +334,7 @@ def _draw_window(
 
 
 def _draw_picture(scene: _Scene, dice: _Dice, over_bed: int, taken: range, wood: Colour) -> None:
-    """Draw a framed picture on the back wall: over the bed or, where a window is there, beside it."""
+    """Draw a framed picture on the back wall: over the bed or, if a window is there, to the side of it."""
     width, height, middle = dice.between(20, 34), dice.between(16, 26), dice.between(160, 180)
     on, centre = "back", over_bed
     for at in (over_bed, over_bed + 95, over_bed - 95):
@@ -350,7 +350,7 @@ def _draw_picture(scene: _Scene, dice: _Dice, over_bed: int, taken: range, wood:
 
 
 def _draw_lamp(scene: _Scene, dice: _Dice, x: int, wood: Colour, lamp_on: bool) -> tuple[int, int]:
-    """Draw a night table with a lamp on it; return where on the canvas the lamp's shade is."""
+    """Draw a night table with a lamp on it; return the position of the lamp's shade on the canvas."""
     z0, z1, top = DEPTH - 46, DEPTH - 4, dice.between(44, 56)
     scene.box(wood, (x - 22, 6, z0), (x + 22, top, z1))
     scene.polygon(
@@ -370,8 +370,8 @@ def _draw_lamp(scene: _Scene, dice: _Dice, x: int, wood: Colour, lamp_on: bool) 
     return sum(u for u, _ in corners) // 4, sum(v for _, v in corners) // 4
 
 
-def _draw_bed(scene: _Scene, dice: _Dice, colour: Colour, wood: Colour, place: tuple[int, int, int]) -> None:
-    x0, width, front = place
+def _draw_bed(scene: _Scene, dice: _Dice, colour: Colour, wood: Colour, position: tuple[int, int, int]) -> None:
+    x0, width, front = position
     x1, back, top = x0 + width, DEPTH, dice.between(46, 58)
     head = dice.between(84, 104)
     scene.box(_shade(wood, 95), (x0 - 4, 0, back - 8), (x1 + 4, head, back - 1))

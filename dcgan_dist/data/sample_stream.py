@@ -2,10 +2,10 @@
 
 ::
 
-    row      the batches of a rank, numbered on over the epochs: b, b + 1, b + 2, …
+    batches  of a rank, numbered across epochs: b, b + 1, b + 2, …
     worker   w of the N workers of a DataLoader takes b + w, b + w + N, …; the loader asks them in turn, and so
-             gives back the row
-    position the next batch, and how many of its samples were handed out: all that resuming needs
+             yields the batches in order
+    position the next batch, and how many of its samples were yielded: all that resuming needs
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dcgan_dist.data.downloading import Downloads
 from dcgan_dist.data.stream import Damage, Flaw, ImageStream
 from dcgan_dist.errors import DataError
 
-_MOST_TOLD = 3  # times that damage of one kind to one shard is logged
+_MOST_LOGGED = 3  # times that the same damage to one shard is logged
 
 _log = logging.getLogger(__name__)
 
@@ -34,13 +34,13 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """A place in the row of a rank's batches.
+    """A position in the sequence of a rank's batches.
 
     Attributes:
-        batch: number of the next one.
-        sample: how many samples of it, damaged ones counted, are behind.
-        workers: of how many DataLoader workers it is one's own place; 1 where it is the place of all.
-        stop: the batch at which the iteration in progress ends; None where none is, or it has no end.
+        batch: number of the next batch.
+        sample: number of its samples that were yielded or damaged.
+        workers: number of DataLoader workers if this is the position of one of them; 1 if it is that of all.
+        stop: the batch at which the current iteration ends; None if there is no iteration, or it is endless.
     """
 
     batch: int
@@ -50,17 +50,17 @@ class Position:
 
 
 class SampleStream(IterableDataset[Sample]):
-    """The samples of a dataset, one after the other; see `stream`.
+    """The samples of a dataset, one after the other; see `pipeline.stream`.
 
-    An iteration gives `epochs` epochs, the next one those that follow. One that is broken off is gone on with by the
-    next. An epoch of which every sample is damaged ends it with a DataError.
+    An iteration yields `epochs` epochs, the next iteration those that follow. If an iteration was interrupted, the next
+    one continues it. If every sample of an epoch is damaged, a DataError is raised.
 
     Args:
-        dataset: what to read.
+        dataset: to read.
         order: `seed`, `batch_size`, `rank` and `world_size`.
         start: number of the first batch.
-        epochs: how many epochs an iteration gives; None for no end.
-        decoded: whether samples are values or bytes.
+        epochs: number of epochs of an iteration; None for an endless one.
+        decoded: whether members are decoded; else they are bytes.
         on_damage: `skip` or `fail`.
     """
 
@@ -82,39 +82,39 @@ class SampleStream(IterableDataset[Sample]):
         self._is_loaded = False
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next iteration at an epoch.
+        """Start the next iteration at an epoch.
 
-        A DataLoader that starts its worker processes for each iteration must be told so in front of each.
+        With a DataLoader that starts new worker processes for each iteration, call this before each iteration.
         """
         self._at = Position(batch=epoch * self.batches_per_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place behind the last sample that was handed out in this process: a few numbers, fit for JSON."""
+        """Return the position after the last sample yielded by this process: a few numbers, serializable as JSON."""
         return asdict(self._at) | self._identity()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next iteration at the place of a state, however far into an epoch that is, at the same cost.
+        """Start the next iteration at the position of a state. The cost does not depend on the position.
 
         Raises:
-            DataError: it is no state of a stream, or of another order or other shards.
+            DataError: it is not the state of a stream, or one of another order or other shards.
         """
         if state.keys() != self.state_dict().keys():
             raise DataError(f"the state of a stream has {', '.join(self.state_dict())}, not {', '.join(state)}")
         for name, value in self._identity().items():
-            # At the start of a batch it does not matter how many ranks share it.
+            # At the start of a batch, rank and world size may change: batches do not depend on them.
             is_needed = name not in ("rank", "world_size") or state["sample"]
             if is_needed and state[name] != value:
-                raise DataError(f"the state has the {name} {state[name]!r}, the stream {value!r}: take the same")
+                raise DataError(f"the state has the {name} {state[name]!r}, the stream {value!r}: use the same")
         self._at = Position(**{name: state[name] for name in asdict(self._at)})
         self._is_loaded = True
 
     def __iter__(self) -> Iterator[Sample]:
-        """Return an iterator over the samples from the present place on."""
+        """Return an iterator over the samples from the current position on."""
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         at = self._begin(number, workers)
         batches = itertools.count(at.batch, workers) if at.stop is None else range(at.batch, at.stop, workers)
-        # A reader of each iteration's own: files and threads are not for sharing with processes forked from this one.
+        # A new reader for each iteration: files and threads must not be shared with processes forked from this one.
         reader = ImageStream(self.dataset, **self._order, on_damage=self._on_damage)
         downloads = Downloads(self.dataset, reader.batch_size, reader.shards_ahead)
         log, lost_in_a_row = _DamageLog(), 0
@@ -124,30 +124,30 @@ class SampleStream(IterableDataset[Sample]):
                 downloads.begin(batch)
                 first = at.sample if batch == at.batch else 0
                 read = reader.read_samples(batch, first, decoded=self._decoded)
-                log.tell((*read.damage, *read.flaws))
-                present = [(place, sample) for place, sample in enumerate(read.samples, first) if sample is not None]
+                log.add((*read.damage, *read.flaws))
+                present = [(index, sample) for index, sample in enumerate(read.samples, first) if sample is not None]
                 lost_in_a_row = 0 if present else lost_in_a_row + len(read.damage)
                 if lost_in_a_row >= most_lost:
                     raise DataError(f"no sample of an epoch of {self.dataset.path!r} could be read: restore its shards")
-                for place, sample in present:
-                    if place == present[-1][0]:
+                for index, sample in present:
+                    if index == present[-1][0]:
                         self._at = Position(batch=batch + workers, workers=workers, stop=at.stop)
                     else:
-                        self._at = Position(batch=batch, sample=place + 1, workers=workers, stop=at.stop)
+                        self._at = Position(batch=batch, sample=index + 1, workers=workers, stop=at.stop)
                     yield sample
-            log.tell_sum()
+            log.log_total()
         finally:
             downloads.close()
 
     def _begin(self, number: int, workers: int) -> Position:
-        """Return where this process begins, as worker `number` of `workers`, and where its iteration ends."""
+        """Return the position at which worker `number` of `workers` begins, with the end of its iteration."""
         at, is_loaded, self._is_loaded = self._at, self._is_loaded, False
         if at.workers not in (1, workers):
             raise DataError(
-                f"the state of a stream is of one of {at.workers} workers of a DataLoader, this one has {workers}: "
-                "take as many"
+                f"the state of the stream was saved by one of {at.workers} DataLoader workers, but this DataLoader has "
+                f"{workers}: use the same number"
             )
-        # A worker that had done its part, when its state was taken, leaves the rest of the epoch to the others.
+        # A worker that had finished its part when its state was saved yields nothing: the others finish the epoch.
         waits_for_others = is_loaded and at.workers > 1
         if at.stop is not None and at.batch >= at.stop and not waits_for_others:
             at = Position(batch=at.stop)
@@ -164,21 +164,21 @@ class SampleStream(IterableDataset[Sample]):
 
 
 class _DamageLog:
-    """Logs damage, and not the same over and over."""
+    """Logs damage, the same one at most `_MOST_LOGGED` times."""
 
     def __init__(self) -> None:
         self._lost = 0
-        self._told = Counter[tuple[str, str]]()
+        self._logged = Counter[tuple[str, str]]()
 
-    def tell(self, found: Iterable[Damage | Flaw]) -> None:
+    def add(self, found: Iterable[Damage | Flaw]) -> None:
         for each in found:
             cost = "sample left out" if isinstance(each, Damage) else "no sample lost"
             self._lost += isinstance(each, Damage)
-            self._told[each.shard, each.reason] += 1
-            if self._told[each.shard, each.reason] <= _MOST_TOLD:
+            self._logged[each.shard, each.reason] += 1
+            if self._logged[each.shard, each.reason] <= _MOST_LOGGED:
                 _log.warning("damage: shard %r offset %d (%s), %s", each.shard, each.offset, each.reason, cost)
 
-    def tell_sum(self) -> None:
+    def log_total(self) -> None:
         if self._lost:
             _log.warning("damage: %d sample%s left out in all", self._lost, "s" * (self._lost != 1))
 

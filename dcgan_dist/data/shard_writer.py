@@ -1,8 +1,8 @@
-"""Writing one shard: its tar, its index and, last, a record that it is finished.
+"""Write one shard: its tar, its index and, last, a record that it is finished.
 
-Each shard is the work of one process from beginning to end, so that no image goes from one to another. The record has
-what the manifest will say of the shard; a run that follows an interrupted one goes by it, after it has compared what is
-really there. Records go when the set is finished.
+One process writes a shard from beginning to end, so that no image is sent between processes. The record has the shard's
+entry of the later manifest. A run that continues an interrupted one uses the record, after comparing the files with
+their digests. Records are removed when the set is finished.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from dcgan_dist.storage.folder import Folder
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides, with the source, what is in a set of shards.
+    """The settings that, together with the source, determine the content of a set of shards.
 
     Attributes:
         image_size: side of the square images in pixels.
         channels: 1 (grey) or 3 (colour).
         encoding: `jpg`, `png` or `raw`.
-        shard_size: inputs that make up a shard; the last has fewer, and those that cannot be read are missing in it.
+        shard_size: inputs per shard; the last shard has fewer, and unreadable inputs are missing.
         name: first part of the shards' file names.
         seed: of the distribution of the images over the shards.
-        count: how many inputs to take, the first ones of the source; None for all.
+        count: number of inputs to use, the first ones of the source; None for all.
         fit: how images are made square; see `images.fit`.
-        white_value: which value of an image of more than 8 bits becomes white; None for 65,535.
+        white_value: the value of an image of more than 8 bits that becomes white; None for 65,535.
     """
 
     image_size: int
@@ -53,7 +53,7 @@ class Recipe:
 
     @property
     def target(self) -> Target:
-        """What each image is made into."""
+        """The form that each image is converted to."""
         return Target(self.image_size, self.channels, self.fit, self.white_value)
 
 
@@ -63,8 +63,8 @@ class Encoded:
 
     Attributes:
         image: the encoded image.
-        attributes: what is known of it as JSON; empty for nothing.
-        remarks: what was noticed when it was made.
+        attributes: its attributes as JSON; empty if it has none.
+        remarks: what was noticed while it was converted.
     """
 
     image: bytes
@@ -74,7 +74,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image with its number in its source, which is the sample's key, and its class, -1 for none."""
+    """An image with its number in the source, which becomes the sample's key, and its label, -1 if it has none."""
 
     number: int
     label: int
@@ -83,27 +83,27 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An input that is in no shard, and why; a bad one may have been an image, others are none."""
+    """An input that is left out, and why; a bad one may have been an image, others are not images."""
 
     name: str
     reason: str
     is_bad: bool
 
     def entry(self) -> dict[str, str]:
-        """Return what the manifest says of it."""
+        """Return its entry in the manifest."""
         return {"input": self.name, "reason": self.reason}
 
 
 class Samples(Protocol):
-    """What goes into one shard, small enough to be sent to a worker process."""
+    """The content of one shard, small enough to be sent to a worker process."""
 
     def read(self) -> Iterator[Sample | Skipped]:
-        """Make the samples, in their order."""
+        """Yield the samples, in their order."""
 
 
 @dataclass(frozen=True)
 class PartSamples:
-    """The inputs of one part of a source, read, decoded and encoded."""
+    """The inputs of one part of a source; they are read, decoded and encoded where `read` is called."""
 
     part: Part
     labels: dict[Folders, int]
@@ -136,14 +136,14 @@ def encoded(content: Content, recipe: Recipe) -> Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What came of one shard.
+    """The result of writing one shard.
 
     Attributes:
-        shard: what the manifest says of it; None where none of its inputs could be read.
-        skipped: the inputs that are not in it.
-        bad: how many of them may have been images.
-        remarks: what was noticed of those that are in it.
-        is_new: whether this run has made it, or a former one.
+        shard: its entry in the manifest; None if none of its inputs could be read.
+        skipped: the inputs that were left out.
+        bad: how many of these may have been images.
+        remarks: what was noticed about the images in it.
+        is_new: whether this run has written it, not a previous one.
     """
 
     shard: Shard | None
@@ -154,7 +154,7 @@ class Finished:
 
     @property
     def samples(self) -> int:
-        """How many images it has."""
+        """Number of its images."""
         return 0 if self.shard is None else self.shard.samples
 
     def to_json(self) -> str:
@@ -165,10 +165,10 @@ class Finished:
 
     @classmethod
     def from_json(cls, text: bytes) -> Finished:
-        """Read a record of a former run.
+        """Parse the record of a previous run.
 
         Raises:
-            ValueError, KeyError, TypeError: it is none, or is damaged.
+            ValueError, KeyError, TypeError: it is not a record, or is damaged.
         """
         record: dict[str, Any] = json.loads(text)
         if xxhash.xxh3_64_hexdigest(record["finished"].encode()) != record["digest"]:
@@ -181,35 +181,35 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """One shard to be made.
+    """One shard to be written.
 
     Attributes:
-        name: of its files, without their ends.
-        samples: what goes into it.
+        name: of its files, without their suffixes.
+        samples: its content.
         encoding: of its images.
-        place: where it goes.
-        is_there: whether a former run has left a record of it.
+        location: folder to write it to.
+        has_record: whether a previous run has left a record of it.
     """
 
     name: str
     samples: Samples
     encoding: str
-    place: Folder
-    is_there: bool
+    location: Folder
+    has_record: bool
 
 
 def make_shard(task: ShardTask) -> Finished:
-    """Make a shard, unless a former run has left it whole.
+    """Write a shard, unless a previous run has left it complete.
 
     Raises:
-        DataError: the source is damaged, or the place cannot be reached.
+        DataError: the source is damaged, or the location is unreachable.
         OSError: the disk is full or fails.
     """
-    if task.is_there:
+    if task.has_record:
         found = _found(task)
         if found is not None:
             return found
-        task.place.remove(record_name(task.name))
+        task.location.remove(record_name(task.name))
     return _write(task)
 
 
@@ -219,12 +219,12 @@ def record_name(name: str) -> str:
 
 
 def _found(task: ShardTask) -> Finished | None:
-    """Return what a former run has left, if all of it is there and undamaged."""
+    """Return the record of a previous run if all its files exist and have their digests, else None."""
     try:
-        found = Finished.from_json(task.place.read(record_name(task.name)))
+        found = Finished.from_json(task.location.read(record_name(task.name)))
         if found.shard is not None:
             for name, digest in ((found.shard.file, found.shard.digest), (found.shard.index, found.shard.index_digest)):
-                with task.place.open(name) as content:
+                with task.location.open(name) as content:
                     if xxhash.xxh3_64_hexdigest(content) != digest:
                         return None
     except (DataError, ValueError, KeyError, TypeError):
@@ -240,7 +240,7 @@ def _write(task: ShardTask) -> Finished:
     samples = task.samples.read()
     first = _first_sample(samples, skipped)
     if first is not None:
-        with task.place.new(tar_name) as file:
+        with task.location.new(tar_name) as file:
             tar = TarWriter(file)
             for sample in chain([first], samples):
                 if isinstance(sample, Skipped):
@@ -250,7 +250,7 @@ def _write(task: ShardTask) -> Finished:
                     remarks += sample.encoded.remarks
             tar.finish()
         index = np.array(rows, dtype=RECORD).tobytes()
-        with task.place.new(index_name) as file:
+        with task.location.new(index_name) as file:
             file.write(index)
         shard = Shard(
             file=tar_name,
@@ -262,13 +262,13 @@ def _write(task: ShardTask) -> Finished:
         )
     bad = sum(entry.is_bad for entry in skipped)
     finished = Finished(shard=shard, skipped=tuple(entry.entry() for entry in skipped), bad=bad, remarks=remarks)
-    with task.place.new(record_name(task.name)) as file:
+    with task.location.new(record_name(task.name)) as file:
         file.write(finished.to_json().encode())
     return finished
 
 
 def _first_sample(samples: Iterator[Sample | Skipped], skipped: list[Skipped]) -> Sample | None:
-    """Return the first sample, after adding the inputs before it to `skipped`; a shard of none is not written."""
+    """Return the first sample; add the inputs before it to `skipped`. A shard without samples is not written."""
     for sample in samples:
         if isinstance(sample, Sample):
             return sample
@@ -279,17 +279,17 @@ def _first_sample(samples: Iterator[Sample | Skipped], skipped: list[Skipped]) -
 # --- tar --------------------------------------------------------------------------------------------------------------
 
 # A USTAR header is 512 bytes: name (100), mode, user, group (8 each), size, time (12 each), checksum (8), kind (1), and
-# fields that plain files of nobody's leave empty but for the format's name.
+# fields that are empty for regular files without an owner, except for the name of the format.
 _OWNER = b"0000644\0" + 2 * b"0000000\0"
 _TIME = b"\0" + 11 * b"0" + b"\0"
 _REST = b" 0" + bytes(100) + b"ustar\x0000" + bytes(247)
 _NAME_SIZE = 100
-# The checksum is taken with its own field as eight blanks.
+# The checksum is computed with its own field as eight blanks, of which one is in _REST.
 _FIXED_SUM = sum(_OWNER + _TIME + _REST) + 7 * ord(" ")
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """Return the header of a plain file in a tar: 16 times as fast as the standard library, and the same bytes."""
+    """Return the tar header of a regular file: the same bytes as the standard library, 16 times as fast."""
     named, digits = name.encode("ascii"), b"%011o" % size
     assert len(named) < _NAME_SIZE
     checksum = _FIXED_SUM + sum(named) + sum(digits)
@@ -297,7 +297,7 @@ def tar_header(name: str, size: int) -> bytes:
 
 
 class TarWriter:
-    """Writes a plain tar whose bytes depend on names and contents alone, and digests it."""
+    """Writes a plain tar whose bytes depend only on names and contents, and computes its digest."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -305,7 +305,7 @@ class TarWriter:
         self.digest = xxhash.xxh3_64()
 
     def add(self, sample: Sample, encoding: str) -> tuple[int, int, int, int, int, int]:
-        """Add a sample and return its `manifest.RECORD`."""
+        """Write a sample and return its `manifest.RECORD`."""
         key, image, attributes = f"{sample.number:09d}", sample.encoded.image, sample.encoded.attributes
         offset = self.position + tarfile.BLOCKSIZE
         pieces = [tar_header(f"{key}.{encoding}", len(image)), image, _padding(image)]
@@ -321,7 +321,7 @@ class TarWriter:
         return offset, len(image), sample.label, digest, json_offset, len(attributes)
 
     def finish(self) -> None:
-        """Write the end mark, and fill the tar up to a whole number of its records."""
+        """Write the end mark, and pad the tar to a multiple of tar's record size."""
         end = 2 * tarfile.BLOCKSIZE
         self._write(bytes(end + -(self.position + end) % tarfile.RECORDSIZE))
 

@@ -1,12 +1,16 @@
-"""Writing sets of shards; `manifest.py` says what they are.
+"""Write sets of shards; `manifest.py` describes their format.
 
-Each shard is made by one process, from a part of the source that is read for it alone; a source that can only be read
-from its beginning goes through a spool (`spool.py`). The same source and recipe give the same bytes with any number of
-workers, however often the work was interrupted.
+::
 
-On a local disk all of it happens in a folder with another name, which is renamed when everything is there: what stands
-under the output's name is whole. On remote storage the manifest comes last. An interrupted, failed or killed run leaves
-its finished shards, and the next one with the same settings goes on from them.
+    source ─ parts() ──────> one task per shard: read, decode, encode, write     (any process reads its part)
+           └ items() ─> spool (spool.py) ─> one task per shard: copy, write      (readable from the beginning only)
+    work in .OUTPUT.unfinished (local) or at the URL ─> manifest.json last ─> rename the folder (local) ─> clear up
+
+The same source and recipe give the same bytes with any number of workers, and however often the work was interrupted.
+
+On a local disk, the shards are written in a folder with another name, which is renamed when all are complete: a folder
+with the output's name is complete. On remote storage, the manifest is written last. An interrupted, failed or killed
+run leaves its finished shards, and the next run with the same settings continues from them.
 """
 
 from __future__ import annotations
@@ -49,19 +53,19 @@ __all__ = [
 ]
 
 Report = Callable[[int, float, int, int], None]
-"""Called with the number of images done, the share of the whole (in [0, 1]), the number of unreadable inputs, and how
-many of the images a former run had done."""
+"""Called with the number of images done, the share of the whole (in [0, 1]), the number of unreadable inputs, and the
+number of images that a previous run had done."""
 
 SETTINGS_NAME = "settings.json"
-# Raised when what is written for the same recipe changes.
+# Increased when the bytes written for the same recipe change.
 _REVISION = 2
-# Settings that older sets do not name, and what they were made with.
+# Settings that older sets do not have, with the values that these were made with.
 _LATER = {"fit": "crop", "white_value": None}
-_FILLING = 0.1  # share of the work that filling shards from a spool is
+_FILLING = 0.1  # share of the work that goes into filling shards from a spool
 
 
 def made_with(source: Source, recipe: Recipe) -> dict[str, Any]:
-    """Return what the manifest records of a source and a recipe: the same means the same shards."""
+    """Return the settings that the manifest records for a source and a recipe; equal settings mean equal shards."""
     settings: dict[str, Any] = {"revision": _REVISION, "source": source.name, **source.identity}
     if source.only:
         settings["only"] = ",".join(sorted(source.only))
@@ -79,17 +83,17 @@ def read_manifest(location: str | Path) -> Manifest:
         DataError: there is none, or it cannot be read.
         Unreachable: the storage was not reached.
     """
-    place = folder_at(location)
-    if MANIFEST_NAME not in place.names():
+    folder = folder_at(location)
+    if MANIFEST_NAME not in folder.names():
         raise DataError(f"{str(location)!r} holds no finished shards: it has no {MANIFEST_NAME}")
-    return Manifest.from_json(place.read(MANIFEST_NAME), f"{location}/{MANIFEST_NAME}")
+    return Manifest.from_json(folder.read(MANIFEST_NAME), f"{location}/{MANIFEST_NAME}")
 
 
 def check_same(manifest: Manifest, wanted: dict[str, Any], where: str) -> None:
     """Check that the shards at `where` were made with the settings `wanted`.
 
     Raises:
-        DataError: they were not; it names what differs.
+        DataError: they were not; the message names the differences.
     """
     differing = _differing(manifest.made_with, wanted)
     if differing:
@@ -97,7 +101,6 @@ def check_same(manifest: Manifest, wanted: dict[str, Any], where: str) -> None:
 
 
 def _differing(has: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Return which settings differ, in words; "" where none does."""
     keys = [key for key in (has | wanted) if has.get(key) != wanted.get(key)]
     if keys == ["input_digest"]:
         return "the content of the input has changed"
@@ -105,29 +108,29 @@ def _differing(has: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def find_finished(output: str | Path, wanted: dict[str, Any]) -> Manifest | None:
-    """Return the manifest of shards that were made with `wanted`; None where they are not finished.
+    """Return the manifest of the shards at `output`, made with `wanted`; None if they are not finished.
 
     Raises:
-        DataError: the folder holds something else, shards made with other settings, or shards that lack a part.
+        DataError: the folder has other files, shards made with other settings, or incomplete shards.
         Unreachable: the storage was not reached.
     """
-    place, where = folder_at(output), str(output)
-    if place.path is not None and place.path.exists() and not place.path.is_dir():
+    location, where = folder_at(output), str(output)
+    if location.path is not None and location.path.exists() and not location.path.is_dir():
         raise DataError(f"output {where!r} is a file: name a folder")
-    names = place.names()
+    names = location.names()
     if MANIFEST_NAME not in names:
         other = next((name for name in sorted(names) if not is_hidden(name)), None)
-        if other is not None and not (place.path is None and SETTINGS_NAME in names):
+        if other is not None and not (location.path is None and SETTINGS_NAME in names):
             raise DataError(f"output {where!r} holds other files, such as {other!r}: name a new or empty folder")
         return None
-    manifest = Manifest.from_json(place.read(MANIFEST_NAME), f"{where}/{MANIFEST_NAME}")
+    manifest = Manifest.from_json(location.read(MANIFEST_NAME), f"{where}/{MANIFEST_NAME}")
     check_same(manifest, wanted, where)
     for shard in manifest.shards:
         for name, size in ((shard.file, shard.bytes), (shard.index, shard.samples * RECORD.itemsize)):
-            if name not in names or (place.path is not None and (place.path / name).stat().st_size != size):
+            if name not in names or (location.path is not None and (location.path / name).stat().st_size != size):
                 raise DataError(f"output {where!r} is damaged at {name}: delete the folder and run again")
-    if SETTINGS_NAME in names:  # the run that finished it was ended before it had cleared up
-        _clear_up(place, names, manifest.made_with["name"])
+    if SETTINGS_NAME in names:  # the run that finished the set was killed before it had cleared up
+        _clear_up(location, names, manifest.made_with["name"])
     return manifest
 
 
@@ -140,18 +143,19 @@ def write_shards(
     max_bad: float = 0.01,
     report: Report | None = None,
 ) -> Manifest:
-    """Make the shards of a source, go on where an interrupted run was, or find them made already.
+    """Write the shards of a source; continue an interrupted run, or return at once if they are finished.
 
     Args:
-        source: where the images come from.
-        recipe: what to make of them.
-        output: folder or URL of the shards; it must not exist, be empty, or hold the very same shards.
-        pool: does the reading, decoding, encoding and writing; left out, this process does.
+        source: of the images.
+        recipe: how to convert them.
+        output: folder or URL of the shards; it must not exist, be empty, or have these very shards.
+        pool: reads, decodes, encodes and writes; None does it in this process.
         max_bad: share of the inputs that may be unreadable.
-        report: told of the progress.
+        report: called with the progress.
 
     Raises:
-        DataError: the source or the output cannot be used; too many unreadable inputs; another process makes the same.
+        DataError: the source or the output cannot be used, too many inputs are unreadable, or another process writes
+            the same output.
         StorageError: the disk is full or fails.
         Unreachable: remote storage was not reached.
         WorkerFailed: a worker process died.
@@ -164,7 +168,7 @@ def write_shards(
         raise _too_few(source, source.count, recipe.count)
     with _unfinished(str(output), settings) as work:
         finished = find_finished(output, settings)
-        if finished is not None:  # by another process, between the first look and the lock
+        if finished is not None:  # by another process, between the first check and the lock
             work.give_up()
             return finished
         try:
@@ -173,10 +177,10 @@ def write_shards(
             work.finish(manifest)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise DataError(f"output {str(output)!r} was filled by another process meanwhile") from error
+                raise DataError(f"output {str(output)!r} was filled by another process in the meantime") from error
             raise StorageError(
-                f"the shards of {str(output)!r} cannot be written: {error.strerror or error}; run it again when that "
-                "is mended, and it goes on from those that are finished"
+                f"the shards of {str(output)!r} cannot be written: {error.strerror or error}; solve that and run it "
+                "again, and it continues from the finished shards"
             ) from error
     return manifest
 
@@ -185,76 +189,75 @@ def _too_few(source: Source, has: int, wanted: int) -> DataError:
     return DataError(f"count is {wanted}, but {source.where} has {has} images: take {has} or fewer, or leave it out")
 
 
-# --- the folder that is worked in -------------------------------------------------------------------------------------
+# --- the working folder -----------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Work:
-    """What is there of a set that is being made.
+    """An unfinished set.
 
     Attributes:
-        output: the folder or URL that was asked for.
-        folder: of this host, locked for this process: of the shards if they stay here, and of the spool.
-        place: of the shards.
-        name: first part of their names.
-        names: the files that a former run left at `place`.
-        finished: how many shards are finished, with nothing said against them.
+        output: folder or URL of the finished set.
+        folder: working folder on this host, locked by this process; of the spool, and of the shards if they are local.
+        location: folder of the shards, here or remote.
+        name: first part of the names of the shards.
+        names: the files that a previous run left at `location`.
+        finished: number of shards that are finished and within `max_bad`.
     """
 
     output: str
     folder: Path
-    place: Folder
+    location: Folder
     name: str
     names: set[str]
     finished: int = 0
 
     def finish(self, manifest: Manifest) -> None:
-        """Make the set whole under its name, then remove what was needed to make it."""
-        with self.place.new(MANIFEST_NAME) as file:
+        """Complete the set under its final name, then remove the files that were only needed to write it."""
+        with self.location.new(MANIFEST_NAME) as file:
             file.write(manifest.to_json().encode())
-        place, target = self.place, folder_at(self.output)
+        location, target = self.location, folder_at(self.output)
         if target.path is not None:
             sync_path(self.folder)
-            for name in filter(is_hidden, target.names()):  # a folder with anything in it cannot be replaced
+            for name in filter(is_hidden, target.names()):  # only an empty folder can be replaced by a rename
                 (target.path / name).rename(self.folder / name)
             self.folder.rename(target.path.resolve())
             sync_path(target.path.parent)
-            place = target
+            location = target
         else:
             self.give_up()
-        _clear_up(place, place.names(), self.name)
+        _clear_up(location, location.names(), self.name)
 
     def give_up(self) -> None:
-        """Remove the folder of this host, unless somebody else has put something into it."""
+        """Remove the working folder of this host, unless it has files of others."""
         _clear(LocalFolder(self.folder), self.name)
         with suppress(OSError):
             self.folder.rmdir()
 
 
 def _of_set(name: str, ends: str = "json|tar|index") -> re.Pattern[str]:
-    """Return the pattern of the files of a set by the first part of their names."""
     return re.compile(rf"{re.escape(name)}-\d{{6,}}\.(?:{ends})")
 
 
-def _clear_up(place: Folder, names: set[str], name: str) -> None:
-    """Remove what a finished set no longer needs; the settings last, since they tell that there is something left."""
+def _clear_up(location: Folder, names: set[str], name: str) -> None:
+    """Remove the files that a finished set does not need; the settings last, since they mark that others remain."""
     needless = [*sorted(filter(_of_set(name, "json").fullmatch, names)), SPOOL_NAME, JOURNAL_NAME, SETTINGS_NAME]
     for needless_name in needless:
         if needless_name in names:
-            place.remove(needless_name)
+            location.remove(needless_name)
 
 
 @contextmanager
 def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
-    """Give what a former run with the same settings has left of a set, locked for this process.
+    """Lock the unfinished work on a set, that of a previous run with the same settings or a new one, for the block.
 
-    When the block fails, what is finished stays; where nothing is, nothing does.
+    If the block raises, finished shards and the spool are kept; if there are none, everything is removed.
     """
-    place = folder_at(output)
-    if place.path is not None:
-        target = place.path.resolve() if place.path.is_symlink() else place.path
+    location = folder_at(output)
+    if location.path is not None:
+        target = location.path.resolve() if location.path.is_symlink() else location.path
         folder = target.parent / f".{target.name}.unfinished"
-        place = LocalFolder(folder)
+        location = LocalFolder(folder)
     else:
         folder = cache_directory() / "unfinished" / xxhash.xxh3_128_hexdigest(output.encode())
     missing = [above for above in folder.parents if not above.exists()]
@@ -267,20 +270,21 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
     try:
         here = LocalFolder(folder)
         try:
-            for each in dict.fromkeys((place, here)):
+            for each in dict.fromkeys((location, here)):
                 was_there |= _resume(each, settings, output)
         except OSError as error:
             raise StorageError(f"output {output!r} cannot be written: {error.strerror}") from error
-        work = _Work(output, folder, place, settings["name"], place.names())
+        work = _Work(output, folder, location, settings["name"], location.names())
         yield work
     except BaseException as error:
-        # What was made of input that cannot be used is of no use, unless it is good shards or a former run's work.
+        # After an error in the input, a later run will not continue this one: keep only finished shards, and the work
+        # of previous runs. After other errors, keep shards and spool for the next try.
         is_useless = isinstance(error, InputError) and not isinstance(error, Unreachable)
         with suppress(DcganDistError, OSError):
-            has_shards = any(map(_of_set(settings["name"], "json").fullmatch, place.names()))
+            has_shards = any(map(_of_set(settings["name"], "json").fullmatch, location.names()))
             has_spool = (folder / JOURNAL_NAME).exists() and (folder / JOURNAL_NAME).stat().st_size > 0
             is_kept = work is None or work.finished or was_there if is_useless else has_shards or has_spool
-            for each in dict.fromkeys((place, here)):
+            for each in dict.fromkeys((location, here)):
                 _remove_parts(each)
                 if not is_kept:
                     _clear(each, settings["name"])
@@ -292,17 +296,17 @@ def _unfinished(output: str, settings: dict[str, Any]) -> Iterator[_Work]:
         os.close(lock)
 
 
-def _resume(place: Folder, settings: dict[str, Any], output: str) -> bool:
-    """Return whether a former run has left work with these settings; where it left none, write down the settings.
+def _resume(location: Folder, settings: dict[str, Any], output: str) -> bool:
+    """Return whether a previous run has left work with these settings; if there is none, write the settings.
 
     Raises:
-        DataError: there is work that was made with other settings, or that nothing is known of.
+        DataError: there is work that was made with other settings, or there are other files.
     """
-    names = place.names()
+    names = location.names()
     if SETTINGS_NAME in names:
-        way_out = f"name another output, or remove {shown(str(place))!r} to give up that work"
+        way_out = f"name another output, or remove {shown(str(location))!r} to discard that work"
         try:
-            has = json.loads(place.read(SETTINGS_NAME))
+            has = json.loads(location.read(SETTINGS_NAME))
             differing = _differing(has, json.loads(json.dumps(settings)))
         except (ValueError, AttributeError, TypeError) as error:
             raise DataError(
@@ -310,52 +314,52 @@ def _resume(place: Folder, settings: dict[str, Any], output: str) -> bool:
             ) from error
         if differing:
             raise DataError(
-                f"output {output!r} was begun with other settings, and is unfinished ({differing}): run it again "
+                f"output {output!r} was started with other settings, and is unfinished ({differing}): run it again "
                 f"with those to finish it, {way_out}"
             )
     else:
         other = next((name for name in sorted(names) if not is_hidden(name)), None)
         if other is not None:
-            raise DataError(f"output {output!r}: {str(place)!r} holds other files, such as {other!r}: move it away")
-    _remove_parts(place)
+            raise DataError(f"output {output!r}: {str(location)!r} holds other files, such as {other!r}: move it away")
+    _remove_parts(location)
     if SETTINGS_NAME in names:
         return True
-    with place.new(SETTINGS_NAME) as file:
+    with location.new(SETTINGS_NAME) as file:
         file.write(json.dumps(settings, sort_keys=True).encode())
     return False
 
 
-def _remove_parts(place: Folder) -> None:
-    """Remove what workers that were ended had half-written."""
-    for name in place.names():
+def _remove_parts(location: Folder) -> None:
+    """Remove the incomplete files of workers that were killed."""
+    for name in location.names():
         if name.startswith(".") and name.endswith(PART):
-            place.remove(name)
+            location.remove(name)
 
 
-def _clear(place: Folder, name: str) -> None:
-    """Remove what a run has made of an unfinished set, and nothing else."""
+def _clear(location: Folder, name: str) -> None:
+    """Remove the files of an unfinished set, and no others."""
     is_ours = _of_set(name).fullmatch
-    names = place.names()
+    names = location.names()
     for ours in [*sorted(filter(is_ours, names)), SPOOL_NAME, JOURNAL_NAME, SETTINGS_NAME]:
         if ours in names:
-            place.remove(ours)
+            location.remove(ours)
 
 
 def lock_folder(work: Path, output: str) -> int:
-    """Make the folder in which an output is made and lock it; the lock goes with the process, however that ends.
+    """Create and lock the working folder of an output; the lock ends with the process.
 
     Returns:
-        The file descriptor to close.
+        The file descriptor, which releases the lock when closed.
 
     Raises:
-        DataError: another process makes the same output.
+        DataError: another process is writing the same output.
     """
     while True:
         work.mkdir(exist_ok=True)
         folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
         try:
             lock(folder, work)
-            # Between opening and locking, its former owner may have renamed or removed it.
+            # Between opening and locking, its previous owner may have renamed or removed it.
             if work.exists() and os.path.samestat(os.fstat(folder), work.stat()):
                 return folder
         except BlockingIOError as error:
@@ -364,11 +368,11 @@ def lock_folder(work: Path, output: str) -> int:
         os.close(folder)
 
 
-# --- making the shards ------------------------------------------------------------------------------------------------
+# --- writing the shards -----------------------------------------------------------------------------------------------
 
 
 class _Job:
-    """Makes one set, and keeps count."""
+    """Writes one set, and counts images and unreadable inputs."""
 
     def __init__(self, source: Source, recipe: Recipe, work: _Work, max_bad: float, report: Report | None) -> None:
         self._source, self._recipe, self._work = source, recipe, work
@@ -379,7 +383,7 @@ class _Job:
         self._remarks = Remarks()
 
     def run(self, pool: TaskPool, settings: dict[str, Any]) -> Manifest:
-        """Make what is not there yet, and return the manifest of the whole."""
+        """Write the missing shards, and return the manifest of all."""
         recipe = self._recipe
         parts = self._source.parts(recipe.shard_size, recipe.seed, recipe.count)
         classes, folders = self._from_spool(pool) if parts is None else self._from_parts(parts, pool)
@@ -387,7 +391,7 @@ class _Job:
         if not self._shards:
             example = self._skipped[-1]
             raise DataError(
-                f"no image of {self._source.where} can be taken: {len(self._skipped):,} inputs were left out, such as "
+                f"no image of {self._source.where} can be used: {len(self._skipped):,} inputs were left out, such as "
                 f"{example['input']!r} ({example['reason']})"
             )
         return Manifest(
@@ -409,7 +413,7 @@ class _Job:
             raise nothing_found(self._source)
         if wanted is not None and total < wanted:
             raise _too_few(self._source, total, wanted)
-        folders = self._source.places() or ()
+        folders = self._source.all_folders() or ()
         classes, labels = classes_of(folders, self._source.classes, self._source.label_folder)
         tasks = self._tasks(PartSamples(part, labels, self._recipe) for part in parts)
         seen = 0
@@ -424,7 +428,7 @@ class _Job:
                 self._found += 0 if finished.is_new else finished.samples
                 self._check_bad(total)
                 self._work.finished += 1
-                self._tell(seen / total)
+                self._report_progress(seen / total)
         return classes, folders
 
     def _from_spool(self, pool: TaskPool) -> tuple[tuple[str, ...], Collection[Folders]]:
@@ -436,7 +440,7 @@ class _Job:
             self._skipped = spool.skipped
             if known is not None:
                 self._check_bad(known)
-            self._tell((1 - _FILLING) * (share if known is None else spool.inputs / known))
+            self._report_progress((1 - _FILLING) * (share if known is None else spool.inputs / known))
 
         spool = fill_spool(source, recipe, self._work.folder, pool, watch)
         if not spool.inputs:
@@ -447,14 +451,14 @@ class _Job:
         self._skipped, self._remarks = spool.skipped, spool.remarks
         self._check_bad(self._done + self._bad)
         classes, shards = spool.cut(source, recipe)
-        # The spool is on this host, so what copies from it is as well.
+        # The spool is on this host, so the processes that copy from it must be, too.
         count = -(-self._done // recipe.shard_size)
         copiers = LocalPool(max(1, min(pool.workers, usable_cores(), count)))
         with closing(copiers.run(make_shard, self._tasks(shards))) as results:
             for number, finished in enumerate(results, 1):
                 self._shards += [] if finished.shard is None else [finished.shard]
                 self._work.finished += 1
-                self._tell(1 - _FILLING * (1 - number / count))
+                self._report_progress(1 - _FILLING * (1 - number / count))
         return classes, spool.folders
 
     def _tasks(self, all_samples: Iterator[Samples]) -> Iterator[ShardTask]:
@@ -464,8 +468,8 @@ class _Job:
                 name=name,
                 samples=samples,
                 encoding=self._recipe.encoding,
-                place=self._work.place,
-                is_there=record_name(name) in self._work.names,
+                location=self._work.location,
+                has_record=record_name(name) in self._work.names,
             )
 
     def _check_bad(self, inputs: int) -> None:
@@ -476,6 +480,6 @@ class _Job:
                 f"such as {example['input']!r} ({example['reason']}): more than max_bad ({self._max_bad:g}) allows"
             )
 
-    def _tell(self, share: float) -> None:
+    def _report_progress(self, share: float) -> None:
         if self._report is not None:
             self._report(self._done, min(1.0, share), self._bad, self._found)

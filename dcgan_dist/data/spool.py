@@ -1,9 +1,9 @@
-"""The way to shards for sources that can only be read from their beginning, such as compressed archives.
+"""The spool: an intermediate file for sources that can only be read from the beginning, such as compressed archives.
 
-Their images are decoded and encoded by worker processes and put into one file, the spool, in the order of the source;
-the shards are then filled from it in an order that is a hash of (seed, number of the image). Beside the spool stands a
-journal with a line for each block of it. A run that follows an interrupted one reads the source again, but decodes
-nothing that is in the spool already.
+Worker processes decode and encode the images, and they are appended to the spool in the order of the source. Then the
+shards are filled from the spool in an order given by a hash of (seed, number of the image). A journal next to the spool
+has a line for each block of it. A run that continues an interrupted one reads the source again, but does not decode
+again what is in the spool.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ _BLOCK_BYTES = 1 << 24
 
 @dataclass
 class Spool:
-    """Encoded images in the order of the source, and what belongs to each.
+    """Encoded images in the order of the source, and their descriptions.
 
     Attributes:
         path: the file of images, each followed by its attributes.
-        inputs: how many inputs of the source it stands for.
-        found: how many images it had at the beginning, from a former run.
+        inputs: number of inputs of the source that were processed.
+        found: number of images at the beginning, from a previous run.
         is_whole: whether the source was read to its end.
-        numbers: of each image in the source.
-        sizes: of each image in bytes.
-        json_sizes: of each image's attributes in bytes.
-        places: of each image's folders in `folders`.
-        folders: all folders, in the order in which they were met.
-        skipped: the inputs that are not in it.
-        bad: how many of them may have been images.
-        remarks: what was noticed of the images.
+        numbers: number in the source, of each image.
+        sizes: size in bytes, of each image.
+        json_sizes: size of the attributes in bytes, of each image.
+        folder_numbers: index in `folders`, of each image.
+        folders: all folders, in the order of their first use.
+        skipped: the inputs that were left out.
+        bad: how many of these may have been images.
+        remarks: what was noticed about the images.
     """
 
     path: Path
@@ -65,18 +65,18 @@ class Spool:
     numbers: array[int] = field(default_factory=lambda: array("Q"))
     sizes: array[int] = field(default_factory=lambda: array("I"))
     json_sizes: array[int] = field(default_factory=lambda: array("I"))
-    places: array[int] = field(default_factory=lambda: array("I"))
+    folder_numbers: array[int] = field(default_factory=lambda: array("I"))
     folders: dict[Folders, int] = field(default_factory=dict)
     skipped: list[dict[str, str]] = field(default_factory=list)
     bad: int = 0
     remarks: Remarks = Remarks()  # noqa: RUF009 it is immutable
 
     def cut(self, source: Source, recipe: Recipe) -> tuple[tuple[str, ...], Iterator[SpoolSamples]]:
-        """Return the names of the classes, and what goes into each shard."""
+        """Return the names of the classes, and the content of each shard."""
         classes, by_folders = classes_of(self.folders.keys(), source.classes, source.label_folder)
-        by_place = np.array([by_folders[folders] for folders in self.folders], dtype=np.int32)
+        by_folder = np.array([by_folders[folders] for folders in self.folders], dtype=np.int32)
         numbers, sizes = np.frombuffer(self.numbers, np.uint64), np.frombuffer(self.sizes, np.uint32)
-        json_sizes, places = np.frombuffer(self.json_sizes, np.uint32), np.frombuffer(self.places, np.uint32)
+        json_sizes, folders = np.frombuffer(self.json_sizes, np.uint32), np.frombuffer(self.folder_numbers, np.uint32)
         ends = np.cumsum(sizes.astype(np.int64) + json_sizes)
         order = _order(self.numbers, recipe.seed)
 
@@ -84,20 +84,20 @@ class Spool:
             for start in range(0, len(order), recipe.shard_size):
                 which = order[start : start + recipe.shard_size]
                 offsets = ends[which] - sizes[which] - json_sizes[which]
-                rows = (numbers[which], offsets, sizes[which], json_sizes[which], by_place[places[which]])
+                rows = (numbers[which], offsets, sizes[which], json_sizes[which], by_folder[folders[which]])
                 yield SpoolSamples(self.path, np.stack([column.astype(np.int64) for column in rows], axis=1))
 
         return classes, shards()
 
     def add(self, block: dict[str, Any]) -> None:
-        """Add what a line of the journal says."""
+        """Add a block, given by its line of the journal."""
         self.remarks += Remarks(**block["remarks"])
         self.inputs += block["inputs"]
-        for number, size, json_size, place in block["rows"]:
+        for number, size, json_size, folder_number in block["rows"]:
             self.numbers.append(number)
             self.sizes.append(size)
             self.json_sizes.append(json_size)
-            self.places.append(place)
+            self.folder_numbers.append(folder_number)
         for folders in block["folders"]:
             self.folders[tuple(folders)] = len(self.folders)
         self.skipped += block["skipped"]
@@ -107,7 +107,7 @@ class Spool:
 
 @dataclass(frozen=True)
 class SpoolSamples:
-    """What one shard takes from a spool; see `shard_writer.Samples`.
+    """The images of one shard in a spool; see `shard_writer.Samples`.
 
     Attributes:
         path: of the spool.
@@ -126,7 +126,7 @@ class SpoolSamples:
 
 
 def _order(numbers: array[int], seed: int) -> npt.NDArray[np.intp]:
-    """Return a permutation that depends on the seed and the images' numbers alone, not on a generator's version."""
+    """Return a permutation that depends only on the seed and the numbers, not on the version of a random generator."""
     keys = [xxhash.xxh3_64_intdigest(number.to_bytes(8, "little"), seed) for number in numbers]
     return np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
 
@@ -134,14 +134,14 @@ def _order(numbers: array[int], seed: int) -> npt.NDArray[np.intp]:
 def fill_spool(
     source: Source, recipe: Recipe, folder: Path, pool: TaskPool, watch: Callable[[Spool, float], None]
 ) -> Spool:
-    """Decode and encode a source into a spool, or go on with what a former run has left of one.
+    """Decode and encode a source into a spool, or continue the spool of a previous run.
 
     Args:
-        source: the images.
-        recipe: what to make of them.
-        folder: of the spool and its journal, which are of this source and recipe or not there yet.
-        pool: does the decoding and encoding.
-        watch: called after each block with the spool so far and the share of the source that it stands for.
+        source: of the images.
+        recipe: how to convert them.
+        folder: of the spool and its journal; existing ones must be of this source and recipe.
+        pool: decodes and encodes.
+        watch: called after each block with the spool and the share of the source that was processed.
 
     Raises:
         DataError: the source is damaged.
@@ -169,7 +169,7 @@ def fill_spool(
 
 
 def _resume(folder: Path) -> tuple[Spool, int]:
-    """Return what is there undamaged, and the length in bytes of the journal so far."""
+    """Return the intact blocks of a spool, and the length in bytes of their journal lines."""
     spool, length, position = Spool(folder / SPOOL_NAME), 0, 0
     try:
         with spool.path.open("rb") as file, (folder / JOURNAL_NAME).open("rb") as journal:
@@ -185,13 +185,13 @@ def _resume(folder: Path) -> tuple[Spool, int]:
                 spool.add(block)
                 length, position = length + len(line), stop
     except (FileNotFoundError, ValueError, KeyError):  # no file yet; an empty one, which cannot be mapped; an older one
-        pass
+        pass  # start from the blocks read so far
     spool.found = len(spool.numbers)
     return spool, length
 
 
 class _BlockWriter:
-    """Gathers results, and adds them to the spool and its journal by the block."""
+    """Collects results, and appends them to the spool and its journal in blocks."""
 
     def __init__(self, spool: Spool, images: IO[bytes], journal: IO[bytes]) -> None:
         self._spool, self._images, self._journal = spool, images, journal
@@ -219,8 +219,8 @@ class _BlockWriter:
         known = self._spool.folders
         if item.folders not in known:
             self._folders.setdefault(item.folders, len(known) + len(self._folders))
-        place = known.get(item.folders, self._folders.get(item.folders, 0))
-        self._rows.append((number, len(image), len(attributes), place))
+        folder_number = known.get(item.folders, self._folders.get(item.folders, 0))
+        self._rows.append((number, len(image), len(attributes), folder_number))
         self._content += (image, attributes)
         self._bytes += len(image) + len(attributes)
 
@@ -236,6 +236,7 @@ class _BlockWriter:
             "digest": xxhash.xxh3_64_hexdigest(content),
             "end": is_end,
         }
+        # The images before their line of the journal: a kill in between leaves only bytes that the next run truncates.
         _write_all(self._images, content)
         text = json.dumps(block).encode() + b"\n"
         _write_all(self._journal, xxhash.xxh3_64_hexdigest(text).encode() + b" " + text)
@@ -244,7 +245,7 @@ class _BlockWriter:
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:
-    """Write to a file without a buffer, of which one call may take only a part."""
+    """Write to an unbuffered file, where one call may write only a part."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
@@ -253,7 +254,7 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
 def _encoded(
     items: Iterator[Item], recipe: Recipe, pool: TaskPool, first: int
 ) -> Generator[tuple[int, Item, Encoded | Skipped]]:
-    """Return the inputs from number `first` on with what became of each, in order."""
+    """Yield the number of each input, from `first` on, the input and its result, in order."""
     waiting: deque[list[Item]] = deque()
 
     def tasks() -> Iterator[tuple[list[Content], Recipe]]:
@@ -291,12 +292,12 @@ _SENT = EncodedImage(b"")
 
 
 def _without_content(item: Item) -> Item:
-    """Return an item that no longer holds what has been sent to a worker."""
+    """Return an item without the content, which has been sent to a worker, to free its memory."""
     return item if item.content is None else replace(item, content=_SENT)
 
 
 def _encode_all(task: tuple[list[Content], Recipe]) -> list[Encoded | str]:
-    """Return each image encoded, or why it cannot be read."""
+    """Return each image encoded, or the reason why it cannot be read."""
     contents, recipe = task
     return [_encode(content, recipe) for content in contents]
 

@@ -1,4 +1,14 @@
-"""From shards to batches of images, in the order of `order`, read ahead of the step that uses them."""
+"""From shards to batches of images, in the order of `order.py`, prefetched.
+
+::
+
+    ImageStream.read(b)     batch b: order ─> (shard, record) of each slot ─> _OpenShard.read: seek, digest, decode
+                            a damaged record leaves its slot empty, and moves no other image
+    ImageStream.iterate     the same, prefetched by a thread, or by processes that write into shared memory
+    remote shards           downloads (downloading.py) bring whole shards into the cache, in the order of their use;
+                            until the first ones are complete, single records are read by range requests
+    after a shard's last record of an epoch, all its bytes are compared with the manifest
+"""
 
 from __future__ import annotations
 
@@ -26,26 +36,26 @@ import xxhash
 import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.config import is_whole
 from dcgan_dist.data.dataset import Dataset
-from dcgan_dist.data.downloading import Downloads, PieceReaders, Pieces
+from dcgan_dist.data.downloading import Downloads, RangeReader, RangeReaders
 from dcgan_dist.data.images import Pixels, decode, decode_stored, fit
 from dcgan_dist.data.loading import LoaderProcesses, SharedFlag
 from dcgan_dist.data.manifest import RECORD
-from dcgan_dist.data.order import RUNS, EpochOrder, Integers, batches_per_epoch, rank_positions
+from dcgan_dist.data.order import SEGMENTS, EpochOrder, Integers, batches_per_epoch, rank_positions
 from dcgan_dist.data.tar_index import BLOCK, Fault, Member, damaged_headers, digest_of, sample_at, scan
 from dcgan_dist.errors import DataError, DcganDistError, Unreachable
 from dcgan_dist.storage.remote import Interrupted, interrupted_by, shown
 
-_OPEN_SHARDS = 256  # each holds a file descriptor; a batch meets 64 to 128 shards
-_OPEN_COPIES = 96  # of remote shards: what is open cannot make room for others
-_MOST_FLAWS = 8  # named of a shard, each time that all of it is looked at
+_OPEN_SHARDS = 256  # each holds a file descriptor; a batch reads from 64 to 128 shards
+_OPEN_COPIES = 96  # of remote shards: an open copy cannot be removed from the cache
+_MOST_FLAWS = 8  # reported for a shard, each time that all its bytes are compared
 _CUT_OFF = "the file ends before it does"
 _OTHER_BYTES = "its bytes are not those that were written"
-_POSITIONS_AT_ONCE = 2048  # whose order is worked out together
+_POSITIONS_AT_ONCE = 2048  # located together
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A record that could not be delivered: which one, where in the global batch it is missing, and why."""
+    """A record that could not be read: its shard, number and offset, its slot in the global batch, and the reason."""
 
     shard: str
     record: int
@@ -56,7 +66,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Flaw:
-    """Damage to a shard that costs this reader no image, but may cost others some: which one, where, and what."""
+    """Damage to a shard that costs this reader no image, but may cost other readers some; with its offset."""
 
     shard: str
     offset: int
@@ -70,10 +80,10 @@ class Batch:
     Attributes:
         images: uint8, shape (n, size, size, channels).
         labels: int64, shape (n,); -1 for unlabelled images.
-        slots: int64, shape (n,): places in the global batch, from 0, each with slot mod world_size = rank (where the
-            batch size is a multiple of the world size).
-        damage: records that are missing among these, in the order of their slots.
-        flaws: damage found besides, mostly once for each time that a process opens a shard.
+        slots: int64, shape (n,): positions in the global batch, from 0; slot mod world_size = rank if the batch size is
+            a multiple of the world size.
+        damage: the damaged records of this part, which are missing here, in the order of their slots.
+        flaws: other damage, usually reported once each time that a process opens a shard.
     """
 
     images: torch.Tensor
@@ -88,10 +98,9 @@ class Samples:
     """One rank's part of a global batch as samples of WebDataset.
 
     Attributes:
-        samples: all members of each image's sample by their extension, `__key__` and `__url__`; None for a sample that
-            is damaged.
+        samples: for each image, all members of its sample by extension, and `__key__` and `__url__`; None if damaged.
         damage: the damaged ones, in order.
-        flaws: damage found besides; see `Batch`.
+        flaws: other damage; see `Batch`.
     """
 
     samples: tuple[dict[str, Any] | None, ...]
@@ -100,20 +109,20 @@ class Samples:
 
 
 class ImageStream:
-    """The images of a dataset as an endless row of batches, numbered on over the epochs.
+    """The images of a dataset as an endless sequence of batches, numbered across epochs.
 
-    Batch b is batch ``b % batches_per_epoch`` of epoch ``b // batches_per_epoch``. What is in it depends on the seed
-    and the global batch size alone, so that any number of ranks and workers sees the same row, from any start.
+    Batch b is batch ``b % batches_per_epoch`` of epoch ``b // batches_per_epoch``. Its content depends only on the seed
+    and the global batch size, so that any number of ranks and workers sees the same batches, from any start.
 
     Args:
-        dataset: what to read.
-        seed: seed of the order.
+        dataset: to read.
+        seed: of the order.
         batch_size: images of a global batch, over all ranks.
         rank: which part of each batch this process reads.
         world_size: number of parts.
         workers: processes that decode for `iterate`; 0 for a background thread.
-        prefetch: batches kept ready (by each worker).
-        on_damage: `skip` leaves the place of a damaged record empty, `fail` raises.
+        prefetch: batches read ahead (by each worker).
+        on_damage: `skip` leaves the slot of a damaged record empty, `fail` raises.
 
     Raises:
         DataError: the dataset has fewer images than one global batch.
@@ -144,10 +153,10 @@ class ImageStream:
             )
         self._seed, self._rank, self._world_size, self._on_damage = seed, rank, world_size, on_damage
         self._batches_at_once = max(1, _POSITIONS_AT_ONCE * world_size // batch_size)
-        # Made anew in each process, and safe to use from several threads.
+        # These caches are created again in each process (see `__reduce__`), and are safe to use from several threads.
         any_remote = any(map(dataset.is_remote, range(len(dataset.tars))))
-        # Until the shards of its first batches have come, single records are read from where they are.
-        self._pieces = PieceReaders(2 * RUNS) if any_remote else None
+        # Until the shards of the first batches are downloaded, single records are read remotely.
+        self._ranges = RangeReaders(2 * SEGMENTS) if any_remote else None
         self._shard = lru_cache(maxsize=_OPEN_COPIES if any_remote else _OPEN_SHARDS)(self._open_shard)
         self._order = lru_cache(maxsize=2)(self._make_order)
         self._located = lru_cache(maxsize=4)(self._locate)
@@ -169,28 +178,28 @@ class ImageStream:
         )
 
     def read(self, batch: int, out: Pixels | None = None) -> Batch:
-        """Read this rank's part of global batch number `batch`, here and now.
+        """Read this rank's part of global batch number `batch`, in this thread.
 
         Args:
             batch: its number.
-            out: memory for its images, shape (`most_images` or more, size, size, channels).
+            out: memory for its images, shape (`most_images` or more, size, size, channels); None allocates it.
 
         Raises:
-            DataError: a shard is damaged and `on_damage` is `fail`; or remote shards cannot be had.
+            DataError: a shard is damaged and `on_damage` is `fail`, or a remote shard is unreachable.
         """
         epoch, number = divmod(batch, self.batches_per_epoch)
         group, member = divmod(number, self._batches_at_once)
         slots, shards, records = self._located(epoch, group)[member]
-        images = self._room(len(slots)) if out is None else out
+        images = self._allocate(len(slots)) if out is None else out
         labels = np.empty(len(slots), dtype=np.int64)
         damage: list[Damage] = []
         headers = np.empty((len(slots), BLOCK), dtype=np.uint8)
-        # Slices of plain memory take a third of the time that views of arrays do.
+        # Slicing plain memory takes a third of the time of array views.
         image_memory, header_memory = images.reshape(-1).data, headers.reshape(-1).data
         length = self.dataset.image_size**2 * self.dataset.channels
-        of_headers: list[int] = []  # the shard of each
+        of_headers: list[int] = []  # the shard of each header
         flawed: dict[int, _OpenShard] = {}
-        if self._pieces is not None and not self._pieces.done:
+        if self._ranges is not None and not self._ranges.done:
             self._ask_for(shards, records)
         filled = 0
         for slot, shard, record in zip(slots.tolist(), shards.tolist(), records.tolist(), strict=True):
@@ -224,20 +233,20 @@ class ImageStream:
         )
 
     def read_samples(self, batch: int, first: int = 0, *, decoded: bool = False) -> Samples:
-        """Read the samples of this rank's part of global batch number `batch`, here and now.
+        """Read the samples of this rank's part of global batch number `batch`, in this thread.
 
         Args:
             batch: its number.
-            first: how many samples of the part to leave out.
-            decoded: give images as `read` does, labels and attributes as values; else all members as bytes.
+            first: number of samples at the beginning of the part to leave out.
+            decoded: whether images are decoded as by `read`, and labels and attributes parsed; else all are bytes.
 
         Raises:
-            DataError: a shard is damaged and `on_damage` is `fail`; or remote shards cannot be had.
+            DataError: a shard is damaged and `on_damage` is `fail`, or a remote shard is unreachable.
         """
         epoch, number = divmod(batch, self.batches_per_epoch)
         group, member = divmod(number, self._batches_at_once)
         slots, shards, records = (part[first:] for part in self._located(epoch, group)[member])
-        if self._pieces is not None and not self._pieces.done:
+        if self._ranges is not None and not self._ranges.done:
             self._ask_for(shards, records, whole_samples=True)
         samples: list[dict[str, Any] | None] = []
         damage: list[Damage] = []
@@ -257,15 +266,15 @@ class ImageStream:
 
     @property
     def most_images(self) -> int:
-        """The most images that this rank's part of a batch can have."""
+        """Maximum number of images in this rank's part of a batch."""
         return -(-self.batch_size // self._world_size)
 
-    def _room(self, count: int) -> Pixels:
+    def _allocate(self, count: int) -> Pixels:
         size, channels = self.dataset.image_size, self.dataset.channels
         return np.empty((count, size, size, channels), dtype=np.uint8)
 
     def _lost(self, opened: _OpenShard, record: int, slot: int, error: DataError) -> Damage:
-        """Return what is to be said of a damaged record; raise it where damage ends the stream."""
+        """Return the description of a damaged record; raise it if `on_damage` is `fail`."""
         found = Damage(opened.name, record, opened.offset(record), slot, str(error))
         if self._on_damage == "fail":
             raise self._damaged(found.shard, found.offset, f"record {record}: {error}") from error
@@ -274,13 +283,13 @@ class ImageStream:
     def _find_flaws(
         self, epoch: int, number: int, flawed: dict[int, _OpenShard], suspects: Sequence[int] = ()
     ) -> tuple[Flaw, ...]:
-        """Inspect the shards that are read for the last time in a batch, and suspects; return all flaws that are new.
+        """Inspect suspect shards, and those whose last record of the epoch is in this batch; return all new flaws.
 
         Args:
             epoch: number of the epoch.
             number: of the batch in it.
-            flawed: shards with flaws that are known already.
-            suspects: shards of which a damaged header was seen.
+            flawed: shards with flaws that were found while reading.
+            suspects: shards with a damaged header in this batch.
         """
         to_inspect = dict.fromkeys(self._left(epoch).get(number, ()), False) | dict.fromkeys(suspects, True)
         for shard, is_suspect in to_inspect.items():
@@ -297,9 +306,9 @@ class ImageStream:
         )
 
     def iterate(self, start: int = 0, stop: int | None = None) -> BatchIterator:
-        """Read batches `start`, `start` + 1, … ahead of their use, up to `stop` (left out, without end).
+        """Return an iterator over batches `start`, `start` + 1, … before `stop` (None: endless), read ahead.
 
-        An error comes up at the batch that it concerns. Close the iterator, or use it in a `with` block, to end its
+        An error is raised at the batch that it concerns. Close the iterator, or use it in a `with` block, to end its
         thread or processes before the last batch.
         """
         numbers = itertools.count(start) if stop is None else range(start, stop)
@@ -308,9 +317,9 @@ class ImageStream:
         return _ThreadBatches(self, numbers)
 
     def shards_ahead(self, batch: int) -> list[int]:
-        """Return the shards that this rank needs for `batch` and for about half a shard per run after it, in order."""
+        """Return the shards that this rank needs for `batch` and about half a shard per segment after it, in order."""
         sizes = self.dataset.sizes
-        ahead = max(self.batch_size, RUNS * (max(sizes) // 2))
+        ahead = max(self.batch_size, SEGMENTS * (max(sizes) // 2))
         epoch, number = divmod(batch, self.batches_per_epoch)
         start, length = number * self.batch_size, self.batches_per_epoch * self.batch_size
         parts = [(epoch, start, min(start + ahead, length)), (epoch + 1, 0, min(start + ahead - length, length))]
@@ -325,7 +334,7 @@ class ImageStream:
         return EpochOrder(self.dataset.sizes, self._seed, epoch)
 
     def _locate(self, epoch: int, group: int) -> list[tuple[Integers, Integers, Integers]]:
-        """Return slots, shards and records of each batch of a group of successive ones."""
+        """Return slots, shards and records of each batch in a group of consecutive ones."""
         first = group * self._batches_at_once
         numbers = range(first, min(first + self._batches_at_once, self.batches_per_epoch))
         positions = [rank_positions(number, self.batch_size, self._rank, self._world_size) for number in numbers]
@@ -335,16 +344,16 @@ class ImageStream:
         return list(zip(slots, np.split(shards, cuts), np.split(records, cuts), strict=True))
 
     def _ask_for(self, shards: Integers, records: Integers, whole_samples: bool = False) -> None:
-        """Begin to read the records of a batch from remote shards that are not on this host yet."""
-        assert self._pieces is not None
+        """Request the records of a batch from remote shards that are not on this host yet."""
+        assert self._ranges is not None
         asked = [
             self._shard(shard).ask(record, whole_samples)
             for shard, record in zip(shards.tolist(), records.tolist(), strict=True)
         ]
-        self._pieces.done = not any(asked)
+        self._ranges.done = not any(asked)
 
     def _find_left(self, epoch: int) -> dict[int, list[int]]:
-        """Return the shards of which this rank reads the last record that any rank reads in an epoch, by batch."""
+        """Return, by batch, the shards whose last record in an epoch is read by this rank."""
         last = self._order(epoch).last_positions(self.batches_per_epoch * self.batch_size)
         found: dict[int, list[int]] = {}
         for shard in np.flatnonzero((last >= 0) & (last % self._world_size == self._rank)).tolist():
@@ -352,8 +361,8 @@ class ImageStream:
         return found
 
     def _open_shard(self, shard: int) -> _OpenShard:
-        pieces = None if self._pieces is None else self._pieces.of(self.dataset, shard)
-        return _OpenShard(self.dataset, shard, self._inspected, pieces)
+        ranges = None if self._ranges is None else self._ranges.of(self.dataset, shard)
+        return _OpenShard(self.dataset, shard, self._inspected, ranges)
 
 
 def _make_stream(dataset: Dataset, settings: dict[str, Any]) -> ImageStream:
@@ -361,20 +370,19 @@ def _make_stream(dataset: Dataset, settings: dict[str, Any]) -> ImageStream:
 
 
 Inspected = dict[int, tuple[tuple[int, int, int], bool]]
-"""The shards of which every byte has been compared: which file it was (inode, size, time of its last change), and
-whether something was found."""
+"""The shards whose bytes have all been compared: the file's (inode, size, time of last change), and whether flaws were
+found."""
 
 
 class _OpenShard:
-    """A shard that is being read: its index, and its file.
+    """An open shard: its index and its file.
 
-    The file is read, not mapped: where a disk fails, or a file is cut short meanwhile, its images alone are lost, and
-    the process lives. It is checked in three ways: its size when it is opened, each record and the header in front of
-    it whenever they are read, and every byte after the last record of an epoch has been read, in the first epoch and
-    after any change of the file.
+    The file is read, not mapped: if the disk fails or the file is truncated, only its images are lost, while access to
+    a map would kill the process. Three checks: the size when the file is opened; each record and its header whenever
+    they are read; and all bytes after the last record of an epoch, in the first epoch and after any change of the file.
     """
 
-    def __init__(self, dataset: Dataset, shard: int, inspected: Inspected, pieces: Pieces | None = None) -> None:
+    def __init__(self, dataset: Dataset, shard: int, inspected: Inspected, ranges: RangeReader | None = None) -> None:
         about = self._about = dataset.manifest.shards[shard]
         self.name = about.file
         self._number, self._known = shard, inspected
@@ -383,14 +391,14 @@ class _OpenShard:
         self._encoding, self._fitted = dataset.manifest.encoding, dataset.fitted
         self._classes = dataset.classes
         self._url, self._find_extents = shown(dataset.tars[shard]), partial(dataset.extents, shard)
-        self._open_tar, self._pieces = partial(dataset.open_tar, shard), pieces
+        self._open_tar, self._ranges = partial(dataset.open_tar, shard), ranges
         self._file: int | None = None
         self._length = 0
         self._missing: str | None = None
         self._records: npt.NDArray[np.void] = np.empty(0, dtype=RECORD)
         try:
             self._records = dataset.records(shard)
-            if pieces is None:
+            if ranges is None:
                 self._opened()
         except Unreachable:
             raise
@@ -398,33 +406,33 @@ class _OpenShard:
             self._missing = str(error)
 
     def offset(self, record: int) -> int:
-        """Return where a record's image is in the tar, 0 where that is not known."""
+        """Return the offset of a record's image in the tar; 0 if unknown."""
         return int(self._records["offset"][record]) if record < len(self._records) else 0
 
     def ask(self, record: int, whole_sample: bool = False) -> bool:
-        """Begin to read a record from where the shard is, while that is on its way; return whether it was begun."""
-        if self._pieces is None or self._missing is not None:
+        """Request a record from remote storage while the shard is still being downloaded; return whether requested."""
+        if self._ranges is None or self._missing is not None:
             return False
         if whole_sample:
             first, end = self._extents[record].tolist()
-            return self._pieces.ask(first, end - first)
+            return self._ranges.ask(first, end - first)
         start, size, *_ = self._records.item(record)
-        return self._pieces.ask(start - BLOCK, BLOCK + size)
+        return self._ranges.ask(start - BLOCK, BLOCK + size)
 
     def read(self, record: int, out: memoryview, header: memoryview) -> int:
         """Decode a record's image; return its label.
 
         Args:
-            record: its place among those that count.
+            record: its index among the shard's records that are used.
             out: memory for the image, size * size * channels bytes.
-            header: memory for the tar header in front of it, 512 bytes.
+            header: memory for the tar header before it, 512 bytes.
 
         Raises:
             DataError: the record is damaged.
         """
         if self._missing is not None:
             raise DataError(self._missing)
-        # One call for all fields: the fastest way to take single values from an array.
+        # One call for all fields is the fastest way to get single values from an array.
         start, size, label, digest, _, _ = self._records.item(record)
         if self._encoding == "raw" and self._file is not None and size == out.nbytes:
             self._read_into(start - BLOCK, header, out)
@@ -442,10 +450,10 @@ class _OpenShard:
         return int(label)
 
     def sample(self, record: int, decoded: bool) -> dict[str, Any]:
-        """Return all members of the sample that a record's image is in; see `ImageStream.read_samples`.
+        """Return all members of the sample of a record; see `ImageStream.read_samples`.
 
         Raises:
-            DataError: the sample is damaged, or may have lost a member to damage.
+            DataError: the sample is damaged, or may have lost a member because of damage next to it.
         """
         if self._missing is not None:
             raise DataError(self._missing)
@@ -485,16 +493,16 @@ class _OpenShard:
         return self._find_extents()
 
     def _is_label(self, content: bytes, label: int) -> bool:
-        """Whether the content of a ``.cls`` names the class of a number."""
+        """Return whether the content of a ``.cls`` is the number or the name of a label."""
         text = content.decode("utf-8", "replace").strip()
         names = {str(label), *self._classes[label : label + 1]}
         return text in names or (is_whole(text) and str(int(text)) in names)
 
     def _read_into(self, start: int, header: memoryview, out: memoryview) -> None:
-        """Read a header and the raw values behind it, right into their places.
+        """Read a header and the raw values after it directly into their memory.
 
         Raises:
-            DataError: they cannot be read, or not all of them are there.
+            DataError: they cannot be read completely.
         """
         assert self._file is not None
         try:
@@ -505,21 +513,21 @@ class _OpenShard:
             raise DataError(_CUT_OFF)
 
     def _fetch(self, start: int, size: int, image: slice, digest: int) -> bytes:
-        """Return bytes of the shard with an image among them, as they came by themselves where that is as written.
+        """Return bytes of the shard, among them an image, from a range request if that image has the right digest.
 
-        Else the whole shard says whether they are damaged.
+        Otherwise from the downloaded shard, which decides whether the image is damaged.
 
         Raises:
             DataError: they cannot be read.
         """
-        if self._pieces is not None:
-            piece = self._pieces.take(start, size)
-            if piece is not None and xxhash.xxh3_64_intdigest(piece[image]) == digest:
-                return bytes(piece)
+        if self._ranges is not None:
+            content = self._ranges.take(start, size)
+            if content is not None and xxhash.xxh3_64_intdigest(content[image]) == digest:
+                return bytes(content)
         return self._bytes(start, size)
 
     def _bytes(self, start: int, size: int) -> bytes:
-        """Return `size` bytes from `start` on, or those that there are.
+        """Return `size` bytes from `start` on; fewer if the file ends before.
 
         Raises:
             DataError: they cannot be read.
@@ -530,12 +538,12 @@ class _OpenShard:
             raise DataError(f"it cannot be read ({error.strerror})") from error
 
     def _opened(self) -> int:
-        """Open the file, and look at its size; return its number.
+        """Open the file, check its size, and return its descriptor.
 
         Raises:
-            DataError: it is missing, or is remote and cannot be had.
+            DataError: it is missing, or remote and unreachable.
         """
-        self._pieces = None
+        self._ranges = None
         try:
             file = self._open_tar()
         except Unreachable:
@@ -547,18 +555,18 @@ class _OpenShard:
         number = self._file = file.fileno()
         has, had = os.fstat(number).st_size, self._about.bytes
         if has != had:
-            what = "it is cut off" if has < had else "something was put after its end"
+            what = "it is cut off" if has < had else "it continues after its end"
             self.flaws.append(Flaw(self.name, min(has, had), f"{what}: it has {has} bytes, not {had}"))
         self._length = has
         return number
 
     def inspect(self, is_suspect: bool) -> None:
-        """Compare every byte with what was written, and note what differs besides the images that count.
+        """Compare all bytes with the manifest's digest, and note differences outside the images that are used.
 
-        Once is enough, as long as the file does not change.
+        A file is compared once, unless it changes.
 
         Args:
-            is_suspect: whether a damaged header was seen: then even a file that was found whole is looked at again.
+            is_suspect: whether a damaged header was seen: then even a file that was intact before is compared again.
         """
         if self._missing is not None:
             return
@@ -576,29 +584,29 @@ class _OpenShard:
         self.flaws += flaws
 
     def take_flaws(self) -> list[Flaw]:
-        """Return what was noted since the last call."""
+        """Return the flaws noted since the last call."""
         found, self.flaws = self.flaws, []
         return found
 
     def _flaws_within(self, file: int) -> list[Flaw]:
-        """Find what makes the digest differ: headers, labels, other bytes; images are told of when they are read."""
+        """Find why the digest differs: headers, labels, other bytes. Damaged images are reported when they are read."""
         if not self._length:
             return []
-        # All of it has just been read without a fault, so a map will do; and a shard made elsewhere may be huge.
+        # All bytes have just been read without an error, so a map is safe; and a shard made elsewhere may be huge.
         archive = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
         intact = [
             xxhash.xxh3_64_intdigest(archive[start : start + size]) == digest
             for start, size, _, digest, *_ in self._records.tolist()
         ]
         if intact and not any(intact):
-            return []  # another shard in the place of this one: nothing to be added to its lost images
+            return []  # the file is another shard: all images are reported as damaged, and that is enough
         found: list[Flaw] = []
         record_of = {offset: record for record, offset in enumerate(self._records["offset"].tolist())}
         labels: dict[str, set[str]] = {}
         texts: dict[str, Member] = {}
         for part in scan(archive):
             if isinstance(part, Fault):
-                found.append(Flaw(self.name, part.offset, f"it {part.reason}, where others may stop reading"))
+                found.append(Flaw(self.name, part.offset, f"it {part.reason}, where other readers may stop"))
                 continue
             key = part.name.partition(".")[0]
             if part.offset in record_of:
@@ -612,10 +620,10 @@ class _OpenShard:
                 found.append(Flaw(self.name, start, f"{texts[key].name!r} is not the label that was written"))
         found.sort(key=lambda flaw: flaw.offset)
         if all(intact) and not found and self._length == self._about.bytes:
-            found.append(Flaw(self.name, 0, "bytes other than its images are not those that were written"))
+            found.append(Flaw(self.name, 0, "bytes outside its images are not those that were written"))
         more = len(found) - _MOST_FLAWS
         if more > 0:
-            found[_MOST_FLAWS:] = [Flaw(self.name, found[_MOST_FLAWS].offset, f"{more} more places like these")]
+            found[_MOST_FLAWS:] = [Flaw(self.name, found[_MOST_FLAWS].offset, f"{more} more like these")]
         return found
 
     def _decode(self, content: memoryview, out: Pixels) -> None:
@@ -628,7 +636,7 @@ class _OpenShard:
 
 
 def _decode_jpeg(content: memoryview, out: Pixels) -> bool:
-    """Decode a JPEG right into its place; return False where it is not the plain one that `prepare` writes."""
+    """Decode a JPEG into `out`; return False if it is not a plain one as `prepare` writes it."""
     try:
         kind = "GRAY" if out.shape[2] == 1 else "RGB"
         shape = simplejpeg.decode_jpeg(content, colorspace=kind, buffer=out, strict=True).shape
@@ -638,7 +646,7 @@ def _decode_jpeg(content: memoryview, out: Pixels) -> bool:
 
 
 class BatchIterator(Iterator[Batch]):
-    """Batches that are read ahead in the background; see `ImageStream.iterate`."""
+    """An iterator over batches that are read ahead in the background; see `ImageStream.iterate`."""
 
     def __iter__(self) -> Self:
         return self
@@ -653,7 +661,7 @@ class BatchIterator(Iterator[Batch]):
 
     @abstractmethod
     def __next__(self) -> Batch:
-        """Return the next batch, waiting for it if need be."""
+        """Return the next batch; wait until it is read."""
 
     @abstractmethod
     def close(self) -> None:
@@ -702,7 +710,7 @@ class _ProcessBatches(BatchIterator):
         self._numbers = iter(numbers)
         dataset = stream.dataset
         self._shape = stream.most_images, dataset.image_size, dataset.image_size, dataset.channels
-        # Shared with the workers, so that none of them goes on waiting for a shard.
+        # Shared with the workers, so that `close` also ends those that wait for a shard.
         self._closed = SharedFlag()
         self._loaders = LoaderProcesses(
             _ReadInto(stream, self._shape, self._closed), stream.workers, stream.prefetch, math.prod(self._shape)
@@ -719,7 +727,7 @@ class _ProcessBatches(BatchIterator):
         if isinstance(found, DcganDistError):
             self._read_one_more()
             raise found
-        # A copy, since the slot is filled again.
+        # A copy, since the memory is used again for another batch.
         images = np.frombuffer(slot, dtype=np.uint8).reshape(self._shape)[: len(found.labels)].copy()
         self._read_one_more()
         labels, slots = torch.from_numpy(found.labels), torch.from_numpy(found.slots)
@@ -739,7 +747,7 @@ class _ProcessBatches(BatchIterator):
 
 @dataclass(frozen=True)
 class _WithoutImages:
-    """What a batch has besides its images; see `Batch`."""
+    """A batch without its images, which are in shared memory; see `Batch`."""
 
     labels: Integers
     slots: Integers
@@ -749,7 +757,7 @@ class _WithoutImages:
 
 @dataclass(frozen=True)
 class _ReadInto:
-    """Reads a batch in a worker process, its images into a slot."""
+    """Reads a batch in a worker process, its images into shared memory."""
 
     stream: ImageStream
     shape: tuple[int, ...]
@@ -762,32 +770,32 @@ class _ReadInto:
         except DcganDistError as error:
             return error
         except Interrupted:
-            return DcganDistError("the stream is closed")  # which nobody reads any more
+            return DcganDistError("the stream is closed")  # nobody waits for this answer any more
         return _WithoutImages(batch.labels.numpy(), batch.slots.numpy(), batch.damage, batch.flaws)
 
 
 def read_records(dataset: Dataset, shard: int, start: int, stop: int) -> tuple[Pixels, npt.NDArray[np.int64]]:
-    """Read successive records of a shard in the order of its file, here and now.
+    """Read consecutive records of a shard in the order of its file, in this thread.
 
     Returns:
-        Images of shape (stop - start, size, size, channels), and their labels, -1 for none.
+        Images of shape (stop - start, size, size, channels), and their labels, -1 if there is none.
 
     Raises:
-        DataError: a record is damaged, or remote shards cannot be had.
+        DataError: a record is damaged, or the shard is remote and unreachable.
     """
     opened = _OpenShard(dataset, shard, {})
     side = dataset.image_size
     images = np.empty((stop - start, side, side, dataset.channels), dtype=np.uint8)
     labels = np.empty(stop - start, dtype=np.int64)
     header = memoryview(bytearray(BLOCK))
-    for place, record in enumerate(range(start, stop)):
+    for index, record in enumerate(range(start, stop)):
         try:
-            labels[place] = opened.read(record, images[place].reshape(-1).data, header)
+            labels[index] = opened.read(record, images[index].reshape(-1).data, header)
         except Unreachable:
             raise
         except DataError as error:
             where = f"shard {opened.name!r} of {dataset.path!r} is damaged at byte {opened.offset(record)}"
-            raise DataError(f"{where} (record {record}): {error}; restore it or prepare it again") from error
+            raise DataError(f"{where} (record {record}): {error}; restore it, or run prepare again") from error
     return images, labels
 
 

@@ -1,9 +1,9 @@
-"""Find the members of a tar by its bare headers, checking each one.
+"""Find the members of a tar from its headers, and check each header.
 
-The tar reader of the standard library takes a damaged header for the end of the archive, and so loses the rest of a
-shard without a word. This one names each place that is not as it should be, and either stops there (`members`) or goes
-on behind it (`scan`). It reads headers alone: nothing is extracted, and links, devices and names that lead elsewhere
-are refused.
+The tar reader of the standard library treats a damaged header as the end of the archive, and so loses the rest of a
+shard silently. This one reports every damaged position, and either stops there (`members`) or continues at the next
+intact header (`scan`). It only reads headers: nothing is extracted, and links, devices and names that point outside the
+archive are refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dcgan_dist.errors import DataError
 BLOCK = 512
 
 _ZEROS = bytes(BLOCK)
-_COMPRESSED = {  # how a compressed file begins: its format, and what undoes it
+_COMPRESSED = {  # first bytes of compressed files: the format, and the program that decompresses it
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"BZh": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
@@ -32,7 +32,7 @@ _COMPRESSED = {  # how a compressed file begins: its format, and what undoes it
     b"PK\3\4": ("zip", "unzip"),
 }
 _CHUNK = 1 << 20  # a multiple of a block
-_DIGESTED = 1 << 18  # bytes read at a time, few enough to stay in a core's cache
+_DIGESTED = 1 << 18  # bytes read at a time, few enough to stay in a core's L2 cache
 _OCTAL = 8 ** np.arange(5, -1, -1, dtype=np.int32)
 _MAGIC, _MAGIC_AT = b"ustar", 257
 _REGULAR, _DIRECTORY, _LONG_NAME, _PAX, _PAX_OF_ALL = b"0\0", b"5", b"L", b"x", b"g"
@@ -40,28 +40,28 @@ _REGULAR, _DIRECTORY, _LONG_NAME, _PAX, _PAX_OF_ALL = b"0\0", b"5", b"L", b"x", 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a tar: its name, and where its bytes lie."""
+    """A file in a tar: its name, and the offset and size of its content in bytes."""
 
     name: str
     offset: int
     size: int
 
 
-# As webdataset splits names: the key ends at the first dot of the file's name. It passes over what is below a folder
-# __NAME__. Hidden files (`._1.jpg`, which macOS puts into tars) are no samples either, while it takes those in folders.
+# Names are split as webdataset does it: the key ends at the first dot of the file's name, and files below a folder
+# __NAME__ are ignored. Unlike there, hidden files in folders (`._1.jpg`, which macOS adds to tars) are ignored as well.
 _SAMPLE_NAME = re.compile(r"^(?!__[^/]*__/)((?:.*/)?[^./]+)\.([^/]*)$", re.DOTALL)
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Return the key and the extension (in small letters, without its dot) of a WebDataset member; None for no such."""
+    """Return the key and the extension (lower case, without its dot) of a WebDataset member; None if it is not one."""
     match = _SAMPLE_NAME.match(name)
     return None if match is None else (match[1], match[2].lower())
 
 
 def image_extensions(extensions: Iterable[str], image_types: Collection[str], chosen: str | None) -> list[str]:
-    """Return which members of a sample may be its image: that of the extension `chosen`, if any was.
+    """Return the extensions of a sample that may be its image: `chosen` if given, else all of an image type.
 
-    Else those of an image type, and of these only plain ones (`png`) where there are any beside others (`mask.png`).
+    If there are plain ones (`png`) among these, compound ones (`mask.png`) are left out.
     """
     if chosen is not None:
         return [extension for extension in extensions if extension == chosen]
@@ -70,7 +70,7 @@ def image_extensions(extensions: Iterable[str], image_types: Collection[str], ch
 
 
 def several_images(key: str, extensions: Sequence[str]) -> str:
-    """Return what is wrong with a sample of which several members may be the image."""
+    """Return the description of a sample with several members that may be its image."""
     named = ", ".join(extensions[:3]) + (", …" if len(extensions) > 3 else "")
     return f"has {len(extensions)} images of the key {key!r} ({named})"
 
@@ -83,7 +83,7 @@ WHICH_IMAGE = (
 
 @dataclass(frozen=True)
 class Fault:
-    """A place in a tar that is not as it should be: where it begins, how many bytes are lost by it, and what it is.
+    """A damaged or refused part of a tar: its offset, the number of bytes lost, and the reason.
 
     `advice` says what a person can do about it, or why a member is left out on purpose.
     """
@@ -95,11 +95,11 @@ class Fault:
 
 
 class _Damaged(DataError):
-    """A header that says what cannot be."""
+    """A header with a wrong checksum or impossible values."""
 
 
 def map_file(path: Path) -> memoryview:
-    """Return the bytes of a file as read-only memory, which is let go of with the last reference.
+    """Map a file into memory, read-only, until the last reference to the memory is gone.
 
     Raises:
         DataError: it is missing, unreadable or empty.
@@ -123,15 +123,15 @@ def digest_of(file: int) -> str:
 
 
 def members(archive: memoryview, where: str) -> Iterator[Member]:
-    """Go through the files of a tar in order.
+    """Yield the files of a tar in order.
 
     Args:
         archive: all bytes of the tar, such as a memory map.
         where: name of the tar in errors.
 
     Raises:
-        DataError: a damaged header, an end that is missing or not the end, or a member that is no plain file; the
-            message gives the offset.
+        DataError: a damaged header, a missing end mark, bytes after the end mark, or a member that is not a regular
+            file; the message gives the offset.
     """
     for found in scan(archive):
         if isinstance(found, Fault):
@@ -140,7 +140,7 @@ def members(archive: memoryview, where: str) -> Iterator[Member]:
 
 
 def scan(archive: memoryview) -> Iterator[Member | Fault]:
-    """Go through the files of a tar in order, and go on behind what is damaged at the next header that is whole.
+    """Yield the files of a tar in order; after damage, yield a `Fault` and continue at the next intact header.
 
     Args:
         archive: all bytes of the tar, such as a memory map.
@@ -161,23 +161,23 @@ def _walk(archive: memoryview) -> Iterator[Member | Fault]:
 
 
 def sample_at(part_of_tar: memoryview, offset: int, start: int) -> tuple[str, dict[str, Member]]:
-    """Return the key of the sample that has a member at `offset`, and its members by their extension.
+    """Return the key of the sample that has a member at `offset`, and its members by extension.
 
     Args:
-        part_of_tar: begins with a header and has the whole sample in it; it may end in the next one.
-        offset: of the member's bytes in the part.
-        start: of the part in the tar.
+        part_of_tar: begins with a header and contains the whole sample; it may end inside the next one.
+        offset: of the member's content in the part.
+        start: offset of the part in the tar.
 
     Raises:
-        DataError: there is damage in the sample or right beside it, where a member of it may have been.
+        DataError: there is damage in the sample or next to it, where one of its members may have been.
     """
     key: str | None = None
     found: dict[str, Member] = {}
-    damage: Fault | None = None  # in this sample or right in front of it
-    latest: Fault | None = None  # behind the last member
+    damage: Fault | None = None  # in this sample or directly before it
+    latest: Fault | None = None  # after the last member
     for part in _walk(part_of_tar):
         if isinstance(part, Fault):
-            # What is left out on purpose is no damage; nor is it that the part ends without an end mark.
+            # Members left out on purpose are no damage, nor is the missing end mark of the part.
             if part.size and part.advice == Fault.advice:
                 latest = latest or part
             continue
@@ -192,14 +192,14 @@ def sample_at(part_of_tar: memoryview, offset: int, start: int) -> tuple[str, di
         found.setdefault(name[1], part)
     damage = damage or latest
     if damage is not None:
-        raise DataError(f"the tar is damaged beside it, at byte {start + damage.offset}")
+        raise DataError(f"the tar is damaged next to it, at byte {start + damage.offset}")
     if key is None or all(member.offset != offset for member in found.values()):
         raise DataError("there is no header in front of its image")
     return key, found
 
 
 class _Walk:
-    """A walk over the headers of a tar: the place it has come to, and what is known of the next file."""
+    """The state of reading a tar: the current position, and what extended headers say about the next file."""
 
     def __init__(self, archive: memoryview) -> None:
         self.ended = False
@@ -208,19 +208,19 @@ class _Walk:
         self._forget()
 
     def step(self) -> Member | Fault | None:
-        """Take in what comes next, and return it if it is a file or should not be there."""
+        """Read the next header; return the file or the fault found there, None for other kinds of members."""
         archive, position = self._archive, self._position
         header = bytes(archive[position : position + BLOCK])
         if len(header) < BLOCK:
             self.ended = True
             return Fault(position, len(header), f"is cut off at byte {len(archive)}")
         if header == _ZEROS:
-            # A header that was wiped to zeros must not pass for the end.
-            behind = _first_not_zero(archive, position)
-            if behind is None:
+            # A header that was overwritten with zeros looks like the end mark, but more follows.
+            rest = _first_not_zero(archive, position)
+            if rest is None:
                 self.ended = True
                 return None
-            return self._skip(f"has bytes after its end at byte {position}", behind)
+            return self._skip(f"has bytes after its end at byte {position}", rest)
         try:
             check_header(header, position)
             return self._read(header)
@@ -228,7 +228,7 @@ class _Walk:
             return self._skip(str(error), position + BLOCK)
 
     def _skip(self, reason: str, start: int) -> Fault:
-        """Go on at the first undamaged header from `start` on."""
+        """Continue at the first intact header from `start` on."""
         position, following = self._position, _next_header(self._archive, start)
         self._forget()
         self.ended = following is None
@@ -238,13 +238,13 @@ class _Walk:
     def _forget(self) -> None:
         self._name: str | None = None
         self._size: int | None = None
-        self._nameless = False  # what had the next file's name is damaged
+        self._nameless = False  # the extended header with the next file's name is damaged
 
     def _read(self, header: bytes) -> Member | Fault | None:
-        """Take in the member whose header this is, and go on behind it.
+        """Read the member of a header, and move to the next one.
 
         Raises:
-            _Damaged: its length is, or does not fit into the tar; nothing is changed.
+            _Damaged: its length is damaged or exceeds the tar; the state is unchanged then.
         """
         archive, position, kind = self._archive, self._position, header[156:157]
         data = position + BLOCK
@@ -271,7 +271,7 @@ class _Walk:
         return Fault(position, following - position, reason, advice)
 
     def _read_about_next(self, kind: bytes, content: memoryview, position: int) -> Fault | None:
-        """Take in a member that says something of the next one."""
+        """Read a member with the name or size of the next one."""
         try:
             if kind == _LONG_NAME:
                 self._name = _text(bytes(content))
@@ -299,10 +299,10 @@ def check_header(header: bytes, position: int) -> None:
 
 
 def damaged_headers(headers: npt.NDArray[np.uint8]) -> list[int]:
-    """Return the rows of those tar headers, shape (n, 512), that do not agree with the checksum in them."""
+    """Return the rows of tar headers, shape (n, 512), whose checksum is wrong."""
     written = (headers[:, 148:154].astype(np.int32) - 0x30) @ _OCTAL
     sums = headers.sum(axis=1, dtype=np.int32) - headers[:, 148:156].sum(axis=1, dtype=np.int32) + 8 * 0x20
-    # Nearly all checksums are six digits; what is written otherwise is looked at closely.
+    # Nearly all checksums are six octal digits; headers with another form are checked one by one.
     return [row for row in np.flatnonzero(written != sums).tolist() if not _is_whole(headers[row].tobytes())]
 
 
@@ -315,7 +315,7 @@ def _is_whole(header: bytes) -> bool:
 
 
 def _first_not_zero(archive: memoryview, start: int) -> int | None:
-    """Return the block from `start` on that holds the first byte other than zero."""
+    """Return the offset of the block from `start` on that has the first byte other than zero; None if all are zero."""
     for chunk in range(start, len(archive), _CHUNK):
         content = bytes(archive[chunk : chunk + _CHUNK])
         if rest := content.lstrip(b"\0"):
@@ -324,7 +324,7 @@ def _first_not_zero(archive: memoryview, start: int) -> int | None:
 
 
 def _next_header(archive: memoryview, start: int) -> int | None:
-    """Return the first place from `start` on, in whole blocks, where an undamaged header begins."""
+    """Return the offset of the first intact header from `start` on, in whole blocks; None if there is none."""
     for chunk in range(start, len(archive) - BLOCK + 1, _CHUNK):
         content = bytes(archive[chunk : chunk + _CHUNK])
         magic = content.find(_MAGIC)

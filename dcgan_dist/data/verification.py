@@ -1,6 +1,6 @@
-"""Checking a whole set of shards, here or on remote storage: what is damaged, and where.
+"""Check a whole set of shards, on this host or on remote storage: what is damaged, and where.
 
-Each finding is one line: the file, the byte where that is known, and what is wrong there.
+Each finding is one line: the file, the byte if known, and the problem.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.storage.folder import Folder, folder_at
 
-MOST_LINES = 20  # findings of one shard that are named one by one
+MOST_LINES = 20  # findings of one shard that are reported one by one
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of a check.
+    """The result of a check.
 
     Attributes:
-        findings: one line each; none where all is whole.
-        images: how many there should be; of shards without a manifest, how many there are.
-        shards: how many there should be.
-        has_manifest: whether there was one to check against.
+        findings: one line each; none if everything is intact.
+        images: number of images that the set should have; without a manifest, that it has.
+        shards: number of shards that the set should have.
+        has_manifest: whether there was a manifest to compare with.
     """
 
     findings: tuple[str, ...]
@@ -42,63 +42,63 @@ class Checked:
 
 
 def verify(location: str | Path, pool: TaskPool, watch: Callable[[int, int], None] | None = None) -> Checked:
-    """Check every byte of a set of shards against its manifest; without one, whether tars and images can be read.
+    """Compare every byte of a set of shards with its manifest; without one, check that tars and images can be read.
 
     Args:
         location: folder or URL of the shards.
-        pool: does the checking, a shard at a time.
-        watch: called with the number of shards checked, and of all.
+        pool: checks the shards, one per task.
+        watch: called with the number of checked shards and of all shards.
 
     Raises:
-        DataError: there is nothing there to check, or its manifest cannot be read.
+        DataError: there is nothing to check, or the manifest cannot be read.
         Unreachable: the storage was not reached.
     """
     text = str(location)
-    place = folder_at(text)
-    if place.path is not None and not place.path.is_dir():
+    folder = folder_at(text)
+    if folder.path is not None and not folder.path.is_dir():
         raise DataError(f"verify is {text!r}: there is no such folder")
-    names = place.names()
+    names = folder.names()
     if MANIFEST_NAME in names:
-        manifest = Manifest.from_json(place.read(MANIFEST_NAME), f"{text}/{MANIFEST_NAME}")
-        return _check_set(place, manifest, pool, watch)
+        manifest = Manifest.from_json(folder.read(MANIFEST_NAME), f"{text}/{MANIFEST_NAME}")
+        return _check_set(folder, manifest, pool, watch)
     tars = sorted(name for name in names if name.endswith(".tar"))
     if not tars or any(f"{name.removesuffix('.tar')}.index" in names for name in tars):
         raise DataError(f"{text!r} holds no finished shards: it has no {MANIFEST_NAME}")
-    return _check_foreign(place, tars, pool, watch)
+    return _check_foreign(folder, tars, pool, watch)
 
 
-def _check_set(place: Folder, manifest: Manifest, pool: TaskPool, watch: Callable[[int, int], None] | None) -> Checked:
+def _check_set(folder: Folder, manifest: Manifest, pool: TaskPool, watch: Callable[[int, int], None] | None) -> Checked:
     findings: list[str] = []
     by_digest = {shard.digest: shard.file for shard in manifest.shards}
-    tasks = [_ShardCheck(place, shard, len(manifest.classes)) for shard in manifest.shards]
+    tasks = [_ShardCheck(folder, shard, len(manifest.classes)) for shard in manifest.shards]
     with closing(pool.run(_check_shard, tasks)) as results:
         for number, (lines, digest) in enumerate(results, 1):
             file = manifest.shards[number - 1].file
             other = by_digest.get(digest)
-            findings += lines if other in (None, file) else [f"{file}: byte 0: it holds what belongs into {other}"]
+            findings += lines if other in (None, file) else [f"{file}: byte 0: it has the content of {other}"]
             if watch is not None:
                 watch(number, len(tasks))
     total = sum(shard.samples for shard in manifest.shards)
     if total != manifest.count:
         findings.append(f"{MANIFEST_NAME}: its shards have {total} images, it says {manifest.count}")
     if manifest.keep is not None:
-        findings += _check_keep(place, manifest.keep, manifest.count)
+        findings += _check_keep(folder, manifest.keep, manifest.count)
     return Checked(tuple(findings), manifest.count, len(tasks), has_manifest=True)
 
 
 @dataclass(frozen=True)
 class _ShardCheck:
-    place: Folder
+    folder: Folder
     shard: Shard
     classes: int
 
 
 def _check_shard(task: _ShardCheck) -> tuple[list[str], str]:
-    """Return what is wrong with a shard, and the digest of the tar that is there."""
+    """Return the findings of a shard, and the digest of its tar."""
     shard, lines = task.shard, []
     records = None
     try:
-        with task.place.open(shard.index) as content:
+        with task.folder.open(shard.index) as content:
             wrong = _compare(content, shard.samples * RECORD.itemsize, shard.index_digest)
             if wrong:
                 lines.append(f"{shard.index}: {wrong}")
@@ -108,7 +108,7 @@ def _check_shard(task: _ShardCheck) -> tuple[list[str], str]:
     except DataError as error:
         lines.append(_missing(shard.index, error))
     try:
-        with task.place.open(shard.file) as tar:
+        with task.folder.open(shard.file) as tar:
             wrong = _compare(tar, shard.bytes, shard.digest)
             if wrong:
                 lines += _locate(tar, shard, records) or [f"{shard.file}: {wrong}"]
@@ -119,12 +119,12 @@ def _check_shard(task: _ShardCheck) -> tuple[list[str], str]:
 
 def _missing(name: str, error: DataError) -> str:
     if isinstance(error, Unreachable):
-        raise error  # the storage is at fault, not the shard
+        raise error  # a failure of the storage, not damage to the shard
     return f"{name}: it cannot be read ({error})"
 
 
 def _compare(content: memoryview, size: int, digest: str) -> str:
-    """Say what is wrong with the content of a file; nothing where it is whole."""
+    """Return the problem of a file's content; "" if it is intact."""
     if len(content) < size:
         return f"byte {len(content)}: it is cut off, {size - len(content)} bytes are missing"
     if len(content) > size:
@@ -133,7 +133,7 @@ def _compare(content: memoryview, size: int, digest: str) -> str:
 
 
 def _locate(tar: memoryview, shard: Shard, records: npt.NDArray[np.void] | None) -> list[str]:
-    """Return a line for each damaged image, and for the first place where the tar itself is damaged."""
+    """Return a line for each damaged image, and for the first damaged position of the tar itself."""
     lines = []
     if len(tar) > shard.bytes:
         lines.append(f"{shard.file}: byte {shard.bytes}: it has {len(tar) - shard.bytes} bytes more than it should")
@@ -154,7 +154,7 @@ def _locate(tar: memoryview, shard: Shard, records: npt.NDArray[np.void] | None)
         except DataError as error:
             lines.append(f"{shard.file}: {_plain(error, shard.file)}")
         if not lines and records is not None:
-            lines.append(f"{shard.file}: a label, attributes or padding in it are damaged, its images are whole")
+            lines.append(f"{shard.file}: a label, attributes or padding in it are damaged, its images are intact")
     return lines
 
 
@@ -166,9 +166,9 @@ def _check_labels(records: npt.NDArray[np.void], name: str, classes: int) -> lis
     ]
 
 
-def _check_keep(place: Folder, keep: KeepList, count: int) -> list[str]:
+def _check_keep(folder: Folder, keep: KeepList, count: int) -> list[str]:
     try:
-        with place.open(keep.file) as content:
+        with folder.open(keep.file) as content:
             wrong = _compare(content, -(-count // 8), keep.digest)
             if wrong:
                 return [f"{keep.file}: {wrong}"]
@@ -182,11 +182,11 @@ def _check_keep(place: Folder, keep: KeepList, count: int) -> list[str]:
 
 
 def _check_foreign(
-    place: Folder, tars: Sequence[str], pool: TaskPool, watch: Callable[[int, int], None] | None
+    folder: Folder, tars: Sequence[str], pool: TaskPool, watch: Callable[[int, int], None] | None
 ) -> Checked:
     findings: list[str] = []
     images = 0
-    with closing(pool.run(_check_tar, [(place, name) for name in tars])) as results:
+    with closing(pool.run(_check_tar, [(folder, name) for name in tars])) as results:
         for number, (lines, count) in enumerate(results, 1):
             findings += lines
             images += count
@@ -196,12 +196,12 @@ def _check_foreign(
 
 
 def _check_tar(task: tuple[Folder, str]) -> tuple[list[str], int]:
-    """Return what can be seen to be wrong with a tar of which nothing is known, and how many images it has."""
-    place, name = task
+    """Return the findings of a tar without a manifest, and the number of its images."""
+    folder, name = task
     lines: list[str] = []
     images = 0
     try:
-        with place.open(name) as tar:
+        with folder.open(name) as tar:
             for offset, size, is_encoded in _images(tar, name):
                 images += 1
                 try:
@@ -215,7 +215,7 @@ def _check_tar(task: tuple[Folder, str]) -> tuple[list[str], int]:
 
 
 def _images(tar: memoryview, name: str) -> Iterator[tuple[int, int, bool]]:
-    """Go through the images of a tar: where each is, its size, and whether it is encoded."""
+    """Yield offset and size of each image of a tar, and whether it is encoded."""
     for member in members(tar, name):
         suffix = f".{member.name.lower().rpartition('.')[2]}"
         if suffix in SUFFIXES or suffix == ".raw":
@@ -223,5 +223,5 @@ def _images(tar: memoryview, name: str) -> Iterator[tuple[int, int, bool]]:
 
 
 def _plain(error: DataError, name: str) -> str:
-    """Return the text of an error without the name that it begins with and the way out."""
+    """Return the text of an error without the file name at its beginning and the advice at its end."""
     return str(error).removeprefix(name).lstrip().partition(": make or copy")[0]

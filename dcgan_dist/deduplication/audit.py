@@ -1,4 +1,4 @@
-"""The page by which a person judges what was removed: the largest groups, and a sample of pairs to tick."""
+"""The audit page, on which a person checks the removed images: the largest groups, and a sample of pairs to tick."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MOST_PIXELS = 96  # side of an image on the page
 
 
 def audit_page(dataset: Dataset, first: Numbers, sizes: npt.NDArray[np.int64], summary: Summary, seed: int) -> str:
-    """Return the page as one HTML file that needs no other.
+    """Return the page as one self-contained HTML file.
 
     Args:
-        dataset: the images, none left out.
-        first: for each image the kept one of its group, shape (n,).
-        sizes: for each kept image the size of its group.
-        summary: what was found.
+        dataset: the images, without a keep-list.
+        first: for each image, the kept one of its group, shape (n,).
+        sizes: for each kept image, the size of its group.
+        summary: of the de-duplication.
         seed: of the sample of pairs.
     """
     leaders = _largest(sizes)
@@ -62,7 +62,7 @@ def audit_page(dataset: Dataset, first: Numbers, sizes: npt.NDArray[np.int64], s
 
 
 def sample_pairs(first: Numbers, seed: int) -> list[tuple[int, int]]:
-    """Return up to `PAIRS` removed images with the kept one of each, drawn uniformly over the removed, in order."""
+    """Return up to `PAIRS` removed images, drawn uniformly, in order, each with the kept image of its group."""
     removed = np.flatnonzero(first != np.arange(len(first), dtype=np.uint32))
     chosen = np.random.default_rng(seed).choice(removed, min(PAIRS, len(removed)), replace=False)
     return [(int(number), int(first[number])) for number in np.sort(chosen)]

@@ -1,8 +1,8 @@
-"""The autoencoder whose code tells near-duplicates apart from other images (section 4.1), and its training.
+"""The autoencoder whose binary code identifies near-duplicates (section 4.1), and its training.
 
-As in the paper: 3072-128-3072 on 32x32 images, ReLU, de-noising, with dropout. What the paper leaves open is chosen
-here so that near-duplicates get the same code: an image enters with its own mean and contrast taken out, the noise
-includes small shifts, crops and changes of brightness, and a term of the loss holds the code still under them.
+As in the paper: 3072-128-3072 on 32x32 images, ReLU, de-noising, with dropout. What the paper does not specify is
+chosen so that near-duplicates get the same code: each image is normalised by its own mean and contrast, the noise
+includes small shifts, crops and changes of brightness, and a term of the loss makes the code invariant to them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dcgan_dist.data.progress import ProgressLine
 SIDE = 32
 VALUES = SIDE * SIDE * 3
 
-# Greatest changes at jitter 1, in pixels of the 32x32 image, share of its side, share of its brightness.
+# Maximum changes at jitter 1, in pixels of the 32x32 image, share of its side, share of its brightness.
 _SHIFT, _CROP, _BRIGHTNESS = 0.7, 0.03, 0.07
-_CONTRAST_FLOOR = 0.1  # of the range [-1, 1]: below it, what is left of a flat image is noise and is not blown up
+_CONTRAST_FLOOR = 0.1  # of the range [-1, 1]: so that the noise of a flat image is not amplified
 _SPREAD_FLOOR = 1e-6
 
 
@@ -29,7 +29,7 @@ class Autoencoder(nn.Module):
 
     Attributes:
         mean: buffer (3072,), the mean of the training images' contrast-normalised values.
-        thresholds: buffer (code_size,), activations above which a unit's bit is set; infinite for a unit that is not
+        thresholds: buffer (code_size,), the activation above which a unit's bit is set; infinite for a unit that is not
             part of the binary code.
     """
 
@@ -44,12 +44,12 @@ class Autoencoder(nn.Module):
         self.register_buffer("thresholds", torch.zeros(code_size))
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Take an image's own mean and contrast out, and the mean of all; values in [-1, 1], (n, 3072) to (n, 3072)."""
+        """Normalise images (n, 3072) in [-1, 1] by their own mean and contrast, and subtract the mean of all images."""
         centred = images - images.mean(1, keepdim=True)
         return centred / (centred.std(1, keepdim=True) + _CONTRAST_FLOOR) - self.mean
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the code before the ReLU, (n, code_size), of values in [-1, 1], (n, 3072)."""
+        """Return the code before the ReLU, (n, code_size), of images (n, 3072) in [-1, 1]."""
         code: torch.Tensor = self.encoder(self.normalise(images))
         return code
 
@@ -68,7 +68,7 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: dict[str, torch.Tensor]) -> Autoencoder:
-        """Make a network of weights that were read from such a file."""
+        """Return a network with the weights of such a file."""
         network = cls(len(weights["thresholds"]))
         network.load_state_dict(weights)
         return network.requires_grad_(False)
@@ -80,7 +80,7 @@ def to_values(images: torch.Tensor) -> torch.Tensor:
 
 
 def jitter(values: torch.Tensor, amount: float, generator: torch.Generator) -> torch.Tensor:
-    """Return images as a near-duplicate may have them: shifted by part of a pixel, cropped, brighter or darker.
+    """Return copies that differ as near-duplicates do: shifted by part of a pixel, cropped, brighter or darker.
 
     Args:
         values: in [-1, 1], shape (n, 3072).
@@ -132,7 +132,7 @@ def train_autoencoder(
         chosen = torch.randint(len(images), (settings.batch_size,), generator=generator, device=device)
         clean = to_values(images[chosen])
 
-        # A corrupted image enters, the clean one is to come out.
+        # De-noising: reconstruct the clean image from a corrupted one.
         moved = jitter(clean, settings.jitter, generator)
         noise = torch.randn(moved.shape, generator=generator, device=device) * settings.noise
         code = network.encode(moved + noise).relu()
@@ -140,7 +140,7 @@ def train_autoencoder(
         restored = network.decoder(code * kept / (1 - settings.dropout))
         loss = (restored - network.normalise(clean)).square().mean()
 
-        # Two versions of an image get codes that are close, in units of each code value's spread over the images.
+        # Stability: two versions of an image get close codes, in units of each code value's variance over the images.
         if settings.stability:
             one, other = network.encode(clean), network.encode(jitter(clean, settings.jitter, generator))
             spread = one.var(0, unbiased=False) + _SPREAD_FLOOR

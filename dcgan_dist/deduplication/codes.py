@@ -1,4 +1,4 @@
-"""The binary code of every image of a set, one shard at a time, in parallel."""
+"""The binary codes of all images of a set, computed in parallel, one task per shard."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from dcgan_dist.storage.folder import folder_at
 Codes = npt.NDArray[np.uint64]
 """Binary codes, shape (n, words): bit b of a code is bit b % 64 of word b // 64."""
 
-_AT_ONCE = 512  # images in one product of matrices
+_BATCH = 512  # images in one matrix product
 
 
 @dataclass(frozen=True)
 class HashTask:
-    """A shard to hash, with the network in `weights` beside the shards of `location`."""
+    """A shard to hash; the file `weights` in the shards' folder `location` has the network, `digest` is its xxh3_64."""
 
     dataset: Dataset
     shard: int
@@ -38,24 +38,24 @@ class HashTask:
 
 
 def hash_shard(task: HashTask) -> tuple[bytes, bytes]:
-    """Return the codes of a shard's images, in their order, and which of them could be read.
+    """Return the codes of a shard's images, in order, and which images could be read.
 
     Returns:
         (n, words) uint64 as bytes, and n bools, packed.
 
     Raises:
-        DataError: the network cannot be read, or is another one.
-        Unreachable: the shard is remote and cannot be had.
+        DataError: the network cannot be read, or has another digest.
+        Unreachable: the shard is remote, and the storage was not reached.
     """
     network = _network(task.location, task.weights, task.digest)
     count = task.dataset.manifest.shards[task.shard].samples
     codes = np.zeros((count, words_of(len(network.thresholds))), dtype=np.uint64)
     readable = np.zeros(count, dtype=np.bool_)
-    images = np.empty((_AT_ONCE, SIDE, SIDE, 3), dtype=np.uint8)
+    images = np.empty((_BATCH, SIDE, SIDE, 3), dtype=np.uint8)
     waiting: list[int] = []
 
     def flush() -> None:
-        # Always the same number of rows: with another one, a product may differ in its last digit.
+        # Always the same number of rows: with another number, the last bits of the product may differ.
         bits = network.bits(torch.from_numpy(images)).numpy()
         codes[waiting] = pack_codes(bits[: len(waiting)])
         waiting.clear()
@@ -67,7 +67,7 @@ def hash_shard(task: HashTask) -> tuple[bytes, bytes]:
             images[len(waiting)] = fit(image, SIDE, 3)
             readable[row] = True
             waiting.append(row)
-            if len(waiting) == _AT_ONCE:
+            if len(waiting) == _BATCH:
                 flush()
         if waiting:
             images[len(waiting) :] = 0
@@ -87,10 +87,10 @@ def hash_all(
 
 
 def read_shard(dataset: Dataset, shard: int, rows: range | list[int]) -> Iterator[Pixels | None]:
-    """Yield some images of a shard, (rows, columns, channels) as they are stored; None for one that is damaged.
+    """Yield some images of a shard, (rows, columns, channels) as they are stored; None for a damaged one.
 
     Raises:
-        Unreachable: it is remote and cannot be had.
+        Unreachable: it is remote, and the storage was not reached.
     """
     try:
         records = dataset.records(shard)
@@ -133,13 +133,13 @@ def pack_codes(bits: npt.NDArray[np.bool_]) -> Codes:
 def _network(location: str, name: str, digest: str) -> Autoencoder:
     content = folder_at(location).read(name)
     if xxhash.xxh3_64_hexdigest(content) != digest:
-        raise DataError(f"{name} at {location!r} was changed meanwhile: let one process at a time de-duplicate it")
+        raise DataError(f"{name} at {location!r} was changed by another process: let one at a time de-duplicate it")
     return Autoencoder.from_weights(load(content))
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute with one thread, as each worker does: with more, a sum may differ in its last digit."""
+    """Compute with one thread within the block: with more, the last bits of a sum may differ."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

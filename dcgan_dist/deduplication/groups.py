@@ -1,8 +1,9 @@
 """Groups of images with the same, or nearly the same, binary code.
 
-Exact collisions are found by sorting: O(n log n) comparisons of codes, far from any pair of images that is looked at.
-Codes within a radius r > 0 are found by the pigeonhole principle: cut into r + 1 bands, two such codes are equal in at
-least one band; so only codes that share a band are compared, and none is missed. Groups are the connected components.
+Equal codes are found by sorting: O(n log n) comparisons instead of one for each pair of images. Codes within a radius
+r > 0 are found by the pigeonhole principle: if codes are cut into r + 1 bands, two codes within the radius are equal in
+at least one band. So only codes with an equal band are compared, and none is missed. Groups are the connected
+components.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from dcgan_dist.deduplication.codes import Codes
 Numbers = npt.NDArray[np.uint32]
 
 _CHUNK = 1 << 16  # codes compared at a time
-_MOST_EDGES = 1 << 22  # kept before they are joined
+_MOST_EDGES = 1 << 22  # collected before components are joined, to bound the memory
 
 
 def find_groups(codes: Codes, readable: npt.NDArray[np.bool_], radius: int, code_size: int) -> Numbers:
-    """Return for each image the first image of its group, itself where it is alone or unreadable; shape (n,).
+    """Return for each image the first image of its group, or itself if it is alone or unreadable; shape (n,).
 
     Args:
         codes: shape (n, words), n below 2**32.
         readable: which images have a code, shape (n,).
-        radius: bits in which the codes of two neighbours in a group may differ.
+        radius: number of bits in which the codes of two neighbours in a group may differ.
         code_size: bits of a code.
     """
     first = _same_codes(codes, readable)
     if radius == 0:
         return first
-    # Each code once: its first image. Codes of many images would fill a band's bucket with themselves.
+    # Only the first image of each code: a code of many images would fill a band's bucket with copies of itself.
     unique = np.flatnonzero(readable & (first == np.arange(len(first), dtype=np.uint32))).astype(np.uint32)
     component = _components(codes, unique, radius, code_size)
     leader = np.empty(component.max(initial=-1) + 1, dtype=np.uint32)
-    leader[component[::-1]] = unique[::-1]  # of several that are written, the last one stays: the lowest
+    leader[component[::-1]] = unique[::-1]  # NumPy keeps the last of several values written to an index: the lowest
     of_unique = leader[component]
     position = np.searchsorted(unique, first[readable])
     first[readable] = of_unique[position]
@@ -46,12 +47,12 @@ def find_groups(codes: Codes, readable: npt.NDArray[np.bool_], radius: int, code
 
 
 def _same_codes(codes: Codes, readable: npt.NDArray[np.bool_]) -> Numbers:
-    """Return for each image the first one with the same code; itself where it is unreadable."""
+    """Return for each image the first one with the same code; itself if it is unreadable."""
     first = np.arange(len(codes), dtype=np.uint32)
-    # Stable, so that within a run of equal codes the order of the images stays.
+    # lexsort is stable, so that images with equal codes keep their order.
     order = np.lexsort(codes.T).astype(np.uint32)
     order = order[readable[order]]
-    head = 0  # where the run at the end of the last chunk begins
+    head = 0  # start of the equal codes at the end of the previous chunk
     for start in range(0, len(order), _CHUNK):
         part = order[start : start + _CHUNK]
         before = order[np.maximum(np.arange(start, start + len(part)) - 1, 0)]
@@ -64,7 +65,7 @@ def _same_codes(codes: Codes, readable: npt.NDArray[np.bool_]) -> Numbers:
 
 
 def _components(codes: Codes, unique: Numbers, radius: int, code_size: int) -> npt.NDArray[np.int32]:
-    """Return the number of the connected component of each of the images `unique`, which have different codes."""
+    """Return the component number of each of the images `unique`, which all have different codes."""
     component = np.arange(len(unique), dtype=np.int32)
     ends: list[tuple[Numbers, Numbers]] = []
     held = 0
@@ -77,17 +78,17 @@ def _components(codes: Codes, unique: Numbers, radius: int, code_size: int) -> n
 
 
 def _join(component: npt.NDArray[np.int32], ends: list[tuple[Numbers, Numbers]]) -> npt.NDArray[np.int32]:
-    """Return the components after joining those of the two ends of each edge."""
+    """Return the components after joining those at the two ends of each edge."""
     if not ends:
         return component
     pairs = np.concatenate([component[np.stack(side)] for side in ends], axis=1)
-    # A graph of those alone that have an edge: most images have none.
+    # A graph of only the components that have an edge: most have none.
     nodes, linked = np.unique(pairs, return_inverse=True)
     one, other = linked.reshape(pairs.shape)
     graph = coo_array((np.ones(len(one), dtype=np.bool_), (one, other)), shape=(len(nodes), len(nodes)))
     count, joined = connected_components(graph, directed=False)
     lowest = np.empty(count, dtype=np.int32)
-    lowest[joined[::-1]] = nodes[::-1]  # nodes ascend, and of several that are written, the last one stays
+    lowest[joined[::-1]] = nodes[::-1]  # nodes ascend, and the last value written to an index stays: the lowest
     renamed = np.arange(component.max() + 1, dtype=np.int32)
     renamed[nodes] = lowest[joined]
     result: npt.NDArray[np.int32] = renamed[component]
@@ -95,7 +96,8 @@ def _join(component: npt.NDArray[np.int32], ends: list[tuple[Numbers, Numbers]])
 
 
 def _neighbours(codes: Codes, unique: Numbers, radius: int, code_size: int) -> Iterator[tuple[Numbers, Numbers]]:
-    """Yield the pairs of images (by their places in `unique`) that are within the radius, some more than once."""
+    """Yield the pairs of images (by index in `unique`) within the radius, some more than once."""
+    # Within a bucket of equal bands, compare each image with the next one, then with the next but one, and so on.
     bands = min(radius + 1, code_size)
     for band in range(bands):
         order, behind = _buckets(codes, unique, band * code_size // bands, (band + 1) * code_size // bands)
@@ -110,11 +112,11 @@ def _neighbours(codes: Codes, unique: Numbers, radius: int, code_size: int) -> I
                     yield one[near], other[near]
             step += 1
             here = here[behind[here] >= step]
-        del order, behind, here  # before the next band's take as much again
+        del order, behind, here  # free the memory before the next band needs as much
 
 
 def _buckets(codes: Codes, unique: Numbers, low: int, high: int) -> tuple[Numbers, Numbers]:
-    """Return places in `unique` ordered by the bits from `low` to before `high`, and how many alike follow each."""
+    """Return the indices in `unique` sorted by the bits [low, high), and the number of equal ones after each."""
     keys = [_word(codes, unique, at, min(at + 64, high)) for at in range(low, high, 64)]
     order = (np.argsort(keys[0], kind="stable") if len(keys) == 1 else np.lexsort(keys)).astype(np.uint32)
     ends = np.zeros(len(order), dtype=np.bool_)
@@ -133,7 +135,7 @@ def _buckets(codes: Codes, unique: Numbers, low: int, high: int) -> tuple[Number
 
 
 def _word(codes: Codes, unique: Numbers, low: int, high: int) -> npt.NDArray[np.uint64]:
-    """Return up to 64 bits of the codes of the images `unique`, from bit `low` to before `high`."""
+    """Return up to 64 bits, [low, high), of the codes of the images `unique`."""
     word, shift = divmod(low, 64)
     key: npt.NDArray[np.uint64] = codes[unique, word]
     key >>= np.uint64(shift)

@@ -1,8 +1,11 @@
 """Find the near-duplicates of a finished set of shards, and keep one image of each group (section 4.1).
 
-The order of things: train the autoencoder on some of the images, choose its thresholds, hash every image in one pass,
-group the codes, write what was found beside the shards, and last the manifest, which names the keep-list. Until then
-the set is as it was; a file that the old manifest names is not touched before.
+::
+
+    train the autoencoder on some of the images ─> choose thresholds ─> hash every image in one pass ─> group the codes
+    write the results to the folder of the shards ─> write the manifest, which names the keep-list, last
+
+Until the manifest is replaced, the set is unchanged: no file that the old manifest names is touched before.
 """
 
 from __future__ import annotations
@@ -37,43 +40,43 @@ from dcgan_dist.storage.folder import Folder, folder_at
 
 SUMMARY_NAME, PAGE_NAME, NETWORK_NAME = "dedup.json", "dedup.html", "dedup.safetensors"
 _WORKING_NAME = "dedup.working.safetensors"
-# Raised when the same settings come to mean another keep-list.
+# Increased when the keep-list of the same settings changes.
 _REVISION = 1
 
-_CALIBRATION = 20_000  # images by which thresholds are chosen
-_NEAR_NOISE = 0.05  # on their copies, as that of JPEG
-_BATCH = 64  # a last partial batch is left out, so a small one
+_CALIBRATION = 20_000  # images from which thresholds are chosen
+_NEAR_NOISE = 0.05  # on their copies, about that of JPEG
+_BATCH = 64  # small, since the last partial batch is left out
 
 
 def deduplicate(
     location: str, settings: DeduplicationConfig, *, seed: int, pool: TaskPool, say: Callable[[str], None]
 ) -> Summary:
-    """Find the near-duplicates in a set of shards, and let its manifest keep the first image of each group.
+    """Find the near-duplicates in a set of shards, and write a keep-list with the first image of each group.
 
     The same set, settings and seed give the same keep-list with any number of workers.
 
     Args:
-        location: folder or URL of shards that `prepare` made.
+        location: folder or URL of shards made by `prepare`.
         settings: see `DeduplicationConfig`.
-        seed: of everything that is drawn.
-        pool: does the hashing.
-        say: takes lines for people.
+        seed: of all random numbers.
+        pool: hashes the shards.
+        say: called with lines for people.
 
     Raises:
-        DataError: there are no such shards, or nothing in them can be read.
+        DataError: there are no such shards, or no image in them can be read.
         StorageError: the results cannot be written.
         WorkerFailed: a worker process died.
     """
-    place = folder_at(location)
-    if MANIFEST_NAME not in place.names():
+    folder = folder_at(location)
+    if MANIFEST_NAME not in folder.names():
         raise DataError(
             f"{location!r} has no {MANIFEST_NAME}: give a folder of finished shards "
             "(of tars made elsewhere, prepare --source webdataset makes them)"
         )
-    manifest = Manifest.from_json(place.read(MANIFEST_NAME), f"{location}/{MANIFEST_NAME}")
+    manifest = Manifest.from_json(folder.read(MANIFEST_NAME), f"{location}/{MANIFEST_NAME}")
     dataset = _all_images(location)
     made_with = {"revision": _REVISION, "set": dataset.digest, "seed": seed, **asdict(settings)}
-    finished = _find_finished(place, manifest, made_with)
+    finished = _find_finished(folder, manifest, made_with)
     if finished is not None:
         say(f"{location} is de-duplicated with these settings already: {finished.describe()}")
         return finished
@@ -91,7 +94,7 @@ def deduplicate(
     try:
         weights = network.weights()
         digest = xxhash.xxh3_64_hexdigest(weights)
-        _write(place, _WORKING_NAME, weights)
+        _write(folder, _WORKING_NAME, weights)
         codes, readable = _hash(dataset, location, digest, settings.code_size, pool)
         first = find_groups(codes, readable, settings.radius, settings.code_size)
         del codes
@@ -114,26 +117,26 @@ def deduplicate(
             versions={"torch": torch.__version__},
             device=device.type,
         )
-        say("looking up the images of the audit page")
+        say("reading the images of the audit page")
         page = audit_page(dataset, first, sizes, summary, seed)
-        _publish(place, manifest, summary, content, weights, page)
+        _publish(folder, manifest, summary, content, weights, page)
     except OSError as error:
         raise StorageError(f"{location!r} cannot be de-duplicated: {error.strerror or error}") from error
-    say(f"{location}: {summary.describe()}; look at {PAGE_NAME} there")
+    say(f"{location}: {summary.describe()}; check {PAGE_NAME} there")
     return summary
 
 
 def calibrate(
     network: Autoencoder, images: torch.Tensor, settings: DeduplicationConfig, *, count: int, seed: int
 ) -> list[int]:
-    """Choose a network's thresholds by some images, and return the units that make up the code.
+    """Choose a network's thresholds from some images, and return the units that make up the code.
 
     Args:
-        network: trained; its thresholds are set.
+        network: trained; its thresholds are set in place.
         images: uint8, shape (n, 32, 32, 3).
-        settings: radius and units count here.
-        count: images in the whole set.
-        seed: of the copies' changes.
+        settings: radius, units and jitter are used.
+        count: number of images in the whole set.
+        seed: of the changes of the copies.
     """
     generator = torch.Generator().manual_seed(seed + 1)
     parts: list[list[torch.Tensor]] = [[], [], []]
@@ -159,16 +162,16 @@ def _all_images(location: str) -> Dataset:
     return replace(dataset, keep=None, manifest=replace(dataset.manifest, keep=None))
 
 
-def _find_finished(place: Folder, manifest: Manifest, made_with: dict[str, Any]) -> Summary | None:
-    names = place.names()
+def _find_finished(folder: Folder, manifest: Manifest, made_with: dict[str, Any]) -> Summary | None:
+    names = folder.names()
     if manifest.keep is None or not {manifest.keep.file, SUMMARY_NAME, PAGE_NAME, NETWORK_NAME} <= names:
         return None
     try:
-        summary = Summary(**json.loads(place.read(SUMMARY_NAME)))
-    except (ValueError, TypeError):  # of another version, or damaged
+        summary = Summary(**json.loads(folder.read(SUMMARY_NAME)))
+    except (ValueError, TypeError):  # written by another version, or damaged
         return None
     same = summary.made_with == made_with and summary.keep == manifest.keep.digest
-    return summary if same and xxhash.xxh3_64_hexdigest(place.read(manifest.keep.file)) == summary.keep else None
+    return summary if same and xxhash.xxh3_64_hexdigest(folder.read(manifest.keep.file)) == summary.keep else None
 
 
 def _training_images(dataset: Dataset, most: int, seed: int) -> torch.Tensor:
@@ -209,23 +212,23 @@ def _hash(
     return codes, readable
 
 
-def _publish(place: Folder, manifest: Manifest, summary: Summary, keep: bytes, weights: bytes, page: str) -> None:
-    """Write everything, the manifest last."""
+def _publish(folder: Folder, manifest: Manifest, summary: Summary, keep: bytes, weights: bytes, page: str) -> None:
+    """Write all results, the manifest last."""
     old = manifest.keep
-    # A keep-list that the manifest of this moment names stays what it is.
+    # The current manifest names a keep-list: write the new one under another name, so that the set is always valid.
     taken = old is not None and old.file == KEEP_NAME and old.digest != summary.keep
     name = f"{summary.keep}-{KEEP_NAME}" if taken else KEEP_NAME
-    _write(place, name, keep)
-    _write(place, NETWORK_NAME, weights)
-    _write(place, PAGE_NAME, page.encode())
-    _write(place, SUMMARY_NAME, (json.dumps(asdict(summary), indent=1) + "\n").encode())
+    _write(folder, name, keep)
+    _write(folder, NETWORK_NAME, weights)
+    _write(folder, PAGE_NAME, page.encode())
+    _write(folder, SUMMARY_NAME, (json.dumps(asdict(summary), indent=1) + "\n").encode())
     named = KeepList(file=name, count=summary.kept, digest=summary.keep)
-    _write(place, MANIFEST_NAME, replace(manifest, keep=named).to_json().encode())
-    place.remove(_WORKING_NAME)
+    _write(folder, MANIFEST_NAME, replace(manifest, keep=named).to_json().encode())
+    folder.remove(_WORKING_NAME)
     if old is not None and old.file != name:
-        place.remove(old.file)
+        folder.remove(old.file)
 
 
-def _write(place: Folder, name: str, content: bytes) -> None:
-    with place.new(name) as file:
+def _write(folder: Folder, name: str, content: bytes) -> None:
+    with folder.new(name) as file:
         file.write(content)

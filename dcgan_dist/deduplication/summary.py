@@ -1,4 +1,4 @@
-"""What was found in a set of shards: the content of dedup.json, and the head of the audit page."""
+"""The result of a de-duplication: the content of dedup.json, and the top of the audit page."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What was found; also the content of dedup.json.
+    """The result of a de-duplication; also the content of dedup.json.
 
     Attributes:
-        images: images in the shards.
-        kept: those that the keep-list keeps.
-        removed: the others, each a near-duplicate of a kept one.
-        damaged: images that could not be read; they are in no group, and are kept.
-        groups: groups of two images or more.
-        group_sizes: number of groups by their size.
-        trained_on: images that the autoencoder was trained on.
-        loss: mean squared error (and stability term) of its last hundred steps.
+        images: number of images in the shards.
+        kept: number of images in the keep-list.
+        removed: number of the others, each a near-duplicate of a kept one.
+        damaged: number of unreadable images; they are in no group, and are kept.
+        groups: number of groups of two or more images.
+        group_sizes: number of groups by size.
+        trained_on: number of images that the autoencoder was trained on.
+        loss: mean squared error (plus stability term) of its last hundred steps.
         units: units that make up the code, in the order in which they were chosen.
         keep: digest of the keep-list.
         network: digest of dedup.safetensors.
-        made_with: settings, seed, content of the set: the same mean the same keep-list.
+        made_with: settings, seed and digest of the set; if they are equal, the keep-list is.
         versions: of torch.
         device: that the autoencoder was trained on.
     """

@@ -1,8 +1,8 @@
-"""Which units of the code become bits, and above which activation: from images, their near-copies and their mirrors.
+"""Choose the units that become bits of the code, and their thresholds, from images, near-copies and mirror images.
 
-A bit is of use when it parts images that are no duplicates, and harms when it flips between an image and its copy.
-Both are counted here. Images that are no duplicates are an image and the mirror image of another: natural images have
-the same statistics either way round, but the duplicates that a set holds are none any more when one is mirrored.
+A bit is useful if it separates images that are no duplicates, and harmful if it flips between an image and its copy.
+Both are counted here. An image and the mirror image of another serve as images that are no duplicates: natural images
+have the same statistics when mirrored, but duplicates in the set are no duplicates any more when one is mirrored.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.bool_]
 
 FALSE_SHARE = 1e-4
-"""Images that may be removed by chance, as a share of the set: a hundredth of 1% of duplicates."""
+"""Share of the images of a set that may be removed because of random collisions."""
 
 _QUANTILES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_FLIP_FLOOR = 1e-3  # flips that are too rare to be counted
-_ENOUGH_PAIRS = 500  # to measure a unit's share of agreement among them
+_FLIP_FLOOR = 1e-3  # added to the share of flips: rarer ones cannot be measured
+_ENOUGH_PAIRS = 500  # to measure the share of them in which a unit agrees
 
 
 def choose_thresholds(activations: Floats, copies: Floats, mirrored: Floats) -> npt.NDArray[np.float32]:
-    """Return for each unit the threshold with the most parting power per flip; shape (code_size,).
+    """Return for each unit the threshold that separates the most pairs of different images per flip; (code_size,).
 
-    A unit that is the same for all images gets an infinite one.
+    A unit that is the same for all images gets an infinite threshold.
 
     Args:
         activations: of some images, shape (n, code_size).
-        copies: of a near-copy of each.
-        mirrored: of the mirror image of each.
+        copies: activations of a near-copy of each.
+        mirrored: activations of the mirror image of each.
     """
     best = np.full(activations.shape[1], np.inf, dtype=np.float32)
     best_value = np.zeros(activations.shape[1])
@@ -47,22 +47,23 @@ def choose_thresholds(activations: Floats, copies: Floats, mirrored: Floats) -> 
 def choose_units(bits: Bits, copies: Bits, mirrored: Bits, count: int, units: int | None = None) -> list[int]:
     """Return the units whose bits make up the code, the most useful first.
 
-    Each next unit is the one that parts the most of those pairs of different images that are still alike per copy that
-    it loses. Enough are taken that among `count` images few (`FALSE_SHARE`) would collide by chance; beyond what can be
-    counted, units are taken to part further pairs as they part those that are alike so far.
+    A greedy choice: the next unit is the one that separates the most pairs of different images that still have equal
+    codes, per copy whose code changes. Units are added until, among `count` images, only few (`FALSE_SHARE`) would
+    collide by chance. When too few pairs with equal codes are left to be counted, each unit is assumed to separate the
+    same share as at the last count.
 
     Args:
         bits: of some images, shape (n, code_size).
-        copies: of a near-copy of each.
-        mirrored: of the mirror image of each.
-        count: images in the whole set.
-        units: how many to take, whatever their collisions.
+        copies: bits of a near-copy of each.
+        mirrored: bits of the mirror image of each.
+        count: number of images in the whole set.
+        units: number of units to choose, regardless of collisions; None to choose by collisions.
     """
     size = bits.shape[1]
     pairs = float(len(bits)) ** 2
     allowed = FALSE_SHARE * count / (count**2 / 2) * pairs
     group, mirror_group = np.zeros(len(bits), dtype=np.int64), np.zeros(len(bits), dtype=np.int64)
-    alike = np.ones(len(bits), dtype=np.bool_)  # copies with the code of their image so far
+    alike = np.ones(len(bits), dtype=np.bool_)  # copies that still have the code of their image
     agreement = np.ones(size)
     chosen: list[int] = []
     while len(chosen) < (size if units is None else units) and (units is not None or pairs > allowed):
@@ -83,7 +84,7 @@ def choose_units(bits: Bits, copies: Bits, mirrored: Bits, count: int, units: in
 
 
 def _agreeing(group: npt.NDArray[np.int64], bit: Bits, mirror_group: npt.NDArray[np.int64], mirror_bit: Bits) -> float:
-    """Return how many pairs of an image and a mirror image would be alike still."""
+    """Return how many pairs of an image and a mirror image would still have equal codes with one more bit."""
     last = int(max(group.max(), mirror_group.max())) * 2 + 2
     ones = np.bincount(2 * group + bit, minlength=last).astype(np.float64)
     return float(ones @ np.bincount(2 * mirror_group + mirror_bit, minlength=last))
@@ -92,6 +93,6 @@ def _agreeing(group: npt.NDArray[np.int64], bit: Bits, mirror_group: npt.NDArray
 def _split(
     group: npt.NDArray[np.int64], bit: Bits, mirror_group: npt.NDArray[np.int64], mirror_bit: Bits
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return groups that are parted by a bit too, numbered without gaps."""
+    """Return the groups split by one more bit, numbered without gaps."""
     _, numbers = np.unique(np.concatenate([2 * group + bit, 2 * mirror_group + mirror_bit]), return_inverse=True)
     return numbers[: len(group)], numbers[len(group) :]

@@ -1,9 +1,9 @@
-"""A trained generator as a file that runs without this package: ONNX, or a program of `torch.export`.
+"""Export a trained generator to a file that runs without this package: ONNX, or a program of `torch.export`.
 
-The program takes z (n, z_dim) and, of a conditional run, one-hot labels y (n, classes); it gives float32 images
-(n, channels, size, size). For any n, but with the statistics of each batch, as the released code samples, n should be
-large: of a single z there is no statistic. What the numbers mean goes into the file: the range of the pixels, the names
-of the classes, the statistics.
+The program takes z (n, z_dim) and, for a conditional run, one-hot labels y (n, classes); it returns float32 images
+(n, channels, size, size). n can be any number; but if batch norm uses the statistics of each batch, as the released
+code does for samples, n should be large. The file also has the meaning of the numbers: the range of the pixels, the
+names of the classes, the kind of statistics.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from dcgan_dist.storage.remote import is_url
 from dcgan_dist.training.draws import draw_labels, draw_z, one_hot
 from dcgan_dist.training.trained import load_generator
 
-TOLERANCE = 1e-4  # by which images may differ from the original's, as a share of the pixels' range
+TOLERANCE = 1e-4  # largest difference from the original images, as a share of the pixels' range
 FORMATS = (".onnx", ".pt2")
-_CHECKED = (2, 5, 64)  # batch sizes that the program is compared with the original on
+_CHECKED = (2, 5, 64)  # batch sizes for which the program is compared with the original
 _FACTS = "dcgan_dist.json"
 
 
 class _Program(nn.Module):
-    """A generator in evaluation; unconditional ones take z alone."""
+    """A generator in evaluation mode; an unconditional one takes only z."""
 
     def __init__(self, generator: Generator, batch_statistics: bool) -> None:
         super().__init__()
@@ -51,19 +51,19 @@ class _Program(nn.Module):
                 module.running_mean = module.running_var = module.num_batches_tracked = None
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return images for z (n, z_dim) and, where conditional, one-hot labels (n, classes)."""
+        """Return images for z (n, z_dim) and, if conditional, one-hot labels (n, classes)."""
         images: Tensor = self.generator(z, z[:, :0] if y is None else y)
         return images
 
 
 @dataclass(frozen=True)
 class Exported:
-    """How an export went.
+    """The result of an export.
 
     Attributes:
-        difference: the largest from the original, as a share of the pixels' range.
-        checked_by: what ran the program for that.
-        has_batch_statistics: whether it normalises with the statistics of each batch that it is given.
+        difference: the largest difference from the original, as a share of the pixels' range.
+        checked_by: the runtime that ran the program for the comparison.
+        has_batch_statistics: whether batch norm uses the statistics of each batch.
     """
 
     difference: float
@@ -75,7 +75,7 @@ def check_output(path: str, overwrite: bool) -> None:
     """Check that a generator can be exported to a path.
 
     Raises:
-        ConfigError: its ending is not of `FORMATS`, it exists, or the package for it is missing.
+        ConfigError: its suffix is not in `FORMATS`, it exists, or the package for it is not installed.
         RunDirectoryError: its folder cannot be written.
     """
     if not path.lower().endswith(FORMATS) or is_url(path):
@@ -93,13 +93,13 @@ def check_output(path: str, overwrite: bool) -> None:
 
 
 def export(samples: Samples, path: str, overwrite: bool = False) -> Exported:
-    """Write the generator of some samples, after comparing what was written with the original on random z.
+    """Write the generator of some samples to a file, after comparing the program with the original on random z.
 
     Raises:
         ConfigError: see `check_output`.
         RunDirectoryError: the checkpoint cannot be read.
-        DcganDistError: the program gives other images than the original.
-        StorageError: it cannot be written.
+        DcganDistError: the program returns other images than the original.
+        StorageError: the file cannot be written.
     """
     check_output(path, overwrite)
     generator = load_generator(samples.run, samples.step, samples.weights).network
@@ -133,7 +133,7 @@ def export(samples: Samples, path: str, overwrite: bool = False) -> Exported:
 
 
 def _inputs(samples: Samples, count: int) -> tuple[Tensor, ...]:
-    """Return random z and, of a conditional run, labels."""
+    """Return random z and, for a conditional run, labels."""
     model, classes = samples.model, samples.model.classes or 0
     z = draw_z(samples.seed, "export", count, count, model.z_dim, model.z_distribution)
     return (z, one_hot(draw_labels(samples.seed, "export", count, count, classes), classes)) if classes else (z,)
@@ -142,7 +142,7 @@ def _inputs(samples: Samples, count: int) -> tuple[Tensor, ...]:
 @torch.no_grad()
 def _largest_difference(program: _Program, run: Callable[..., Tensor], samples: Samples) -> float:
     inputs = [_inputs(samples, count) for count in _CHECKED]
-    # Unlike Python's, torch's maximum of values that have a NaN among them is one.
+    # torch's maximum, unlike Python's, is NaN if one of the values is.
     return float(torch.stack([(program(*each) - run(*each)).abs().max() for each in inputs]).max())
 
 
@@ -154,7 +154,7 @@ def _save_program(
     program: _Program, inputs: tuple[Tensor, ...], facts: dict[str, Any], path: Path
 ) -> tuple[Callable[..., Tensor], str]:
     made = torch.export.export(program, inputs, dynamic_shapes=_dynamic_shapes(inputs), strict=False)
-    content = io.BytesIO()  # in memory first: of a disk that is full, torch makes a RuntimeError
+    content = io.BytesIO()  # in memory first: on a full disk, torch raises a RuntimeError without the reason
     torch.export.save(made, content, extra_files={_FACTS: json.dumps(facts)})
     path.write_bytes(content.getvalue())
     with path.open("rb") as file:
@@ -204,7 +204,7 @@ def _save_onnx(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's exporter from telling of its own affairs."""
+    """Suppress the log messages and warnings of torch's exporter."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""The samples of a trained generator as an endless row: sample i is a function of (seed, i), however many are made.
+"""The samples of a trained generator as an endless sequence: sample i is a function of (seed, i).
 
-They are computed in whole blocks, which any process can do by itself: always the same images together, on one core, so
-that rounding, and batch norm where it takes the statistics of its batch, give the same values every time.
+Samples are computed in whole blocks, each by any process: always the same images together, on one core, so that
+rounding, and the statistics of batch norm if it uses those of the batch, are the same every time.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from dcgan_dist.training.trained import load_generator
 Labels = npt.NDArray[np.int64]
 
 BLOCK = 64  # samples that are computed together
-_ROWS_CHECKED = 1 << 16  # of a file of z at once
-PURPOSE = "sample"  # of the draws of z: other numbers than those that training and scores draw
+_ROWS_CHECKED = 1 << 16  # rows of a file of z that are checked at once
+PURPOSE = "sample"  # of the draws of z, so that they differ from those of training and scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """What the samples are; small enough to be sent to a worker process.
+    """The description of samples, small enough to be sent to a worker process.
 
     Attributes:
         run: the run.
         step: of the checkpoint.
-        digest: of the checkpoint, so that no other one of the same step is taken.
+        digest: of the checkpoint, so that another one of the same step is refused.
         weights: which of its weights.
         model: settings of its networks.
         class_names: of a conditional run, in the order of its labels; else empty.
         seed: of z.
         label: the class of all samples; None for the classes in turn, or those of `z_file`.
-        z_file: a file of z to take in place of drawn ones (see `read_z`).
-        truncation: bound of the values of drawn z (see `truncated`).
-        device: what to compute on.
-        block: samples that are computed together.
+        z_file: a file of z to use instead of random ones (see `read_z`).
+        truncation: bound of the values of random z (see `truncated`).
+        device: to compute on.
+        block: number of samples that are computed together.
     """
 
     run: Run
@@ -74,7 +74,7 @@ class Samples:
         return bool(self.model.classes)
 
     def labels(self, start: int, stop: int) -> Labels:
-        """Return the labels of samples `start` to before `stop`; -1 for those of an unconditional run."""
+        """Return the labels of samples [start, stop); -1 for an unconditional run."""
         numbers = np.arange(start, stop, dtype=np.int64)
         if not self.model.classes:
             return np.full_like(numbers, -1)
@@ -84,7 +84,7 @@ class Samples:
         return numbers % self.model.classes if given is None else given[start:stop]
 
     def z(self, start: int, stop: int) -> torch.Tensor:
-        """Return the noise of samples `start` to before `stop`, of one block, float32 (n, z_dim)."""
+        """Return the noise of samples [start, stop), which must be in one block; float32 (n, z_dim)."""
         if self.z_file is not None:
             return torch.from_numpy(np.array(read_z(self.z_file, self.model)[0][start:stop], dtype=np.float32))
         first, model = start // self.block * self.block, self.model
@@ -92,11 +92,11 @@ class Samples:
         return truncated(z[start - first :], self.truncation, model.z_distribution)
 
     def images(self, start: int, stop: int) -> Iterator[tuple[Pixels, Labels]]:
-        """Yield samples `start` to before `stop` as uint8 (n, S, S, C) with their labels (n,), block by block.
+        """Yield samples [start, stop) as uint8 (n, S, S, C) with their labels (n,), block by block.
 
         Raises:
-            ConfigError: a batch of one row of `z_file` has no statistics.
-            RunDirectoryError: the checkpoint is gone or another one, or its samples are not finite.
+            ConfigError: the last batch has only one row of `z_file`, of which batch norm has no statistics.
+            RunDirectoryError: the checkpoint is missing or was replaced, or its samples are not finite.
             StorageError: it cannot be read.
         """
         for first in range(start // self.block * self.block, stop, self.block):
@@ -105,7 +105,7 @@ class Samples:
             yield images[wanted], labels[wanted]
 
     def _block(self, first: int) -> tuple[Pixels, Labels]:
-        """Return a whole block of samples with their labels; of a file of z, the last one may have fewer."""
+        """Return a whole block of samples with their labels; with a file of z, the last block may be smaller."""
         generator = _loaded(replace(self, seed=0, label=None, z_file=None, truncation=None))
         z, last = self.z(first, first + self.block).to(self.device), first + self.block
         labels = self.labels(first, min(last, first + len(z)))
@@ -138,21 +138,21 @@ def open_samples(
     weights: Weights = "auto",
     device: str = "cpu",
 ) -> Samples:
-    """Return the samples of a run, after checking that it can give them.
+    """Return the samples of a run, after checking all settings.
 
     Args:
         run: the run.
         step: `latest`, or a step that has a checkpoint.
         seed: of z.
-        label: number or name of a class, for samples of it alone.
-        z_file: file of z to take (see `read_z`).
+        label: number or name of a class, for samples of only that class.
+        z_file: file of z to use (see `read_z`).
         truncation: see `truncated`.
-        statistics: of batch norm: averages of training or those of each block; left out, as the run has it.
+        statistics: of batch norm: averages of training or those of each block; None for the setting of the run.
         weights: averaged or raw ones; see `trained.load_generator`.
-        device: what to compute on.
+        device: to compute on.
 
     Raises:
-        ConfigError: no averaged weights, no such label, z of another shape, a truncation that is out of range.
+        ConfigError: no averaged weights, no such label, z of another shape, or a truncation out of range.
         RunDirectoryError: no such run or checkpoint.
         StorageError: it cannot be read.
     """
@@ -188,7 +188,11 @@ def open_samples(
 
 
 def class_number(label: str, names: tuple[str, ...], location: str, family: str) -> int:
-    """Return the number of a class that is named or numbered."""
+    """Return the number of a class given by its name or number.
+
+    Raises:
+        ConfigError: the run is unconditional, or has no such class.
+    """
     if not names:
         raise ConfigError(
             f"label is {label!r}, but {location} is an unconditional run ({family}): leave it out, or give a "
@@ -199,19 +203,19 @@ def class_number(label: str, names: tuple[str, ...], location: str, family: str)
     if is_whole(label) and int(label) < len(names):
         return int(label)
     numbers = ", ".join(f"{number}" if name == str(number) else f"{number} {name}" for number, name in enumerate(names))
-    told = numbers if len(names) <= 20 else f"0 to {len(names) - 1}, or a name such as {names[0]!r}"
-    raise ConfigError(f"label is {label!r}, but {location} has {len(names)} classes: take one of {told}")
+    choices = numbers if len(names) <= 20 else f"0 to {len(names) - 1}, or a name such as {names[0]!r}"
+    raise ConfigError(f"label is {label!r}, but {location} has {len(names)} classes: take one of {choices}")
 
 
 def truncated(z: torch.Tensor, bound: float | None, distribution: Literal["uniform", "normal"]) -> torch.Tensor:
-    """Return noise restricted to [-bound, bound]: less variety, and samples nearer to the middle of what G has learned.
+    """Return noise restricted to [-bound, bound], for samples with less variety, closer to the mean of those of G.
 
-    Every value moves to the same quantile of the restricted distribution: of N(0, 1) without its tails, or of
+    Every value is mapped to the same quantile of the restricted distribution: N(0, 1) without its tails, or
     U(-bound, bound). So each sample stays recognisable while the bound shrinks, and a bound of infinity (normal) or 1
     (uniform) changes nothing.
 
     Raises:
-        ConfigError: the bound is not positive, or for uniform noise above 1.
+        ConfigError: the bound is not positive, or above 1 for uniform noise.
     """
     if bound is None:
         return z
@@ -228,14 +232,14 @@ def truncated(z: torch.Tensor, bound: float | None, distribution: Literal["unifo
 
 @lru_cache(maxsize=2)
 def read_z(path: str, model: ModelConfig) -> tuple[npt.NDArray[np.floating], Labels | None]:
-    """Read noise vectors from a file, and their labels where it has any.
+    """Read noise vectors from a file, and their labels if it has any.
 
     Args:
-        path: a .npy with an array (n, z_dim), which is not held in memory, or a .npz with `z` (and `labels`, (n,)).
-        model: whose z_dim and classes they must fit.
+        path: a .npy with an array (n, z_dim), which is mapped into memory, or a .npz with `z` (and `labels`, (n,)).
+        model: whose z_dim and classes they must match.
 
     Raises:
-        ConfigError: the file cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or has other content.
     """
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -266,7 +270,7 @@ def read_z(path: str, model: ModelConfig) -> tuple[npt.NDArray[np.floating], Lab
 def _check_finite(path: str, z: npt.NDArray[np.floating]) -> None:
     for start in range(0, len(z), _ROWS_CHECKED):
         if not np.isfinite(z[start : start + _ROWS_CHECKED]).all():
-            raise ConfigError(f"z is {path!r}, which holds values that are not finite: mend or leave out their rows")
+            raise ConfigError(f"z is {path!r}, which holds values that are not finite: correct or leave out their rows")
 
 
 @lru_cache(maxsize=1)
@@ -275,14 +279,14 @@ def _loaded(samples: Samples) -> Generator:
     loaded = load_generator(samples.run, samples.step, samples.weights)
     if loaded.digest != samples.digest:
         raise RunDirectoryError(
-            f"the checkpoint of step {samples.step} of {samples.run.location} was replaced meanwhile: sample again"
+            f"the checkpoint of step {samples.step} of {samples.run.location} was just replaced: sample again"
         )
     return loaded.network.to(samples.device)
 
 
 @contextmanager
 def _one_thread(device: str) -> Iterator[None]:
-    """Compute on one core: with several, sums may be rounded otherwise."""
+    """Compute on one core within the block: with several, sums may be rounded differently."""
     before = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)

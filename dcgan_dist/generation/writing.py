@@ -1,7 +1,7 @@
-"""Samples on disk: as one grid, a folder of images, a NumPy archive, or shards that the stream can read.
+"""Write samples: as one grid, a folder of images, a NumPy archive, or shards that the stream can read.
 
-What stands under the output's name is whole: it is made under another name first. Worker processes compute the samples,
-a few blocks at a time, so that millions of them need no more memory than a few.
+The output is always complete: it is written under another name first. Worker processes compute a few blocks of samples
+at a time, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from dcgan_dist.storage.remote import is_url
 from dcgan_dist.training.sampling import grid_columns, make_grid
 
 Form = Literal["grid", "folder", "npz", "shards"]
-STRETCH = 4 * BLOCK  # samples of one task
+TASK_SIZE = 4 * BLOCK  # samples of one task
 SHARD_SIZE = 32 * BLOCK
 _GAP = 2  # pixels between the images of a grid
-# Files that `sample` writes, or that belong to a set of shards: nothing else is ever overwritten.
+# Files that `sample` writes, or that belong to a set of shards: no other file is ever overwritten.
 _OWN_FILES = re.compile(rf"\d{{8,}}\.png|.+-\d{{6,}}\.(tar|index)|{MANIFEST_NAME}|{re.escape(KEEP_NAME)}")
 _SUFFIX = re.compile(r".*\.[A-Za-z]\w*")
 _PATTERN = re.compile(r"%\d*[A-Za-z]")
@@ -51,10 +51,10 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Output:
-    """Where samples go and in which form.
+    """The output of samples.
 
     Attributes:
-        form: one picture, a folder of PNGs (of a conditional run in one sub-folder a class), a .npz or shards.
+        form: one grid, a folder of PNGs (for a conditional run, one sub-folder per class), a .npz or shards.
         path: the file or folder, or URL.
         name: first part of the names of shards.
     """
@@ -65,15 +65,14 @@ class Output:
 
 
 def output_of(path: str, form: Form | None = None) -> Output:
-    """Return what a path means: `.png` a grid, `.npz` an archive, `DIR/NAME-%06d.tar` shards, else a folder of images.
+    """Return the output of a path: `.png` a grid, `.npz` an archive, `DIR/NAME-%06d.tar` shards, else a folder.
 
     Args:
         path: a path or URL.
-        form: what it means in place of that.
+        form: to use instead of the one that the name implies.
 
     Raises:
-        ConfigError: a folder of images as a URL, a grid or an archive that is named as something else, or a name that
-            says nothing of its form.
+        ConfigError: a folder of images is given as a URL, the name contradicts the form, or its suffix is unknown.
     """
     head, _, last = path.rstrip("/").rpartition("/")
     shard = _SHARD_NAMES.fullmatch(last)
@@ -99,37 +98,37 @@ def output_of(path: str, form: Form | None = None) -> Output:
     return Output(form, path.rstrip("/") if form in ("grid", "npz") else path)
 
 
-def put_right(output: Output) -> None:
-    """Put a folder of images back, or remove it, that a `sample --overwrite` had moved away when it was killed.
+def recover(output: Output) -> None:
+    """Finish the replacement of a folder of images that a killed `sample --overwrite` has interrupted.
 
     Raises:
-        ConfigError: what was moved away holds other files now.
-        DataError: another process makes the same output.
+        ConfigError: the old folder, which was moved away, has other files now.
+        DataError: another process is writing the same output.
     """
     target = Path(output.path).absolute()
-    if output.form != "folder" or not _former(target).is_dir():
+    if output.form != "folder" or not _backup(target).is_dir():
         return
     work = _work(target)
     lock = lock_folder(work, output.path)
     try:
-        _end_replacing(target)
-        with suppress(OSError):  # not empty: the next `sample` sees to it
+        _finish_replacement(target)
+        with suppress(OSError):  # not empty: the next `sample` empties it
             work.rmdir()
     finally:
         os.close(lock)
 
 
 def refuse_existing(output: Output, overwrite: bool) -> None:
-    """Check that nothing stands where the samples go, or that it may be replaced.
+    """Check that the output does not exist, or may be replaced.
 
     Raises:
-        ConfigError: there is something, and `overwrite` is false; or it was not made by `sample` or `prepare`.
+        ConfigError: it exists, and `overwrite` is false; or it has files that are not of `sample` or `prepare`.
         RunDirectoryError: its folder cannot be written.
-        DataError: remote storage cannot be reached.
+        DataError: remote storage is unreachable.
     """
     if not is_url(output.path):
         check_writable(str(Path(output.path).absolute().parent))
-    found = _stands_at_url(output) if is_url(output.path) else os.path.lexists(output.path)
+    found = _exists_at_url(output) if is_url(output.path) else os.path.lexists(output.path)
     if not found:
         return
     if not overwrite:
@@ -144,24 +143,24 @@ def refuse_existing(output: Output, overwrite: bool) -> None:
         return
     if not path.is_dir() or path.is_symlink():
         raise ConfigError(f"output {output.path!r} is no folder: name another one")
-    _refuse_others(path)
+    _refuse_other_files(path)
 
 
-def _refuse_others(folder: Path) -> None:
-    """Check that a folder holds nothing but what `sample` and `prepare` write, since it is to be replaced."""
+def _refuse_other_files(folder: Path) -> None:
+    """Check that a folder, which will be replaced, only has files of `sample` and `prepare`."""
     other = next((name for _, _, names in os.walk(folder) for name in names if not _OWN_FILES.fullmatch(name)), None)
     if other is not None:
         raise ConfigError(f"output {str(folder)!r} holds other files, such as {other!r}: name another folder")
 
 
-def _stands_at_url(output: Output) -> bool:
+def _exists_at_url(output: Output) -> bool:
     if output.form == "shards":
         return MANIFEST_NAME in folder_at(output.path).names()
-    folder, name = _place_and_name(output.path)
+    folder, name = _split(output.path)
     return name in folder_at(folder).names()
 
 
-def _place_and_name(path: str) -> tuple[str, str]:
+def _split(path: str) -> tuple[str, str]:
     if is_url(path):
         folder, _, name = path.rpartition("/")
         return folder, name
@@ -182,22 +181,22 @@ def write_samples(
     """Write the first `count` samples.
 
     Args:
-        samples: what they are.
-        count: how many.
-        output: where to and in which form.
-        pool: the processes that compute and encode them.
-        report: told of the progress, as by `write_shards`.
+        samples: to write.
+        count: number of samples.
+        output: path and form.
+        pool: computes and encodes them.
+        report: called with the progress, as by `write_shards`.
         encoding: of images in shards.
-        overwrite: whether to replace what stands there; see `refuse_existing`.
+        overwrite: whether to replace an existing output; see `refuse_existing`.
 
     Raises:
         ConfigError: the output exists, or a grid would be too large.
-        RunDirectoryError: the run cannot give the samples.
+        RunDirectoryError: the checkpoint cannot be used.
         DataError: the output cannot be used.
         StorageError: the disk is full or fails.
         WorkerFailed: a worker process died.
     """
-    put_right(output)
+    recover(output)
     refuse_existing(output, overwrite)
     try:
         if output.form == "grid":
@@ -216,7 +215,7 @@ def write_samples(
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class _Task:
     """The samples of one task."""
 
     samples: Samples
@@ -224,26 +223,26 @@ class _Stretch:
     stop: int
 
 
-def _stretches(samples: Samples, count: int) -> Iterator[_Stretch]:
-    for start in range(0, count, STRETCH):
-        yield _Stretch(samples, start, min(start + STRETCH, count))
+def _tasks(samples: Samples, count: int) -> Iterator[_Task]:
+    for start in range(0, count, TASK_SIZE):
+        yield _Task(samples, start, min(start + TASK_SIZE, count))
 
 
-def _computed(stretch: _Stretch) -> tuple[Pixels, Labels]:
-    """Return the images and labels of a stretch (in a worker process)."""
-    images, labels = zip(*stretch.samples.images(stretch.start, stretch.stop), strict=True)
+def _computed(task: _Task) -> tuple[Pixels, Labels]:
+    """Return the images and labels of a task (in a worker process)."""
+    images, labels = zip(*task.samples.images(task.start, task.stop), strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _encoded(stretch: _Stretch) -> list[bytes]:
-    """Return the images of a stretch as PNG files (in a worker process)."""
-    images, _ = _computed(stretch)
+def _encoded(task: _Task) -> list[bytes]:
+    """Return the images of a task as PNG files (in a worker process)."""
+    images, _ = _computed(task)
     return [encode(image, "png") for image in images]
 
 
 def _all_images(samples: Samples, count: int, pool: TaskPool, report: Report) -> Iterator[Pixels]:
     done = 0
-    with closing(pool.run(_computed, _stretches(samples, count))) as results:
+    with closing(pool.run(_computed, _tasks(samples, count))) as results:
         for images, _ in results:
             yield images
             done += len(images)
@@ -274,9 +273,9 @@ def _write_grid(samples: Samples, count: int, output: Output, pool: TaskPool, re
 
 
 def in_class_rows(labels: Labels, columns: int) -> npt.NDArray[np.int64]:
-    """Return the numbers of the images of a grid whose rows have one class each, -1 for a place that stays blank.
+    """Return the numbers of the images of a grid whose rows have one class each, -1 for a blank cell.
 
-    The classes take turns, a row each, until all images are placed.
+    The classes take turns, one row each, until all images are in the grid.
     """
     classes = sorted(set(labels.tolist()))
     left = {label: np.flatnonzero(labels == label) for label in classes}
@@ -292,13 +291,13 @@ def in_class_rows(labels: Labels, columns: int) -> npt.NDArray[np.int64]:
 def _write_npz(samples: Samples, count: int, output: Output, pool: TaskPool, report: Report, overwrite: bool) -> None:
     """Write `images` (count, S, S, C) and their `z` (count, z_dim).
 
-    Of a conditional run also `labels` (count,), and the names of its `classes`.
+    For a conditional run also `labels` (count,), and the names of its `classes`.
     """
     size, channels = samples.model.image_size, samples.model.channels
     with _new(output, overwrite) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         if samples.is_conditional:
-            stretches = (samples.labels(part.start, part.stop) for part in _stretches(samples, count))
-            _add_array(archive, "labels", (count,), "<i8", stretches)
+            labels = (samples.labels(part.start, part.stop) for part in _tasks(samples, count))
+            _add_array(archive, "labels", (count,), "<i8", labels)
             names = np.array(samples.class_names)
             _add_array(archive, "classes", names.shape, names.dtype.str, iter([names]))
         blocks = ((start, min(start + samples.block, count)) for start in range(0, count, samples.block))
@@ -323,14 +322,14 @@ def _add_array(
 
 @contextmanager
 def _new(output: Output, overwrite: bool) -> Iterator[Any]:
-    """Give a file to write to, which gets its name when all of it is there."""
-    folder, name = _place_and_name(output.path)
-    place = folder_at(folder)
-    if place.path is not None:
-        place.path.mkdir(parents=True, exist_ok=True)
-    with place.new(name) as file:
+    """Yield a file to write to, which gets its name when it is complete."""
+    location, name = _split(output.path)
+    folder = folder_at(location)
+    if folder.path is not None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.new(name) as file:
         yield file
-        refuse_existing(output, overwrite)  # it may have come meanwhile
+        refuse_existing(output, overwrite)  # another process may have written it in the meantime
 
 
 # --- a folder ---------------------------------------------------------------------------------------------------------
@@ -339,45 +338,45 @@ def _new(output: Output, overwrite: bool) -> Iterator[Any]:
 def _write_folder(
     samples: Samples, count: int, output: Output, pool: TaskPool, report: Report, overwrite: bool
 ) -> None:
-    with _new_folder(output, overwrite) as folder, closing(pool.run(_encoded, _stretches(samples, count))) as results:
-        places = [folder]
+    with _new_folder(output, overwrite) as folder, closing(pool.run(_encoded, _tasks(samples, count))) as results:
+        folders = [folder]
         if samples.is_conditional:
-            places = [folder / _folder_name(number, name) for number, name in enumerate(samples.class_names)]
-        for stretch, images in zip(_stretches(samples, count), results, strict=True):
-            labels = samples.labels(stretch.start, stretch.stop)
-            for number, label, content in zip(range(stretch.start, stretch.stop), labels, images, strict=True):
-                place = places[max(int(label), 0)]
-                place.mkdir(exist_ok=True)
-                (place / f"{number:08d}.png").write_bytes(content)
-            report(stretch.stop, stretch.stop / count, 0, 0)
+            folders = [folder / _folder_name(number, name) for number, name in enumerate(samples.class_names)]
+        for task, images in zip(_tasks(samples, count), results, strict=True):
+            labels = samples.labels(task.start, task.stop)
+            for number, label, content in zip(range(task.start, task.stop), labels, images, strict=True):
+                of_class = folders[max(int(label), 0)]
+                of_class.mkdir(exist_ok=True)
+                (of_class / f"{number:08d}.png").write_bytes(content)
+            report(task.stop, task.stop / count, 0, 0)
 
 
 def _folder_name(number: int, name: str) -> str:
-    """Return the name of the folder of a class: its own, where that can be one."""
+    """Return the folder name of a class: its name, or its number if the name cannot be that of a folder."""
     is_plain = name not in ("", ".", "..") and not set(name) & set("/\\\0")
     return name if is_plain else str(number)
 
 
 @contextmanager
 def _new_folder(output: Output, overwrite: bool) -> Iterator[Path]:
-    """Give a new folder: it gets its name at the end of the block, in place of what had it, or goes if that fails."""
+    """Yield a new folder. At the end of the block it replaces the output; if the block raises, it is removed."""
     target = Path(output.path).absolute()
     folder = _work(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder, output.path)
     try:
-        _refuse_others(folder)
+        _refuse_other_files(folder)
     except ConfigError:
         os.close(lock)
         raise
     try:
-        _empty(folder)  # of what a killed run left
+        _empty(folder)  # a killed run may have left files
         yield folder
-        refuse_existing(output, overwrite)  # it may have come meanwhile
-        os.sync()  # millions of files at once, not one by one
+        refuse_existing(output, overwrite)  # another process may have written it in the meantime
+        os.sync()  # once for millions of files, instead of fsync for each
         _replace(folder, target)
     except BaseException:
-        _end_replacing(target)
+        _finish_replacement(target)
         shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
@@ -385,10 +384,10 @@ def _new_folder(output: Output, overwrite: bool) -> Iterator[Path]:
 
 
 def _work(target: Path) -> Path:
-    return target.with_name(f".{target.name}.sampling")  # not the one that `write_shards` works in
+    return target.with_name(f".{target.name}.sampling")  # not the working folder of `write_shards`
 
 
-def _former(target: Path) -> Path:
+def _backup(target: Path) -> Path:
     return target.with_name(f".{target.name}.former")
 
 
@@ -398,24 +397,24 @@ def _empty(folder: Path) -> None:
 
 
 def _replace(folder: Path, target: Path) -> None:
-    """Give a folder its name; what had it goes only then."""
+    """Rename a folder to `target`; an existing one is moved away before, and removed after."""
     if target.exists():
-        target.rename(_former(target))
+        target.rename(_backup(target))
     folder.rename(target)
     sync_path(target.parent)
-    _end_replacing(target)
+    _finish_replacement(target)
 
 
-def _end_replacing(target: Path) -> None:
-    """Remove what was moved away for a folder that is in its place, or put it back where there is none."""
-    former = _former(target)
-    if not former.is_dir() or former.is_symlink():
+def _finish_replacement(target: Path) -> None:
+    """Remove the backup of `target` if the new folder has its name; otherwise restore the backup."""
+    backup = _backup(target)
+    if not backup.is_dir() or backup.is_symlink():
         return
     if target.exists():
-        _refuse_others(former)
-        shutil.rmtree(former, ignore_errors=True)
+        _refuse_other_files(backup)
+        shutil.rmtree(backup, ignore_errors=True)
     else:
-        former.rename(target)
+        backup.rename(target)
         sync_path(target.parent)
 
 
@@ -424,7 +423,7 @@ def _end_replacing(target: Path) -> None:
 
 @dataclass(frozen=True)
 class GeneratedPart:
-    """Samples of one shard; see `data.sources.Part`."""
+    """The samples of one shard; see `data.sources.Part`."""
 
     samples: Samples
     start: int
@@ -448,7 +447,7 @@ class GeneratedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedSource(Source):
-    """The first `count` samples of a generator as a source of images; their classes are those asked for."""
+    """The first `count` samples of a generator as a source of images; their classes are the labels given to it."""
 
     samples: Samples
 
@@ -456,12 +455,12 @@ class GeneratedSource(Source):
         """See `Source`."""
         return (item for _, item in GeneratedPart(self.samples, 0, self.count or 0).items())
 
-    def places(self) -> Sequence[Folders]:
+    def all_folders(self) -> Sequence[Folders]:
         """See `Source`."""
         return [(name,) for name in self.samples.class_names] or [()]
 
     def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[GeneratedPart]:
-        """See `Source`; the samples are in their order, since any part of them is a random one."""
+        """See `Source`; samples are not shuffled, since they are random already."""
         total = min(self.count or 0, count or self.count or 0)
         return [GeneratedPart(self.samples, start, min(start + size, total)) for start in range(0, total, size)]
 
@@ -522,21 +521,21 @@ def _write_shards(
         write_shards(source, recipe, target, pool=pool, report=report)
         return
     whole = Path(target).absolute()
-    beside = whole.with_name(f".{whole.name}.new")
-    write_shards(source, recipe, beside, pool=pool, report=report)
-    refuse_existing(output, overwrite=True)  # other files may have come meanwhile
-    _replace(beside, whole)
+    new = whole.with_name(f".{whole.name}.new")
+    write_shards(source, recipe, new, pool=pool, report=report)
+    refuse_existing(output, overwrite=True)  # other files may have been added in the meantime
+    _replace(new, whole)
 
 
 def _remove_remote_shards(url: str) -> None:
-    """Remove a set of shards that is to be replaced, its manifest first: without one it is not finished."""
-    place = folder_at(url)
-    if MANIFEST_NAME not in place.names():
+    """Remove a set of shards that will be replaced, its manifest first: without it, the set counts as unfinished."""
+    folder = folder_at(url)
+    if MANIFEST_NAME not in folder.names():
         return
     manifest = read_manifest(url)
-    place.remove(MANIFEST_NAME, *(name for shard in manifest.shards for name in (shard.file, shard.index)))
+    folder.remove(MANIFEST_NAME, *(name for shard in manifest.shards for name in (shard.file, shard.index)))
     if manifest.keep is not None:
-        place.remove(manifest.keep.file)
+        folder.remove(manifest.keep.file)
 
 
 __all__ = ["Form", "Output", "output_of", "refuse_existing", "write_samples"]

@@ -1,4 +1,4 @@
-"""The networks: pure `nn.Module`s that know nothing of ranks, devices or files."""
+"""The networks: pure `nn.Module`s, independent of ranks, devices and files."""
 
 import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.models.build import build_networks, initialise

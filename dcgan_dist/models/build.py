@@ -1,4 +1,4 @@
-"""From settings to networks, and their first weights."""
+"""Build networks from settings, and initialise their weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ WEIGHT_STD = 0.02  # section 4: all weights from a normal distribution with this
 
 
 def build_networks(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    """Return a generator and a discriminator, on the CPU in float32, with weights that `initialise` has yet to set.
+    """Return a generator and a discriminator, on the CPU in float32; `initialise` sets their weights.
 
     Raises:
-        ConfigError: `image_size`, `channels` or, for a conditional model, `classes` is not known yet; no such family,
-            or a setting that it does not have.
+        ConfigError: `image_size`, `channels` or, for a conditional model, `classes` is None; there is no such family,
+            or it does not have a setting that was changed.
     """
     family = family_of(config)
     size, channels = config.image_size, config.channels
@@ -34,12 +34,12 @@ def build_networks(config: ModelConfig) -> tuple[Generator, Discriminator]:
 
 @torch.no_grad()
 def initialise(network: nn.Module, config: ModelConfig, seed: int) -> None:
-    """Set all parameters and buffers of `network`, in place, to their values before training (section 4).
+    """Initialise all parameters and buffers of `network`, in place (section 4).
 
-    Weights are N(0, 0.02), biases 0, batch norm's gains 1 or, with `norm_gain_init` `released`, N(1, 0.02). In families
-    of dense layers alone, to which section 4 does not apply, weights and biases are U(-1/√n, 1/√n) for n inputs. The
-    draws are made on the CPU in float32, so that a seed means the same network on every device, in every precision and
-    memory format.
+    Weights are N(0, 0.02), biases 0, and batch norm's gains 1 or, with `norm_gain_init` `released`, N(1, 0.02). In
+    families with only dense layers, to which section 4 does not apply, weights and biases are U(-1/√n, 1/√n) for n
+    inputs. Random numbers are drawn on the CPU in float32, so that a seed gives the same network on every device, and
+    in every precision and memory format.
     """
     random = torch.Generator().manual_seed(seed)
     is_dense = family_of(config).is_dense
@@ -66,4 +66,4 @@ def initialise(network: nn.Module, config: ModelConfig, seed: int) -> None:
                 module.bias.zero_()
         else:
             own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-            assert not own, f"no rule for the first weights of {type(module).__name__}"
+            assert not own, f"no rule to initialise {type(module).__name__}"

@@ -1,8 +1,8 @@
-"""The class-conditional DCGAN that the paper's authors released beside it (appendix, table 3), for images of any size.
+"""The class-conditional DCGAN of the paper's released code (appendix, table 3), extended to all image sizes.
 
-The label joins the input of every layer: as further values of a vector, as further constant maps of an image. Batch
+The label is concatenated to the input of every layer: to a vector as values, to feature maps as constant maps. Batch
 norm has neither gain nor bias, G ends in a sigmoid, and both networks have a dense hidden layer of 1,024 units. The
-released one is for 28x28 images; for others there are more or fewer scales, as in `dcgan.py`.
+released code is for 28x28 images; other sizes have more or fewer scales, as in `dcgan.py`.
 """
 
 from __future__ import annotations

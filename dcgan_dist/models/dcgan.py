@@ -21,11 +21,11 @@ from dcgan_dist.models.network import (
 
 
 class DcganGenerator(Generator):
-    """z is projected to small maps, which fractionally-strided convolutions double until they are an image.
+    """z -> projection to small maps -> fractionally-strided convolutions, each of which doubles the side -> image.
 
-    With `ngf` channels in the last hidden scale and twice as many in each earlier one: 64x64 images from
-    4x4x(8 ngf), 8x8x(4 ngf), 16x16x(2 ngf), 32x32x(ngf). With two convolutions per scale, the first doubles the maps
-    and keeps their channels, the second halves the channels; the last one gives the image. ReLU, tanh at the end.
+    There are `ngf` channels in the last hidden scale and twice as many in each earlier one: 64x64 images from
+    4x4x(8 ngf), 8x8x(4 ngf), 16x16x(2 ngf), 32x32x(ngf). With two convolutions per scale, the first doubles the side
+    and keeps the channels, the second halves the channels. ReLU, with tanh at the end.
     """
 
     def __init__(self, config: ModelConfig, image_size: int, channels: int, _classes: int = 0) -> None:
@@ -60,10 +60,10 @@ class DcganGenerator(Generator):
 
 
 class DcganDiscriminator(Discriminator):
-    """Strided convolutions halve an image to small maps, which one dense layer reduces to a logit.
+    """Image -> strided convolutions, each of which halves the side -> small maps -> one dense layer -> logit.
 
-    `ndf` channels in the first scale and twice as many in each later one. With two convolutions per scale, the first
-    sets the channels, the second halves the maps. LeakyReLU throughout.
+    There are `ndf` channels in the first scale and twice as many in each later one. With two convolutions per scale,
+    the first sets the channels, the second halves the side. LeakyReLU in all layers.
     """
 
     def __init__(self, config: ModelConfig, image_size: int, channels: int, _classes: int = 0) -> None:
@@ -100,7 +100,7 @@ class DcganDiscriminator(Discriminator):
 
 
 def _is_normed(config: ModelConfig, is_outermost: bool) -> bool:
-    """Whether batch norm follows a convolution; the outermost ones, next to the image, have it only with `all`."""
+    """Return whether a convolution has batch norm; the outermost ones, next to the image, have it only with `all`."""
     return config.batch_norm == "all" or (config.batch_norm == "paper" and not is_outermost)
 
 

@@ -1,4 +1,4 @@
-"""Which families of networks there are: every file of this folder that has `FAMILIES` adds its own to them."""
+"""The families of networks: those in `FAMILIES` of the files of this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dcgan_dist.config import ModelConfig
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.models.network import Discriminator, Generator
 
-# Settings that every family has.
+# The settings that all families have.
 COMMON = frozenset(
     {"name", "image_size", "channels", "classes", "z_dim", "z_distribution", "slope", "sample_statistics"}
 )
@@ -24,12 +24,12 @@ class Family:
     """One family of networks.
 
     Attributes:
-        name: the `model.name` that chooses it.
-        is_conditional: whether both networks are given the label of an image.
-        generator: makes the generator of some settings, for an image size, channels and classes.
-        discriminator: makes the discriminator in the same way.
-        settings: names of the settings in `ModelConfig` that it has beside the common ones.
-        is_dense: whether its layers are all dense, and start with other weights than those of convolutions.
+        name: the `model.name` that selects it.
+        is_conditional: whether both networks take the label of an image.
+        generator: creates a generator from settings, image size, channels and classes.
+        discriminator: creates a discriminator from the same arguments.
+        settings: names of its settings in `ModelConfig`, in addition to the common ones.
+        is_dense: whether all its layers are dense, and initialised differently from convolutions.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Family:
         Raises:
             ConfigError: a setting that the family does not have was changed, or `classes` does not fit it.
         """
-        kin = [name for name, other in families().items() if other.is_conditional != self.is_conditional]
+        others = [name for name, other in families().items() if other.is_conditional != self.is_conditional]
         if self.is_conditional and config.classes == 0:
             raise ConfigError(
-                f"model.classes is 0: {self.name} needs data with labels; or take {' or '.join(kin)}, which does not"
+                f"model.classes is 0: {self.name} needs data with labels; or take {' or '.join(others)}, which does not"
             )
         if not self.is_conditional and config.classes:
             raise ConfigError(
-                f"model.classes is {config.classes}: {self.name} takes no labels: take 0, or {' or '.join(kin)}"
+                f"model.classes is {config.classes}: {self.name} takes no labels: take 0, or {' or '.join(others)}"
             )
         known = COMMON | self.settings
         for entry in dataclasses.fields(config):
@@ -65,15 +65,15 @@ class Family:
 
 
 def families() -> dict[str, Family]:
-    """Return all families by their names."""
-    package = sys.modules[__package__]  # looked up, since it imports this file
+    """Return all families by name."""
+    package = sys.modules[__package__]  # not imported, since the package imports this file
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     files = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
     return {family.name: family for file in files for family in getattr(file, "FAMILIES", ())}
 
 
 def family_of(config: ModelConfig) -> Family:
-    """Return the family of some settings, which it has checked.
+    """Return the family of some settings, after it has checked them.
 
     Raises:
         ConfigError: there is no family of that name, or the settings do not fit it.

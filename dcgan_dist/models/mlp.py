@@ -1,6 +1,6 @@
-"""The first GAN (Goodfellow et al. 2014) and its conditional form (Mirza and Osindero 2014): dense layers alone.
+"""The first GAN (Goodfellow et al. 2014) and its conditional form (Mirza and Osindero 2014): only dense layers.
 
-A conditional network is given the one-hot label joined to its input.
+In a conditional network, the one-hot label is concatenated to the input.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MlpGenerator(Generator):
 
 
 class Maxout(nn.Module):
-    """The largest of the `pieces` linear functions that each unit has (Goodfellow et al. 2013)."""
+    """The maximum over the `pieces` linear functions of each unit (Goodfellow et al. 2013)."""
 
     def __init__(self, pieces: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Maxout(nn.Module):
 class MlpDiscriminator(Discriminator):
     """Image (and label) -> hidden layers of `discriminator_units`, LeakyReLU or maxout -> logit.
 
-    Dropout follows each hidden layer where the draws for it are given: in training alone.
+    Dropout follows each hidden layer if its draws are given, which is only the case in training.
     """
 
     def __init__(self, config: ModelConfig, image_size: int, channels: int, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""What every family of networks offers to the loop, and the pieces that they are built from."""
+"""The interface of networks to the training loop, and the layers that they are built from."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dcgan_dist.config import ModelConfig
 
 
 class Generator(nn.Module, ABC):
-    """A map from noise, and a label where the family is conditional, to images.
+    """A map from noise, and a label if the family is conditional, to images.
 
     Attributes:
         z_dim: length of the noise vector.
         classes: width of the one-hot label; 0 for an unconditional generator.
-        image_range: smallest and largest value of a pixel; real images are scaled to it.
+        image_range: minimum and maximum value of a pixel; real images are scaled to it.
     """
 
     def __init__(self, z_dim: int, classes: int, image_range: tuple[float, float]) -> None:
@@ -41,17 +41,17 @@ class Generator(nn.Module, ABC):
 
 
 class Discriminator(nn.Module, ABC):
-    """A map from images, and their labels where the family is conditional, to logits of being real.
+    """A map from images, and their labels if the family is conditional, to logits of being real.
 
     Attributes:
-        dropout_units: how many units of an image dropout may silence in training; 0 for none.
+        dropout_units: number of units per image to which dropout applies in training; 0 without dropout.
     """
 
     dropout_units: int = 0
 
     @abstractmethod
     def feature_maps(self, image: Tensor, y: Tensor) -> list[Tensor]:
-        """Return the activations of all convolutional layers in order; of the hidden layers where all are dense.
+        """Return the activations of all convolutional layers in order; in dense families, of the hidden layers.
 
         Args:
             image: (n, channels, size, size), in the generator's `image_range`.
@@ -68,7 +68,7 @@ class Discriminator(nn.Module, ABC):
         Args:
             image: (n, channels, size, size), in the generator's `image_range`.
             y: one-hot labels, (n, classes).
-            draws: (n, dropout_units) from U[0, 1), which decide what dropout silences; left out, nothing is.
+            draws: (n, dropout_units) from U[0, 1), which decide the units that dropout sets to 0; None for no dropout.
         """
         return self.classify(self.feature_maps(image, y)[-1], y)
 
@@ -79,7 +79,7 @@ def base_side(image_size: int) -> int:
 
 
 def scale_count(image_size: int) -> int:
-    """Return how often the smallest feature maps are doubled to give an image: 4 for 64x64."""
+    """Return how often the side of the smallest feature maps is doubled to that of the image: 4 for 64x64."""
     return (image_size // base_side(image_size)).bit_length() - 1
 
 
@@ -93,13 +93,13 @@ def convolution(config: ModelConfig, inputs: int, outputs: int, stride: int) -> 
 def transposed_convolution(config: ModelConfig, inputs: int, outputs: int, stride: int) -> nn.ConvTranspose2d:
     """Return a fractionally-strided convolution that keeps (stride 1) or doubles (stride 2) the side of its maps."""
     size = config.kernel_size
-    # An odd kernel of stride 2 would end one row and column short of the doubled side.
+    # Without it, the output of an odd kernel with stride 2 would lack one row and column.
     extra = 1 if stride == 2 and size % 2 else 0
     return nn.ConvTranspose2d(inputs, outputs, size, stride, (size - 1) // 2, extra, bias=config.conv_bias)
 
 
 def join(values: Tensor, y: Tensor) -> Tensor:
-    """Join one-hot labels (n, classes) to vectors, (n, c), or, as constant maps, to images, (n, c, h, w)."""
+    """Concatenate one-hot labels (n, classes) to vectors, (n, c), or, as constant maps, to images, (n, c, h, w)."""
     y = y.to(values.dtype)
     if values.dim() == 2:
         return torch.cat((values, y), dim=1)
@@ -107,30 +107,30 @@ def join(values: Tensor, y: Tensor) -> Tensor:
 
 
 def layer(**parts: nn.Module | None) -> nn.Sequential:
-    """Return a layer of named parts applied in the order given, without those that are None."""
+    """Return a layer of named modules, applied in the given order; those that are None are left out."""
     return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
 
 
 def leaky_relu(config: ModelConfig) -> nn.LeakyReLU:
-    """Return D's activation; in place (its input is no longer needed) unless autograd would refuse that."""
+    """Return D's activation; in place, to save memory, unless the slope is negative, where autograd refuses that."""
     return nn.LeakyReLU(config.slope, inplace=config.slope >= 0)
 
 
 def norm_of_maps(config: ModelConfig, channels: int, wanted: bool, affine: bool = True) -> nn.BatchNorm2d | None:
-    """Return batch norm over each of the `channels`, or None where it is not `wanted`."""
+    """Return batch norm over each of the `channels`; None if not `wanted`."""
     return nn.BatchNorm2d(channels, config.norm_eps, config.norm_momentum, affine) if wanted else None
 
 
 def norm_of_units(config: ModelConfig, units: int, wanted: bool, affine: bool = True) -> nn.BatchNorm1d | None:
-    """Return batch norm over each of the `units` of a dense layer, or None where it is not `wanted`."""
+    """Return batch norm over each of the `units` of a dense layer; None if not `wanted`."""
     return nn.BatchNorm1d(units, config.norm_eps, config.norm_momentum, affine) if wanted else None
 
 
 def projection(config: ModelConfig, inputs: int, channels: int, side: int, affine: bool = True) -> nn.Sequential:
     """Return the layer from a vector, (n, inputs), to maps, (n, channels, side, side): dense, batch norm, ReLU.
 
-    A dense layer whose output is reshaped is the same map as the 1x1 to 4x4 transposed convolution of the PyTorch
-    example. With `projection_norm` `released` each of its units has a batch norm of its own, else each channel.
+    A dense layer with reshaped output is the same map as the 1x1 to 4x4 transposed convolution of the PyTorch example.
+    With `projection_norm` `released`, batch norm is over each unit of it, else over each channel.
     """
     units = channels * side * side
     dense = nn.Linear(inputs, units, bias=config.conv_bias)
@@ -140,5 +140,5 @@ def projection(config: ModelConfig, inputs: int, channels: int, side: int, affin
         norm = norm_of_units(config, units, normed, affine)
         return layer(dense=dense, norm=norm, activation=nn.ReLU(inplace=True), maps=maps)
     per_channel = norm_of_maps(config, channels, normed, affine)
-    # Without a norm between them, an activation in place would write to the view that `maps` gives.
+    # Without batch norm in between, an activation in place would write to the view returned by `maps`.
     return layer(dense=dense, maps=maps, norm=per_channel, activation=nn.ReLU(inplace=normed))

@@ -1,1 +1,1 @@
-"""What a run is on a disk or on object storage: written by one process at a time, read by any; no torch."""
+"""Run directories on a disk or on object storage: one process at a time writes, any process reads; without torch."""

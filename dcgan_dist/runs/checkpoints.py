@@ -1,7 +1,7 @@
-"""Checkpoints on a local disk: folders `step-NNNNNNNN` that are complete, or do not count.
+"""Checkpoints on a local disk: folders `step-NNNNNNNN`, valid only when complete.
 
-A folder holds files of tensors and state.json, which is written last and names the bytes and the digest (xxh3_128) of
-every other file, and its own digest without that entry.
+A folder contains files of tensors and state.json. That one is written last; it has the size in bytes and the digest
+(xxh3_128) of every other file, and a digest of itself without that entry.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dcgan_dist.storage.folder import Folder, LocalFolder
 
 STATE_NAME = "state.json"
 RAW = "raw-"
-"""Prefix of the names of grids by the raw weights, where grids without it are by the averaged ones."""
+"""Prefix of sample grids of the raw weights; with averaged weights, grids without it are those of the average."""
 _NAME = re.compile(r"step-(\d{8,})")
 _WRITING = ".writing-"
 _REMOVED = ".removed-"
 
 
 class IncompleteCheckpoint(RunDirectoryError):
-    """A checkpoint has no state.json: one whose upload was cut short, or a damaged one."""
+    """A checkpoint has no state.json: its upload was interrupted, or it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Checkpoint:
     """A complete checkpoint.
 
     Attributes:
-        step: steps of training done.
-        folder: holds its files.
+        step: number of steps of training done.
+        folder: contains its files.
         state: content of state.json.
         where: its folder or URL, for messages.
     """
@@ -51,11 +51,11 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, folder: Folder, content: bytes | None, where: str) -> Checkpoint:
-        """Return the checkpoint in a folder by the content of its state.json.
+        """Return the checkpoint in a folder, from the content of its state.json.
 
         Raises:
-            IncompleteCheckpoint: it is missing.
-            RunDirectoryError: it is damaged.
+            IncompleteCheckpoint: state.json is missing.
+            RunDirectoryError: state.json is damaged.
         """
         state = parse_state(content, where)
         return cls(int(state["step"]), folder, state, where)
@@ -68,24 +68,24 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """Digest of its state.json, which has those of all other files: equal only for equal checkpoints."""
+        """Digest of its state.json, which contains the digests of all files: equal only for equal checkpoints."""
         return str(self.state["digest"])
 
     @property
     def images_seen(self) -> int:
-        """Real images that the networks had seen; 0 where it does not say."""
+        """Number of real images that the networks had seen; 0 if it is not recorded."""
         return int(self.state.get("images_seen", 0))
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of its files, without state.json."""
+        """Names of its files, except state.json."""
         return tuple(self.state["files"])
 
     def read(self, name: str) -> bytes:
-        """Return the content of a file after comparing it with its digest; that of the last one read is kept.
+        """Return the content of a file after comparing it with its digest; the file read last is kept in memory.
 
         Raises:
-            RunDirectoryError: it is damaged or gone.
+            RunDirectoryError: the file is damaged or missing.
             StorageError: the storage fails.
         """
         if name not in self._last:
@@ -106,18 +106,18 @@ def name_of(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """Return the step that a folder or file is named after, None if after none."""
+    """Return the step in the name of a folder or file; None if the name has another form."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def step_of_grid(name: str) -> int | None:
-    """Return the step of a grid of samples by the name of its file, None of another file."""
+    """Return the step in the name of a sample grid's file; None if the name has another form."""
     return step_of(name.removesuffix(".png").removeprefix(RAW))
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Return the steps of all checkpoints in a folder, ascending, whether they are intact or not."""
+    """Return the steps of all checkpoints in a folder, ascending, intact or not."""
     steps = [step_of(path.name) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return sorted(step for step in steps if step is not None)
 
@@ -137,17 +137,17 @@ def _digest_state(state: dict[str, Any]) -> str:
 
 
 def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
-    """Write a complete checkpoint under a temporary name in `folder` and then give it its own.
+    """Write a complete checkpoint under a temporary name in `folder`, then rename it.
 
     Args:
-        folder: of all checkpoints; made when missing.
-        step: steps of training done.
-        write: puts the files of tensors (no sub-folders) into the folder it is given.
+        folder: of all checkpoints; created if missing.
+        step: number of steps of training done.
+        write: called with a folder, writes the files of tensors into it (no sub-folders).
         state: strict JSON, for state.json; `step`, `files` and `digest` are added.
 
     Raises:
-        StorageError: something cannot be written.
-        ValueError: the state holds one of those names with another meaning, or NaN.
+        StorageError: a file cannot be written.
+        ValueError: the state already has one of those names, or contains NaN.
     """
     if clash := {"files", "digest"} & set(state):
         raise ValueError(f"state.json has {sorted(clash)} of its own")
@@ -164,14 +164,14 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], sta
             for path in sorted(temporary.iterdir()):
                 files[path.name] = {"bytes": path.stat().st_size, "xxh3_128": digest_file(path)}
                 sync_path(path)
-        # Through JSON and back, so that the digest is of what will be read: tuples are lists there, all keys are text.
+        # Through JSON and back, so that the digest is that of what will be read: tuples become lists, keys become text.
         content = json.loads(json.dumps({**state, "step": step, "files": files}, allow_nan=False))
         content["digest"] = _digest_state(content)
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         write_atomically(temporary / STATE_NAME, text.encode())
         with writing(target):
             if target.exists():
-                # The same step again. Killed between the two renames, `recover` does the second.
+                # The same step again. After a kill between the two renames, `recover` does the second one.
                 removed = folder / f"{_REMOVED}{name_of(step)}"
                 shutil.rmtree(removed, ignore_errors=True)
                 target.rename(removed)
@@ -230,7 +230,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def remove_checkpoint(folder: Path, step: int) -> None:
-    """Remove a checkpoint, which ceases to count at once.
+    """Remove a checkpoint. It is renamed first, so that it is invalid at once, even if the removal is interrupted.
 
     Raises:
         StorageError: it cannot be removed.
@@ -243,7 +243,7 @@ def remove_checkpoint(folder: Path, step: int) -> None:
 
 
 def holds_more(path: Path) -> bool:
-    """Return whether a checkpoint's folder holds anything that its state.json does not name, or cannot be known to."""
+    """Return whether a checkpoint's folder has files that its state.json does not name, or a damaged state.json."""
     try:
         named = parse_state((path / STATE_NAME).read_bytes(), str(path))["files"]
     except (OSError, RunDirectoryError):
@@ -252,10 +252,10 @@ def holds_more(path: Path) -> bool:
 
 
 def recover(folder: Path) -> None:
-    """Clear away what a killed process left; a checkpoint that lacked only its name gets it.
+    """Remove what a killed process left; a complete checkpoint that was only not yet renamed is renamed.
 
     Raises:
-        StorageError: it cannot be removed.
+        StorageError: a folder cannot be removed or renamed.
     """
     with writing(folder):
         for path in sorted(folder.glob(f"{_WRITING}step-*")):

@@ -1,6 +1,6 @@
-"""Scalars for TensorBoard, in files `events.out.tfevents.*` that can be cut back to a step.
+"""Scalars for TensorBoard, in files `events.out.tfevents.*` that can be truncated to a step.
 
-Records are written one by one, with no queue or thread in between, so that what was logged is in the file.
+Records are written one by one, without a queue or thread in between, so that every logged value is in the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EVENT_FILES = "events.out.tfevents.*"
 
 
 def _new_path(folder: Path) -> Path:
-    """Return the name of a further file: TensorBoard reads the files in the order of their names."""
+    """Return the name of a new file, after all others: TensorBoard reads the files in the order of their names."""
     taken = [int(path.name.split(".")[3]) for path in folder.glob(EVENT_FILES) if path.name.split(".")[3].isdigit()]
     number = max([int(time.time()), *(other + 1 for other in taken)])
     return folder / f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.0"
@@ -36,7 +36,7 @@ def _append(path: Path, events: list[bytes]) -> None:
 
 
 def _head() -> list[bytes]:
-    """First records of a file: its version, and that whatever a running TensorBoard has read is to be forgotten."""
+    """Return the first records of a file: its version, and SessionLog.START, on which TensorBoard discards its data."""
     now = time.time()
     version = event_pb2.Event(wall_time=now, file_version="brain.Event:2")
     start = event_pb2.Event(wall_time=now, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
@@ -44,7 +44,7 @@ def _head() -> list[bytes]:
 
 
 class EventLog:
-    """Appends scalars to a file of its own in `folder`; the file is made with the first of them."""
+    """Appends scalars to its own file in `folder`; the first `append` creates the file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,9 +68,9 @@ class EventLog:
         _append(self._path, [event.SerializeToString()])
 
     def rewind(self, step: int | None) -> None:
-        """Gather the events up to `step` (None: all of them) in one new file; the one before is left empty.
+        """Copy the events up to `step` (None: all) from all files into one new file; empty the last of the old ones.
 
-        A crash in between leaves events twice; they are the same bytes, and the next call drops the copies.
+        A crash in between leaves events twice. The copies have the same bytes, and the next call discards them.
 
         Raises:
             StorageError: the file cannot be written.
@@ -85,7 +85,7 @@ class EventLog:
                 _append(temporary, [*_head(), *kept])
                 sync_path(temporary)
                 temporary.replace(new)
-            # A TensorBoard that reads the last file would be stuck if it vanished; from an empty one it moves on.
+            # A TensorBoard that is reading the last file would hang if it vanished; from an empty file it moves on.
             for path in before[-1:]:
                 os.truncate(path, 0)
             for path in before[:-1]:
@@ -93,18 +93,18 @@ class EventLog:
         self._path = new
 
     def damaged(self) -> list[Path]:
-        """Return the files that cannot be read to their end: after damage, or where an append was cut short."""
+        """Return the files that cannot be read to their end: damaged, or with an incomplete last record."""
         return [path for path in sorted(self._folder.glob(EVENT_FILES)) if _readable_bytes(path) < path.stat().st_size]
 
     def sync(self) -> None:
-        """Wait until all that was appended is on the disk."""
+        """Wait until all appended records are on the disk."""
         if self._path is not None:
             with writing(self._path):
                 sync_path(self._path)
 
 
 def _events_with_values(path: Path, step: int | None) -> Iterator[bytes]:
-    """Yield the records of a file that carry values at steps up to `step`; a torn last record is left out."""
+    """Yield the records of a file with values at steps up to `step`; an incomplete last record is left out."""
     for record in RawEventFileLoader(str(path)).Load():
         event = event_pb2.Event.FromString(record)
         if event.HasField("summary") and (step is None or event.step <= step):
@@ -112,5 +112,5 @@ def _events_with_values(path: Path, step: int | None) -> Iterator[bytes]:
 
 
 def _readable_bytes(path: Path) -> int:
-    # A record has 16 bytes beside its content: its length, and a checksum of each.
+    # A record is its content and 16 bytes: the length (8), and a checksum of each (4 + 4).
     return sum(len(record) + 16 for record in RawEventFileLoader(str(path)).Load())

@@ -1,8 +1,15 @@
-"""Who writes into a run directory, and how its run stands: status.json.
+"""The lease: the right of one process to write a run directory, recorded with the run's status in status.json.
 
-There is one writer at a time. Its process is named in status.json and proves itself alive there by a heartbeat. On the
-machine of the writer the process table decides, at once, whether it lives; from elsewhere only the heartbeat tells.
-A writer that was taken for dead and comes back finds another's name in status.json and writes no more.
+::
+
+    take ─> is the writer in status.json alive?
+              on its machine: ask the process table; elsewhere: compare the age of its heartbeat with STALE_SECONDS
+              alive ─> refuse;  dead, or of this launch ─> replace it, atomically
+    hold ─> a heartbeat every few seconds; `confirm` before each checkpoint
+    release ─> locked: false
+
+There is one writer at a time; status.json names its process and has its heartbeat. A writer that was wrongly considered
+dead finds the name of the new writer in status.json, and stops writing.
 """
 
 from __future__ import annotations
@@ -23,14 +30,14 @@ from dcgan_dist.storage.files import parse_json_object, to_json
 from dcgan_dist.storage.folder import Folder, folder_at
 
 HEARTBEAT_SECONDS = 5.0
-"""Pause between two heartbeats on a local or shared disk."""
+"""Seconds between two heartbeats on a local or shared disk."""
 REMOTE_HEARTBEAT_SECONDS = 10.0
-"""Pause between two heartbeats on object storage."""
+"""Seconds between two heartbeats on object storage."""
 STALE_SECONDS = 30.0
-"""Age of the last heartbeat at which a writer on another machine is taken for dead."""
+"""Age of the last heartbeat from which a writer on another machine is considered dead."""
 SETTLE_SECONDS = 0.5
-"""How long a new writer on object storage, which has no locks, waits to see whether another came at the same time."""
-_END_OF_TIME = 1e11  # no unix time is later; a damaged one may be
+"""Seconds that a new writer on object storage, which has no locks, waits for another that came at the same time."""
+_END_OF_TIME = 1e11  # in Unix time; a later heartbeat is damaged
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 
@@ -38,12 +45,12 @@ _UNKNOWN_START = "unknown"
 
 
 def process_start(pid: int) -> str | None:
-    """Return what tells a process from others that had its pid: its start time in ticks since boot; None if dead.
+    """Return the start time of a process in ticks since boot, which tells it from others with its pid; None if dead.
 
-    A zombie is dead. Where the start time cannot be read (no /proc), a living process gives `unknown`.
+    A zombie counts as dead. If the start time cannot be read (no /proc), `unknown` is returned for a living process.
     """
     try:
-        # The second field is the program's name in parentheses, which may itself hold blanks and parentheses.
+        # The second field is the program's name in parentheses, which may itself contain blanks and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         try:
@@ -57,7 +64,7 @@ def process_start(pid: int) -> str | None:
 
 
 def this_machine() -> str:
-    """Return what two processes have in common when each can see the other: the boot and the pid namespace."""
+    """Return an identifier of this boot and pid namespace; processes see each other's pids only if theirs are equal."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -66,7 +73,7 @@ def this_machine() -> str:
 
 
 def process_is_gone(status: dict[str, Any]) -> bool | None:
-    """Whether the process that status.json names has ended; None if that is not to be seen from this machine."""
+    """Return whether the process in status.json has ended; None if that cannot be seen from this machine."""
     if status.get("machine") != this_machine():
         return None
     start, recorded = process_start(int(status["pid"])), status.get("process_start")
@@ -74,7 +81,7 @@ def process_is_gone(status: dict[str, Any]) -> bool | None:
 
 
 def is_alive(status: dict[str, Any]) -> bool:
-    """Whether the writer that status.json names still has the run directory open."""
+    """Return whether the writer in status.json still holds the lease."""
     if not status.get("locked"):
         return False
     gone = process_is_gone(status)
@@ -84,16 +91,16 @@ def is_alive(status: dict[str, Any]) -> bool:
 
 
 def parse_status(content: bytes | None) -> dict[str, Any] | None:
-    """Return status.json as a dictionary; None where there is none, or no usable one."""
+    """Return status.json as a dictionary; None if it does not exist or is damaged."""
     status = parse_json_object(content) or {}
     pid, heartbeat = status.get("pid"), status.get("heartbeat")
     if not isinstance(pid, int) or not 0 < pid < 2**31 or not isinstance(heartbeat, int | float):
         return None
-    return status if 0 <= heartbeat < _END_OF_TIME else None  # nor is NaN a time
+    return status if 0 <= heartbeat < _END_OF_TIME else None  # also refuses NaN
 
 
 def read_status(folder: Folder) -> dict[str, Any] | None:
-    """Return the status of a run, None where there is none; takes no lock.
+    """Return the status of a run, None if there is none; takes no lock.
 
     Raises:
         StorageError: it cannot be read.
@@ -102,10 +109,10 @@ def read_status(folder: Folder) -> dict[str, Any] | None:
 
 
 class Lease:
-    """The right to write into a run directory, held from `take` to `release`."""
+    """The right to write a run directory, held from `take` to `release`."""
 
     def __init__(self, folder: Folder, session: str, scratch: str = "") -> None:
-        """Prepare to write to `folder`, for a launch named `session`, with a local folder named `scratch`, if any."""
+        """Prepare a lease on `folder` for the launch `session`; `scratch` names the writer's local folder, if any."""
         self._folder = folder
         self._mutex = threading.RLock()
         self._session = session
@@ -128,14 +135,14 @@ class Lease:
 
     @property
     def heartbeat_seconds(self) -> float:
-        """Pause between two heartbeats."""
+        """Seconds between two heartbeats."""
         return REMOTE_HEARTBEAT_SECONDS if self._folder.path is None else HEARTBEAT_SECONDS
 
     def take(self) -> dict[str, Any] | None:
-        """Become the writer; return status.json as it was.
+        """Become the writer; return status.json as it was before.
 
         Raises:
-            RunDirectoryError: another process is.
+            RunDirectoryError: another process is the writer.
             StorageError: status.json cannot be read or written.
         """
         silent = self._look_twice()
@@ -147,24 +154,25 @@ class Lease:
 
         self._write(look)
         if self._folder.path is None:
+            # Storage without conditional writes lets two processes both write: the later one is the writer.
             time.sleep(SETTLE_SECONDS)
             self.confirm()
         return self._previous
 
     def _look_twice(self) -> float | None:
-        """Wait for a heartbeat of a writer elsewhere that seems dead: its clock, or the one here, may have jumped.
+        """If a writer on another machine seems dead, wait for a heartbeat: its clock, or this one, may have jumped.
 
         Returns:
-            The heartbeat after which there came none.
+            The last heartbeat of the dead writer; None if there was nothing to wait for.
 
         Raises:
-            RunDirectoryError: there came another one.
+            RunDirectoryError: another heartbeat came.
         """
         first = parse_status(self._folder.get(STATUS_NAME))
         if first is None or not first.get("locked") or self._is_of_this_launch(first):
             return None
         if process_is_gone(first) is not None or abs(time.time() - first["heartbeat"]) < STALE_SECONDS:
-            return None  # the process table tells, or the heartbeat does
+            return None  # the process table decides, or the heartbeat is recent
         seconds = 2 * self.heartbeat_seconds
         tell(
             f"{self._folder.location}: process {first['pid']} on host {first.get('host')} seems to be dead; waiting "
@@ -193,7 +201,7 @@ class Lease:
         )
 
     def _write(self, look: Callable[[bytes | None], None], durable: bool = True) -> None:
-        """Write the record, unless `look`, which is given the content of status.json, raises."""
+        """Write status.json, unless `look`, called with its content, raises."""
 
         def change(content: bytes | None) -> bytes:
             look(content)
@@ -206,11 +214,11 @@ class Lease:
         if content is None:
             raise RunDirectoryError(f"{self._folder.location} was removed while this process was writing there")
         status = parse_status(content)
-        # A damaged status.json is nobody's: the next write mends it.
+        # A damaged status.json names no other writer, and the next write repairs it.
         if status is not None and status.get("writer") != self._record["writer"]:
             raise RunDirectoryError(
                 f"{self._folder.location} is in use by process {status['pid']} on host {status.get('host')}, which took"
-                " it over from this one: let that one go on, or stop it and start again"
+                " it over from this process: let that one continue, or stop it and start again"
             )
 
     def confirm(self) -> None:
@@ -234,14 +242,14 @@ class Lease:
             self._write(self._confirm, durable=False)
 
     def keep_alive(self, done: threading.Event) -> DcganDistError | None:
-        """Write heartbeats until `done` is set; return what ended them before, if anything did."""
+        """Write heartbeats until `done` is set; return the error that ended them earlier, or None."""
         last = time.monotonic()
         while not done.wait(self.heartbeat_seconds):
             try:
                 self.renew()
                 last = time.monotonic()
             except StorageError as error:
-                # A hiccup is no reason to stop; after this long another may have taken over.
+                # A short failure is no reason to stop. After this long, another process may have taken over.
                 if time.monotonic() - last > STALE_SECONDS:
                     return error
             except DcganDistError as error:
@@ -249,7 +257,9 @@ class Lease:
         return None
 
     def change(self, status: Status, reason: str, facts: dict[str, Any], *, write: bool = True) -> None:
-        """Set the status; `facts` stay until they are given anew. Without `write` the next heartbeat carries it.
+        """Set the status; each of `facts` keeps its value until it is given again.
+
+        Without `write`, the status is written with the next heartbeat.
 
         Raises:
             RunDirectoryError: another process took over, or the folder is gone.
@@ -262,11 +272,11 @@ class Lease:
             self._changed = True
             self._record |= {"status": status, "reason": reason, **facts}
             if write:
-                # "running" is often set, and the heartbeat writes it again anyway.
+                # "running" is set often, and each heartbeat writes it again.
                 self._write(self._confirm, durable=status != "running")
 
     def release(self) -> None:
-        """Give the directory free. A status that was never set becomes again what it was before.
+        """Release the directory. If the status was never set, the previous one is restored.
 
         Raises:
             RunDirectoryError: another process took over, or the folder is gone.
@@ -283,10 +293,10 @@ class Lease:
 
 
 def mark_run(location: str, status: Status, reason: str, *, session: str) -> bool:
-    """Record how a run ended whose writer could not do so itself, such as one that was killed.
+    """Record the end of a run whose writer could not do that itself, for example because it was killed.
 
-    For the process that launched it: nothing happens unless the run was of this `session` and stands at `running`, or
-    at `status` already: the launcher's reason (a worker died) then replaces a worker's own (a connection was lost).
+    The launcher calls it. Nothing happens unless the run is of this `session` and its status is `running` or already
+    `status`; in the second case, the launcher's reason (a worker died) replaces the worker's (a connection was lost).
 
     Returns:
         Whether the status was changed.

@@ -1,4 +1,4 @@
-"""A run to read, on a disk or on object storage: no lock is taken, and nothing but scores is written."""
+"""A run, read-only except for scores, on a disk or on object storage; reading takes no lock."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class NoCheckpoint(RunDirectoryError):
 
 
 class Run:
-    """A run directory. Two are equal if they have the same location; sent to another process, it reads anew.
+    """A run directory. Two objects are equal if they have the same location. Pickling keeps the location only.
 
-    Each property reads a file when it is first asked for, `status`, `steps` and `scores` each time that they are.
+    Each property reads its file at the first access; `status`, `steps`, `checkpoints` and `scores` at every access.
 
     Attributes:
         location: folder or URL, as it was given.
-        folder: the same, to read from.
+        folder: the same as a `Folder`, to read from.
     """
 
     def __init__(self, location: str | Path) -> None:
-        """Name a run; nothing is read yet.
+        """Store the location; nothing is read yet.
 
         Raises:
-            DataError: a URL of an unknown scheme.
+            DataError: the location is a URL of an unknown scheme.
         """
         self.location = str(location)
         self.folder: Folder = folder_at(location)
@@ -64,13 +64,13 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Content of config.yaml: the nested settings, and `environment`, where and with what they ran.
+        """Content of config.yaml: the nested settings, and `environment`: host, versions and git commit of the run.
 
         Raises:
-            RunDirectoryError: there is no run, or its settings cannot be read.
+            RunDirectoryError: the location is not a run, or its settings cannot be read.
             StorageError: the storage fails.
         """
-        # The first look is given up sooner: the address may be mistyped.
+        # This is the first access to the location, which may be mistyped: give up sooner than usual.
         content = folder_at(self.location, patience=FIRST_PATIENCE_S).get(CONFIG_NAME)
         if content is None:
             raise RunDirectoryError(
@@ -90,7 +90,7 @@ class Run:
         """Settings of the networks.
 
         Raises:
-            RunDirectoryError: as `settings`, or they are of another version.
+            RunDirectoryError: as `settings`, or the settings are those of another version.
         """
         try:
             return ModelConfig(**self.settings["model"])
@@ -100,13 +100,13 @@ class Run:
 
     @property
     def is_rooms(self) -> bool:
-        """Whether it was trained on procedural rooms, about which the truth is known."""
+        """Whether it was trained on procedural rooms, whose attributes are known."""
         of_rooms = self.settings.get("environment", {}).get("rooms_seed") is not None
         return of_rooms or is_rooms(str(self.settings.get("data", {}).get("path", "")))
 
     @property
     def status(self) -> dict[str, Any] | None:
-        """Content of status.json as it is now; None where there is none.
+        """Current content of status.json; None if it does not exist.
 
         Raises:
             StorageError: the storage fails.
@@ -114,7 +114,7 @@ class Run:
         return read_status(self.folder)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl, [] where there is none; a torn last line is left out.
+        """Return the lines of metrics.jsonl, [] if it does not exist; an incomplete last line is left out.
 
         Raises:
             RunDirectoryError: a line in the middle is damaged.
@@ -131,12 +131,12 @@ class Run:
         return rows
 
     def metrics(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Return the columns of metrics.jsonl that hold numbers, each (lines,); NaN where a line has none.
+        """Return the numeric columns of metrics.jsonl, each (lines,); NaN where a line has no number.
 
         Raises:
             RunDirectoryError, StorageError: as `rows`.
         """
-        import numpy as np  # a tenth of a second, which commands that read no metrics should not pay
+        import numpy as np  # takes a tenth of a second, so commands that read no metrics do not import it
 
         rows = self.rows()
         names = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, int | float))
@@ -149,17 +149,17 @@ class Run:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that there are now, ascending.
+        """Steps of the current checkpoints, ascending.
 
         Raises:
-            RunDirectoryError: there is none, or no run.
+            RunDirectoryError: there is no checkpoint, or the location is not a run.
             StorageError: the storage fails.
         """
-        self.settings  # noqa: B018 a folder that is no run is said to be none
+        self.settings  # noqa: B018 raises if the location is not a run
         if self.folder.path is not None:
             steps = steps_in(self.folder.path / "checkpoints")
         else:
-            # Those without state.json are being uploaded, or their upload was cut short.
+            # Checkpoints without state.json are still being uploaded, or their upload was interrupted.
             names = [name for name in self.folder.versions("checkpoints") if name.endswith(f"/{STATE_NAME}")]
             steps = sorted(step for name in names if (step := step_of(name.split("/")[1])) is not None)
         if not steps:
@@ -168,10 +168,10 @@ class Run:
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
-        """The checkpoints that there are now, by step; [] where there is none.
+        """The current checkpoints, by ascending step; [] if there is none.
 
         Raises:
-            RunDirectoryError: it is no run, or the state.json of a checkpoint is damaged.
+            RunDirectoryError: the location is not a run, or the state.json of a checkpoint is damaged.
             StorageError: the storage fails.
         """
         try:
@@ -181,10 +181,10 @@ class Run:
         return [self.checkpoint(step) for step in steps]
 
     def chosen_steps(self, step: str) -> list[int]:
-        """Return the steps that `step` asks for: `latest`, `all`, or a number, which need not have a checkpoint.
+        """Return the steps that `step` selects: `latest`, `all`, or a number, which need not have a checkpoint.
 
         Raises:
-            ConfigError: it is none of them.
+            ConfigError: it is something else.
             RunDirectoryError, StorageError: as `steps`.
         """
         step = str(step)
@@ -199,13 +199,13 @@ class Run:
         """Return the checkpoint of a step.
 
         Raises:
-            ConfigError: the step is no whole number.
-            RunDirectoryError: there is none, or its state.json is damaged.
+            ConfigError: the step is not a whole number.
+            RunDirectoryError: there is no such checkpoint, or its state.json is damaged.
             StorageError: the storage fails.
         """
         check_whole("step", step)
         if self._checkpoint is None or self._checkpoint.step != step:
-            self.settings  # noqa: B018 a folder that is no run is said to be none
+            self.settings  # noqa: B018 raises if the location is not a run
             where = f"{self.location.rstrip('/')}/checkpoints/{name_of(step)}"
             folder = folder_at(where)
             content = folder.get(STATE_NAME)
@@ -220,13 +220,13 @@ class Run:
     def load_each(
         self, load: Callable[[Run, int], Loaded], steps: Sequence[int], say: Callable[[str], None]
     ) -> Iterator[Loaded]:
-        """Load several checkpoints one after the other, as they are asked for.
+        """Load several checkpoints, each when the iterator reaches it.
 
-        A run that still trains keeps its newest checkpoints only: of several, those that are gone by then are passed
-        over, and `say` is told.
+        A run that is still training keeps only its newest checkpoints. If one of `steps` other than the first has been
+        removed by the time it is needed, it is skipped, and `say` is called with a message.
 
         Raises:
-            RunDirectoryError, StorageError: as `load`, for the first and for those that are there.
+            RunDirectoryError, StorageError: as `load`.
         """
         for number, step in enumerate(steps):
             try:
@@ -234,19 +234,19 @@ class Run:
             except RunDirectoryError:
                 if number == 0 or step in self.steps:
                     raise
-                say(f"step {step} is not scored: its checkpoint is gone, as the run goes on and keeps the newest")
+                say(f"step {step} is not scored: the run goes on and has removed its checkpoint, to keep the newest")
 
     # Samples and scores
 
     @property
     def sample_steps(self) -> list[int]:
-        """Steps of which there are grids of samples (`samples/step-NNNNNNNN.png`), ascending."""
+        """Steps with grids of samples (`samples/step-NNNNNNNN.png`), ascending."""
         names = [name.rpartition("/")[2] for name in self.folder.versions("samples")]
         return sorted({step for name in names if (step := step_of_grid(name)) is not None and name[0] == "s"})
 
     @property
     def scores(self) -> dict[str, list[Score]]:
-        """The scores by task, those of each by step, from scores.json as it is now; {} where there is none.
+        """The current content of scores.json: scores by task, each task's by step; {} if it does not exist.
 
         Raises:
             RunDirectoryError, StorageError: as `entries`.
@@ -255,10 +255,10 @@ class Run:
             return {task: [Score.of(task, entry) for entry in entries] for task, entries in self.entries().items()}
         except (AttributeError, TypeError, ValueError) as error:
             where = self.folder.at(SCORES_NAME)
-            raise RunDirectoryError(f"{where} has a score that is none ({error}): move it away") from error
+            raise RunDirectoryError(f"{where} has an invalid score ({error}): move it away") from error
 
     def entries(self) -> dict[str, list[Entry]]:
-        """Return the content of scores.json as it is now: entries by task, {} where there is none.
+        """Return the current content of scores.json: entries by task; {} if it does not exist.
 
         Raises:
             RunDirectoryError: it is damaged.
@@ -267,5 +267,5 @@ class Run:
         return read_scores(self.folder)
 
     def add_scores(self, task: str, entries: Sequence[Entry]) -> None:
-        """Put scores into scores.json; see `scores.add_scores`."""
+        """Add scores to scores.json; see `scores.add_scores`."""
         add_scores(self.folder, task, entries)

@@ -1,8 +1,8 @@
-"""scores.json of a run directory: what its checkpoints are worth, by task.
+"""scores.json of a run directory: the scores of its checkpoints, by task.
 
 ``{task: [{"step", "method", "protocol", "checkpoint_digest", "metrics": {name: {"value", "ci95", "n", …}}, …}, …]}``,
-where ci95 is [low, high]. A score replaces the one of the same task, step, method and protocol; whatever else is in
-the file stays.
+where ci95 is [low, high]. A new score replaces the one of the same task, step, method, protocol and weights; all other
+content of the file is kept.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from dcgan_dist.runs.names import SCORES_NAME
 from dcgan_dist.storage.files import to_json
 from dcgan_dist.storage.folder import Folder
 
-_KEY = {"step": None, "method": None, "protocol": None, "weights": "raw"}  # with what they are where they are left out
+_KEY = {"step": None, "method": None, "protocol": None, "weights": "raw"}  # the key of a score, with defaults
 
 Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that was measured.
+    """A measured number.
 
     Attributes:
-        value: the number; NaN where it could not be computed. Accuracies and errors are in percent; precision, recall
-            and coverage go from 0 to 1.
-        ci95: lower and upper bound of its 95% interval; None where it has none.
-        n: of how many images, or draws, it is.
+        value: the number; NaN if it could not be computed. Accuracies and errors are in percent; precision, recall and
+            coverage are from 0 to 1.
+        ci95: lower and upper bound of its 95% confidence interval; None if it has none.
+        n: the number of images, or of draws, that it was computed from.
     """
 
     value: float
@@ -41,15 +41,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """An entry of scores.json: how a checkpoint, or a control, did in a task.
+    """An entry of scores.json: the score of a checkpoint, or of a control, in a task.
 
     Attributes:
         task: such as `rooms`, `cifar10` or `fidelity`.
         method: what was scored: the run's networks, or a control such as `random` or `pixels`.
         step: of the checkpoint; None for a control.
-        protocol: how it was scored; scores of different protocols are not to be compared.
+        protocol: how it was scored; scores of different protocols cannot be compared.
         metrics: by name.
-        entry: all that the file says of it.
+        entry: the whole entry as it is in the file.
     """
 
     task: str
@@ -72,7 +72,7 @@ class Score:
 
 
 def read_scores(folder: Folder) -> dict[str, list[Entry]]:
-    """Return the scores of a run by task, {} where there are none.
+    """Return the scores of a run by task, {} if there are none.
 
     Raises:
         RunDirectoryError: scores.json is damaged.
@@ -91,25 +91,25 @@ def _parse(folder: Folder, content: bytes | None) -> dict[str, list[Entry]]:
         if not all(isinstance(entry, dict) for entries in scores.values() for entry in entries):
             raise ValueError("a score is no object")
         for entries in scores.values():
-            entries.sort(key=_place)  # their steps are numbers
+            entries.sort(key=_order)  # raises if a step is not a number
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RunDirectoryError(f"{folder.at(SCORES_NAME)} is damaged ({error}): move it away") from error
     return scores
 
 
 def add_scores(folder: Folder, task: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Put scores into a run's scores.json, which is replaced whole or not at all.
+    """Add scores to a run's scores.json, which is replaced atomically.
 
     Args:
-        folder: of the run. Commands at the same time lose nothing, see `Folder.update`.
+        folder: of the run. Concurrent commands lose no score, see `Folder.update`.
         task: of the scores.
         entries: the scores, each with `step` (None for a control), `method` and `protocol`.
 
     Returns:
-        All scores by task, those of each ordered by step.
+        All scores by task, each task's ordered by step.
 
     Raises:
-        ConfigError: an entry lacks one of these, or its metrics are none.
+        ConfigError: an entry lacks one of these, or its metrics are malformed.
         RunDirectoryError: scores.json is damaged.
         StorageError: it cannot be written.
     """
@@ -123,7 +123,7 @@ def add_scores(folder: Folder, task: str, entries: Sequence[Entry]) -> dict[str,
         scores = _parse(folder, content)
         kept = [entry for entry in scores.get(task, []) if _key(entry) not in new]
         # Controls, which have no step, come first.
-        scores[task] = sorted([*kept, *new.values()], key=_place)
+        scores[task] = sorted([*kept, *new.values()], key=_order)
         text = "{\n" + ",\n".join(
             f" {json.dumps(name)}: [\n" + ",\n".join(f"  {to_json(entry)}" for entry in of_task) + "\n ]"
             for name, of_task in scores.items()
@@ -142,33 +142,33 @@ def add_each(
     show: Callable[[list[Entry]], None],
     say: Callable[[str], None],
 ) -> list[Entry]:
-    """Put each score into a run's scores.json as soon as it is there, and return all.
+    """Add each score to a run's scores.json as soon as it is computed, and return all.
 
     Args:
         folder: of the run.
         task: of the scores.
-        entries: the scores; one that was made before is the very object of `finished`, and is not written again.
-        finished: scores that the file has.
-        show: is given all of them at the end, also where they could not be written.
-        say: told in a line which were there already.
+        entries: the scores; an entry that is the same object as one of `finished` is not written again.
+        finished: scores that the file already has.
+        show: called with all scores at the end, even if some could not be written.
+        say: called with a line that names the scores of `finished`, if there are any.
 
     Raises:
-        RunDirectoryError, StorageError: as `add_scores`, and whatever comes of making an entry.
+        RunDirectoryError, StorageError: as `add_scores`, and the errors of computing an entry.
     """
     made: list[Entry] = []
-    there: list[str] = []
+    scored_before: list[str] = []
     failure: DcganDistError | None = None
     for entry in entries:
         if any(entry is other for other in finished):
-            there.append(str(entry["method"]) if entry["step"] is None else f"step {entry['step']}")
+            scored_before.append(str(entry["method"]) if entry["step"] is None else f"step {entry['step']}")
         else:
             try:
                 add_scores(folder, task, [entry])
-            except DcganDistError as error:  # what was computed is worth showing, and maybe the next can be written
+            except DcganDistError as error:  # raised at the end: first show all, and try to write the next
                 failure = error
         made.append(entry)
-    if there:
-        say(f"scored before, from the same data and settings: {', '.join(there)} (--step N scores one again)")
+    if scored_before:
+        say(f"scored before, from the same data and settings: {', '.join(scored_before)} (--step N scores one again)")
     show(made)
     if failure is not None:
         raise failure
@@ -192,6 +192,6 @@ def _key(entry: Entry) -> tuple[Any, ...]:
     return tuple(entry.get(name, default) for name, default in _KEY.items())
 
 
-def _place(entry: Entry) -> tuple[int, str, str]:
+def _order(entry: Entry) -> tuple[int, str, str]:
     step = entry.get("step")
     return (-1 if step is None else int(step), str(entry.get("method")), str(entry.get("protocol")))

@@ -1,4 +1,4 @@
-"""The small files of a run that is written here, kept the same on object storage."""
+"""Upload of the small files of a run, which is written on this host first, to object storage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dcgan_dist.storage.folder import Folder
 
 
 class Uploader:
-    """Keeps the small files of a local folder the same on object storage."""
+    """Keeps a copy of the small files of a local folder on object storage up to date."""
 
     def __init__(self, folder: Path, mirror: Folder, patterns: Sequence[str]) -> None:
         self._folder = folder
@@ -21,19 +21,19 @@ class Uploader:
         self._mutex = threading.Lock()
 
     def _present(self) -> dict[str, tuple[int, int]]:
-        """Name, and time of change and size, of every file to be kept."""
+        """Return the time of change and the size of every matching file, by name."""
         found = {}
         for pattern in self._patterns:
             for path in sorted(self._folder.glob(pattern)):
                 try:
                     details = path.stat()
                 except FileNotFoundError:
-                    continue  # removed at this moment by the thread that writes
+                    continue  # the writing thread has just removed it
                 found[path.relative_to(self._folder).as_posix()] = (details.st_mtime_ns, details.st_size)
         return found
 
     def download(self) -> None:
-        """Fetch the files from the storage.
+        """Download the files from the storage.
 
         Raises:
             StorageError: the storage does not answer.
@@ -44,10 +44,10 @@ class Uploader:
         self._sent = self._present()
 
     def sync(self) -> None:
-        """Upload what changed since the last time, then remove what is gone.
+        """Upload files that have changed since the last call, then remove those that do not exist any more.
 
         Raises:
-            StorageError: the storage does not answer, even when tried again.
+            StorageError: the storage does not answer, even after retries.
         """
         with self._mutex:
             present = self._present()
@@ -55,7 +55,7 @@ class Uploader:
                 if self._sent.get(name) == version:
                     continue
                 try:
-                    # Read whole: a file that grows during the upload is sent as it was at one moment.
+                    # Read completely first: a file that grows during the upload is sent as it was at one moment.
                     content = (self._folder / name).read_bytes()
                 except FileNotFoundError:
                     continue

@@ -1,7 +1,15 @@
-"""The directory that a run writes: settings, metrics, samples, checkpoints, status; on a disk or on object storage.
+"""The run directory as its one writer sees it: settings, metrics, samples, checkpoints, status; on disk or remote.
 
-One process at a time writes into it. A process killed at any moment leaves a directory from which a further start goes
-on; what it left half-written is cleared away then.
+::
+
+    open_run ─> take the lease ─> clear up after a killed writer (object storage: download the small files)
+    go_back  ─> find the newest intact checkpoint, discard (or set aside) everything beyond it
+    while training: append_metrics, write_image ─┐  on object storage a thread uploads the changes,
+                    commit_checkpoint ───────────┘  in the order metrics, tensors, state.json
+    close    ─> upload the rest, release the lease
+
+A process killed at any moment leaves a directory from which the next start resumes; that start also removes incomplete
+files.
 """
 
 from __future__ import annotations
@@ -61,25 +69,25 @@ from dcgan_dist.storage.files import (
 from dcgan_dist.storage.folder import LOCK_NAME, Folder, LocalFolder, folder_at
 
 UPLOAD_SECONDS = 5.0
-"""Shortest pause between two uploads of metrics, events and samples."""
+"""Minimum seconds between two uploads of metrics, events and samples."""
 _WAY_OUT = f"restore it, or give --training.on_damaged_run set-aside, which moves what is in the way to {SET_ASIDE}/"
 OnDamagedRun = Literal["refuse", "set-aside"]
 _SCRATCH_PREFIX = "dcgan_dist-run-"
-# What is set aside comes first: it is on object storage before what takes its name there.
+# Uploaded in this order: what was set aside is on object storage before the files that replace it are overwritten.
 _MIRRORED = (f"{SET_ASIDE}/*/*", CONFIG_NAME, METRICS_NAME, EVENT_FILES, "samples/*.png")
 
 
 def open_run(location: str, *, session: str = "", scratch: Path | None = None) -> RunWriter:
-    """Open a run directory for writing, making it where there is none, and become its only writer.
+    """Open a run directory for writing, create it if it does not exist, and become its only writer.
 
     Args:
         location: local folder, or any fsspec URL such as `s3://bucket/run`.
-        session: name of the launch. A writer of the same launch (its group of workers was started anew) is taken over
-            from at once, dead or alive.
-        scratch: for a URL, the local folder in which a temporary folder for the run is made.
+        session: name of the launch. The lease of a writer of the same launch is taken over at once, even if that writer
+            seems alive: the launcher has restarted the workers, and only one group of them is meant to run.
+        scratch: for a URL, the local folder in which a temporary folder for the run is created.
 
     Raises:
-        RunDirectoryError: in use (the message names host and pid), unwritable, or a folder of something else.
+        RunDirectoryError: in use (the message names host and pid), not writable, or a folder of something else.
     """
     try:
         folder = folder_at(location)
@@ -107,7 +115,7 @@ def _open_folder(location: str, folder: Path, session: str) -> RunWriter:
 
 
 def _open_url(location: str, mirror: Folder, session: str, scratch: Path | None) -> RunWriter:
-    # The first look is not tried again: a wrong bucket or missing credentials are to be known at once.
+    # The first access is not retried, so that a wrong bucket or missing credentials are reported at once.
     _refuse_other_content(location, folder_at(location, patience=0).names())
     with ExitStack() as undo:
         if scratch is not None:
@@ -125,7 +133,7 @@ def _open_url(location: str, mirror: Folder, session: str, scratch: Path | None)
 
 
 def _remove_scratch_of_dead_writer(status: dict[str, Any] | None, parent: Path) -> None:
-    """Remove the temporary folder that a killed process left on this host; restarts would fill the disk with them."""
+    # Without this, every restart after a kill would leave a temporary folder on the disk of this host.
     name = (status or {}).get("scratch")
     if status is None or not isinstance(name, str) or not name.startswith(_SCRATCH_PREFIX) or "/" in name:
         return
@@ -134,27 +142,27 @@ def _remove_scratch_of_dead_writer(status: dict[str, Any] | None, parent: Path) 
 
 
 def _refuse_other_content(location: str, names: set[str]) -> None:
-    # A process that starts there now, or was killed as it started, has made no more than these.
+    # These may be there without config.yaml: a process that is just starting, or was killed then, has created them.
     others = names - {LOCK_NAME, temporary_for(Path(STATUS_NAME)).name}
     if others and not others & {CONFIG_NAME, STATUS_NAME}:
         raise RunDirectoryError(
             f"{location} is no run directory, but has other things in it such as {min(others)!r}: take an empty or new"
-            " one"
+            " folder"
         )
 
 
 class RunWriter:
-    """A run directory that this process writes, from `open_run` to `close`; usable in a `with` statement.
+    """A run directory that this process writes, from `open_run` to `close`; a context manager.
 
-    Every method can raise StorageError when a disk or object storage fails (a failure of the background upload comes
-    out of the next call), and RunDirectoryError when another process took the directory over.
+    Every method can raise StorageError if the disk or the object storage fails (a failure of the background upload is
+    raised by the next call), and RunDirectoryError if another process has taken over the directory.
 
     Attributes:
         location: the folder or URL as it was given.
         local: absolute path of the folder that is written: the location itself, or, for a URL, a temporary folder of
             this host that `close` removes once everything is uploaded.
-        previous: status.json as the writer before left it, None in a new directory.
-        newest: the checkpoint that `go_back` went back to, None where there is none.
+        previous: status.json as the previous writer left it; None in a new directory.
+        newest: the checkpoint found by `go_back`; None if there is none.
     """
 
     def __init__(
@@ -170,8 +178,8 @@ class RunWriter:
         self.local = local
         self.previous = previous
         self.newest: Checkpoint | None = None
-        self._committed: int | None = None  # step of the last checkpoint written here
-        self._aside = ""  # folder of what this process sets aside
+        self._committed: int | None = None  # step of the last checkpoint that this process has written
+        self._aside = ""  # sub-folder of set_aside/ of this process
         self._lease = lease
         self._mirror = mirror
         self._uploader = uploader
@@ -197,7 +205,7 @@ class RunWriter:
         except DcganDistError as second:
             if error is None:
                 raise
-            if str(second) != str(error):  # what came first says more, and goes on
+            if str(second) != str(error):  # the first error is the cause: raise that one, print the other
                 tell(str(second), to_stderr=True)
 
     # In the background
@@ -217,7 +225,7 @@ class RunWriter:
             except DcganDistError as error:
                 self._failure = error
                 return
-            # Files are sent whole: with growing ones, uploads stay a small share of the time.
+            # Files are uploaded completely each time, so the pause grows with their size.
             pause = max(UPLOAD_SECONDS, 10 * (time.monotonic() - begin))
 
     def _check(self) -> None:
@@ -230,7 +238,7 @@ class RunWriter:
     # Settings
 
     def read_config(self) -> dict[str, Any] | None:
-        """Return config.yaml of an earlier start, None where there is none.
+        """Return config.yaml of an earlier start; None if it does not exist.
 
         Raises:
             RunDirectoryError: it is not YAML.
@@ -249,7 +257,7 @@ class RunWriter:
         return content
 
     def write_config(self, settings: Mapping[str, object], environment: Mapping[str, object]) -> None:
-        """Write config.yaml: the nested settings, and under `environment` where and with what they ran."""
+        """Write config.yaml: the nested settings, and as `environment` the host, versions and git commit."""
         self._check()
         content = {**settings, "environment": dict(environment)}
         write_atomically(self.local / CONFIG_NAME, yaml.safe_dump(content, sort_keys=False).encode())
@@ -260,7 +268,7 @@ class RunWriter:
         """Append a line to metrics.jsonl, NaN and infinities as null.
 
         Args:
-            row: values by name; `step` is one of them.
+            row: values by name, among them `step`.
         """
         self._check()
         if not isinstance(row["step"], int):
@@ -280,7 +288,7 @@ class RunWriter:
         """Write samples/NAME.png and return its path.
 
         Args:
-            name: such as `step-00000500`; with `.png` or without.
+            name: such as `step-00000500`, with or without `.png`.
             image: uint8, (rows, columns), or (rows, columns, 1 or 3).
         """
         self._check()
@@ -295,17 +303,18 @@ class RunWriter:
         return path
 
     def go_back(self, on_damaged_run: OnDamagedRun, checkpoint_every: int) -> Checkpoint | None:
-        """Go back to the newest whole checkpoint, or to the start where there is none, and keep it as `newest`.
+        """Go back to the newest intact checkpoint, or to the start if there is none, and store it as `newest`.
 
-        What a killed process wrote beyond it is dropped, since the steps that follow write the same again. More than
-        that lies beyond it where a checkpoint is damaged or gone; that is never dropped.
+        What a killed process wrote after that checkpoint is discarded, since the next steps will write it again. If
+        there is more than one interval of steps after it, newer checkpoints are damaged or missing. Those steps are
+        never discarded.
 
         Args:
-            on_damaged_run: whether to refuse then, or to move all of it into a folder below `set_aside`.
-            checkpoint_every: most steps between two checkpoints of the process that wrote here before.
+            on_damaged_run: whether to refuse in that case, or to move these steps into a folder below `set_aside`.
+            checkpoint_every: maximum steps between two checkpoints of the previous writer.
 
         Raises:
-            RunDirectoryError: a checkpoint is damaged or gone.
+            RunDirectoryError: a checkpoint is damaged or missing, and `on_damaged_run` is `refuse`.
         """
         self._check()
         self.newest, damaged = self._find_newest()
@@ -324,12 +333,12 @@ class RunWriter:
         return self.newest
 
     def _was_cut_short(self, step: int, error: RunDirectoryError) -> bool:
-        """Whether a checkpoint is one whose upload a kill cut short: it never counted."""
+        """Return whether the upload of a checkpoint was interrupted: it has never been valid."""
         is_local = (self.local / "checkpoints" / name_of(step)).exists()
         return self._mirror is not None and not is_local and isinstance(error, IncompleteCheckpoint)
 
     def _last_step(self) -> int:
-        """Return the last step of which there are metrics or samples."""
+        """Return the last step with metrics or samples."""
         steps = [step for name in self._names("samples") if (step := step_of_grid(name)) is not None]
         path = self.local / METRICS_NAME
         if path.exists():
@@ -338,9 +347,10 @@ class RunWriter:
         return max(steps, default=0)
 
     def rewind(self, step: int) -> None:
-        """Drop all that lies beyond `step`: lines of metrics, TensorBoard events, grids of samples, checkpoints.
+        """Discard everything after `step`: lines of metrics, TensorBoard events, grids of samples, checkpoints.
 
-        A torn last line goes too. Lines that are damaged stay, and damaged checkpoints and events are set aside.
+        An incomplete last line of metrics is removed as well. Damaged lines are kept; damaged checkpoints and events
+        are set aside.
         """
         self._check()
         self._lease.confirm()
@@ -355,7 +365,7 @@ class RunWriter:
         damaged = self._find_newest()[1] if beyond else {}
         for found in beyond:
             if found not in damaged:
-                tell(f"{self.location}: dropped checkpoint {name_of(found)}, beyond step {step}")
+                tell(f"{self.location}: discarded checkpoint {name_of(found)}, beyond step {step}")
                 self._remove_checkpoint(found)
             elif not self._was_cut_short(found, damaged[found]):
                 self.set_aside(f"checkpoints/{name_of(found)}")
@@ -374,10 +384,13 @@ class RunWriter:
                     kept.append(line if line.endswith(b"\n") else line + b"\n")
         write_atomically(path, b"".join(kept))
 
-    # What is damaged
+    # Damaged parts
 
     def _set_aside_beyond(self, step: int) -> None:
-        """Set aside what `rewind` would drop; the checkpoints come last, so that after a kill this begins again."""
+        """Set aside, or copy there, what `rewind` would discard except checkpoints.
+
+        `rewind` sets those aside last, so that after a kill in between, the next start finds them and begins again.
+        """
         for path in [self.local / METRICS_NAME, *sorted(self.local.glob(EVENT_FILES))]:
             if path.exists():
                 self._copy_aside(path.name)
@@ -402,13 +415,13 @@ class RunWriter:
             shutil.copy2(self.local / name, self.local / target)
 
     def _aside_for(self, name: str) -> str:
-        """Return the name under which this process sets something aside, whose folder is there."""
+        """Return the name under which this process sets `name` aside; create its folder."""
         if not self._aside:
             taken = {entry.split("/")[0] for entry in self._names(SET_ASIDE)}
             number = next(number for number in itertools.count(1) if str(number) not in taken)
             self._aside = f"{SET_ASIDE}/{number}"
             tell(
-                f"{self.location}: what is damaged, or lost by it, is kept in {self._aside}",
+                f"{self.location}: damaged files, and steps lost because of them, are kept in {self._aside}",
                 to_stderr=True,
             )
         target = f"{self._aside}/{name.rpartition('/')[2]}"
@@ -417,7 +430,7 @@ class RunWriter:
         return target
 
     def _names(self, folder: str) -> list[str]:
-        """Names of the files in a sub-folder, here and on object storage."""
+        """Return the names of the files in a sub-folder, on this host and on object storage."""
         here = self.local / folder
         names = {path.name for path in here.iterdir()} if here.is_dir() else set()
         if self._mirror is not None:
@@ -434,14 +447,14 @@ class RunWriter:
     # Checkpoints
 
     def commit_checkpoint(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
-        """Write checkpoints/step-NNNNNNNN, on object storage too, and return its local path.
+        """Write checkpoints/step-NNNNNNNN, also to object storage, and return its local path.
 
-        It counts from the moment that it is complete: before, the older ones are the newest.
+        The checkpoint is valid as soon as it is complete, and ignored before.
 
         Args:
-            step: steps of training done.
-            write: puts the files of tensors into the folder it is given.
-            state: strict JSON for state.json, which also gets `step`, and bytes and digest of each file.
+            step: number of steps of training done.
+            write: called with a folder, writes the files of tensors into it.
+            state: strict JSON for state.json, which also gets `step`, and the bytes and digest of each file.
 
         Raises:
             ValueError: the state uses the names `files` or `digest`, or holds NaN.
@@ -452,13 +465,13 @@ class RunWriter:
         path = write_checkpoint(self.local / "checkpoints", step, write, dict(state))
         self._committed = step
         if self._mirror is not None:
-            # Metrics first: those of a checkpoint's steps must be there when it is.
+            # Metrics first: when the checkpoint becomes valid, the metrics of all its steps must be there.
             self._upload()
             self._upload_checkpoint(self._mirror, path)
         return path
 
     def _sync_metrics(self) -> None:
-        """Metrics reach the disk before the checkpoint that follows them, so that no power cut leaves a gap."""
+        # Metrics reach the disk before the checkpoint: otherwise a power cut could leave a gap in them.
         path = self.local / METRICS_NAME
         if path.exists():
             with writing(path):
@@ -470,15 +483,15 @@ class RunWriter:
         folder = f"checkpoints/{path.name}"
         before = parse_json_object(mirror.get(f"{folder}/{STATE_NAME}")) or {}
         for name, details in read_state(path)["files"].items():
-            # Where the same step is saved again, equal files stay: the checkpoint that is there counts all along.
+            # If the same step is saved again, equal files are not uploaded: the existing checkpoint stays valid.
             if before.get("files", {}).get(name) != details:
                 mirror.put(f"{folder}/{name}", path / name)
         mirror.put(f"{folder}/{STATE_NAME}", path / STATE_NAME)
 
     def newest_checkpoint(self) -> Checkpoint | None:
-        """Return the newest checkpoint whose files match their digests, None where there is none.
+        """Return the newest checkpoint whose files match their digests, downloaded if remote; None if there is none.
 
-        Every damaged or incomplete one above it is named in a printed line. From object storage it is downloaded.
+        A line is printed for every newer checkpoint that is damaged or incomplete.
         """
         self._check()
         found, damaged = self._find_newest()
@@ -487,7 +500,7 @@ class RunWriter:
         return found
 
     def _find_newest(self) -> tuple[Checkpoint | None, dict[int, RunDirectoryError]]:
-        """Return the newest whole checkpoint, and what is wrong with each newer one, by step."""
+        """Return the newest intact checkpoint, and the errors of the newer ones by step."""
         damaged: dict[int, RunDirectoryError] = {}
         for step in reversed(self._checkpoint_steps()):
             path = self.local / "checkpoints" / name_of(step)
@@ -522,10 +535,10 @@ class RunWriter:
             raise
 
     def prune_checkpoints(self, keep_last: int, keep_every: int) -> None:
-        """Remove all checkpoints but the newest `keep_last` and, where it is not 0, every multiple of `keep_every`.
+        """Remove all checkpoints except the newest `keep_last` and, unless 0, the multiples of `keep_every`.
 
-        The newest is the one that this process has written: whatever is named after later steps neither counts nor
-        goes. A checkpoint with files in it that no run has written stays too.
+        The newest is the one that this process has written last: folders of later steps are neither counted nor
+        removed. A checkpoint with files that no run has written is kept as well.
 
         Args:
             keep_last: number of checkpoints.
@@ -540,7 +553,7 @@ class RunWriter:
 
     def _remove_checkpoint(self, step: int) -> None:
         if self._mirror is not None:
-            # Without state.json it counts no more, so that comes first.
+            # state.json first: without it, the checkpoint is invalid, whatever a kill leaves of the other files.
             names = self._mirror.versions(f"checkpoints/{name_of(step)}")
             self._mirror.remove(*sorted(names, key=lambda name: not name.endswith(f"/{STATE_NAME}")))
         if (self.local / "checkpoints" / name_of(step)).exists():
@@ -554,11 +567,11 @@ class RunWriter:
         Args:
             status: `running`, `finished`, `stopped`, `failed` or `diverged`.
             reason: why it ended.
-            **facts: further fields such as the step; each stays until it is given anew.
+            **facts: further fields such as the step; each keeps its value until it is given again.
         """
         if not self._failure_known:
             self._check()
-        # Object storage is slow, and of a running run its heartbeat tells soon enough.
+        # Object storage is slow, and the next heartbeat writes the status of a running run soon enough.
         self._lease.change(status, reason, facts, write=self._mirror is None or status != "running")
 
     def _upload(self) -> None:
@@ -566,11 +579,10 @@ class RunWriter:
             self._uploader.sync()
 
     def close(self) -> None:
-        """Upload what is left, stop the heartbeat and give the directory free; a second call does nothing.
+        """Upload the remaining files, stop the heartbeat and release the lease; a second call does nothing.
 
-        Where the upload fails, the local folder of a URL is kept, and a printed line names it. A status that is still
-        `running` becomes `stopped`; one that was never set is again what it was before
-        `open_run`.
+        If the upload fails, the local folder of a URL is kept, and a printed line names it. A status that is still
+        `running` becomes `stopped`; if it was never set, the status before `open_run` is restored.
         """
         if self._closed:
             return
@@ -585,9 +597,9 @@ class RunWriter:
                 uploaded = True
         finally:
             if self._mirror is not None and not uploaded:
-                # Under another name, so that the next start does not clear it away.
+                # Under another name, so that the next start does not remove it.
                 kept = self.local.rename(self.local.with_name(f"kept-{self.local.name}"))
-                tell(f"{self.location}: what could not be uploaded is in {kept}", to_stderr=True)
+                tell(f"{self.location}: files that could not be uploaded are in {kept}", to_stderr=True)
             if not isinstance(self._failure, RunDirectoryError):
                 self._lease.release()
             if self._mirror is not None and uploaded:
@@ -597,13 +609,13 @@ class RunWriter:
 
 
 def _step_of_row(line: bytes) -> int | None:
-    """Return the step of a line of metrics, None where it is damaged."""
+    """Return the step of a line of metrics; None if the line is damaged."""
     step = (parse_json_object(line) or {}).get("step")
     return step if isinstance(step, int) else None
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return state.json of a checkpoint's folder, without looking at the other files.
+    """Return the content of state.json of a checkpoint's folder, without checking the other files.
 
     Raises:
         RunDirectoryError: it is missing or damaged.

@@ -1,1 +1,1 @@
-"""Files of this host and on object storage: one interface, one policy of trying again, a cache, and locks."""
+"""Files on this host and on object storage: one interface, one retry policy, a cache, and locks."""

@@ -1,9 +1,17 @@
-"""The folder of a host where copies of remote files and generated data are kept, in bounded space.
+"""The cache: a folder of the host for copies of remote files and for generated data, with a size limit.
 
-Any number of processes may use one cache at the same time. A copy is made by one of them while the others wait, under
-the name ``NAME.part`` until it is whole; the next one goes on where a killed one stopped. Whoever uses or makes a copy
-holds a lock on the file itself (flock), which ends with the process: copies that are in use stay, others go when there
-is no room, those unused for longest first. A copy that is gone is fetched again.
+::
+
+    open_copy ─> is there a copy?  ── yes ─> open it with a shared lock
+                    │ no
+                    ├─ lock NAME.part (another process has it: wait, look again)
+                    ├─ remove the least recently used copies until there is space
+                    └─ download, compare size and digest, rename to NAME (or NAME.damaged)
+
+Any number of processes may use one cache at the same time. One of them makes a copy while the others wait; if it is
+killed, the next one continues the download where it stopped. Every process that uses or makes a copy holds a lock on
+the file itself (flock), which ends with the process: copies in use are kept, others are removed when space is needed,
+the least recently used first. A removed copy is downloaded again when it is needed.
 """
 
 from __future__ import annotations
@@ -31,23 +39,23 @@ from dcgan_dist.storage.locks import lock
 from dcgan_dist.storage.remote import MissingFile, download, pause
 
 CACHE_VARIABLE = "DCGAN_DIST_CACHE"
-COPIES = "shards"  # the folder in the cache with what can go to make room
+COPIES = "shards"  # the folder in the cache whose files may be removed to free space
 
-_WRONG_ANSWERS = 3  # until a copy that does not match is kept as damaged
-_DAMAGED_S = 600.0  # before a damaged copy is asked for again
-_SPARE = 0.05  # share of the limit that is freed in one go, so that the files are seldom looked through
-_FREE = 0.1  # share of the disk that is left free where no limit is set
+_DOWNLOADS = 3  # of a file that does not match, before the last one is kept as damaged
+_DAMAGED_S = 600.0  # seconds before a damaged copy is downloaded again
+_SPARE = 0.05  # share of the limit that is freed at once, so that the files are seldom listed
+_FREE = 0.1  # share of the disk that is left free if no limit is set
 
 _log = logging.getLogger(__name__)
 
 
 def cache_directory(chosen: str | Path | None = None) -> Path:
-    """Return the cache's folder: `chosen`, else $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist; make it if need be.
+    """Return the cache's folder: `chosen`, else $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist; create it if necessary.
 
-    Where the home folder cannot be written, as in many containers, a folder for temporary files takes its place.
+    If the home folder cannot be written, as in many containers, a folder for temporary files is used instead.
 
     Raises:
-        DataError: it cannot be made or written.
+        DataError: it cannot be created or written.
     """
     named = chosen or os.environ.get(CACHE_VARIABLE)
     given = str(named or Path("~", ".cache", "dcgan_dist"))
@@ -57,16 +65,16 @@ def cache_directory(chosen: str | Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
-    except (OSError, RuntimeError) as error:  # a RuntimeError where there is no home folder
+    except (OSError, RuntimeError) as error:  # a RuntimeError if there is no home folder
         problem = f"the cache {given!r} cannot be made ({getattr(error, 'strerror', None) or error})"
     if named:
         raise DataError(f"{problem}: set data.cache")
     return _cache_without_home(problem)
 
 
-@lru_cache(1)
+@lru_cache(1)  # one message per process
 def _cache_without_home(problem: str) -> Path:
-    """Make a cache that is this user's alone, and say so once."""
+    # Every user can write to the folder of temporary files: trust a cache there only if it is ours.
     folder = Path(tempfile.gettempdir(), f"dcgan_dist-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -81,16 +89,16 @@ def _cache_without_home(problem: str) -> Path:
 
 @contextmanager
 def one_at_a_time(cache: Path, name: str) -> Iterator[None]:
-    """Let one process of the host at a time do what `name` stands for; the lock of a dead process is free."""
+    """Admit one process of the host at a time to the block, by a lock called `name`; a dead process holds no lock."""
     locks = cache / "locks"
     locks.mkdir(exist_ok=True)
     only_one = FileLock(locks / f"{name}.lock")
     with warnings.catch_warnings():
-        # Without locks it makes a file instead that only one can make, and says so.
+        # On a file system without locks, filelock warns and creates a file exclusively instead.
         warnings.simplefilter("ignore")
         only_one.acquire()
     with only_one:
-        only_one.release()  # `with` has taken it once more
+        only_one.release()  # `with` has acquired it a second time
         yield
 
 
@@ -103,18 +111,18 @@ def open_copy(
     digest: str | None = None,
     limit: int | None = None,
 ) -> FileIO:
-    """Open the copy of a remote file, downloaded first if need be; it stays in the cache while open or mapped.
+    """Open the copy of a remote file; download it first if necessary. It stays in the cache while open or mapped.
 
-    A download that does not match `size` or `digest` is tried again. What still does not match is kept under another
+    A download that does not match `size` or `digest` is repeated. If it still does not match, it is kept under another
     name and opened, so that a reader that checks each record can use the undamaged ones.
 
     Args:
         url: the file.
-        target: its place in the cache.
+        target: the path of its copy in the cache.
         cache: the cache's folder.
-        size: its length in bytes, where known.
-        digest: its xxh3_64 as 16 hex digits, where known.
-        limit: most bytes that the cache's copies take; None leaves a tenth of the disk free.
+        size: its length in bytes, if known.
+        digest: its xxh3_64 as 16 hex digits, if known.
+        limit: maximum bytes of all copies in the cache; None leaves a tenth of the disk free.
 
     Raises:
         DataError: there is no such file.
@@ -131,7 +139,7 @@ def open_copy(
             pause(0.02)
             continue
         try:
-            if target.exists():  # made since we looked
+            if target.exists():  # another process has made it since we looked
                 Path(str(part.name)).unlink()
                 continue
             _make_room(cache, limit, size or 0)
@@ -139,7 +147,7 @@ def open_copy(
             if size is None:
                 _make_room(cache, limit, os.fstat(part.fileno()).st_size)
             os.rename(str(part.name), target if matches else damaged)
-        except (MissingFile, StorageError):  # of a file that is out of reach, what came is kept
+        except (MissingFile, StorageError):  # if the storage is unreachable instead, the next try continues this part
             Path(str(part.name)).unlink(missing_ok=True)
             raise
         finally:
@@ -147,9 +155,9 @@ def open_copy(
 
 
 def map_copy(file: FileIO) -> memoryview:
-    """Return the bytes of an open file as read-only memory, and close the file.
+    """Map an open file into memory, read-only, and close the file.
 
-    A copy of the cache stays there until the last reference to the memory is gone.
+    A copy stays in the cache until the last reference to the memory is gone, since the mapping keeps its lock.
 
     Raises:
         DataError: the file is empty.
@@ -176,40 +184,41 @@ def _digest(file: FileIO) -> str:
 
 
 def _fill(part: FileIO, url: str, size: int | None, digest: str | None) -> bool:
-    """Download what a claimed file lacks; return whether it is as it should be in the end."""
-    for answer in range(1, _WRONG_ANSWERS + 1):
+    """Download the rest of a claimed file; return whether its size and digest are right."""
+    for answer in range(1, _DOWNLOADS + 1):
         download(url, part, size, resume=digest is not None)
         right_size = size is None or os.fstat(part.fileno()).st_size == size
         if right_size and (digest is None or _digest(part) == digest):
             return True
-        if answer < _WRONG_ANSWERS:
+        if answer < _DOWNLOADS:
             part.truncate(0)
     return False
 
 
 def _hold(path: Path, size: int | None, youngest_s: float | None = None) -> FileIO | None:
-    """Open a copy so that it stays, if it is there; one of another size is removed, and one too old passed over."""
+    """Open an existing copy under a shared lock; remove it if it has another size, ignore it if it is too old."""
     try:
         file = FileIO(path)
     except FileNotFoundError:
         return None
-    # Held otherwise for moments alone: by who removes it, or has just made it.
+    # An exclusive lock is held only for moments, by a process that removes the copy or has just made it.
     lock(file.fileno(), path, shared=True, wait=True)
     about = os.fstat(file.fileno())
     if not about.st_nlink or (youngest_s is not None and time.time() - about.st_mtime > youngest_s):
         file.close()
         return None
-    if size is not None and about.st_size != size:  # after a power cut
+    if size is not None and about.st_size != size:  # possible after a power cut
         path.unlink(missing_ok=True)
         file.close()
         return None
-    with suppress(PermissionError):  # of another user's file
+    with suppress(PermissionError):  # if the file is another user's
+        # The access time orders the copies for removal; many file systems do not keep it by themselves (noatime).
         os.utime(file.fileno(), ns=(time.time_ns(), about.st_mtime_ns))
     return file
 
 
 def _claim(path: Path) -> FileIO | None:
-    """Open a file to fill it, alone of all processes; None where another one does."""
+    """Open a file under an exclusive lock to write it; return None if another process holds the lock."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = FileIO(path, "a+")
@@ -222,7 +231,7 @@ def _claim(path: Path) -> FileIO | None:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return None
         raise StorageError(f"the cache cannot lock {str(path)!r} ({error.strerror}): set data.cache") from error
-    if not _is_at(file, path):
+    if not _is_at(file, path):  # between opening and locking, its last owner has renamed or removed it
         file.close()
         return None
     return file
@@ -236,10 +245,10 @@ def _is_at(file: FileIO, path: Path) -> bool:
 
 
 def _make_room(cache: Path, limit: int | None, size: int) -> None:
-    """Take copies that nobody uses out of the cache, unused for longest first, until `size` more bytes fit.
+    """Remove unused copies, the least recently used first, until `size` more bytes fit.
 
-    Looking through all files is put off by a running total, which may be too high (it counts what was begun), never
-    too low, and by freeing somewhat more than needed.
+    To list all files only seldom, a running total is kept, and a little more space is freed than needed. The total may
+    be too high (it counts downloads that have only begun), never too low.
     """
     with one_at_a_time(cache, "room"):
         if limit is None:
@@ -267,18 +276,18 @@ def _make_room(cache: Path, limit: int | None, size: int) -> None:
 
 
 def _remove(cache: Path, wanted: int | None, keep: int = 0) -> tuple[int, int]:
-    """Remove unused copies; return the bytes that there were, and that were removed.
+    """Remove unused copies; return the bytes of all copies before, and the bytes removed.
 
     Args:
         cache: the cache's folder.
-        wanted: bytes to remove; None for all but `keep`.
+        wanted: bytes to remove; None removes all but `keep`.
         keep: bytes that may stay.
     """
     found = []
     try:
         with os.scandir(cache / COPIES) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # it has just got another name: it was being made, so it stays
+                with suppress(FileNotFoundError):  # it was just renamed from .part, so it is in use and stays
                     found.append((entry.stat(), entry.path))
     except FileNotFoundError:
         return 0, 0
@@ -294,7 +303,6 @@ def _remove(cache: Path, wanted: int | None, keep: int = 0) -> tuple[int, int]:
 
 
 def _remove_unused(path: str) -> bool:
-    """Remove a file unless it is locked."""
     try:
         with FileIO(path, "r+") as file:
             lock(file.fileno(), path)

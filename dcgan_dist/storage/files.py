@@ -1,4 +1,4 @@
-"""Files of this host: replaced as a whole, synced, and JSON in them."""
+"""Files on this host: atomic replacement, syncing to disk, and JSON."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import IO, Any
 from dcgan_dist.errors import StorageError
 
 PART = ".part"
-"""End of the name of a file that is being written."""
+"""Suffix of the name of a file that is being written."""
 
-# What network file systems answer to fsync of a folder.
+# Errors with which network file systems answer fsync of a folder: they do not support it, and nothing is wrong.
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _WINDOWS_HIDDEN = ("thumbs.db", "desktop.ini")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is one that operating systems put into folders by themselves, such as ``.DS_Store``."""
+    """Return whether a file is one that operating systems create by themselves, such as ``.DS_Store``."""
     return name.startswith(".") or name.lower() in _WINDOWS_HIDDEN
 
 
 def to_json(value: object) -> str:
-    """Return `value` as one line of strict JSON; NaN and infinities, which JSON has not, become null."""
+    """Return `value` as one line of strict JSON. NaN and infinity, which JSON does not have, become null."""
     return json.dumps(_finite(value), allow_nan=False)
 
 
@@ -43,7 +43,7 @@ def _finite(value: object) -> object:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system into one line that names the file.
+    """Turn an OSError of the block into a one-line error that names the file.
 
     Raises:
         StorageError: writing failed.
@@ -56,7 +56,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def undone_by_errors(path: Path) -> Iterator[None]:
-    """Remove a file that could not be written whole: on a full disk, others need its room."""
+    """Remove a file that could not be written completely: on a full disk, other files need its space."""
     try:
         yield
     except BaseException:
@@ -65,13 +65,13 @@ def undone_by_errors(path: Path) -> Iterator[None]:
 
 
 def sync(file: IO[Any]) -> None:
-    """Wait until what was written to a file is on the disk."""
+    """Wait until everything written to a file is on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_path(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
+    """Wait until the content of a file, or the directory entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,17 +83,17 @@ def sync_path(path: Path) -> None:
 
 
 def temporary_for(path: Path) -> Path:
-    """Return the hidden name under which `path` is written before it gets its own."""
+    """Return the hidden name under which `path` is written before it is renamed."""
     return path.with_name(f".{path.name}.writing")
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Replace a file so that readers and crashes see the old content or the new one, never a part.
+    """Replace a file so that readers see the old content or the new one, never a part, even after a crash.
 
     Args:
-        path: the file; its folder exists.
-        content: what it will hold.
-        durable: whether to wait for the disk, so that even a power cut leaves one of the two.
+        path: the file; its folder must exist.
+        content: the new content.
+        durable: whether to wait for the disk, so that this also holds after a power cut.
 
     Raises:
         StorageError: it cannot be written.
@@ -107,11 +107,11 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
                     sync(file)
             temporary.replace(path)
         if durable:
-            sync_path(path.parent)
+            sync_path(path.parent)  # the rename is a change of the folder, so that has to reach the disk as well
 
 
 def parse_json_object(content: bytes | None) -> dict[str, Any] | None:
-    """Return a JSON object, None where the content is none (missing, torn or damaged)."""
+    """Return a JSON object, or None if the content is not one (missing, incomplete or damaged)."""
     if content is None:
         return None
     try:

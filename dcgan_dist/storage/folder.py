@@ -1,12 +1,11 @@
-"""A folder on this host, or one on object storage: one interface for both.
+"""A folder on this host or on object storage: one interface for both.
 
 ::
 
-    Folder ── LocalFolder     a file is written under a hidden name, synced, renamed; a lock file guards `update`
-           └─ RemoteFolder    files are written whole; conditional writes guard `update`, where there are any
+    Folder ── LocalFolder     a file is written under a hidden name, synced, renamed; a lock file protects `update`
+           └─ RemoteFolder    files are written whole; conditional writes protect `update`, if the storage has them
 
-A file appears under its name when all of it is there, and not before. A folder object is small, and can be sent to
-other processes.
+A file appears under its name only when it is complete. A folder object is small and can be sent to other processes.
 """
 
 from __future__ import annotations
@@ -45,14 +44,14 @@ from dcgan_dist.storage.remote import (
 
 LOCK_NAME = ".lock"
 PATIENCE_S = 15.0
-"""Seconds for which an action on object storage is tried again before it is an error."""
+"""Seconds for which an action on object storage is retried before it is an error."""
 
 _TRIES = 4  # at least, however long each takes
 _LOCK_S = 10.0
-_SWAPS = 100  # tries of an update against others that update the same file
-# These stores have no folders to make, and "making" one can create a bucket by a slip of the pen.
+_SWAPS = 100  # tries of an update while other processes update the same file
+# These stores have no folders, and "creating" one could create a bucket from a mistyped URL.
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2", "memory"})
-# What S3 answers to a conditional write when the file has changed, or is being replaced by another at this moment.
+# S3's error codes for a conditional write to a file that has changed, or that another process is just replacing.
 _CHANGED = ("PreconditionFailed", "ConditionalRequestConflict")
 _VERSION_KEYS = ("size", "ETag", "etag", "LastModified", "mtime", "updated", "created")
 
@@ -60,13 +59,13 @@ Result = TypeVar("Result")
 
 
 class Folder(ABC):
-    """A folder, here or elsewhere. Names are relative to it, with forward slashes.
+    """A folder on this host or on object storage. Names are relative to it, with forward slashes.
 
-    Every method raises StorageError where a disk or the storage fails.
+    Every method raises StorageError if the disk or the storage fails.
 
     Attributes:
         location: its absolute path or its URL.
-        path: where it is on this host; None on object storage.
+        path: its path on this host; None on object storage.
     """
 
     location: str
@@ -74,27 +73,27 @@ class Folder(ABC):
 
     @abstractmethod
     def names(self) -> set[str]:
-        """Return the names of what is directly in it; none where there is no such folder."""
+        """Return the names of the files and folders directly in it; an empty set if it does not exist."""
 
     @abstractmethod
     def versions(self, below: str = "") -> dict[str, str]:
-        """Return the names of all files below a sub-folder, sorted, each with what tells its versions apart."""
+        """Return the names of all files below a sub-folder, sorted, each with a text that changes with its content."""
 
     @abstractmethod
     def get(self, name: str, most: int | None = None) -> bytes | None:
-        """Return the content of a file, None where there is none.
+        """Return the content of a file; None if it does not exist.
 
         Args:
             name: of the file.
-            most: bytes beyond which a file is not read, where its size is known.
+            most: maximum size in bytes; on this host, a larger file is not read.
 
         Raises:
-            StorageError: it cannot be read, is no plain file, or is larger.
+            StorageError: it cannot be read, is not a regular file, or is larger.
         """
 
     @abstractmethod
     def open(self, name: str) -> AbstractContextManager[memoryview]:
-        """Give the content of a large file as memory, not all of which is held at a time.
+        """Yield the content of a large file, mapped into memory.
 
         Raises:
             DataError: there is no such file.
@@ -103,7 +102,7 @@ class Folder(ABC):
 
     @abstractmethod
     def new(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """Give a file to write to, which gets its name at the end of the block if nothing went wrong there.
+        """Yield a file to write to; it appears under its name at the end of the block, unless the block raises.
 
         Raises:
             OSError: the disk is full or fails.
@@ -113,39 +112,39 @@ class Folder(ABC):
 
     @abstractmethod
     def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
-        """Replace a small file so that readers and crashes see the old content or the new one, never a part."""
+        """Replace a small file so that readers see the old content or the new one, never a part, even after a crash."""
 
     @abstractmethod
     def update(
         self, name: str, change: Callable[[bytes | None], bytes], *, durable: bool = True, overwrites: bool = False
     ) -> None:
-        """Replace a small file by what `change` makes of its content; of several at once, none is lost.
+        """Replace a small file by `change` of its content; no concurrent update is lost.
 
-        On a disk they wait for each other. On object storage the replacing is conditional: where another came first,
-        `change` is called again with what that one wrote. What `change` raises comes up, and nothing is written.
+        On a disk, updates wait for each other. On object storage the write is conditional: if another process was
+        first, `change` is called again with the new content. If `change` raises, nothing is written.
 
         Args:
             name: of the file.
-            change: is given the content, None where there is no file.
+            change: called with the content, or None if there is no file; returns the new content.
             durable: whether to wait for the disk.
-            overwrites: whether a file is overwritten in place where the disk has no room for a second one.
+            overwrites: whether to overwrite the file in place if the disk has no space for a second one.
         """
 
     @abstractmethod
     def put(self, name: str, source: Path) -> None:
-        """Replace a file by one of this host, of any size."""
+        """Replace a file by a copy of a file of this host, of any size."""
 
     @abstractmethod
     def fetch(self, name: str, target: Path) -> bool:
-        """Copy a file to a path of this host; return whether there is one."""
+        """Copy a file to a path of this host; return whether it exists."""
 
     @abstractmethod
     def rename(self, name: str, new_name: str) -> None:
-        """Give a file another name; the old one goes when the new one is there."""
+        """Rename a file; on object storage, copy it first and then remove the old name."""
 
     @abstractmethod
     def remove(self, *names: str) -> None:
-        """Remove files in the order given; one that is gone already is no error."""
+        """Remove files in the given order; one that does not exist is no error."""
 
     def read(self, name: str) -> bytes:
         """Return the content of a small file.
@@ -169,7 +168,7 @@ def folder_at(location: str | Path, patience: float | None = None) -> Folder:
 
     Args:
         location: a path, a `file://` URL, or any other URL such as `s3://bucket/run`.
-        patience: seconds for which object storage is tried again; left out, `PATIENCE_S`.
+        patience: seconds for which actions on object storage are retried; None for `PATIENCE_S`.
 
     Raises:
         DataError: the URL's scheme is unknown.
@@ -184,7 +183,7 @@ def folder_at(location: str | Path, patience: float | None = None) -> Folder:
 
 @dataclass(frozen=True)
 class LocalFolder(Folder):
-    """A folder of this host, or one that it shares with others; see `Folder`."""
+    """A folder of this host, possibly shared with other hosts; see `Folder`."""
 
     path: Path
 
@@ -210,14 +209,14 @@ class LocalFolder(Folder):
         return found
 
     def get(self, name: str, most: int | None = None) -> bytes | None:
-        """See `Folder`; a named pipe is not waited for."""
+        """See `Folder`; a named pipe is refused at once, not waited for."""
         path = self.path / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             details = os.fstat(descriptor)
             if not stat.S_ISREG(details.st_mode):
                 os.close(descriptor)
-                raise StorageError(f"{path} is no plain file")
+                raise StorageError(f"{path} is not a regular file")
             with open(descriptor, "rb") as file:
                 if most is not None and details.st_size > most:
                     raise StorageError(f"{path} has {details.st_size:,} bytes, more than the {most:,} that are read")
@@ -242,7 +241,7 @@ class LocalFolder(Folder):
 
     @contextmanager
     def new(self, name: str) -> Iterator[IO[bytes]]:
-        """See `Folder`; what is written is on disk before it has its name."""
+        """See `Folder`; the content is synced to disk before the file gets its name."""
         path = self.path / name
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
         try:
@@ -261,7 +260,7 @@ class LocalFolder(Folder):
             part.unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
-        """See `Folder`; sub-folders are made."""
+        """See `Folder`; missing sub-folders are created."""
         path = self.path / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +269,7 @@ class LocalFolder(Folder):
     def update(
         self, name: str, change: Callable[[bytes | None], bytes], *, durable: bool = True, overwrites: bool = False
     ) -> None:
-        """See `Folder`; the lock guards the look at the file and its change, nothing else."""
+        """See `Folder`; the lock is held while the file is read, changed and written, not longer."""
         with self._locked():
             content = change(self.get(name))
             try:
@@ -284,7 +283,7 @@ class LocalFolder(Folder):
     def _overwrite(self, name: str, content: bytes) -> None:
         path = self.path / name
         with writing(path), path.open("r+b", buffering=0) as file:
-            # Blanks instead of a shorter file: nothing has to be cut off, and it is JSON at every moment.
+            # Padded with blanks instead of truncated: one write, and the file is valid JSON at every moment.
             file.write(content.rstrip().ljust(path.stat().st_size - 1) + b"\n")
 
     @contextmanager
@@ -306,7 +305,7 @@ class LocalFolder(Folder):
                 time.sleep(0.02)
             yield
         finally:
-            # A process forked meanwhile has the lock too, and closing ours would leave it locked: unlock it for both.
+            # A process forked in the meantime shares the lock, and would keep it if we only closed our descriptor.
             unlock(descriptor)
             os.close(descriptor)
 
@@ -339,11 +338,11 @@ class LocalFolder(Folder):
 
 @dataclass(frozen=True)
 class RemoteFolder(Folder):
-    """A folder of object storage; see `Folder`. Copies of files here have no name, and so end with the process.
+    """A folder on object storage; see `Folder`. Local copies are unnamed temporary files, which end with the process.
 
     Attributes:
         url: such as `s3://bucket/run`.
-        patience: seconds for which an action is tried again; None for `PATIENCE_S`, 0 for a first look.
+        patience: seconds for which an action is retried; None for `PATIENCE_S`, 0 for a single try.
     """
 
     url: str
@@ -371,10 +370,10 @@ class RemoteFolder(Folder):
         return PATIENCE_S if self.patience is None else self.patience
 
     def _act(self, name: str, done: str, action: Callable[[Any, str], Result]) -> Result:
-        """Do something with a file; one that is missing is for the caller to judge.
+        """Do an action on a file, with retries.
 
         Raises:
-            MissingFile: there is no such file.
+            MissingFile: there is no such file. The caller decides whether that is an error.
             StorageError: the storage fails.
         """
         url = join_url(self.url, name) if name else self.url
@@ -394,7 +393,7 @@ class RemoteFolder(Folder):
         """See `Folder`."""
 
         def find(storage: Any, path: str) -> tuple[str, dict[str, dict[str, Any]]]:
-            storage.invalidate_cache()
+            storage.invalidate_cache()  # fsspec remembers listings, and other hosts write there too
             path = path.rstrip("/")
             return path.removesuffix(below).rstrip("/"), dict(storage.find(path, detail=True))
 
@@ -432,7 +431,7 @@ class RemoteFolder(Folder):
         with tempfile.TemporaryFile() as file:
             yield file
             file.flush()
-            self.put(name, Path(f"/proc/self/fd/{file.fileno()}"))  # a path of a file that has no name
+            self.put(name, Path(f"/proc/self/fd/{file.fileno()}"))  # the path of an unnamed file
 
     def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
         """See `Folder`."""
@@ -469,12 +468,12 @@ class RemoteFolder(Folder):
             content, version = self.read_version(name)
             if self.swap(name, change(content), version):
                 return
-        raise StorageError(f"{self.at(name)!r} cannot be written: others replace it all the time; try again")
+        raise StorageError(f"{self.at(name)!r} cannot be written: other processes keep replacing it; try again")
 
     def read_version(self, name: str) -> tuple[bytes | None, str | None]:
-        """Return the content of a file and what tells this version from others, both None where there is none.
+        """Return the content of a file and its version, both None if it does not exist.
 
-        The version is the one that was there before the content was read, so that `swap` errs on the safe side.
+        The version is read before the content. If the file changes in between, `swap` fails, and nothing is lost.
         """
 
         def look(storage: Any, path: str) -> dict[str, Any]:
@@ -488,9 +487,9 @@ class RemoteFolder(Folder):
         return self.get(name), version
 
     def swap(self, name: str, content: bytes, version: str | None) -> bool:
-        """Replace a file where it still has a version (None: where it is still missing); return whether it had.
+        """Replace a file if it still has `version` (None: if it still does not exist); return whether it was replaced.
 
-        On other storage than S3, whose conditional writes fsspec does not offer, it is replaced in any case.
+        On storage other than S3 it is always replaced, since fsspec offers no conditional writes there.
         """
         swapped = True
 
@@ -525,16 +524,16 @@ class RemoteFolder(Folder):
 
 def _mapped(file: IO[bytes]) -> memoryview:
     if not os.fstat(file.fileno()).st_size:
-        return memoryview(b"")  # nothing cannot be mapped
+        return memoryview(b"")  # an empty file cannot be mapped
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def check_writable(location: str) -> None:
-    """Check that files can be written into a folder, which need not be there yet, or below a URL.
+    """Check that files can be written to a folder, which need not exist yet, or below a URL.
 
     Raises:
-        RunDirectoryError: they cannot.
-        StorageError: object storage does not take a file.
+        RunDirectoryError: the folder cannot be written.
+        StorageError: the object storage cannot be written.
     """
     folder = folder_at(location, patience=0)
     if folder.path is None:
@@ -547,5 +546,5 @@ def check_writable(location: str) -> None:
             pass
     except OSError as error:
         raise RunDirectoryError(
-            f"{location} cannot be written: {error.strerror or error}; take a folder that can be"
+            f"{location} cannot be written: {error.strerror or error}; choose a writable folder"
         ) from error

@@ -1,4 +1,4 @@
-"""Locks on files that end with their process; on a file system that has none, one warning instead."""
+"""File locks that the kernel releases when their process ends; on a file system without locks, one warning instead."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def lock(file: int, name: object, *, shared: bool = False, wait: bool = False) -> None:
-    """Lock an open file or folder, against whoever locks it by this function too.
+    """Lock an open file or folder. The lock is advisory: it only excludes other callers of this function.
 
     Args:
-        file: its descriptor. The lock ends when it is closed.
-        name: what the warning calls it.
-        shared: whether others may hold it at the same time, who ask for it so too.
-        wait: whether to wait until it is free.
+        file: its descriptor. Closing it releases the lock.
+        name: the name of the file for the warning.
+        shared: whether other callers with `shared` may hold the lock at the same time.
+        wait: whether to wait until the lock is free.
 
     Raises:
-        BlockingIOError: another process holds it, and `wait` is off.
+        BlockingIOError: another process holds the lock, and `wait` is off.
         OSError: the file system failed.
     """
     try:
@@ -33,7 +33,7 @@ def lock(file: int, name: object, *, shared: bool = False, wait: bool = False) -
 
 
 def unlock(file: int) -> None:
-    """End a lock before its file is closed, for a process forked meanwhile too."""
+    """Release a lock before its file is closed, also for processes forked in the meantime, which share the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_UN)
     except OSError as error:
@@ -41,9 +41,8 @@ def unlock(file: int) -> None:
             raise
 
 
-@lru_cache(1)
+@lru_cache(1)  # one warning per process
 def _warn(name: str, reason: str) -> None:
-    """Say once in a process what a missing lock means."""
     tell(
         f"warning: the file system of {name} has no locks ({reason}): do not let two commands write there at once",
         to_stderr=True,

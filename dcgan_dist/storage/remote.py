@@ -1,9 +1,9 @@
-"""Files on storage that is elsewhere: http(s), s3, and every other scheme that fsspec knows.
+"""Files on remote storage: http(s), s3, and every other scheme that fsspec knows.
 
-Each action is tried again until it succeeds or `PATIENCE_S` pass without a new byte: at once after a connection broke
-off, after growing and jittered delays when that happens again or the storage answers that it cannot. A transfer that
-breaks off, or is silent for `STALL_S`, goes on where it stopped if the storage can do that, and from the beginning if
-it cannot. Whoever waits in here can be interrupted at any time: see `interrupted_by`.
+Each action is retried until it succeeds or `PATIENCE_S` pass without a new byte: immediately after the first lost
+connection; with exponentially growing, jittered delays if that happens again or if the storage answers with an error.
+A transfer that is cut off, or receives nothing for `STALL_S`, continues where it stopped if the storage can serve
+ranges, otherwise from the beginning. A thread that waits in this module can be interrupted: see `interrupted_by`.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-STALL_S = 10.0  # silence after which a transfer counts as broken off
-PATIENCE_S = 25.0  # without a new byte, over all tries, until the storage counts as out of reach
-FIRST_PATIENCE_S = 5.0  # the same for the first file of a set, whose address may be mistyped
-PIECE_PATIENCE_S = 15.0  # the same for a part of a file, all of which can be had instead
+STALL_S = 10.0  # without a byte, until a transfer counts as cut off
+PATIENCE_S = 25.0  # without a new byte, over all tries, until the storage counts as unreachable
+FIRST_PATIENCE_S = 5.0  # the same for the first file of a set, whose URL may be mistyped
+RANGE_PATIENCE_S = 15.0  # the same for a range of a file: the whole file can be downloaded instead
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 4.0
 
-_BLOCK = 4 << 20  # bytes asked for at a time where transfers cannot be watched
+_BLOCK = 4 << 20  # bytes per request to storage whose transfers cannot be observed
 _BLOCK_S = 60.0
-_WATCH_S = 0.1  # between looks at whether to go on
+_WATCH_S = 0.1  # seconds between two looks at the flag of `interrupted_by`
 
-# Storage that is a view of other storage, or that would run something.
+# Schemes that are a view of other storage, or that would execute something.
 _WRAPPERS = {"async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dir", "filecache", "simplecache"}
 _WRAPPERS |= {"dask", "data", "generic", "jlab", "jupyter", "libarchive", "pyscript", "reference", "tar", "zip"}
-# Errors of storage drivers that are no OSError, by the module that has them once it is in use.
+# Errors of storage drivers that are not OSErrors, with the module that defines each, which may not be imported yet.
 _DRIVER_ERRORS = (
     ("aiohttp", "ClientError"),
     ("botocore.exceptions", "BotoCoreError"),
@@ -54,7 +54,7 @@ _DRIVER_ERRORS = (
     ("azure.core.exceptions", "AzureError"),
 )
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_WORTH_ANOTHER_TRY = (408, 425, 429)  # among the answers that blame the asker
+_TRANSIENT = (408, 425, 429)  # the client errors (4xx) that pass: timeout, too early, too many requests
 _SECRETS = re.compile(r"(?<=://)[^/\s'\"]*@|\?[^\s'\")]+")
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
@@ -62,15 +62,15 @@ Result = TypeVar("Result")
 
 
 class Flag(Protocol):
-    """What tells a waiting thread to give up: an Event of threading or of multiprocessing."""
+    """Signal to a waiting thread to give up: an Event of threading or of multiprocessing."""
 
     def is_set(self) -> bool:
-        """Whether to give up."""
+        """Return whether to give up."""
         ...
 
 
 class Interrupted(Exception):
-    """The flag of `interrupted_by` was set: whoever waited is no longer wanted."""
+    """The flag of `interrupted_by` was set: the result that was waited for is not needed any more."""
 
 
 class MissingFile(DataError):
@@ -82,7 +82,7 @@ _flag: ContextVar[Flag | None] = ContextVar("flag", default=None)
 
 @contextmanager
 def interrupted_by(flag: Flag) -> Iterator[None]:
-    """Let what this thread waits for in this module and in `cache` end with Interrupted soon after `flag` is set."""
+    """Within the block, make this thread's waits in this module and in `cache` raise Interrupted once `flag` is set."""
     token = _flag.set(flag)
     try:
         yield
@@ -91,7 +91,7 @@ def interrupted_by(flag: Flag) -> Iterator[None]:
 
 
 def pause(seconds: float) -> None:
-    """Wait, unless interrupted.
+    """Sleep for some seconds, unless interrupted.
 
     Raises:
         Interrupted: the flag of `interrupted_by` is set.
@@ -108,11 +108,11 @@ def pause(seconds: float) -> None:
 
 
 def result_of(future: concurrent.futures.Future[Result], most_s: float | None = None) -> Result:
-    """Wait for a result.
+    """Wait for the result of a future, at most `most_s` seconds.
 
     Raises:
         Interrupted: the flag of `interrupted_by` is set.
-        TimeoutError: it took longer than `most_s` seconds.
+        TimeoutError: it took longer.
     """
     end = None if most_s is None else time.monotonic() + most_s
     while not concurrent.futures.wait([future], timeout=_WATCH_S).done:
@@ -123,7 +123,7 @@ def result_of(future: concurrent.futures.Future[Result], most_s: float | None = 
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names storage by a scheme, as in ``s3://bucket/folder``."""
+    """Return whether a path is a URL, such as ``s3://bucket/folder``."""
     return "://" in path
 
 
@@ -134,17 +134,17 @@ def join_url(folder: str, name: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Return a URL, or a text with URLs in it, without what may be secret: ``user:password@`` and ``?token=...``."""
+    """Return a URL, or a text with URLs, without possible secrets: ``user:password@`` and ``?token=...``."""
     return _SECRETS.sub("", text)
 
 
 def check_scheme(url: str) -> None:
-    """Check that a URL's scheme is one that files can be read from.
+    """Check that files can be read from a URL's scheme.
 
     Raises:
-        DataError: the scheme is unknown, or is made of several.
+        DataError: the scheme is unknown, or is chained of several (``a::b://``).
     """
-    import fsspec  # a tenth of a second, which only those who name a URL should pay
+    import fsspec  # takes a tenth of a second, so it is imported only if there is a URL
 
     scheme = url.split("://", 1)[0]
     if "::" in url or scheme in _WRAPPERS or scheme not in fsspec.available_protocols():
@@ -165,7 +165,7 @@ def read_url(url: str) -> bytes:
 
 
 def remote_state(url: str) -> tuple[int | None, str]:
-    """Return the length of a remote file in bytes, and its version (ETag or date); None and "" where it is not known.
+    """Return the length of a remote file in bytes (None if unknown) and its version, an ETag or a date ("" if unknown).
 
     Raises:
         DataError, Unreachable: as `read_url`.
@@ -175,15 +175,14 @@ def remote_state(url: str) -> tuple[int | None, str]:
 
 
 def _version(about: dict[str, Any]) -> str:
-    """Return what a storage driver says of a file's version."""
     return str(about.get("ETag") or about.get("Last-Modified") or about.get("LastModified") or "")
 
 
 def read_range(url: str, start: int, size: int) -> bytes | None:
-    """Return part of a remote file; None where its storage gives whole files only.
+    """Return `size` bytes of a remote file from `start` on; None if its storage serves whole files only.
 
     Raises:
-        DataError: there is no such file, for some storage; where it gives None, reading all of it will tell.
+        DataError: there is no such file. Not every storage reports that here; some give None.
         Unreachable: the storage was not reached.
     """
 
@@ -193,38 +192,39 @@ def read_range(url: str, start: int, size: int) -> bytes | None:
         content: bytes = _call(storage, "cat_file", path, start=start, end=start + size)
         return content
 
-    return persist(url, read, PIECE_PATIENCE_S)
+    return persist(url, read, RANGE_PATIENCE_S)
 
 
 def download(url: str, part: FileIO, size: int | None, *, resume: bool) -> None:
-    """Append to `part` what it lacks of a remote file.
+    """Append the missing bytes of a remote file to `part`.
 
-    On return it holds what the storage takes for the whole file, or more than `size` bytes.
+    On return, `part` holds the whole file as the storage sends it, or more than `size` bytes.
 
     Args:
         url: the file.
-        part: open for reading and writing, with the first bytes of the file or none.
-        size: length of the file in bytes, where known.
-        resume: whether to go on after what is in `part`, though nothing tells if it is of the same file.
+        part: open for reading and writing, with the first bytes of the file or empty.
+        size: length of the file in bytes, if known.
+        resume: whether to keep the bytes in `part`, although they may be those of another version of the file. The
+            caller should then know a digest.
 
     Raises:
         DataError: there is no such file.
         StorageError: the disk is full.
-        Unreachable: the storage was not reached, or broke off again and again without a new byte.
+        Unreachable: the storage was not reached, or lost the connection again and again without a new byte.
     """
     transfer = _Transfer(part, size, resume)
-    persist(url, transfer.go_on, PATIENCE_S, lambda: transfer.most)
+    persist(url, transfer.continue_, PATIENCE_S, lambda: transfer.most)
 
 
 def list_url(url: str, patience: float = FIRST_PATIENCE_S) -> set[str]:
-    """Return the names of what is directly in a remote folder; none where there is nothing.
+    """Return the names of the files and folders directly in a remote folder; an empty set if it does not exist.
 
     Raises:
         Unreachable: the storage was not reached.
     """
 
     def names(storage: Any, path: str) -> set[str]:
-        storage.invalidate_cache()
+        storage.invalidate_cache()  # fsspec remembers listings, and other hosts write there too
         found = storage.ls(path, detail=True)
         names = {entry["name"].rstrip("/") for entry in found} - {path.rstrip("/")}
         return {name.rpartition("/")[2] for name in names}
@@ -240,14 +240,14 @@ class Listed:
     """A file below a URL.
 
     Attributes:
-        name: below the URL, with slashes.
-        place: by which its storage finds it.
-        size: in bytes; None where the storage does not say.
-        version: its ETag or date; "" where the storage does not say.
+        name: its path below the URL, with slashes.
+        key: the name that its storage knows it by.
+        size: in bytes; None if the storage does not report it.
+        version: its ETag or date; "" if the storage does not report one.
     """
 
     name: str
-    place: str
+    key: str
     size: int | None
     version: str
 
@@ -258,7 +258,7 @@ class Listed:
 
 
 def list_tree(url: str) -> list[Listed]:
-    """Return all files below a remote folder in the order of their names; none where there is nothing.
+    """Return all files below a remote folder, sorted by path; an empty list if it does not exist.
 
     Raises:
         Unreachable: the storage was not reached.
@@ -272,27 +272,27 @@ def list_tree(url: str) -> list[Listed]:
         except FileNotFoundError:
             return []
         return [
-            Listed(unquote(place) if _is_http(url) else place, name, about.get("size"), _version(about))
-            for name, about in found.items()
-            if about["type"] == "file" and name.startswith(root) and (place := name[len(root) :])
+            Listed(unquote(name) if _is_http(url) else name, key, about.get("size"), _version(about))
+            for key, about in found.items()
+            if about["type"] == "file" and key.startswith(root) and (name := key[len(root) :])
         ]
 
     return sorted(persist(url, find, FIRST_PATIENCE_S), key=lambda file: file.path)
 
 
 def read_listed(url: str, file: Listed) -> bytes:
-    """Return the content of a small file that `list_tree` found.
+    """Return the content of a small file listed by `list_tree`.
 
     Raises:
-        DataError: it is not there any more.
+        DataError: it does not exist any more.
         Unreachable: the storage was not reached.
     """
-    content: bytes = persist(url, lambda storage, _: _call(storage, "cat_file", file.place), PATIENCE_S)
+    content: bytes = persist(url, lambda storage, _: _call(storage, "cat_file", file.key), PATIENCE_S)
     return content
 
 
 class _Transfer:
-    """A download over several connections."""
+    """A download that may take several connections."""
 
     def __init__(self, part: FileIO, size: int | None, resume: bool) -> None:
         self._part, self._size, self._resume = part, size, resume
@@ -304,7 +304,7 @@ class _Transfer:
     def _length(self) -> int:
         return os.fstat(self._part.fileno()).st_size
 
-    def go_on(self, storage: Any, path: str) -> None:
+    def continue_(self, storage: Any, path: str) -> None:
         if self._version is None and not self._resume:
             self._part.truncate(0)
         if self._size is not None and self._length >= self._size:
@@ -318,21 +318,21 @@ class _Transfer:
         start = self._length
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and self._version is not None:
-            headers["If-Range"] = self._version
+            headers["If-Range"] = self._version  # a changed file is then sent from its beginning
         async with await _get(storage, path, headers) as answer:
             first, total = _range_of(answer)
-            if answer.status == 416:
+            if answer.status == 416:  # range not satisfiable: there is nothing after `start`
                 if total == start:
                     return
                 self._part.truncate(0)
                 raise ConnectionError("it is shorter than before")
             _check(answer)
-            etag = answer.headers.get("ETag", "")
+            etag = answer.headers.get("ETag", "")  # a weak one (W/"…") does not promise equal bytes
             version = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
             if start and answer.status == 206 and (first != start or self._version not in (None, version)):
                 self._part.truncate(0)
                 raise ConnectionError("it changed on its way")
-            if answer.status != 206:
+            if answer.status != 206:  # the whole file, not the range that was requested
                 self._part.truncate(0)
             self._version = version
             async for content in answer.content.iter_any():
@@ -344,7 +344,8 @@ class _Transfer:
                 self._check_end()
 
     def _check_end(self) -> None:
-        """Take an end that may be one of the connection alone for the file's on the second time."""
+        """Raise ConnectionError if the answer ended before `size`, unless it ends at the same byte a second time."""
+        # Without a length in the answer, a lost connection looks like the end of the file.
         end = self._length
         if self._size is not None and end < self._size and end != self._short_end:
             self._short_end = end
@@ -383,7 +384,7 @@ async def _get(storage: Any, path: str, headers: dict[str, str]) -> Any:
 
 async def _http_range(storage: Any, path: str, start: int, size: int) -> bytes | None:
     async with await _get(storage, path, {"Range": f"bytes={start}-{start + size - 1}"}) as answer:
-        if answer.status >= 500 or answer.status in _WORTH_ANOTHER_TRY:
+        if answer.status >= 500 or answer.status in _TRANSIENT:
             answer.raise_for_status()
         if answer.status != 206 or _range_of(answer)[0] != start:
             answer.close()
@@ -393,7 +394,7 @@ async def _http_range(storage: Any, path: str, start: int, size: int) -> bytes |
 
 
 def _range_of(answer: aiohttp.ClientResponse) -> tuple[int, int | None]:
-    """Return the first byte of an answer in its file, and the length of the file, where known."""
+    """Return the offset of an answer in its file, and the length of the file, if known."""
     if match := _CONTENT_RANGE.match(answer.headers.get("Content-Range", "")):
         return int(match[1] or 0), None if match[2] == "*" else int(match[2])
     return 0, answer.content_length
@@ -410,17 +411,17 @@ def _is_http(url: str) -> bool:
 
 
 def _open_storage(url: str) -> tuple[Any, str]:
-    """Return the driver of a URL's storage, and the file's name for it."""
+    """Return the fsspec driver of a URL's storage, and the driver's name of the file."""
     import fsspec
 
     check_scheme(url)
     options: dict[str, Any] = {}
     if _is_http(url):
-        import aiohttp  # a third of a second, which only those who read over http should pay
+        import aiohttp  # takes a third of a second, so it is imported only for http
 
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(sock_connect=STALL_S, sock_read=STALL_S)}
     elif url.startswith(("s3://", "s3a://")):
-        # Tried again here, not in there as well.
+        # `persist` retries: retries in the driver as well would multiply the delays.
         options["config_kwargs"] = {"retries": {"total_max_attempts": 1}, "read_timeout": STALL_S}
         options["config_kwargs"]["connect_timeout"] = STALL_S
     try:
@@ -439,19 +440,19 @@ def persist(
     done: str = "read",
     tries: int = 1,
 ) -> Result:
-    """Do something with a remote file, again and again while the storage fails.
+    """Do an action on a remote file; retry it while the storage fails.
 
     Args:
         url: the file.
-        action: is given the storage's driver and the driver's name of the file.
+        action: called with the storage's driver and the driver's name of the file.
         patience: seconds without progress until it is an error.
-        progress: a number that grows while the action gets on.
-        done: what is done to the file, for messages: `read`, `written`, …
-        tries: how often it is tried at least, since a large file can take longer to fail than `patience`.
+        progress: returns a number that grows while the action makes progress.
+        done: the participle of the action for messages: `read`, `written`, …
+        tries: minimum number of tries, since one try with a large file can take longer than `patience`.
 
     Raises:
         MissingFile: there is no such file.
-        Unreachable: the storage failed for too long, or refuses.
+        Unreachable: the storage failed for too long, or refused.
         StorageError: the disk of this host is full.
     """
     storage, path = _open_storage(url)
@@ -479,7 +480,7 @@ def persist(
             if is_over or _is_refused(error):
                 way_out = about_credentials(storage, error) or "is its server up and open to you?"
                 raise Unreachable(f"{shown(url)!r} cannot be {done} ({_reason(error)}): {way_out}") from error
-            # A single lost connection says nothing of the storage, unlike an answer that it cannot.
+            # A single lost connection is retried at once: it says nothing about the storage. An error status does.
             delays = failures + (1 if _status(error) else 0)
             failures += 1
         if delays:
@@ -487,9 +488,9 @@ def persist(
 
 
 def goes_unsigned(storage: Any, error: Exception) -> bool:
-    """Have a bucket asked without a signature from now on, if `error` says that there are no credentials to sign with.
+    """Switch to unsigned requests if `error` says that there are no credentials; return whether that was done.
 
-    Public buckets answer then.
+    Public buckets accept unsigned requests.
     """
     if type(error).__name__ != "NoCredentialsError" or getattr(storage, "anon", True):
         return False
@@ -499,7 +500,7 @@ def goes_unsigned(storage: Any, error: Exception) -> bool:
 
 
 def about_credentials(storage: Any, error: Exception) -> str:
-    """Return the way out where a bucket refuses an asker; "" for other errors and other storage."""
+    """Return what to do where a bucket refuses access; "" for other errors and other storage."""
     if not isinstance(error, PermissionError) or not hasattr(storage, "anon"):
         return ""
     if storage.anon:
@@ -508,7 +509,7 @@ def about_credentials(storage: Any, error: Exception) -> str:
 
 
 def _call(storage: Any, name: str, *arguments: Any, **settings: Any) -> Any:
-    """Call a function of a storage driver so that waiting for it can be interrupted."""
+    """Call a method of a storage driver so that waiting for it can be interrupted."""
     if getattr(storage, "async_impl", False):
         return _wait_for(getattr(storage, f"_{name}")(*arguments, **settings), storage.loop, _BLOCK_S)
     called: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -516,7 +517,7 @@ def _call(storage: Any, name: str, *arguments: Any, **settings: Any) -> Any:
     def call() -> None:
         try:
             called.set_result(getattr(storage, name)(*arguments, **settings))
-        except Exception as error:  # noqa: BLE001 raised again where the result is waited for
+        except Exception as error:  # noqa: BLE001 `result_of` raises it again
             called.set_exception(error)
 
     threading.Thread(target=call, daemon=True, name="dcgan_dist-storage").start()
@@ -526,8 +527,8 @@ def _call(storage: Any, name: str, *arguments: Any, **settings: Any) -> Any:
 def _wait_for(
     action: Coroutine[Any, Any, Result], loop: asyncio.AbstractEventLoop, most_s: float | None = None
 ) -> Result:
-    """Return what a coroutine gives; on an interruption it has ended, too."""
-    import asyncio  # not needed where all is on this host
+    """Return the result of a coroutine of the driver's event loop; if interrupted, cancel it and wait for its end."""
+    import asyncio  # not needed if all files are on this host
 
     ended = threading.Event()
 
@@ -547,7 +548,7 @@ def _wait_for(
 
 
 def _is_missing(error: Exception) -> bool:
-    """Whether an error says that a file is not there; fsspec's for http says so of any failure, with its cause."""
+    # fsspec's http driver raises FileNotFoundError for any failure: its cause has the status.
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and isinstance(cause, _storage_errors()) and not error_code(error):
         return getattr(cause, "status", None) in (404, 410)
@@ -555,21 +556,21 @@ def _is_missing(error: Exception) -> bool:
 
 
 def error_code(error: Exception) -> str:
-    """Return what S3 calls a failure; "" for other storage."""
+    """Return S3's code of an error, such as NoSuchBucket; "" for other storage."""
     answer = getattr(error.__cause__, "response", None)
     return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
 
 
 def _is_refused(error: Exception) -> bool:
-    """Whether asking again would be answered alike."""
+    """Return whether a retry would get the same answer."""
     if isinstance(error, PermissionError):
         return True
     status = _status(error)
-    return 400 <= status < 500 and status not in _WORTH_ANOTHER_TRY
+    return 400 <= status < 500 and status not in _TRANSIENT
 
 
 def _status(error: Exception) -> int:
-    """Return what an http server said of a failure; 0 where it said nothing."""
+    """Return the http status of an error; 0 if it has none."""
     return getattr(error, "status", None) or getattr(error.__cause__, "status", None) or 0
 
 

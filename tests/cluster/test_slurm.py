@@ -113,7 +113,9 @@ def test_every_step_has_the_cpus_and_gpus_of_the_job(
     assert sum("-w head python -m dcgan_dist.train --config c.yaml --cluster.wait true" in step for step in steps) == 1
 
 
-@pytest.mark.parametrize(("node", "says"), [("127.0.1.1", "leads to this node itself"), ("198.51.100.1", "no way")])
+@pytest.mark.parametrize(
+    ("node", "says"), [("127.0.1.1", "resolves to this node itself"), ("198.51.100.1", "cannot be")]
+)
 def test_a_node_that_cannot_be_reached_is_one_line(network: list[str], tmp_path: Path, node: str, says: str) -> None:
     status, errors, steps = submit(tmp_path, f"head,{node}", network)
     assert status == 1

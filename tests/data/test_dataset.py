@@ -65,15 +65,15 @@ class TestFoldersWithAManifest:
         with pytest.raises(DataError) as error:
             open_dataset(folder, image_size=32)
         assert one_line(error).endswith(
-            "shards hold 64x64 images, model.image_size is 32: prepare them again with --image-size 32"
+            "the shards have 64x64 images, model.image_size is 32: prepare them again with --image-size 32"
         )
 
     def test_grey_shards_are_refused_for_colour_and_colour_for_grey(self, tmp_path):
         grey = make_set(tmp_path / "grey", [3], channels=1).folder
         assert open_dataset(grey, channels=1).channels == open_dataset(grey).channels == 1
-        with pytest.raises(DataError, match=r"shards hold grey images, model\.channels is 3"):
+        with pytest.raises(DataError, match=r"the shards have grey images, model\.channels is 3"):
             open_dataset(grey, channels=3)
-        with pytest.raises(DataError, match=r"shards hold colour images, model\.channels is 1"):
+        with pytest.raises(DataError, match=r"the shards have colour images, model\.channels is 1"):
             open_dataset(make_set(tmp_path / "colour", [3]).folder, channels=1)
 
     def test_a_manifest_without_any_of_its_shards_is_refused(self, tmp_path):
@@ -180,7 +180,7 @@ class TestShardsMadeElsewhere:
         write_tar(tmp_path / "grey.tar", random_images(5, channels=1))
         write_tar(tmp_path / "colour.tar", random_images(5))
         assert open_dataset(tmp_path / "grey.tar").channels == 1
-        with pytest.raises(DataError, match="shards hold grey images"):
+        with pytest.raises(DataError, match="the shards have grey images"):
             open_dataset(tmp_path / "grey.tar", channels=3)
         dataset = open_dataset(tmp_path / "colour.tar", channels=1)
         assert ImageStream(dataset, seed=0, batch_size=5).read(0).images.shape == (5, 16, 16, 1)

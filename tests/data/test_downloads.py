@@ -131,7 +131,7 @@ def test_what_cannot_be_downloaded_is_named(cache, kind, split, message):
 
 def test_every_official_file_has_an_address_a_length_and_a_checksum():
     for origin in downloads._ORIGINS.values():
-        assert origin.address.startswith(("https://", "http://"))
+        assert origin.url.startswith(("https://", "http://"))
         for files in origin.splits.values():
             for file in files:
                 assert len(bytes.fromhex(file.md5)) == 16

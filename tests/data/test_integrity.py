@@ -239,7 +239,7 @@ class TestShardsMadeElsewhere:
         assert dataset.labels().tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
         (told,) = dataset.manifest.damage
         assert (told["shard"], told["offset"]) == ("a.tar", place)
-        assert f"1 damaged place ({told['bytes']:,} bytes) left out, first in 'a.tar' at byte {place}" in (
+        assert f"1 damaged part ({told['bytes']:,} bytes) left out, first in 'a.tar' at byte {place}" in (
             dataset.describe()
         )
         assert open_dataset(tar) == dataset  # from the cache

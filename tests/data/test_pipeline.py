@@ -266,9 +266,9 @@ class TestResuming:
         ("change", "message"),
         [
             ({"seed": 3}, "has the seed 3, the stream 0: take the same"),
-            ({"batch_size": 3}, "has the batch_size 3, the stream 20: take the same"),
+            ({"batch_size": 3}, "has the batch_size 3, the stream 20: use the same"),
             ({"digest": "0"}, "has the digest '0', the stream '"),
-            ({"workers": 3}, "is of one of 3 workers of a DataLoader, this one has 1: take as many"),
+            ({"workers": 3}, "saved by one of 3 DataLoader workers, but this DataLoader has 1: use the same number"),
         ],
     )
     def test_a_state_of_another_stream_is_refused(self, shards, change, message):

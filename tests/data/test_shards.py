@@ -458,7 +458,7 @@ def test_unfinished_work_of_other_settings_is_refused_and_kept(tmp_path):
     work = tmp_path / ".out.unfinished"
     before = contents(work)
     with pytest.raises(
-        DataError, match=r"unfinished \(seed there 0, now 2\): .*/\.out\.unfinished' to give up that work"
+        DataError, match=r"unfinished \(seed there 0, now 2\): .*/\.out\.unfinished' to discard that work"
     ):
         write_shards(room_source(40), recipe(seed=2), tmp_path / "out")
     assert contents(work) == before

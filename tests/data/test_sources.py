@@ -400,13 +400,13 @@ def test_parts_hold_every_input_once_under_its_number_in_an_order_of_the_seed_al
         orders.append([number for number, _ in found])
     assert orders[0] == orders[1] != orders[2]
     assert orders[0] != sorted(orders[0])
-    assert set(source.places()) == {item.folders for item in whole.values()}
+    assert set(source.all_folders()) == {item.folders for item in whole.values()}
 
 
 def test_an_archive_has_no_parts(tmp_path):
     source = open_source("folder", make(tmp_path / "a.tar", FILES))
     assert source.parts(10, 0) is None
-    assert source.places() is None
+    assert source.all_folders() is None
 
 
 def test_imagenet_is_read_in_32_pixels_with_its_folders_as_classes(tmp_path):
@@ -416,7 +416,7 @@ def test_imagenet_is_read_in_32_pixels_with_its_folders_as_classes(tmp_path):
         source = open_source("imagenet", place, split=split)
         assert source.image_size == 32
         assert sum(part.count for part in source.parts(4, 0)) == 7
-        classes, numbers = classes_of(source.places(), source.classes)
+        classes, numbers = classes_of(source.all_folders(), source.classes)
         assert classes == ("n00", "n01", "n02")
         assert sorted(numbers.values()) == [0, 1, 2]
     assert open_source("imagenet", tmp_path / "ILSVRC", split="test").where.endswith("val")
@@ -443,7 +443,7 @@ def test_fashion_mnist_has_names_for_its_classes(tmp_path, kind, shoe):
 @pytest.mark.parametrize("kind", ["lsun", "folder", "imagenet", "cifar10", "mnist", "fashion_mnist", "webdataset"])
 def test_only_svhn_has_an_extra_split(tmp_path, kind):
     make(tmp_path, FILES)
-    with pytest.raises(DataError, match="svhn alone"):
+    with pytest.raises(DataError, match="only svhn"):
         open_source(kind, tmp_path, split="extra")
 
 

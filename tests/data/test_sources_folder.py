@@ -39,7 +39,7 @@ def test_an_image_is_told_by_its_content_and_what_is_none_is_named(tmp_path: Pat
     (pictures / "labels.csv").write_text("a,1")
     manifest = made(pictures, tmp_path / "out")
     assert manifest.count == 6
-    assert [(entry["input"], entry["reason"]) for entry in manifest.skipped] == [("g.weights", "it is no picture")]
+    assert [(entry["input"], entry["reason"]) for entry in manifest.skipped] == [("g.weights", "it is not an image")]
 
 
 def test_links_to_folders_and_files_are_followed_and_loops_are_named(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_folder_of_which_nothing_can_be_taken_is_no_set(tmp_path: Path, capsys
     assert prepare.main(words) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "'notes' (it is no picture)" in said
+    assert "'notes' (it is not an image)" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -95,7 +95,7 @@ def test_the_last_line_says_what_was_taken_left_out_and_cut_off(
     made(tmp_path / "in", tmp_path / "out")
     (line,) = capsys.readouterr().out.splitlines()
     assert ": 4 colour images of 16x16, 0 classes, in 1 shards, made in " in line
-    assert "; left out 3 (no pictures by their names: 2 .txt, 1 .zip), 1 (it is no picture); " in line
+    assert "; left out 3 (not images by their names: 2 .txt, 1 .zip), 1 (it is not an image); " in line
     assert line.endswith("; 70.0% of each cut off on average to make it square (--fit pad or stretch keeps all)")
     for fit in ("pad", "stretch"):
         made(tmp_path / "in", tmp_path / fit, f"--fit={fit}")

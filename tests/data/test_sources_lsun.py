@@ -48,7 +48,7 @@ def test_all_values_are_read_in_the_order_of_keys_whatever_their_format(bedroom)
     items = list(source.items())
     assert source.count == len(items) == 101
     assert [item.name.encode() for item in items] == keys(101)
-    assert {item.folders for item in items} == set(source.places()) == {("bedroom",)}
+    assert {item.folders for item in items} == set(source.all_folders()) == {("bedroom",)}
     for number, item in enumerate(items):
         assert np.abs(item.content.picture(Target(8, 3))[0].astype(int) - number).max() <= 1
     assert items[-1].share == 1

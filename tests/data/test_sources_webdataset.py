@@ -111,7 +111,7 @@ def test_the_plain_extension_is_the_image_and_a_setting_says_otherwise(tmp_path)
     assert chosen.identity != open_source("webdataset", path).identity
     with pytest.raises(DataError, match=r"a.tar \(members .tiff\) holds no image"):
         write_shards(open_source("webdataset", path, image_member="tiff"), Recipe(image_size=16), tmp_path / "out")
-    with pytest.raises(DataError, match="webdataset alone has members"):
+    with pytest.raises(DataError, match="only webdataset has members"):
         open_source("folder", path, image_member="png")
 
 

@@ -427,7 +427,7 @@ def test_worker_processes_end_by_themselves_while_downloads_stall(single_records
 
 @pytest.mark.slow
 def test_after_an_outage_single_records_come_again_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
+    monkeypatch.setattr(downloading_module, "_LEAST_BYTES", 0)
     shards = make_set(tmp_path / "set", [60] * 66, size=32)
     with flaky(shards.folder, bytes_per_s=3e4) as server:
         remote = open_dataset(server.url, cache=tmp_path / "cache")
@@ -443,7 +443,7 @@ def test_after_an_outage_single_records_come_again_at_once(tmp_path, monkeypatch
 
 
 def test_the_first_batch_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
+    monkeypatch.setattr(downloading_module, "_LEAST_BYTES", 0)
     shards = make_set(tmp_path / "set", [60] * 66, size=32)
     with flaky_process(shards.folder, bytes_per_s=3e4, latency_s=0.02) as url:
         remote = open_dataset(url, cache=tmp_path / "cache")
@@ -459,7 +459,7 @@ def test_the_first_batch_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_records_that_come_wrong_by_themselves_are_read_from_the_whole_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading_module, "_WORTH_PIECES", 0)
+    monkeypatch.setattr(downloading_module, "_LEAST_BYTES", 0)
     shards = make_set(tmp_path / "set", [60] * 66, size=32)
     with flaky(shards.folder, bytes_per_s=1e6, corrupt=1) as server:
         remote = open_dataset(server.url, cache=tmp_path / "cache")

@@ -88,5 +88,5 @@ def test_damage_beside_an_image_is_named_by_its_place_in_the_tar():
     archive = bytearray(tar_of([("1.jpg", b"a"), ("1.cls", b"1"), ("2.jpg", b"b"), ("2.cls", b"2")]))
     archive[1024 + 3] ^= 255  # the header of 1.cls
     for start, stop, image in ((0, 2048, 512), (1024, len(archive), 2560)):
-        with pytest.raises(DataError, match="damaged beside it, at byte 1024"):
+        with pytest.raises(DataError, match="damaged next to it, at byte 1024"):
             sample_at(memoryview(archive)[start:stop], image - start, start)

@@ -77,7 +77,7 @@ def test_a_finding_names_the_shard_the_byte_and_what_is_wrong(out):
     tar.write_bytes(b"")
     assert findings(out) == ["rooms-000001.tar: byte 0: it is cut off, the last 8 images are missing"]
     tar.write_bytes((out / "rooms-000000.tar").read_bytes())
-    assert findings(out) == ["rooms-000001.tar: byte 0: it holds what belongs into rooms-000000.tar"]
+    assert findings(out) == ["rooms-000001.tar: byte 0: it has the content of rooms-000000.tar"]
 
 
 def end_of(tar: bytes) -> str:

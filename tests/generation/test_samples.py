@@ -159,5 +159,5 @@ def test_a_checkpoint_that_was_replaced_meanwhile_is_not_sampled(trained):
     from dataclasses import replace
 
     samples = replace(open_samples(Run(trained("gan"))), digest="0" * 32)
-    with pytest.raises(RunDirectoryError, match="was replaced meanwhile"):
+    with pytest.raises(RunDirectoryError, match="was just replaced"):
         images(samples, 0, 1)

@@ -35,7 +35,7 @@ def test_every_host_of_a_cluster_examines_itself_a_frozen_one_is_named(ray_clust
             assert done.returncode == 0, done.stderr
             hosts = json.loads(done.stdout)["hosts"]
         cores = [finding["found"] for found in hosts.values() for finding in found if finding["name"] == "cores"]
-        assert sorted("Ray hands out 999" in found for found in cores) == [False, True]
+        assert sorted("Ray offers 999" in found for found in cores) == [False, True]
 
         raylets = [pid for pid in descendants(second.pid) if Path(f"/proc/{pid}/comm").read_text() == "raylet\n"]
         os.kill(*raylets, signal.SIGSTOP)

@@ -377,7 +377,7 @@ def test_upload_that_fails_again_and_again_comes_out_of_the_next_call(
     with pytest.raises(StorageError):
         run.close()
     kept = run.local.with_name(f"kept-{run.local.name}")
-    assert f"what could not be uploaded is in {kept}" in capsys.readouterr().err
+    assert f"files that could not be uploaded are in {kept}" in capsys.readouterr().err
     assert (kept / "metrics.jsonl").exists()
 
 

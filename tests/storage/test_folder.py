@@ -127,7 +127,7 @@ def test_no_pipe_is_waited_for_and_nothing_too_large_is_read(tmp_path: Path) -> 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     thread.join(20)
-    assert ["is no plain file" in found[0], "has 5 bytes, more than the 4" in found[1]] == [True, True]
+    assert ["is not a regular file" in found[0], "has 5 bytes, more than the 4" in found[1]] == [True, True]
 
 
 def test_paths_and_file_urls_are_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

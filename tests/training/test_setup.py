@@ -29,7 +29,7 @@ def test_a_run_needs_no_git(git: str | None, tmp_path: Path, monkeypatch: pytest
     [
         (None, r"true, but there is no C\+\+ compiler 'g\+\+': install g\+\+ and"),
         ("echo cannot >&2; exit 1", r"fails \(cannot\): install g\+\+ and"),
-        ("exec sleep 60", r"took longer than 0.2 s: ask again when"),
+        ("exec sleep 60", r"took longer than 0.2 s: run it again when"),
     ],
 )
 def test_compiling_without_a_working_compiler_is_refused_before_any_work(

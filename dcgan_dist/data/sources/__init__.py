@@ -1,7 +1,7 @@
-"""Where images come from, one file per kind of source.
+"""Sources of images, one file per kind.
 
-A source lists what it has one item after the other, in an order that does not change. Nothing is decoded here: an item
-says how to make its picture, so that worker processes can.
+A source yields its items one after the other, in a fixed order. Nothing is decoded here: an item knows how to make its
+image, so that worker processes can do it.
 """
 
 from dcgan_dist.data.sources.base import (

@@ -1,7 +1,7 @@
-"""Reading the files of folders and archives, safely.
+"""Read the files of folders and archives safely.
 
-Archives are read as streams, each byte once, in bounded memory, and never extracted; names that lead out of one, links
-and devices count as unreadable.
+Archives are read as streams, each byte once, in bounded memory, and never extracted. Members whose names point outside
+the archive, links and devices count as unreadable.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _OTHER_ARCHIVES = {
 }
 _READERS = 8
 _FILES_AT_A_TIME = 4096
-_LOOP = "it is a link back to a folder that it is in"
-_NO_PICTURE = "it is no picture"
-_OUTSIDE, _LINK, _NO_FILE = "its name points out of the archive", "it is a link", "it is no plain file"
+_LOOP = "it is a link back to a folder that contains it"
+_NO_IMAGE = "it is not an image"
+_OUTSIDE, _LINK, _NO_FILE = "its name points out of the archive", "it is a link", "it is not a regular file"
 _ENCRYPTED, _PASSWORD = 1, "it has a password: extract the zip, and name the folder"
 
 Wanted = Callable[[Folders], bool]
-"""Whether the file of this path in a folder or archive is to be read."""
+"""Returns whether to read the file with this path in a folder or archive."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Member:
     """A file of a folder or archive.
 
     Attributes:
-        name: as it stands there.
-        path: its parts.
-        share: how much of the folder or archive has been read with it.
+        name: as in the folder or archive.
+        path: the parts of the name.
+        share: share of the folder or archive that has been read after it, in [0, 1].
         content: its bytes.
-        unreadable: why they were not read.
+        unreadable: why they were not read; "" if they were.
     """
 
     name: str
@@ -79,17 +79,17 @@ class Member:
 
 
 def has_suffix(path: Path | RemoteFile, suffixes: Collection[str]) -> bool:
-    """Whether a file's name ends in one of `suffixes`, in capital letters or small ones."""
+    """Return whether a file's name ends in one of `suffixes`, in upper or lower case."""
     return any(path.name.lower().endswith(suffix) for suffix in suffixes)
 
 
 def compared_bytes(files: int) -> int:
-    """Return how many bytes of each of `files` files `digest_of_file` reads: 1 GiB in all, at least 64 KiB of each."""
+    """Return how many bytes `digest_of_file` reads of each of `files` files: 1 GiB in total, at least 64 KiB each."""
     return max(1 << 16, (1 << 30) // max(1, files))
 
 
 def digest_of_file(path: Path, most: int = compared_bytes(1)) -> str:
-    """Return a digest of a file's size and content: of all of it up to `most` bytes, else of evenly spread parts."""
+    """Return a digest of a file's size and content; of a file of more than `most` bytes, of evenly spread parts."""
     size = path.stat().st_size
     digest = xxhash.xxh3_64(str(size).encode())
     block = min(max(1 << 14, most >> 12), 1 << 18)
@@ -106,7 +106,7 @@ def digest_of_file(path: Path, most: int = compared_bytes(1)) -> str:
 
 
 def _safe_path(name: str) -> tuple[str, ...] | None:
-    """Return the parts of a member's name; None where it points out of the archive."""
+    """Return the parts of a member's name; None if it points outside the archive."""
     parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
     if name.startswith(("/", "\\")) or ".." in parts or not parts or parts[0].endswith(":"):
         return None
@@ -126,7 +126,7 @@ def _tar_members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
             with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:
                 for entry in archive:
                     number += 1
-                    vars(archive)["members"] = []  # tarfile would keep all of them, of millions too
+                    vars(archive)["members"] = []  # tarfile keeps them all in memory, even millions
                     name, parts, share = entry.name, _safe_path(entry.name), min(1.0, file.tell() / size)
                     if entry.isdir():
                         continue
@@ -149,12 +149,12 @@ def _tar_members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
     except ARCHIVE_ERRORS as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} is damaged, cut short or no tar (after {number} members: {what})") from error
-    if not is_whole:  # tarfile takes a damaged header for the end, and says nothing
+    if not is_whole:  # tarfile silently treats a damaged header as the end
         raise DataError(f"{path} is damaged or cut short after {number} members: get it again")
 
 
 def _decompressed(file: Any) -> Any:
-    """Return the plain bytes of a stream that may be compressed; unlike tarfile's own, it notices when cut short."""
+    """Return a decompressed stream; unlike tarfile's own decompression, it raises if the file is truncated."""
     start = file.read(_LONGEST_MAGIC)
     file.seek(0)
     for magic, opened in _COMPRESSED.items():
@@ -164,7 +164,7 @@ def _decompressed(file: Any) -> Any:
 
 
 class _Watched(io.RawIOBase):
-    """A stream that remembers its last parts, to see what stands where tarfile saw the end."""
+    """A stream that remembers its last bytes, to check the position where tarfile stopped."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -178,7 +178,7 @@ class _Watched(io.RawIOBase):
         return content
 
     def has_end_mark(self, offset: int) -> bool:
-        """Whether the block of zeros that ends a tar stands at `offset`."""
+        """Return whether the block of zeros that ends a tar is at `offset`."""
         start = offset - (self._position - len(self._tail))
         return start >= 0 and self._tail[start : start + tarfile.BLOCKSIZE] == bytes(tarfile.BLOCKSIZE)
 
@@ -222,17 +222,17 @@ def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, parts: Folders
 
 
 def _folder_files(folder: Path) -> Iterator[tuple[Path, tuple[str, ...], str]]:
-    """Walk a folder in the order of names: each file, its path below the folder, and why it is not to be read."""
+    """Yield the files of a folder in the order of names: file, path below the folder, and why it cannot be read."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
-    inside = {str(folder): {os.path.realpath(folder)}}  # of each folder: what it and those above it really are
-    for place, below, files in os.walk(folder, onerror=fail, followlinks=True):
-        above, real = Path(place).relative_to(folder).parts, inside.pop(place)
+    inside = {str(folder): {os.path.realpath(folder)}}  # real paths of each folder and its parents, to find loops
+    for current, below, files in os.walk(folder, onerror=fail, followlinks=True):
+        above, real = Path(current).relative_to(folder).parts, inside.pop(current)
         below.sort()
         for name in list(below):
-            path = os.path.join(place, name)
+            path = os.path.join(current, name)
             target = os.path.realpath(path)
             if target in real:
                 below.remove(name)
@@ -240,19 +240,19 @@ def _folder_files(folder: Path) -> Iterator[tuple[Path, tuple[str, ...], str]]:
             else:
                 inside[path] = real | {target}
         for name in sorted(files):
-            yield Path(place, name), (*above, name), ""
+            yield Path(current, name), (*above, name), ""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file below a folder: its path there, and why it is not to be read."""
+    """A file below a folder: its path there, and why it cannot be read ("" if it can)."""
 
     path: Folders
     unreadable: str = ""
 
 
 def files_of(folder: Path, wanted: Wanted) -> list[File]:
-    """Return the wanted files below a folder in the order of names, and what is not to be read.
+    """Return the wanted files below a folder, and unreadable ones, in the order of names.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -261,7 +261,7 @@ def files_of(folder: Path, wanted: Wanted) -> list[File]:
 
 
 def read_file(folder: Path, file: File, share: float) -> Member:
-    """Read one of the files that `files_of` found."""
+    """Read one of the files returned by `files_of`."""
     path, name, parts = folder.joinpath(*file.path), "/".join(file.path), file.path
     if file.unreadable:
         return Member(name, parts, share, unreadable=file.unreadable)
@@ -288,10 +288,10 @@ def too_large(size: int) -> str:
 
 
 def members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
-    """Read the wanted files of a folder or archive in its order, and name what is left out.
+    """Yield the wanted files of a folder or archive in its order, unreadable ones with the reason.
 
     Raises:
-        DataError: it is damaged or cut short, or cannot be listed.
+        DataError: it is damaged or truncated, or cannot be listed.
     """
     if isinstance(path, Path) and path.is_dir():
         return _folder_members(path, wanted)
@@ -299,10 +299,10 @@ def members(path: Path | RemoteFile, wanted: Wanted) -> Iterator[Member]:
 
 
 def archive_kind(path: Path | RemoteFile) -> Literal["zip", "tar"] | None:
-    """Return what an archive is by its first bytes, whatever its name; of other bytes, by its name, None for neither.
+    """Return the kind of an archive by its first bytes, or, if these are unknown, by its name; None if it is neither.
 
     Raises:
-        DataError: it is an archive of a kind that is not read.
+        DataError: it is an archive of an unsupported kind.
         OSError: it cannot be read.
     """
     with _open(path) as file:
@@ -318,10 +318,10 @@ def archive_kind(path: Path | RemoteFile) -> Literal["zip", "tar"] | None:
 
 
 def identity_of(path: Path | RemoteFile) -> dict[str, str | int]:
-    """Return what tells this folder or archive from others: its name, and names, sizes and contents of its files.
+    """Return values that identify a folder or archive: its name, and the names, sizes and contents of its files.
 
-    Contents go through `digest_of_file`, so that a copy is the same input, whatever its times. Hidden files, which come
-    and go by themselves, do not count.
+    Contents are compared by `digest_of_file`, not by times, so that a copy is the same input. Hidden files are ignored,
+    since operating systems create and remove them.
     """
     if isinstance(path, RemoteFile):
         return path.identity
@@ -339,8 +339,8 @@ def identity_of(path: Path | RemoteFile) -> dict[str, str | int]:
         return 0, ""
 
     digest, total = xxhash.xxh3_64(), 0
-    with ThreadPoolExecutor(_READERS) as pool:  # the time goes in waiting for the disk
-        for start in range(0, len(files), _FILES_AT_A_TIME):  # a pool keeps a record of each file given to it
+    with ThreadPoolExecutor(_READERS) as pool:  # threads, since most of the time is spent waiting for the disk
+        for start in range(0, len(files), _FILES_AT_A_TIME):  # bounds the memory for the pool's pending tasks
             some = files[start : start + _FILES_AT_A_TIME]
             for (_, parts), (size, content) in zip(some, pool.map(describe, some), strict=True):
                 digest.update("/".join(parts).encode("utf-8", "surrogateescape") + f"\0{size}\0{content}\0".encode())
@@ -349,41 +349,41 @@ def identity_of(path: Path | RemoteFile) -> dict[str, str | int]:
 
 
 def is_image(path: Folders, only: Collection[str]) -> bool:
-    """Whether a file is to be looked at as an image, below one of the folders `only` where there are any.
+    """Return whether a file may be an image, and is below one of the folders `only`, if there are any.
 
-    What it is, its content tells; a name only tells what is something else for sure.
+    The content decides whether it is one; the name only excludes files that certainly are not.
     """
-    return _is_asked_for(path, only) and not path[-1].lower().endswith(NO_IMAGES)
+    return _is_wanted(path, only) and not path[-1].lower().endswith(NO_IMAGES)
 
 
-def _is_asked_for(path: Folders, only: Collection[str]) -> bool:
+def _is_wanted(path: Folders, only: Collection[str]) -> bool:
     hidden = any(is_hidden(part) or part == "__MACOSX" for part in path)
     return not hidden and (not only or not set(only).isdisjoint(path[:-1]))
 
 
 class ImageFilter:
-    """Tells which files `is_image`; `passed` counts the others that are asked for, by the ends of their names."""
+    """Selects files by `is_image`; `ignored` counts those that were excluded by their suffixes."""
 
     def __init__(self, only: Collection[str]) -> None:
         self._only = only
-        self.passed: Counter[str] = Counter()
+        self.ignored: Counter[str] = Counter()
 
     def __call__(self, path: Folders) -> bool:
-        """Whether the file of this path is to be looked at."""
+        """Return whether the file of this path may be an image."""
         if is_image(path, self._only):
             return True
-        if _is_asked_for(path, self._only):
-            self.passed[path[-1][path[-1].rindex(".") :].lower()] += 1
+        if _is_wanted(path, self._only):
+            self.ignored[path[-1][path[-1].rindex(".") :].lower()] += 1
         return False
 
 
 def image_item(member: Member) -> Item:
-    """Return the item of a file that `is_image`."""
+    """Return the item of a file that may be an image."""
     name, folders = member.name, member.path[:-1]
-    if member.unreadable == _LOOP:  # no image is lost by it
+    if member.unreadable == _LOOP:  # not an unreadable image: the files behind the link are read anyway
         return Item(name, folders, None, member.share, _LOOP)
     if member.unreadable:
         return Item(name, folders, Unreadable(member.unreadable), member.share)
     if not name.lower().endswith(SUFFIXES) and not looks_like_image(member.content):
-        return Item(name, folders, None, member.share, _NO_PICTURE)
+        return Item(name, folders, None, member.share, _NO_IMAGE)
     return Item(name, folders, EncodedImage(member.content), member.share)

@@ -1,4 +1,4 @@
-"""What a source of images is: inputs in an order that does not change, each of which says how to make its picture."""
+"""The interface of sources: inputs in a fixed order, each of which knows how to make its image."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Labels = Literal["none", "first", "last"]
 
 
 class Content(Protocol):
-    """What an image is made from, small enough to be sent to a worker process."""
+    """The data that an image is made from, small enough to be sent to a worker process."""
 
     def picture(self, target: Target) -> tuple[Pixels, dict[str, Any] | None, Remarks]:
-        """Return the image, shape (size, size, channels), its attributes where it has any, and what was noticed.
+        """Return the image, shape (size, size, channels), its attributes if it has any, and what was noticed.
 
         Raises:
             DataError: it cannot be decoded.
@@ -58,7 +58,7 @@ class RawImage:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """In place of the content of an input that could not be read: a damaged member, a file without permission."""
+    """Stands for the content of an input that could not be read: a damaged member, a file without permission."""
 
     reason: str
 
@@ -72,11 +72,11 @@ class Item:
     """One input.
 
     Attributes:
-        name: to find it by in the source.
-        folders: the folders that it lies in, or its class as the only one: labels are made of them.
-        content: what its image is made from; None for what turned out to be no image.
-        share: how much of the source has been read with it, in [0, 1].
-        reason: why it is left out.
+        name: by which a person finds it in the source.
+        folders: the folders that it is in, or its class as the only one: labels are derived from them.
+        content: the data that its image is made from; None if it turned out not to be an image.
+        share: share of the source that has been read after it, in [0, 1].
+        reason: why it is left out, if `content` is None.
     """
 
     name: str
@@ -87,14 +87,14 @@ class Item:
 
 
 class Part(Protocol):
-    """Some inputs of a source, small enough to be sent to a worker process, which reads them by itself."""
+    """Some inputs of a source, small enough to be sent to a worker process, which can read them by itself."""
 
     @property
     def count(self) -> int:
-        """How many inputs it has."""
+        """Number of its inputs."""
 
     def items(self) -> Iterator[tuple[int, Item]]:
-        """Read them: the number of each in the source, and the input; its `share` is that of the part.
+        """Read the inputs; yield the number of each in the source, and the input, whose `share` is that of the part.
 
         Raises:
             DataError: the source is damaged or has changed.
@@ -103,17 +103,17 @@ class Part(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Images to be made into shards.
+    """A source of images for shards.
 
     Attributes:
         name: of the kind of source.
-        where: the source in words, for messages.
-        identity: what tells this source from others, without reading all of it.
-        image_size: side of its images where all have the same, else None.
-        channels: 1 where all its images are grey, else 3.
-        classes: its labels in their usual order; None where the folders name them.
-        count: number of its images where it is known before reading.
-        only: names of folders or classes: no others are taken; all where empty.
+        where: path or description of the source, for messages.
+        identity: values that distinguish this source from others, found without reading all of it.
+        image_size: side of its images if it is the same for all, else None.
+        channels: 1 if all its images are grey, else 3.
+        classes: names of its labels in their usual order; None if the folders name them.
+        count: number of its images if it is known before reading, else None.
+        only: names of folders or classes to which the images are restricted; empty for all.
         label_folder: which of an item's folders names its class; see `classes_of`.
     """
 
@@ -128,38 +128,38 @@ class Source(ABC):
     label_folder: Labels = "last"
 
     @property
-    def passed_over(self) -> Counter[str]:
-        """How many files were not looked at, since their names say that they are no images, by the ends of these."""
+    def ignored(self) -> Counter[str]:
+        """Number of files that were ignored because their suffixes are not those of images, by suffix."""
         return Counter()
 
     @abstractmethod
     def items(self) -> Iterator[Item]:
-        """Read the source from the beginning.
+        """Read the source from the beginning; yield its inputs.
 
         Raises:
-            DataError: the source as a whole is damaged or cut short.
+            DataError: the source as a whole is damaged or truncated.
         """
 
-    def places(self) -> Collection[Folders] | None:
-        """Return all `folders` that its items have; None where they are known only after reading."""
+    def all_folders(self) -> Collection[Folders] | None:
+        """Return all values of its items' `folders`; None if they are known only after reading."""
         return None
 
     def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[Part] | None:
-        """Cut the source into parts that any process can read by itself.
+        """Split the source into parts that any process can read by itself.
 
         Args:
             size: inputs in a part; the last may have fewer.
-            seed: of the order of the inputs, which depends on the source and `seed` alone.
-            count: how many inputs, the first ones of the source; None for all.
+            seed: of the order of the inputs, which depends only on the source and `seed`.
+            count: number of inputs, the first ones of the source; None for all.
 
         Returns:
-            The parts; None where the source can only be read from its beginning.
+            The parts; None if the source can only be read from its beginning.
         """
         return None
 
 
 def shuffled(count: int, seed: int) -> npt.NDArray[np.intp]:
-    """Return a permutation of 0 … count - 1 that depends on both alone, not on a generator's version."""
+    """Return a permutation of 0 … count - 1 that depends only on count and seed, not on a generator's version."""
     keys = [xxhash.xxh3_64_intdigest(number.to_bytes(8, "little"), seed) for number in range(count)]
     return np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
 
@@ -167,11 +167,11 @@ def shuffled(count: int, seed: int) -> npt.NDArray[np.intp]:
 def classes_of(
     folders: Collection[Folders], classes: tuple[str, ...] | None, labels: Labels = "last"
 ) -> tuple[tuple[str, ...], dict[Folders, int]]:
-    """Return the names of the classes, and the class of each set of folders.
+    """Return the names of the classes, and the class of each value of `folders`.
 
-    A class is named by the last folder that tells images apart: folders at the end that all have in common
-    (``CLASS/images/1.png``) do not. Images in a single folder have no labels (class -1). Where `labels` is "first" it
-    is the first folder that does, and where it is "none" no image has a label.
+    The last folder that differs between images names the class: folders at the end that all images have in common
+    (``CLASS/images/1.png``) are ignored. If all images are in a single folder, they have no labels (class -1). With
+    labels "first", the first folder that differs names the class; with "none", no image has a label.
     """
     if labels == "none":
         return (), dict.fromkeys(folders, -1)
@@ -197,13 +197,13 @@ def classes_of(
 
 
 def single_class_of(folders: Collection[Folders]) -> str:
-    """Return the name of the folder that all images are in; "" where there are several, or none."""
+    """Return the name of the folder that all images are in; "" if there are several, or none."""
     names = set(folders)
     return "".join(names.pop()[-1:]) if len(names) == 1 else ""
 
 
 def nothing_found(source: Source) -> DataError:
-    """Return the error of a source in which no image was found."""
+    """Return the error of a source without images."""
     if source.only:
         names = ", ".join(source.only)
         return DataError(f"{source.where} holds no image of {names}: see the names of its folders, or leave out only")

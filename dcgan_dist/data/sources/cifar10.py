@@ -1,4 +1,4 @@
-"""CIFAR-10 as it is distributed: pickled batches, of which nothing is run; or a tree of class folders."""
+"""CIFAR-10 as it is distributed: pickled batches, from which no code is executed; or a tree of class folders."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _CIFAR10_ROW = 3 * 32 * 32
 
 
 class _PickledType:
-    """Stands for NumPy's array type in a pickle; only named, never called."""
+    """Replaces NumPy's array type in a pickle; only referred to, never called."""
 
 
 class _PickledDtype:
-    """Stands for a NumPy dtype in a pickle."""
+    """Replaces a NumPy dtype in a pickle."""
 
     def __init__(self, code: object = "", *_: object) -> None:
         self.code = code
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and the like: single bytes have none."""
+        """Ignore the state (byte order and the like), which single bytes do not need."""
 
 
 class _PickledArray:
-    """Stands for a NumPy array in a pickle: keeps what it is made from, and makes only arrays of bytes."""
+    """Replaces a NumPy array in a pickle: keeps the pickled state, and creates only arrays of bytes from it."""
 
     def __init__(self, *_: object) -> None:
         self.state: object = None
@@ -48,7 +48,7 @@ class _PickledArray:
         """Return the array.
 
         Raises:
-            ValueError: it is no array of bytes, or its size does not fit its content.
+            ValueError: it is not an array of bytes, or its shape does not match its content.
         """
         match self.state:
             case (_, tuple(shape), _PickledDtype(code="u1" | b"u1"), by_column, bytes(content)):
@@ -59,16 +59,16 @@ class _PickledArray:
 
 
 def _from_buffer(content: object, dtype: object, shape: object, order: object) -> _PickledArray:
-    """Stand for NumPy's way to make an array from a pickle of protocol 5."""
+    """Replace NumPy's function that creates an array from a pickle of protocol 5."""
     array = _PickledArray()
     array.state = (1, shape, dtype, order == "F", bytes(content) if isinstance(content, bytes | bytearray) else None)
     return array
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Reads pickled NumPy arrays, bytes, text, numbers, lists and dicts; a pickle that names anything else is refused.
+    """Reads pickled NumPy arrays, bytes, text, numbers, lists and dicts; refuses a pickle that names anything else.
 
-    Not even NumPy's own functions are called: what they would make is kept as plain values and checked.
+    Not even NumPy's own functions are called: their arguments are kept as plain values and checked.
     """
 
     _KNOWN: ClassVar[dict[tuple[str, str], Any]] = {
@@ -81,7 +81,7 @@ class _BatchUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for one of the few names that a batch needs."""
+        """Return the replacement of one of the few names that a batch needs."""
         known = self._KNOWN.get((module, name))
         if known is None:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no batch needs")
@@ -89,13 +89,13 @@ class _BatchUnpickler(pickle.Unpickler):
 
 
 def read_cifar_batch(content: bytes, where: str) -> tuple[Pixels, list[int]]:
-    """Read one of CIFAR-10's python batches without running anything that it names.
+    """Read one of CIFAR-10's Python batches without executing anything that it names.
 
     Returns:
         Images of shape (n, 32, 32, 3), and their classes (0 to 9).
 
     Raises:
-        DataError: it is no such batch, or names anything but arrays.
+        DataError: it is not such a batch, or names anything but arrays.
     """
     try:
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
@@ -105,7 +105,7 @@ def read_cifar_batch(content: bytes, where: str) -> tuple[Pixels, list[int]]:
         if rows.ndim != 2 or rows.shape[1] != _CIFAR10_ROW or len(labels) != len(rows):
             raise ValueError(f"data of shape {rows.shape} and {len(labels)} labels")
         if not all(0 <= label < len(CIFAR10_CLASSES) for label in labels):
-            raise ValueError("a label that is none of 0 to 9")
+            raise ValueError("a label is not in 0 to 9")
     except (
         *(pickle.UnpicklingError, AttributeError, EOFError, ImportError, LookupError, TypeError, ValueError),
         *(OverflowError, MemoryError, RecursionError),
@@ -116,7 +116,7 @@ def read_cifar_batch(content: bytes, where: str) -> tuple[Pixels, list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class CifarSource(Source):
-    """CIFAR-10: its python batches, in their folder or archive, or a tree of class folders."""
+    """CIFAR-10: its Python batches, in their folder or archive, or a tree of class folders."""
 
     path: Path
     split: Split

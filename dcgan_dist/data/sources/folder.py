@@ -48,7 +48,7 @@ class FolderSource(Source):
 
     def items(self) -> Iterator[Item]:
         """See `Source`."""
-        self.passed_over.clear()
+        self.ignored.clear()
         return map(image_item, members(self.path, self._filter))
 
     @cached_property
@@ -56,9 +56,9 @@ class FolderSource(Source):
         return ImageFilter(self.only)
 
     @property
-    def passed_over(self) -> Counter[str]:
+    def ignored(self) -> Counter[str]:
         """See `Source`."""
-        return self._filter.passed
+        return self._filter.ignored
 
     @cached_property
     def _folder(self) -> Path | None:
@@ -68,7 +68,7 @@ class FolderSource(Source):
     def _files(self) -> list[File]:
         return files_of(self._folder, self._filter) if self._folder else []
 
-    def places(self) -> Collection[Folders] | None:
+    def all_folders(self) -> Collection[Folders] | None:
         """See `Source`."""
         return {file.path[:-1] for file in self._files if not file.unreadable} if self._folder else None
 
@@ -88,12 +88,12 @@ def folder_source(path: Path | RemoteFile, only: tuple[str, ...]) -> FolderSourc
 
 
 def imagenet_source(path: Path, split: Split, only: tuple[str, ...]) -> FolderSource:
-    """Open a folder of class folders (``n01440764/*.JPEG``), or the one that has it as ``train`` or ``val``.
+    """Open a folder of class folders (``n01440764/*.JPEG``), or its parent folder with ``train`` and ``val``.
 
-    Images are 32x32 where no size is asked for, as those that the paper trained on.
+    The default size is 32x32, on which the paper trained.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not such a folder.
     """
     if not path.is_dir():
         raise DataError(f"input {str(path)!r} is a file: imagenet takes a folder of class folders; or take folder")

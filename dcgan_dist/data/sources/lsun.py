@@ -1,6 +1,6 @@
 """LSUN as it is distributed: an LMDB environment for each category, whose values are encoded images.
 
-Keys are hashes of the images, so that their order is a random one, and a range of keys is as good a part as any.
+Keys are hashes of the images, so that their order is random, and a range of keys is a random part of the images.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from dcgan_dist.errors import DataError
 
 _DATA = "data.mdb"
 
-# Environments that are open in this process, with the number of their readers: LMDB allows each but once.
+# Open environments of this process with the number of their readers: LMDB forbids opening one twice in a process.
 _open: dict[str, tuple[Any, int]] = {}
 _open_lock = threading.Lock()
 
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[Any]:
-    """Open an environment, share it with other readers in this process, and give a transaction that reads it.
+    """Open an environment, shared with other readers in this process, and yield a read transaction.
 
-    Nothing is written, not even a lock: any number of processes and hosts may read the same files, read-only ones too.
-    A process that has the environment open for writing is no hindrance, as long as it commits nothing meanwhile: its
-    commits may use pages again that were free to it, but are still read here.
+    Nothing is written, not even a lock: any number of processes and hosts may read the same files, also read-only ones.
+    Another process may have the environment open for writing, but must not commit in the meantime: since there is no
+    lock, its commits may reuse pages that are still read here.
 
     Raises:
-        DataError: it is no environment, cannot be read, or is cut short or damaged.
+        DataError: it is not an environment, cannot be read, or is truncated or damaged.
     """
     name = str(folder)
     try:
@@ -61,12 +61,12 @@ def _opened(folder: Path) -> Any:
     data = folder / _DATA
     try:
         size = data.stat().st_size
-        data.open("rb").close()  # LMDB's own message would name neither file nor reason
+        data.open("rb").close()  # LMDB's own error names neither the file nor the reason
     except OSError as error:
         raise DataError(f"{data} cannot be read: {error.strerror}") from error
-    # Values lie all over the file: reading ahead would only push others out of memory.
+    # No readahead: values are spread over the file, and it would only displace other pages from memory.
     environment = lmdb.open(str(folder), readonly=True, lock=False, create=False, readahead=False, max_dbs=0)
-    # The file is mapped into memory: to touch a page beyond its end would kill the process.
+    # The file is mapped into memory: access to a page beyond its end would kill the process.
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if size < needed:
         environment.close()
@@ -93,7 +93,7 @@ class LsunPart:
         folder: of the environment.
         category: the images' class.
         start: number of the first key in the environment.
-        count: how many keys.
+        count: number of keys.
         first: the first key.
         last: the last key.
     """
@@ -117,7 +117,7 @@ class LsunPart:
                         if bytes(key) != self.last:
                             break
                         return
-        raise DataError(f"{self.folder} has changed while it was read: it has lost or got keys, so run again")
+        raise DataError(f"{self.folder} has changed while it was read: its keys are different, so run again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +133,12 @@ class LsunSource(Source):
             for number, (key, value) in enumerate(cursor, 1):
                 yield _item(key, value, self.category, number / (self.count or number))
 
-    def places(self) -> Collection[Folders]:
+    def all_folders(self) -> Collection[Folders]:
         """See `Source`."""
         return [(self.category,)]
 
     def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[LsunPart]:
-        """See `Source`: it takes one pass over the keys alone, of which the bounds are kept."""
+        """See `Source`. It takes one pass over the keys, without their values; the bounds of each part are kept."""
         entries = self.count or 0
         stop = entries if count is None else min(count, entries)
         bounds: list[tuple[bytes, bytes]] = []
@@ -158,10 +158,10 @@ class LsunSource(Source):
 
 
 def lsun_source(path: Path) -> LsunSource:
-    """Open the environment of a category, or the only one in a folder of them.
+    """Open the environment of a category; `path` is its folder, or a folder that contains only that environment.
 
     Raises:
-        DataError: there is none, several, or a damaged one.
+        DataError: there is no environment, several, or a damaged one.
     """
     folder = _environment_at(path)
     with _reading(folder) as transaction:
@@ -187,9 +187,9 @@ def _environment_at(path: Path) -> Path:
     if not below:
         raise DataError(f"input {str(path)!r} is no LMDB: it holds no {_DATA}")
     if len(below) > 1:
-        told = ", ".join(below[:5]) + (", …" if len(below) > 5 else "")
+        named = ", ".join(below[:5]) + (", …" if len(below) > 5 else "")
         one = shlex.quote(str(path / below[0]))
-        raise DataError(f"input {str(path)!r} holds {len(below)} LMDBs ({told}): name one, such as --input {one}")
+        raise DataError(f"input {str(path)!r} holds {len(below)} LMDBs ({named}): name one, such as --input {one}")
     return path / below[0]
 
 

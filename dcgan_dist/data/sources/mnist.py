@@ -1,4 +1,4 @@
-"""MNIST and what has its form: pairs of idx files."""
+"""MNIST and Fashion-MNIST: pairs of idx files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROWS_AT_ONCE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class MnistSource(Source):
-    """MNIST, and Fashion-MNIST, which has its form: a pair of idx files, plain or gzipped."""
+    """MNIST, or Fashion-MNIST, which has the same format: a pair of idx files, plain or gzipped."""
 
     images: Path
     labels: Path
@@ -46,7 +46,7 @@ class MnistSource(Source):
                 values = np.frombuffer(block, np.uint8).reshape(many, rows, columns, 1)
                 for number, label in enumerate(_idx_bytes(labels, many, self.labels)):
                     if label >= len(classes):
-                        raise DataError(f"{self.labels} holds the label {label}: it is none of 0 to 9")
+                        raise DataError(f"{self.labels} holds the label {label}, which is not in 0 to 9")
                     category, at = classes[label], start + number
                     if not self.only or category in self.only:
                         yield Item(f"image {at}", (category,), RawImage(values[number]), (at + 1) / count)
@@ -67,7 +67,7 @@ def _idx_bytes(file: IO[bytes], size: int, path: Path) -> bytes:
 
 
 def _idx_shape(file: IO[bytes], dimensions: int, path: Path) -> tuple[int, ...]:
-    """Read the head of an idx file of unsigned bytes: its lengths."""
+    """Read the header of an idx file of unsigned bytes, and return its shape."""
     head = _idx_bytes(file, 4 + 4 * dimensions, path)
     if head[:4] != bytes((0, 0, 8, dimensions)):
         raise DataError(f"{path} is no idx file of {dimensions} dimensions of bytes")
@@ -78,7 +78,7 @@ def _idx_shape(file: IO[bytes], dimensions: int, path: Path) -> tuple[int, ...]:
 
 
 def mnist_source(kind: str, path: Path, split: Split, only: tuple[str, ...]) -> MnistSource:
-    """Open the pair of idx files of `mnist` or `fashion_mnist`: `path` is their folder, or one of them.
+    """Open the pair of idx files of `mnist` or `fashion_mnist`; `path` is their folder, or one of the files.
 
     Raises:
         DataError: there is no such pair.

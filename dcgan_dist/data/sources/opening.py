@@ -1,4 +1,4 @@
-"""Choosing a source by its kind."""
+"""Open a source by its kind."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def open_source(
 
     Args:
         kind: `rooms`, `lsun`, `folder`, `imagenet`, `cifar10`, `svhn`, `mnist`, `fashion_mnist` or `webdataset`.
-        path: folder or file, of `folder` and `webdataset` also as a URL; none for `rooms`.
-        count: number of rooms; other sources have as many images as they have.
+        path: folder or file; for `folder` and `webdataset` also a URL; None for `rooms`.
+        count: number of rooms; ignored for other sources.
         seed: of the rooms.
-        split: which part of CIFAR-10, SVHN (which alone has `extra`), MNIST, Fashion-MNIST or ImageNet.
-        only: names of folders or classes, to take no others; all where empty.
+        split: of CIFAR-10, SVHN, MNIST, Fashion-MNIST or ImageNet; only SVHN has `extra`.
+        only: names of folders or classes to which the images are restricted; empty for all.
         image_member: extension of the members of `webdataset` that are the images; see `WebDatasetSource`.
 
     Raises:
-        DataError: there is nothing there, or nothing of that kind.
+        DataError: it does not exist, or is not of that kind.
     """
     if image_member is not None and kind != "webdataset":
-        raise DataError(f"image_member is {image_member!r}: webdataset alone has members, so leave it out")
+        raise DataError(f"image_member is {image_member!r}: only webdataset has members, so leave it out")
     if kind == "rooms":
         if path is not None:
             raise DataError(f"input is {str(path)!r}: rooms are drawn, so leave it out")
@@ -57,18 +57,18 @@ def open_source(
     if path is None:
         raise DataError(f"input is missing: name the folder or file of the {kind} images")
     if split == "extra" and kind != "svhn":
-        raise DataError(f"split is 'extra': svhn alone has it, so take train or test of {kind}")
+        raise DataError(f"split is 'extra': only svhn has it, so take train or test of {kind}")
     if is_url(str(path)):
         text = str(path)
         if not text.startswith("file://"):
             return _opened_url(kind, text, only, image_member)
         path = text.removeprefix("file://")
-    place = expanded(path)
+    location = expanded(path)
     try:
-        if kind == "webdataset" and is_list_of_tars(str(place)):
-            return webdataset_source(os.path.abspath(place), only, image_member)
-        _check(place, str(path))
-        return _opened(kind, Path(os.path.abspath(place)), split, only, image_member)
+        if kind == "webdataset" and is_list_of_tars(str(location)):
+            return webdataset_source(os.path.abspath(location), only, image_member)
+        _check(location, str(path))
+        return _opened(kind, Path(os.path.abspath(location)), split, only, image_member)
     except OSError as error:
         raise DataError(f"input {str(path)!r} cannot be read: {error.strerror}") from error
 
@@ -81,34 +81,34 @@ def _opened_url(kind: str, url: str, only: tuple[str, ...], image_member: str | 
         is_archive = urlsplit(url).path.lower().endswith(ARCHIVES)
         return folder_source(remote_file(url), only) if is_archive else remote_folder_source(url, only)
     raise DataError(
-        f"input is {shown(url)!r}: of remote storage folder and webdataset are read, so copy the files of {kind} to "
-        "this host first"
+        f"input is {shown(url)!r}: only folder and webdataset can be read from remote storage, so copy the files of "
+        f"{kind} to this host first"
     )
 
 
-def _check(place: Path, given: str) -> None:
-    if not place.exists():
+def _check(location: Path, given: str) -> None:
+    if not location.exists():
         raise DataError(f"input {given!r} does not exist")
-    if place.is_dir() and not any(place.iterdir()):
+    if location.is_dir() and not any(location.iterdir()):
         raise DataError(f"input {given!r} is an empty folder")
-    if place.is_file() and not place.stat().st_size:
+    if location.is_file() and not location.stat().st_size:
         raise DataError(f"input {given!r} is an empty file")
 
 
-def _opened(kind: str, place: Path, split: Split, only: tuple[str, ...], image_member: str | None) -> Source:
+def _opened(kind: str, location: Path, split: Split, only: tuple[str, ...], image_member: str | None) -> Source:
     match kind:
         case "lsun":
             if only:
                 raise DataError(f"only is {', '.join(only)!r}: an LMDB of LSUN has one category, so leave it out")
-            return lsun_source(place)
+            return lsun_source(location)
         case "svhn":
-            return svhn_source(place, split, only)
+            return svhn_source(location, split, only)
         case "mnist" | "fashion_mnist":
-            return mnist_source(kind, place, split, only)
+            return mnist_source(kind, location, split, only)
         case "imagenet":
-            return imagenet_source(place, split, only)
+            return imagenet_source(location, split, only)
         case "webdataset":
-            return webdataset_source(str(place), only, image_member)
-    if not place.is_dir() and archive_kind(place) is None:
-        raise DataError(f"input {str(place)!r} is of an unknown kind: take a folder, {', '.join(ARCHIVES)}")
-    return folder_source(place, only) if kind == "folder" else cifar_source(place, split, only)
+            return webdataset_source(str(location), only, image_member)
+    if not location.is_dir() and archive_kind(location) is None:
+        raise DataError(f"input {str(location)!r} is of an unknown kind: take a folder, {', '.join(ARCHIVES)}")
+    return folder_source(location, only) if kind == "folder" else cifar_source(location, split, only)

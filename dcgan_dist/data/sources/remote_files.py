@@ -1,4 +1,4 @@
-"""Files on storage elsewhere that are read through ranges, as archives are."""
+"""Remote files that are read by range requests, such as archives."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from urllib.parse import unquote, urlsplit
 from dcgan_dist.errors import Unreachable
 from dcgan_dist.storage.remote import download, read_range, remote_state, shown
 
-_PIECE = 8 << 20  # bytes of a file that are asked for at a time
+_RANGE = 8 << 20  # bytes per request
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on storage elsewhere.
+    """A file on remote storage.
 
     Attributes:
-        url: where it is.
-        size: its length in bytes; None where the storage does not say.
-        version: its ETag or date; "" where the storage does not say.
+        url: of the file.
+        size: its length in bytes; None if the storage does not report it.
+        version: its ETag or date; "" if the storage does not report one.
     """
 
     url: str
@@ -38,19 +38,19 @@ class RemoteFile:
 
     @property
     def identity(self) -> dict[str, str | int]:
-        """What tells it from others."""
+        """Values that identify it; see `Source`."""
         return {"input": self.name, "input_bytes": self.size or 0, "input_version": self.version}
 
     def open(self) -> IO[bytes]:
-        """Open it to be read from any place; where its storage gives whole files only, a copy of it.
+        """Open it as a seekable file; if its storage serves whole files only, download a copy and open that.
 
         Raises:
-            DataError: there is no such file; also while reading.
-            Unreachable: the storage was not reached; also while reading.
+            DataError: there is no such file. Reading can raise it as well.
+            Unreachable: the storage was not reached. Reading can raise it as well.
         """
         if self.size is not None and (self.size == 0 or read_range(self.url, 0, 1) is not None):
-            return io.BufferedReader(_Ranges(self.url, self.size), _PIECE)
-        copy = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 it is given to the caller
+            return io.BufferedReader(_Ranges(self.url, self.size), _RANGE)
+        copy = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 the caller closes it
         try:
             download(self.url, copy, self.size, resume=False)
             copy.seek(0)
@@ -61,7 +61,7 @@ class RemoteFile:
 
 
 def remote_file(url: str) -> RemoteFile:
-    """Return the file of a URL.
+    """Return the remote file of a URL, with its size and version.
 
     Raises:
         DataError: there is no such file.
@@ -71,7 +71,7 @@ def remote_file(url: str) -> RemoteFile:
 
 
 class _Ranges(io.RawIOBase):
-    """A remote file, read piece by piece."""
+    """A remote file, read by range requests."""
 
     def __init__(self, url: str, size: int) -> None:
         self._url, self._size, self._position = url, size, 0

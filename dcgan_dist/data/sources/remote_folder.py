@@ -1,4 +1,4 @@
-"""Images below a URL, each a file of its own."""
+"""Image files below a URL."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dcgan_dist.errors import DataError, Unreachable
 from dcgan_dist.storage.files import is_hidden
 from dcgan_dist.storage.remote import Listed, list_tree, read_listed, shown
 
-_AT_A_TIME = 8  # images that a process reads at the same time
-_AHEAD = 4 * _AT_A_TIME
+_REQUESTS = 8  # images that a process reads at the same time
+_AHEAD = 4 * _REQUESTS
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RemotePart:
 
     def items(self) -> Iterator[tuple[int, Item]]:
         """See `Part`."""
-        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        with ThreadPoolExecutor(_REQUESTS) as pool:
             for start in range(0, len(self.files), _AHEAD):
                 some = self.files[start : start + _AHEAD]
                 read = pool.map(lambda file: _read(self.url, file[1]), some)
@@ -62,18 +62,18 @@ class RemoteFolderSource(Source):
 
     url: str
     files: tuple[Listed, ...]
-    passed: Counter[str] = field(default_factory=Counter, compare=False)
+    ignored_suffixes: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
-    def passed_over(self) -> Counter[str]:
+    def ignored(self) -> Counter[str]:
         """See `Source`."""
-        return self.passed
+        return self.ignored_suffixes
 
     def items(self) -> Iterator[Item]:
         """See `Source`."""
         return (item for _, item in RemotePart(self.url, tuple(enumerate(self.files))).items())
 
-    def places(self) -> Collection[Folders]:
+    def all_folders(self) -> Collection[Folders]:
         """See `Source`."""
         return {file.path[:-1] for file in self.files}
 
@@ -107,5 +107,5 @@ def remote_folder_source(url: str, only: tuple[str, ...]) -> RemoteFolderSource:
         only=only,
         url=url,
         files=tuple(file for file in found if is_wanted(file.path)),
-        passed=is_wanted.passed,
+        ignored_suffixes=is_wanted.ignored,
     )

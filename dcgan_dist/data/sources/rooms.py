@@ -53,7 +53,7 @@ class RoomPart:
 
 @dataclass(frozen=True, kw_only=True)
 class RoomSource(Source):
-    """Procedural rooms; the class of a room is the side from which it is seen."""
+    """Procedural rooms; the class of a room is the side from which it is viewed."""
 
     seed: int
 
@@ -62,7 +62,7 @@ class RoomSource(Source):
         count = self.count or 0
         return (_item(self.seed, index, (index + 1) / count) for index in range(count))
 
-    def places(self) -> Collection[Folders]:
+    def all_folders(self) -> Collection[Folders]:
         """See `Source`."""
         return [(view,) for view in rooms.VIEWS]
 
@@ -76,7 +76,7 @@ def room_source(count: int, seed: int = 0) -> RoomSource:
     """Return the first `count` procedural rooms of `seed`.
 
     Raises:
-        DataError: they would take days to draw.
+        DataError: there are more than `MOST_ROOMS`, which would take days to draw.
     """
     if count > MOST_ROOMS:
         raise DataError(f"{count:,} rooms are too many to draw: take at most {MOST_ROOMS:,}")

@@ -17,8 +17,8 @@ from dcgan_dist.errors import DataError
 
 _CLASSES = tuple("0123456789")
 _SHAPE = (32, 32, 3)
-# What scipy's reader raises on damaged content, beside its own MatReadError (a plain Exception's subclass). It is
-# imported where it reads: that takes as long as the rest of this package, in every process that opens images.
+# The errors of scipy's reader on damaged content, in addition to its own MatReadError (a subclass of Exception). scipy
+# is imported only where it is used: its import takes as long as the rest of this package.
 _READER_ERRORS = (
     *(OSError, EOFError, LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError),
     *(MemoryError, AttributeError, struct.error, zlib.error),
@@ -29,7 +29,7 @@ _READER_ERRORS = (
 class SvhnSource(Source):
     """Cropped digits of 32x32 pixels; the label 10 stands for the digit 0.
 
-    The file is one compressed block, so that all its images are held at once: 3 KB each, 1.6 GB of `extra`.
+    The file is one compressed block, so all its images are in memory at once: 3 KB each, 1.6 GB for `extra`.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class SvhnSource(Source):
         import scipy.io
 
         try:
-            # Nothing in such a file is run: it can hold arrays, structures and opaque bytes alone.
+            # Nothing in such a file is executed: it can only contain arrays, structures and opaque bytes.
             content = scipy.io.loadmat(self.path, variable_names=("X", "y"))
             images, labels = content["X"], content["y"].ravel()
         except (*_READER_ERRORS, scipy.io.matlab.MatReadError) as error:
@@ -47,7 +47,7 @@ class SvhnSource(Source):
         if images.dtype != np.uint8 or images.shape[:3] != _SHAPE or images.shape[3:] != labels.shape:
             raise _bad(self.path, f"X is {images.dtype} of shape {images.shape}, y has {labels.size} labels")
         if labels.dtype.kind not in "ui" or not ((labels >= 0) & (labels <= 10)).all():
-            raise _bad(self.path, "a label in y is none of 0 to 10")
+            raise _bad(self.path, "a label in y is not in 0 to 10")
         for number, label in enumerate(labels.tolist()):
             category = _CLASSES[label % 10]
             if not self.only or category in self.only:
@@ -56,36 +56,36 @@ class SvhnSource(Source):
 
 
 def _bad(path: Path, reason: object) -> DataError:
-    told = " ".join(str(reason).split()) or type(reason).__name__
-    return DataError(f"{path} is damaged or none of SVHN's cropped digits ({told}): get it again")
+    text = " ".join(str(reason).split()) or type(reason).__name__
+    return DataError(f"{path} is damaged or no file of SVHN's cropped digits ({text}): get it again")
 
 
 def svhn_source(path: Path, split: Split, only: tuple[str, ...]) -> SvhnSource:
-    """Open ``train_32x32.mat``, ``test_32x32.mat`` or ``extra_32x32.mat``: `path` is its folder, or the file itself.
+    """Open ``train_32x32.mat``, ``test_32x32.mat`` or ``extra_32x32.mat``; `path` is its folder, or the file itself.
 
     Raises:
-        DataError: it is missing, or is no such file.
+        DataError: it is missing, or is not such a file.
     """
     name = f"{split}_32x32.mat"
-    place = path / name if path.is_dir() else path
-    if not place.is_file():
+    file = path / name if path.is_dir() else path
+    if not file.is_file():
         raise DataError(f"{path} holds no {name}: svhn takes the folder of the cropped digits (format 2), or the file")
-    if place.name != name and place.name.endswith("_32x32.mat"):
+    if file.name != name and file.name.endswith("_32x32.mat"):
         raise DataError(f"input {str(path)!r} is not of the split {split}: name {name}, or give --split")
     return SvhnSource(
         name="svhn",
-        where=str(place),
-        identity={"input": place.name, "input_bytes": place.stat().st_size, "input_digest": digest_of_file(place)},
+        where=str(file),
+        identity={"input": file.name, "input_bytes": file.stat().st_size, "input_digest": digest_of_file(file)},
         image_size=32,
         classes=_CLASSES,
-        count=None if only else _count(place),
+        count=None if only else _count(file),
         only=only,
-        path=place,
+        path=file,
     )
 
 
 def _count(path: Path) -> int:
-    """Return the number of images in a file, of which only the heads of its arrays are read."""
+    """Return the number of images in a file; only the headers of its arrays are read."""
     import scipy.io
 
     try:

@@ -1,4 +1,4 @@
-"""WebDataset tars that someone else made."""
+"""WebDataset tars made elsewhere."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from dcgan_dist.storage.cache import COPIES, cache_directory, map_copy, open_cop
 from dcgan_dist.storage.remote import is_url, join_url, list_url, shown
 
 _IMAGES = {suffix.removeprefix(".") for suffix in SUFFIXES}
-_AT_A_TIME = 8  # tars whose sizes are asked for
+_REQUESTS = 8  # at the same time, for the sizes of tars
 _MAX_LABEL_BYTES = 1 << 16
 _END = Member("\0.end", 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebDatasetSource(Source):
-    """The images of WebDataset tars: a sample is a run of members with the same key, of which one is an image.
+    """The images of WebDataset tars: a sample is a sequence of members with the same key, of which one is an image.
 
-    The image is the member of the extension `image_member` or, where that is None, the one of an image's extension. Its
-    label stands in ``KEY.cls``, or under "label" in ``KEY.json``. Members of other kinds are passed over; nothing
-    is extracted or unpickled. A damaged tar is an error that names the place, not fewer images.
+    The image is the member with the extension `image_member` or, if that is None, with an extension of images. Its
+    label is in ``KEY.cls``, or under "label" in ``KEY.json``. Other members are ignored; nothing is extracted or
+    unpickled. A damaged tar is an error that names the byte, not a smaller set.
     """
 
     tars: tuple[Path | RemoteFile, ...]
@@ -61,14 +61,14 @@ class WebDatasetSource(Source):
 
 
 def _map_copy(tar: RemoteFile) -> memoryview:
-    """Return the bytes of a remote tar, downloaded into the cache first if need be."""
+    """Map a remote tar into memory; download it into the cache first if necessary."""
     cache = cache_directory()
     name = xxhash.xxh3_128_hexdigest(f"{tar.url}\0{tar.size}\0{tar.version}".encode())
     return map_copy(open_copy(tar.url, cache / COPIES / f"{name}.tar", cache, size=tar.size))
 
 
 def _samples(archive: memoryview, where: str) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Go through the samples of a tar: the key, and the member of each extension."""
+    """Yield the samples of a tar: the key, and the member of each extension."""
     key, found = "", dict[str, Member]()
     for member in chain(members(archive, where), [_END]):
         name = split_name(member.name)
@@ -126,7 +126,7 @@ def _label(archive: memoryview, found: dict[str, Member]) -> str | None:
 
 
 def is_list_of_tars(path: str) -> bool:
-    """Whether a path stands for several tars, as ``faces-{000000..000009}.tar`` does."""
+    """Return whether a path is a brace list of tars, such as ``faces-{000000..000009}.tar``."""
     return "{" in path and not Path(path).exists()
 
 
@@ -134,13 +134,13 @@ def webdataset_source(path: str, only: tuple[str, ...], image_member: str | None
     """Open a tar, the tars of a folder, or a brace list of them; see `WebDatasetSource`.
 
     Raises:
-        DataError: there is none, or one of them is missing.
+        DataError: there is no tar, or one of them is missing.
     """
     if is_url(path):
         return _remote_source(path, only, image_member)
-    place = Path(path)
-    if place.is_dir():
-        tars = sorted(entry for entry in place.iterdir() if entry.name.lower().endswith(".tar") and entry.is_file())
+    location = Path(path)
+    if location.is_dir():
+        tars = sorted(entry for entry in location.iterdir() if entry.name.lower().endswith(".tar") and entry.is_file())
     else:
         tars = [Path(name) for name in expand_braces(path)]
     if not tars:
@@ -160,7 +160,7 @@ def webdataset_source(path: str, only: tuple[str, ...], image_member: str | None
     for tar in tars:
         digest.update(f"{tar.name}\0{digest_of_file(tar, compared_bytes(len(tars)))}\0".encode())
     identity: dict[str, str | int] = {
-        "input": place.name,
+        "input": location.name,
         "input_files": len(tars),
         "input_digest": digest.hexdigest(),
     }
@@ -174,7 +174,7 @@ def _remote_source(url: str, only: tuple[str, ...], image_member: str | None) ->
         urls = [join_url(url, name) for name in sorted(list_url(url)) if name.lower().endswith(".tar")]
     if not urls:
         raise DataError(f"input {shown(url)!r} holds no .tar: webdataset takes a tar, a folder of them or a brace list")
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+    with ThreadPoolExecutor(_REQUESTS) as pool:
         tars = tuple(pool.map(remote_file, urls))
     digest = xxhash.xxh3_64("".join(f"{tar.name}\0{tar.size}\0{tar.version}\0" for tar in tars).encode())
     identity: dict[str, str | int] = {
