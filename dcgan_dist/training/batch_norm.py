@@ -32,7 +32,7 @@ class _SumOverRanks(torch.autograd.Function):
 class SynchronisedBatchNorm(_BatchNorm):
     """Batch norm over the images of all ranks together, for devices that torch's SyncBatchNorm refuses (CPU).
 
-    Ranks count by the values that they hold, so one with fewer images, or none, takes part with its true weight.
+    Each rank is weighted by the number of its values; a rank with fewer images, or none, takes part too.
     """
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
@@ -72,7 +72,7 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 def synchronise(network: nn.Module, world: World) -> nn.Module:
-    """Return the network with every batch norm taking its statistics over all ranks (itself, changed)."""
+    """Replace every batch norm of a network, in place, by one with statistics over all ranks; return the network."""
     if world.size == 1:
         return network
     if world.device.type == "cuda":
@@ -92,16 +92,16 @@ def synchronise(network: nn.Module, world: World) -> nn.Module:
 
 @contextmanager
 def evaluation(network: nn.Module, *, batch_statistics: bool) -> Iterator[None]:
-    """Run a network without changing it: with running averages, or with each batch's own statistics.
+    """Put a network into evaluation within the block, with running averages or with each batch's own statistics.
 
-    No collective is called either way, so one rank may sample alone.
+    Nothing of the network changes. No collective is called, so one rank can sample alone.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     averages = [(layer.running_mean, layer.running_var) for layer in layers]
     was_training = network.training
     network.eval()
     if batch_statistics:
-        for layer in layers:  # without averages, evaluation normalises by the batch at hand
+        for layer in layers:  # without running averages, evaluation normalises by the batch
             layer.running_mean = layer.running_var = None
     try:
         yield
@@ -112,10 +112,10 @@ def evaluation(network: nn.Module, *, batch_statistics: bool) -> Iterator[None]:
 
 
 class RunningStatistics:
-    """The batch-norm buffers of a network, kept the same on every rank and safe from a masked step.
+    """The batch-norm buffers of a network: the same on every rank, and untouched by a step that was not finite.
 
-    `remember` is called before a step, `settle` after it: that averages the buffers over the ranks, and where the step
-    was not finite puts back what was remembered, without waiting for the device.
+    Call `remember` before a step and `settle` after it. `settle` averages the buffers over the ranks, or restores those
+    from before the step if it was not finite. Neither waits for the device.
     """
 
     def __init__(self, network: nn.Module, world: World) -> None:
@@ -135,7 +135,12 @@ class RunningStatistics:
             self.remembered_counters = [counter.clone() for counter in self.counters]
 
     def settle(self, finite: torch.Tensor, weight: torch.Tensor | None = None) -> None:
-        """Average over ranks, each counting by `weight` (summing to 1 over them; equal when None), where `finite`."""
+        """Average the buffers over ranks if the step was finite, else restore them.
+
+        Args:
+            finite: () bool, the same on all ranks.
+            weight: () of this rank; all weights sum to 1. None weights ranks equally.
+        """
         if not self.buffers:
             return
         flat = self._flat()

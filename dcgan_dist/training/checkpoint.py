@@ -1,4 +1,4 @@
-"""Checkpoints of training: what they hold, and how a run resumes from one. `runs` owns their folders and digests."""
+"""Checkpoints of training: what they hold, and how a run resumes from one. `runs` owns folders and digests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found damaged while training: gathered from all ranks, counted always, told of once."""
+"""Damaged records met in training: collected from all ranks, always counted, each kind printed a few times only."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dcgan_dist.data.stream import Batch
 from dcgan_dist.distributed import World
 from dcgan_dist.runs.documents import DamageEntry, DamageState
 
-_MOST_OFFSETS = 8  # named of one finding
-_MOST_FINDINGS = 50  # named in a line of metrics, in a checkpoint, in status.json
-_MOST_LINES = 5  # said at one log line
-_MOST_TOLD = 3  # times that the same damage to the same shard is said
+_MOST_OFFSETS = 8  # listed in one finding
+_MOST_FINDINGS = 50  # listed in a row of metrics, in a checkpoint, in status.json
+_MOST_LINES = 5  # printed with one row of metrics
+_MOST_PRINTED = 3  # how often damage of one kind to one shard is printed
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Damage of one kind to one shard: where (the first places), and how many images were lost by it, maybe none."""
+    """Damage of one kind to one shard: its first offsets, and how many images it cost (0 for a bad header)."""
 
     shard: str
     offset: int
@@ -31,24 +31,24 @@ class Finding:
 
     @classmethod
     def from_json(cls, content: DamageEntry) -> Finding:
-        """Read what `to_json` gives."""
+        """Read the result of `to_json`."""
         offsets = tuple(content.get("offsets", [content["offset"]]))
         return cls(content["shard"], content["offset"], content["reason"], content["lost"], offsets)
 
     def to_json(self) -> DamageEntry:
-        """Return it as it stands in metrics.jsonl: `offsets` only where there are several."""
+        """Return the entry for metrics.jsonl; `offsets` only if there are several."""
         entry: DamageEntry = {"shard": self.shard, "offset": self.offset, "reason": self.reason, "lost": self.lost}
         if len(self.offsets) > 1:
             entry["offsets"] = list(self.offsets)
         return entry
 
     def __str__(self) -> str:
-        """Return a few words for people."""
+        """Return the finding as printed."""
         return f"shard {self.shard!r} offset {self.offset} ({self.reason})"
 
 
 class Findings:
-    """Findings by shard and kind; the same damage met again is added up."""
+    """Findings by shard and kind; losses of the same kind add up."""
 
     def __init__(self, findings: Iterable[Finding] = ()) -> None:
         self._by_kind: dict[tuple[str, str], Finding] = {}
@@ -59,7 +59,7 @@ class Findings:
         return len(self._by_kind)
 
     def add(self, new: Finding) -> None:
-        """Take in a finding."""
+        """Add a finding."""
         key = (new.shard, new.reason)
         if known := self._by_kind.get(key):
             offsets = tuple(sorted({*known.offsets, *new.offsets})[:_MOST_OFFSETS])
@@ -67,26 +67,26 @@ class Findings:
         self._by_kind[key] = new
 
     def worst(self) -> list[Finding]:
-        """Return all of them, those that cost most images first."""
+        """Return all findings, most images lost first."""
         return sorted(self._by_kind.values(), key=lambda finding: (-finding.lost, finding.shard, finding.offset))
 
     def to_json(self) -> list[DamageEntry]:
-        """Return the worst of them, not more than can be kept."""
+        """Return the worst findings, 50 at most."""
         return [finding.to_json() for finding in self.worst()[:_MOST_FINDINGS]]
 
 
 class DamageLog:
-    """The damage that a run has met: on each rank what it has not passed on yet, on the leader all of it."""
+    """The damage that a run has met: all of it on the leader; on each rank what it has not sent to the leader yet."""
 
     def __init__(self) -> None:
         self.found = Findings()  # by all ranks since the run began
-        self.unlogged = Findings()  # those of them that are in no line of metrics yet
-        self._here = Findings()  # by this rank since it last passed them on
+        self.unlogged = Findings()  # those of them that are in no row of metrics yet
+        self._here = Findings()  # by this rank, not sent to the leader yet
         self._flaws_here: set[tuple[str, int, str]] = set()
-        self._told: dict[tuple[str, str], int] = {}
+        self._printed: dict[tuple[str, str], int] = {}
 
     def note(self, batches: Sequence[Batch]) -> int:
-        """Take in what a step's batches tell, and return how many of this rank's images are missing."""
+        """Add the damage in a step's batches; return how many of this rank's images are missing."""
         lost = 0
         for batch in batches:
             lost += len(batch.damage)
@@ -94,13 +94,13 @@ class DamageLog:
                 self._here.add(Finding(missing.shard, missing.offset, missing.reason, 1, (missing.offset,)))
             for flaw in batch.flaws:
                 key = (flaw.shard, flaw.offset, flaw.reason)
-                if key not in self._flaws_here:  # a shard that is opened again is found flawed again
+                if key not in self._flaws_here:  # each opening of a shard reports it again
                     self._flaws_here.add(key)
                     self._here.add(Finding(flaw.shard, flaw.offset, flaw.reason, 0, (flaw.offset,)))
         return lost
 
     def collect(self, world: World) -> None:
-        """Pass on to the leader what the ranks have found since the last time; every rank must call it."""
+        """Send the leader what each rank has found since the last call; every rank must call it."""
         if not int(world.sum_(torch.tensor([len(self._here)], device=world.device))):
             return
         mine = json.dumps([finding.to_json() for finding in self._here.worst()])
@@ -112,15 +112,15 @@ class DamageLog:
                 self.unlogged.add(finding)
 
     def take_unlogged(self) -> tuple[list[DamageEntry], list[str]]:
-        """Return what the next line of metrics should list, and what to say of it, line by line."""
+        """Return the damage for the next row of metrics, and the lines to print of it."""
         new = self.unlogged.worst()
         content = self.unlogged.to_json()
         self.unlogged = Findings()
         lines: list[str] = []
         for finding in new:
             key = (finding.shard, finding.reason)
-            self._told[key] = self._told.get(key, 0) + 1
-            if self._told[key] <= _MOST_TOLD:
+            self._printed[key] = self._printed.get(key, 0) + 1
+            if self._printed[key] <= _MOST_PRINTED:
                 cost = f"{finding.lost:,} image{'s' * (finding.lost != 1)} lost" if finding.lost else "no image lost"
                 lines.append(f"damage: {finding}, {cost}")
         if len(lines) > _MOST_LINES:
@@ -128,7 +128,7 @@ class DamageLog:
         return content, lines
 
     def summary(self, lost: int) -> str:
-        """Return the run's last word on damage, for `lost` images in all; empty where there was none."""
+        """Return the line to print at the end of a run that lost `lost` images; empty if there was no damage."""
         findings = self.found.worst()
         if not findings:
             return f"{lost:,} images lost; details in metrics.jsonl" if lost else ""
@@ -137,7 +137,7 @@ class DamageLog:
         return f"{what}: {findings[0]}{more}; details in metrics.jsonl"
 
     def shards(self) -> str:
-        """Name the shards that lost most images."""
+        """Return the shards that lost most images, as text."""
         lost: dict[str, int] = {}
         for finding in self.found.worst():
             if finding.lost:
@@ -147,11 +147,11 @@ class DamageLog:
         return named + (f" and {len(worst) - 3:,} more" if len(worst) > 3 else "")
 
     def state(self) -> DamageState:
-        """Return what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {"found": self.found.to_json(), "unlogged": self.unlogged.to_json()}
 
     def restore(self, state: DamageState) -> None:
-        """Go on from what a checkpoint has kept."""
+        """Restore the state of a checkpoint."""
         self.found = Findings(map(Finding.from_json, state.get("found", [])))
         self.unlogged = Findings(map(Finding.from_json, state.get("unlogged", [])))
 

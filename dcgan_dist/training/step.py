@@ -1,7 +1,7 @@
 """One update of the discriminator and one of the generator (the body of the paper's algorithm).
 
-This file owns which network's gradients are on, and how a non-finite value is kept out of the weights. `trainer.py`
-owns everything around: data, time, files, processes.
+This file decides which network's gradients are on, and keeps non-finite values out of the weights. `trainer.py` is the
+loop around it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dcgan_dist.training.setup import dtype_of
 
 @dataclass
 class Player:
-    """A network with what trains it: `network` itself, `wrapped` in DDP where there are several ranks, and Adam."""
+    """A network and what trains it: `network` itself, `wrapped` in DDP if there are several ranks, and Adam."""
 
     network: nn.Module
     wrapped: nn.Module
@@ -35,7 +35,7 @@ class Player:
 
     @classmethod
     def make(cls, network: nn.Module, config: Config, world: World) -> Player:
-        """Wrap a network that is on its device already."""
+        """Make the player of a network that is on its device already."""
         optim = config.optim
         adam = torch.optim.Adam(
             network.parameters(),
@@ -45,7 +45,8 @@ class Player:
             weight_decay=optim.l2,  # Adam's weight decay is the released code's: l2 * parameter added to its gradient
             fused=True,
         )
-        for parameter in network.parameters():  # as Adam's first step would, so that a checkpoint can be loaded before
+        # As Adam's first step would do it, so that a checkpoint can be loaded before.
+        for parameter in network.parameters():
             adam.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
@@ -79,7 +80,7 @@ class Player:
         }
 
     def local_backward(self) -> AbstractContextManager[None]:
-        """Context in which a backward pass keeps its gradients to this rank, for the next one to send along."""
+        """Context in which a backward pass keeps its gradients on this rank; the next pass sends the sum."""
         if isinstance(self.wrapped, DistributedDataParallel):
             context: AbstractContextManager[None] = self.wrapped.no_sync()
             return context
@@ -147,7 +148,7 @@ class Players:
         self.finite = torch.ones((), device=world.device)
         self.finite_steps = torch.zeros((), device=world.device)
         self.tally = Tally.zero(world.device)
-        # The network that is updated first in a step: taken back when the second one's update is not finite.
+        # If the second network's update is not finite, the first one's is undone: a checkpoint has whole steps only.
         first = self.discriminator if config.training.updates == "paper" else self.generator
         self.updated_first = [*(p.detach() for p in first.network.parameters()), *first.adam_tensors().values()]
         self.before_step = [tensor.clone() for tensor in self.updated_first]
@@ -182,7 +183,7 @@ class Players:
         return bool(self.finite)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Context of a forward pass: bfloat16 where asked for."""
+        """Context of a forward pass: bfloat16 if `training.precision` is `bf16`."""
         bfloat16 = self.config.training.precision == "bf16"
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if bfloat16 else nullcontext()
 
@@ -193,7 +194,7 @@ class Players:
                 group["lr"] = self.config.optim.lr * factor
 
     def begin(self) -> None:
-        """Start a step: remember what a non-finite value would spoil."""
+        """Start a step: keep copies of what a non-finite value would spoil."""
         self.generator.statistics.remember()
         self.discriminator.statistics.remember()
         torch._foreach_copy_(self.before_step, self.updated_first)

@@ -17,7 +17,14 @@ from dcgan_dist.training.checkpoint import AVERAGE, AVERAGE_FILE, copy_tensors
 
 
 class LoadedGenerator(NamedTuple):
-    """A generator in evaluation mode, its settings, its checkpoint's digest, and which of the run's weights it has."""
+    """The generator of a checkpoint.
+
+    Attributes:
+        network: in evaluation mode.
+        model: its settings.
+        digest: of the checkpoint.
+        weights: which of the checkpoint's weights it has.
+    """
 
     network: Generator
     model: ModelConfig
@@ -25,7 +32,7 @@ class LoadedGenerator(NamedTuple):
     weights: Literal["average", "raw"]
 
     def entry(self, step: int) -> dict[str, Any]:
-        """Return what an entry of scores.json says of it, the generator of a checkpoint of `step`."""
+        """Return the fields of an entry of scores.json that name the generator."""
         return {"step": step, "checkpoint_digest": self.digest, "weights": self.weights}
 
 
@@ -34,11 +41,11 @@ def load_generator(run: Run, step: int, weights: Weights = "auto") -> LoadedGene
 
     Args:
         run: the run.
-        step: of the checkpoint.
-        weights: `average` or `raw`; `auto` takes the averaged weights where there are any.
+        step: step of the checkpoint.
+        weights: `average` or `raw`; `auto` takes averaged weights if the checkpoint has them.
 
     Raises:
-        ConfigError: there are no averaged weights, or no such ones.
+        ConfigError: `weights` is none of these, or `average` and the checkpoint has no averaged weights.
         RunDirectoryError, StorageError: as `load_networks`.
     """
     if weights not in ("auto", "average", "raw"):
@@ -57,10 +64,10 @@ def load_generator(run: Run, step: int, weights: Weights = "auto") -> LoadedGene
 
 
 def load_networks(run: Run, step: int) -> tuple[Generator, Discriminator, ModelConfig, str]:
-    """Return both networks of a run, the discriminator with its weights, their settings and the checkpoint's digest.
+    """Return both networks (only D with its weights), their settings and the checkpoint's digest.
 
     Raises:
-        RunDirectoryError: no such checkpoint, a damaged one, or one of another architecture.
+        RunDirectoryError: there is no such checkpoint, or it is damaged or of another architecture.
         StorageError: it cannot be read.
     """
     checkpoint = run.checkpoint(step)
@@ -71,7 +78,7 @@ def load_networks(run: Run, step: int) -> tuple[Generator, Discriminator, ModelC
 def _load(
     run: Run, checkpoint: Checkpoint, player: Literal["generator", "discriminator"], name: str
 ) -> tuple[Generator, Discriminator]:
-    """Return both networks of a run, one of them with the weights of the file `name` of a checkpoint."""
+    """Build both networks of a run, and load the checkpoint's file `name` into one of them."""
     content = checkpoint.read(f"{name}.safetensors")
     try:
         generator, discriminator = build_networks(run.model)

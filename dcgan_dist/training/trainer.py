@@ -181,7 +181,7 @@ class Trainer:
             # D first. G then learns from the same generated images, judged by the updated D.
             fake = players.generate(z, y)
             players.update_discriminator(
-                *(real.images, real.y, fake.detach(), y), real.global_count, dropout_real, dropout_fake
+                real.images, real.y, fake.detach(), y, real.global_count, dropout_real, dropout_fake
             )
             players.update_generator(fake, y, dropout_generator)
         else:
@@ -190,7 +190,7 @@ class Trainer:
             players.update_generator(players.generate(z_generator, y_generator), y_generator, dropout_generator)
             with torch.no_grad():
                 fake = players.generate(z, y)
-            players.update_discriminator(*(real.images, real.y, fake, y), real.global_count, dropout_real, dropout_fake)
+            players.update_discriminator(real.images, real.y, fake, y, real.global_count, dropout_real, dropout_fake)
         players.end(real.weight)
         if self.average is not None:
             self.average.update(players.generator.network, step, players.finite)
