@@ -1,11 +1,13 @@
-"""The JSON documents of a run, as types: lines of metrics.jsonl, state.json of a checkpoint.
+"""The JSON documents of a run, as types: lines of metrics.jsonl, state.json of a checkpoint, status.json.
 
 A key that is not required is missing where it does not apply, or where an earlier version wrote the document.
 """
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, Required, TypedDict
+
+Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 
 
 class DamageEntry(TypedDict):
@@ -98,3 +100,25 @@ class State(TypedDict):
     parent: NotRequired[Parent]
     files: NotRequired[dict[str, FileDigest]]  # added as it is written
     digest: NotRequired[str]
+
+
+class StatusRecord(TypedDict, total=False):
+    """status.json: how a run is, and which process may write it."""
+
+    status: Required[Status]
+    reason: str
+    host: str
+    pid: Required[int]
+    machine: str
+    process_start: str | None
+    session: str
+    scratch: str
+    writer: str
+    locked: bool
+    heartbeat: Required[float]
+    started: float
+    step: int
+    steps: int
+    images_seen: int
+    images_lost: int
+    damage: list[DamageEntry]

@@ -19,12 +19,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn, cast
 
 from dcgan_dist.errors import DcganDistError, RunDirectoryError, StorageError
 from dcgan_dist.printing import tell
+from dcgan_dist.runs.documents import Status, StatusRecord
 from dcgan_dist.runs.names import STATUS_NAME
 from dcgan_dist.storage.files import parse_json_object, to_json
 from dcgan_dist.storage.folder import Folder, folder_at
@@ -38,8 +39,6 @@ STALE_SECONDS = 30.0
 SETTLE_SECONDS = 0.5
 """Seconds that a new writer on object storage, which has no locks, waits for another that came at the same time."""
 _END_OF_TIME = 1e11  # in Unix time; a later heartbeat is damaged
-
-Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 
 _UNKNOWN_START = "unknown"
 
@@ -72,7 +71,7 @@ def this_machine() -> str:
         return socket.gethostname()
 
 
-def process_is_gone(status: dict[str, Any]) -> bool | None:
+def process_is_gone(status: StatusRecord) -> bool | None:
     """Return whether the process in status.json has ended; None if that cannot be seen from this machine."""
     if status.get("machine") != this_machine():
         return None
@@ -80,7 +79,7 @@ def process_is_gone(status: dict[str, Any]) -> bool | None:
     return start is None or (start != recorded and _UNKNOWN_START not in (start, recorded))
 
 
-def is_alive(status: dict[str, Any]) -> bool:
+def is_alive(status: StatusRecord) -> bool:
     """Return whether the writer in status.json still holds the lease."""
     if not status.get("locked"):
         return False
@@ -90,16 +89,16 @@ def is_alive(status: dict[str, Any]) -> bool:
     return time.time() - float(status["heartbeat"]) < STALE_SECONDS
 
 
-def parse_status(content: bytes | None) -> dict[str, Any] | None:
+def parse_status(content: bytes | None) -> StatusRecord | None:
     """Return status.json as a dictionary; None if it does not exist or is damaged."""
     status = parse_json_object(content) or {}
     pid, heartbeat = status.get("pid"), status.get("heartbeat")
     if not isinstance(pid, int) or not 0 < pid < 2**31 or not isinstance(heartbeat, int | float):
         return None
-    return status if 0 <= heartbeat < _END_OF_TIME else None  # also refuses NaN
+    return cast(StatusRecord, status) if 0 <= heartbeat < _END_OF_TIME else None  # also refuses NaN
 
 
-def read_status(folder: Folder) -> dict[str, Any] | None:
+def read_status(folder: Folder) -> StatusRecord | None:
     """Return the status of a run, None if there is none; takes no lock.
 
     Raises:
@@ -116,7 +115,7 @@ class Lease:
         self._folder = folder
         self._mutex = threading.RLock()
         self._session = session
-        self._previous: dict[str, Any] | None = None
+        self._previous: StatusRecord | None = None
         self._changed = False
         self._record: dict[str, Any] = {
             "status": "running",
@@ -138,7 +137,7 @@ class Lease:
         """Seconds between two heartbeats."""
         return REMOTE_HEARTBEAT_SECONDS if self._folder.path is None else HEARTBEAT_SECONDS
 
-    def take(self) -> dict[str, Any] | None:
+    def take(self) -> StatusRecord | None:
         """Become the writer; return status.json as it was before.
 
         Raises:
@@ -184,14 +183,14 @@ class Lease:
             self._refuse(second)
         return float(first["heartbeat"])
 
-    def _is_of_this_launch(self, status: dict[str, Any]) -> bool:
+    def _is_of_this_launch(self, status: StatusRecord) -> bool:
         return bool(self._session) and status.get("session") == self._session
 
-    def _refuse_if_held(self, status: dict[str, Any]) -> None:
+    def _refuse_if_held(self, status: StatusRecord) -> None:
         if is_alive(status) and not self._is_of_this_launch(status):
             self._refuse(status)
 
-    def _refuse(self, status: dict[str, Any]) -> NoReturn:
+    def _refuse(self, status: StatusRecord) -> NoReturn:
         age = max(0.0, time.time() - float(status["heartbeat"]))
         elsewhere = status.get("machine") != this_machine()
         wait = f", or wait {STALE_SECONDS:.0f} s if that process is dead" if elsewhere else ""
@@ -256,7 +255,7 @@ class Lease:
                 return error
         return None
 
-    def change(self, status: Status, reason: str, facts: dict[str, Any], *, write: bool = True) -> None:
+    def change(self, status: Status, reason: str, facts: Mapping[str, object], *, write: bool = True) -> None:
         """Set the status; each of `facts` keeps its value until it is given again.
 
         Without `write`, the status is written with the next heartbeat.
@@ -311,7 +310,7 @@ def mark_run(location: str, status: Status, reason: str, *, session: str) -> boo
     if not session or found.get("session") != session:
         return False
     lease = Lease(folder_at(location), session)
-    before = lease.take() or {}
+    before: Mapping[str, object] = lease.take() or {}
     facts = {key: value for key, value in before.items() if key not in lease.reserved}
     lease.change(status, reason, facts)
     lease.release()

@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 
 from dcgan_dist.config import ModelConfig, check_whole, is_rooms, modernised
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.runs.checkpoints import STATE_NAME, Checkpoint, name_of, step_of, step_of_grid, steps_in
+from dcgan_dist.runs.documents import Row, StatusRecord
 from dcgan_dist.runs.lease import read_status
 from dcgan_dist.runs.names import CONFIG_NAME, METRICS_NAME, SCORES_NAME
 from dcgan_dist.runs.scores import Entry, Score, add_scores, read_scores
@@ -105,7 +106,7 @@ class Run:
         return of_rooms or is_rooms(str(self.settings.get("data", {}).get("path", "")))
 
     @property
-    def status(self) -> dict[str, Any] | None:
+    def status(self) -> StatusRecord | None:
         """Current content of status.json; None if it does not exist.
 
         Raises:
@@ -113,7 +114,7 @@ class Run:
         """
         return read_status(self.folder)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """Return the lines of metrics.jsonl, [] if it does not exist; an incomplete last line is left out.
 
         Raises:
@@ -124,7 +125,7 @@ class Run:
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                rows.append(dict(json.loads(line)))
+                rows.append(cast(Row, dict(json.loads(line))))
             except (ValueError, TypeError) as error:
                 where = f"{self.location}/{METRICS_NAME}"
                 raise RunDirectoryError(f"{where} is damaged in line {number}: {error}") from error

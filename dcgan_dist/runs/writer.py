@@ -49,6 +49,7 @@ from dcgan_dist.runs.checkpoints import (
     to_prune,
     write_checkpoint,
 )
+from dcgan_dist.runs.documents import State, StatusRecord
 from dcgan_dist.runs.events import EVENT_FILES, EventLog
 from dcgan_dist.runs.lease import (
     Lease,
@@ -132,10 +133,12 @@ def _open_url(location: str, mirror: Folder, session: str, scratch: Path | None)
     return RunWriter(location, folder, lease, previous, mirror, uploader)
 
 
-def _remove_scratch_of_dead_writer(status: dict[str, Any] | None, parent: Path) -> None:
+def _remove_scratch_of_dead_writer(status: StatusRecord | None, parent: Path) -> None:
     # Without this, every restart after a kill would leave a temporary folder on the disk of this host.
-    name = (status or {}).get("scratch")
-    if status is None or not isinstance(name, str) or not name.startswith(_SCRATCH_PREFIX) or "/" in name:
+    if status is None:
+        return
+    name = status.get("scratch", "")
+    if not name.startswith(_SCRATCH_PREFIX) or "/" in name:
         return
     if process_is_gone(status):
         shutil.rmtree(parent / name, ignore_errors=True)
@@ -170,7 +173,7 @@ class RunWriter:
         location: str,
         local: Path,
         lease: Lease,
-        previous: dict[str, Any] | None,
+        previous: StatusRecord | None,
         mirror: Folder | None = None,
         uploader: Uploader | None = None,
     ) -> None:
@@ -264,7 +267,7 @@ class RunWriter:
 
     # Metrics and samples
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
+    def append_metrics(self, row: Mapping[str, object]) -> None:
         """Append a line to metrics.jsonl, NaN and infinities as null.
 
         Args:
@@ -278,11 +281,12 @@ class RunWriter:
         with writing(path), path.open("ab") as file:
             file.write(line)
 
-    def append_scalars(self, row: Mapping[str, Any]) -> None:
-        """Append the numbers of a row to TensorBoard's scalars of its step."""
+    def append_scalars(self, step: int, values: Mapping[str, object]) -> None:
+        """Append the numbers among `values` to TensorBoard's scalars of a step."""
         self._check()
-        numbers = {key: float(value) for key, value in row.items() if key != "step" and isinstance(value, int | float)}
-        self._events.append(row["step"], numbers)
+        self._events.append(
+            step, {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+        )
 
     def write_image(self, name: str, image: npt.NDArray[np.uint8]) -> Path:
         """Write samples/NAME.png and return its path.
@@ -446,7 +450,7 @@ class RunWriter:
 
     # Checkpoints
 
-    def commit_checkpoint(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
+    def commit_checkpoint(self, step: int, write: Callable[[Path], None], state: State | Mapping[str, object]) -> Path:
         """Write checkpoints/step-NNNNNNNN, also to object storage, and return its local path.
 
         The checkpoint is valid as soon as it is complete, and ignored before.
@@ -561,7 +565,7 @@ class RunWriter:
 
     # Status and end
 
-    def set_status(self, status: Status, reason: str = "", **facts: Any) -> None:
+    def set_status(self, status: Status, reason: str = "", **facts: object) -> None:
         """Write status.json.
 
         Args:

@@ -73,7 +73,7 @@ class TensorBoard(Hook):
 
     def on_row(self, row: Row) -> None:
         """Append the scalars."""
-        self._run.append_scalars(row)
+        self._run.append_scalars(row["step"], {key: value for key, value in row.items() if key != "step"})
 
 
 class ProgressLines(Hook):

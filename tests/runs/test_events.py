@@ -26,11 +26,9 @@ def filled(folder: Path) -> int:
 
 def test_tensorboard_reads_the_numbers_of_metrics(tmp_path: Path) -> None:
     with open_run(str(tmp_path)) as run:
-        run.append_scalars(
-            {"step": 1, "loss_d": 0.5, "d_real": float("nan"), "epoch": 0, "note": "text", "d_fake": None}
-        )
+        run.append_scalars(1, {"loss_d": 0.5, "d_real": float("nan"), "epoch": 0, "note": "text", "d_fake": None})
         assert read(tmp_path) == {"loss_d": [(1, 0.5)], "epoch": [(1, 0.0)]}  # before the file is closed
-        run.append_scalars({"step": 2, "loss_d": math.inf, "d_real": 0.25})
+        run.append_scalars(2, {"loss_d": math.inf, "d_real": 0.25})
         assert read(tmp_path) == {"loss_d": [(1, 0.5)], "epoch": [(1, 0.0)], "d_real": [(2, 0.25)]}
 
 
@@ -40,7 +38,7 @@ def test_resumed_run_has_one_clean_curve(tmp_path: Path) -> None:
         with open_run(str(tmp_path)) as run:
             run.rewind(start)
             for step in range(start + 10, start + 50, 10):
-                run.append_scalars({"step": step, "loss_d": float(start + step)})
+                run.append_scalars(step, {"loss_d": float(start + step)})
         watching.Reload()
     expected = {"loss_d": [(10, 10.0), (20, 20.0), (30, 50.0), (40, 60.0), (50, 70.0), (60, 80.0)]}
     assert read(tmp_path) == expected

@@ -35,7 +35,7 @@ from tests.runs.test_events import read as read_scalars
 def append_row(run: RunWriter, row: dict[str, Any]) -> None:
     """Append to metrics.jsonl and to TensorBoard's scalars, as the hooks of training do."""
     run.append_metrics(row)
-    run.append_scalars(row)
+    run.append_scalars(row["step"], {key: value for key, value in row.items() if key != "step"})
 
 
 def tensors(folder: Path) -> None:
