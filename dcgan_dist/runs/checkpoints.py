@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import xxhash
 
 from dcgan_dist.errors import RunDirectoryError
+from dcgan_dist.runs.documents import SavedState, State
 from dcgan_dist.storage.files import sync_path, write_atomically, writing
 from dcgan_dist.storage.folder import Folder, LocalFolder
 
@@ -45,7 +46,7 @@ class Checkpoint:
 
     step: int
     folder: Folder = field(repr=False)
-    state: dict[str, Any] = field(repr=False)
+    state: SavedState = field(repr=False)
     where: str = field(compare=False)
     _last: dict[str, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -90,8 +91,8 @@ class Checkpoint:
         """
         if name not in self._last:
             content = self.folder.get(name)
-            expected = self.state["files"].get(name, {}).get("xxh3_128")
-            if content is None or xxhash.xxh3_128_hexdigest(content) != expected:
+            expected = self.state["files"].get(name)
+            if content is None or expected is None or xxhash.xxh3_128_hexdigest(content) != expected["xxh3_128"]:
                 raise RunDirectoryError(
                     f"{self.where} is damaged: {name} is not what was written; take another step with --step"
                 )
@@ -131,12 +132,14 @@ def digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _digest_state(state: dict[str, Any]) -> str:
+def _digest_state(state: Mapping[str, object]) -> str:
     rest = {key: value for key, value in state.items() if key != "digest"}
     return xxhash.xxh3_128_hexdigest(json.dumps(rest, sort_keys=True, allow_nan=False).encode())
 
 
-def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
+def write_checkpoint(
+    folder: Path, step: int, write: Callable[[Path], None], state: State | Mapping[str, object]
+) -> Path:
     """Write a complete checkpoint under a temporary name in `folder`, then rename it.
 
     Args:
@@ -185,7 +188,7 @@ def write_checkpoint(folder: Path, step: int, write: Callable[[Path], None], sta
     return target
 
 
-def parse_state(content: bytes | None, where: str) -> dict[str, Any]:
+def parse_state(content: bytes | None, where: str) -> SavedState:
     """Return the content of a state.json.
 
     Raises:
@@ -202,7 +205,7 @@ def parse_state(content: bytes | None, where: str) -> dict[str, Any]:
             raise ValueError("it names files of other folders")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunDirectoryError(f"{where} is damaged: {STATE_NAME} is not what was written ({error})") from error
-    return dict(state)
+    return cast(SavedState, state)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -74,14 +74,14 @@ class Cursor(TypedDict):
 
 
 class FileDigest(TypedDict):
-    """Bytes and XXH3 digest of a file."""
+    """Size and digest of a file."""
 
     bytes: int
-    digest: str
+    xxh3_128: str
 
 
 class State(TypedDict):
-    """state.json of a checkpoint: what a run resumes from besides tensors."""
+    """The content of state.json of a checkpoint: what a run resumes from besides tensors."""
 
     step: int
     epoch: float
@@ -98,8 +98,13 @@ class State(TypedDict):
     last_logged: int
     average_from: NotRequired[int]
     parent: NotRequired[Parent]
-    files: NotRequired[dict[str, FileDigest]]  # added as it is written
-    digest: NotRequired[str]
+
+
+class SavedState(State):
+    """The same as written: with the files of the checkpoint by name, and a digest of all of it."""
+
+    files: dict[str, FileDigest]
+    digest: str
 
 
 class StatusRecord(TypedDict, total=False):

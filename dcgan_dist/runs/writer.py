@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,7 @@ from dcgan_dist.runs.checkpoints import (
     to_prune,
     write_checkpoint,
 )
-from dcgan_dist.runs.documents import State, StatusRecord
+from dcgan_dist.runs.documents import SavedState, State, StatusRecord
 from dcgan_dist.runs.events import EVENT_FILES, EventLog
 from dcgan_dist.runs.lease import (
     Lease,
@@ -240,7 +240,7 @@ class RunWriter:
 
     # Settings
 
-    def read_config(self) -> dict[str, Any] | None:
+    def read_config(self) -> dict[str, object] | None:
         """Return config.yaml of an earlier start; None if it does not exist.
 
         Raises:
@@ -618,7 +618,7 @@ def _step_of_row(line: bytes) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> SavedState:
     """Return the content of state.json of a checkpoint's folder, without checking the other files.
 
     Raises:

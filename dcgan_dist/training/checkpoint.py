@@ -6,7 +6,6 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +16,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.distributed import World, say
 from dcgan_dist.errors import InputError, RunDirectoryError, StorageError
 from dcgan_dist.runs.checkpoints import Checkpoint
-from dcgan_dist.runs.documents import State
+from dcgan_dist.runs.documents import SavedState, State
 from dcgan_dist.runs.writer import RunWriter
 from dcgan_dist.training.averaging import GeneratorAverage
 from dcgan_dist.training.damage import DamageLog
@@ -153,7 +152,7 @@ class Checkpointer:
         if text:
             self._load(json.loads(text))
 
-    def _read(self, checkpoint: Checkpoint) -> State:
+    def _read(self, checkpoint: Checkpoint) -> SavedState:
         """Copy a checkpoint into the leader's tensors, and return its state.json."""
         # A checkpoint that was made without an average has none: it begins with the weights, in `_load`.
         average = self._state.average if AVERAGE_FILE in checkpoint.state["files"] else None
@@ -161,9 +160,9 @@ class Checkpointer:
             load_tensors(checkpoint.path, tensors, name)
         self._state.samples.history = load_file(checkpoint.path / "signals.safetensors")["activations"]
         self.newest = checkpoint.path
-        return cast(State, checkpoint.state)
+        return checkpoint.state
 
-    def _load(self, content: State) -> None:
+    def _load(self, content: SavedState) -> None:
         state, world = self._state, self._world
         for tensors in training_tensors(state.players, state.average).values():
             for tensor in tensors.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ def open_run_directory(config: Config, dataset: Dataset, location: str, session:
     return run
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Versions of what a run is computed with, and the git commit where there is one."""
     return {
         "dcgan_dist": __version__,
@@ -210,12 +211,12 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:
+def _group(settings: Mapping[str, object], name: str) -> dict[str, object]:
     group = settings.get(name)
     return group if isinstance(group, dict) else {}
 
 
-def _refuse_other_run(config: Config, dataset: Dataset, before: dict[str, Any], location: str) -> None:
+def _refuse_other_run(config: Config, dataset: Dataset, before: Mapping[str, object], location: str) -> None:
     """Refuse to go on with settings under which the checkpoints of the run would mean something else."""
     new, defaults = flatten(config), flatten(Config())
     old: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -31,7 +31,7 @@ class LoadedGenerator(NamedTuple):
     digest: str
     weights: Literal["average", "raw"]
 
-    def entry(self, step: int) -> dict[str, Any]:
+    def entry(self, step: int) -> dict[str, object]:
         """Return the fields of an entry of scores.json that name the generator."""
         return {"step": step, "checkpoint_digest": self.digest, "weights": self.weights}
 
