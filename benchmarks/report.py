@@ -35,7 +35,7 @@ GRIDS = 5
 _CURVES = 100  # different metrics files; each is that of many trials, as one file with many names
 
 
-def make_pile(folder: Path, trials: int = TRIALS, rows: int = ROWS) -> None:
+def make_collection(folder: Path, trials: int = TRIALS, rows: int = ROWS) -> None:
     """Write run directories: settings of their own, metrics, five grids and scores; equal files are hard links."""
     shared = folder / ".shared"
     shared.mkdir(parents=True)
@@ -100,8 +100,8 @@ def _curve(number: int, rows: int) -> Iterator[dict[str, float | int | None]]:
         }
 
 
-def make_tune_pile(pile: Path, folder: Path, trials: int) -> None:
-    """Write the first trials of what `make_pile` wrote as Ray Tune lays it out: result.json and the experiment's state.
+def make_tune_experiment(collection: Path, folder: Path, trials: int) -> None:
+    """Write the first trials of `make_collection` in the layout of Ray Tune: result.json and the experiment's state.
 
     A line of result.json has, beside the metrics, what Tune adds to each, and the trial's config: what was searched.
     """
@@ -112,7 +112,7 @@ def make_tune_pile(pile: Path, folder: Path, trials: int) -> None:
     folder.mkdir(parents=True)
     storage = StorageContext(storage_path=str(folder.parent), experiment_dir_name=folder.name)
     states = []
-    for number, run in enumerate(sorted(pile.glob("t*"))[:trials]):
+    for number, run in enumerate(sorted(collection.glob("t*"))[:trials]):
         settings = yaml.load((run / "config.yaml").read_text(), yaml.CSafeLoader)
         config = {"optim.lr": settings["optim"]["lr"], "optim.beta1": settings["optim"]["beta1"]}
         trial: Any = Trial("trainable", config=config, trial_id=run.name, storage=copy(storage), stub=True)
@@ -152,24 +152,24 @@ def _added(iteration: int, trial: str) -> dict[str, Any]:
 # Each way in a process of its own, so that its memory can be told
 
 
-def measure_ours(pile: str, output: str) -> None:
-    """Read a pile with no cache, write its tables, and read it again, unchanged and with 100 changed runs."""
-    folder, cache = Path(output), Path(output, "pile.arrow")
+def measure_ours(collection: str, output: str) -> None:
+    """Read a collection with no cache, write its tables, and read it again, unchanged and with 100 changed runs."""
+    folder, cache = Path(output), Path(output, "collection.arrow")
     cache.unlink(missing_ok=True)
     seconds: dict[str, float] = {}
     with _timed(seconds, "table"):
-        read = collect([pile], cache)
+        read = collect([collection], cache)
         write_trials_csv(read, folder / TRIALS_CSV)
     peak, used = _peak(), _cpu_seconds()
     with _timed(seconds, "all_tables"):
         write_tables(read, folder)
     with _timed(seconds, "unchanged"):
-        again = collect([pile], cache)
-    for run in sorted(Path(pile).glob("t*"))[:100]:
+        again = collect([collection], cache)
+    for run in sorted(Path(collection).glob("t*"))[:100]:
         status = run / "status.json"
         status.write_text(status.read_text() + "\n")
     with _timed(seconds, "changed"):
-        changed = collect([pile], cache)
+        changed = collect([collection], cache)
     with _timed(seconds, "page"):
         write_page(read, folder / "report.html", now=time.time())
     runs = [read.read, again.read, changed.read]
@@ -224,12 +224,12 @@ def bench_report(rounds: int = 3, trials: int = TRIALS) -> Iterator[dict[str, An
     """Yield what it takes to read `trials` runs, and beside it Ray Tune's reader on a tenth of them, on two cores."""
     with tempfile.TemporaryDirectory(prefix="dcgan_dist-report-") as name, on_cores(2):
         folder = Path(name)
-        pile, experiment = folder / "pile", folder / "tune"
-        make_pile(pile, trials)
-        make_tune_pile(pile, experiment, max(1, trials // 10))
+        collection, experiment = folder / "collection", folder / "tune"
+        make_collection(collection, trials)
+        make_tune_experiment(collection, experiment, max(1, trials // 10))
         ours, theirs = [], []
         for _ in range(rounds):
-            ours.append(_run("measure_ours", pile, folder))
+            ours.append(_run("measure_ours", collection, folder))
             theirs.append(_run("measure_tune", experiment, folder))
     rates = [[one["trials"] / one["seconds"]["table"] for one in both] for both in (ours, theirs)]
     ratios = [one / other for one, other in zip(*rates, strict=True)]
