@@ -21,9 +21,9 @@ from rich.text import Text
 from dcgan_dist.command_line import need_places, parse_settings, print_progress, run, split_words
 from dcgan_dist.config import CompareConfig, Config, flatten
 from dcgan_dist.errors import ConfigError
-from dcgan_dist.results.aggregate import Pile, Score, Trial, collect
+from dcgan_dist.results.aggregate import Collection, Score, Trial, collect
 from dcgan_dist.results.page_content import is_lower_better, score_names
-from dcgan_dist.results.remembered import cache_file
+from dcgan_dist.results.read_cache import cache_file
 from dcgan_dist.results.tables import trial_table
 
 PROG = "dcgan-dist compare"
@@ -48,51 +48,51 @@ def compare_command(arguments: Sequence[str]) -> None:
     words, options = split_words(arguments, {})
     config = parse_settings(CompareConfig, options, PROG, __doc__ or "", "DIR ... ")
     places = need_places(words)
-    pile = collect(places, cache_file(config.cache, "\n".join(places)), print_progress)
-    order, sorted_by = sort_trials(pile, config.sort)
+    collection = collect(places, cache_file(config.cache, "\n".join(places)), print_progress)
+    order, sorted_by = sort_trials(collection, config.sort)
     shown = order if config.rows == 0 else order[: config.rows]
     # Of a pipe rich would take 80 columns; where COLUMNS is set it takes that.
     is_sized = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(width=None if is_sized else _WIDE, highlight=False)
-    _print(console, pile, shown)
-    counts = Counter(trial.status for trial in pile.trials)
+    _print(console, collection, shown)
+    counts = Counter(trial.status for trial in collection.trials)
     told_counts = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
     left = f"; the first {len(shown):,} are shown, --rows 0 shows all" if len(shown) < len(order) else ""
     console.print(_safe(f"{len(order):,} trial{'' if len(order) == 1 else 's'} by {sorted_by}: {told_counts}{left}"))
 
 
-def render(pile: Pile, shown: Sequence[Trial], width: int) -> str:
-    """Return what the command prints of some trials of a pile, in lines of at most `width` characters."""
+def render(collection: Collection, shown: Sequence[Trial], width: int) -> str:
+    """Return what the command prints of some trials of a collection, in lines of at most `width` characters."""
     console = Console(width=width, file=io.StringIO(), highlight=False)
     with console.capture() as capture:
-        _print(console, pile, shown)
+        _print(console, collection, shown)
     return capture.get()
 
 
-def _print(console: Console, pile: Pile, shown: Sequence[Trial]) -> None:
-    for sweep in pile.sweeps:
+def _print(console: Console, collection: Collection, shown: Sequence[Trial]) -> None:
+    for sweep in collection.sweeps:
         best = f", best {sweep.best}" if sweep.best else ""
         objective = f", objective {sweep.objective}" if sweep.objective else ""
         console.print(_safe(f"sweep {sweep.key}: {sweep.status}, {len(sweep.trials)} trials{objective}{best}"))
         for problem in sweep.problems:
             console.print(_safe(f"{sweep.key}: {problem}"))
     if shown:
-        console.print(make_table(shown, pile, console.width))
+        console.print(make_table(shown, collection, console.width))
     for trial in shown:
         for problem in trial.problems:
             console.print(_safe(f"{trial.key}: {problem}"))
-    for path, reason in pile.unreadable:
+    for path, reason in collection.unreadable:
         console.print(_safe(f"unreadable: {path}: {reason}"))
 
 
 # Order
 
 
-def sort_trials(pile: Pile, column: str | None) -> tuple[list[Trial], str]:
+def sort_trials(collection: Collection, column: str | None) -> tuple[list[Trial], str]:
     """Return the trials in order, those without a value last, and the name of what they are sorted by.
 
     Args:
-        pile: what was read.
+        collection: what was read.
         column: of trials.csv, with a - before it falling; None for the objective, else the first score, best first.
 
     Raises:
@@ -100,25 +100,25 @@ def sort_trials(pile: Pile, column: str | None) -> tuple[list[Trial], str]:
     """
     if column is not None:
         name = column.removeprefix("-")
-        table = trial_table(pile)
+        table = trial_table(collection)
         if name not in table:
             near = difflib.get_close_matches(name, list(table), n=1)
             hint = f"did you mean {near[0]}?" if near else "take one of trials.csv, such as final.loss_d"
             raise ConfigError(f"sort is {column!r}, and no column has that name: {hint}")
-        values = dict(zip((trial.key for trial in pile.trials), table[name][1], strict=True))
-        return _ordered(pile, lambda trial: values[trial.key], falling=column.startswith("-")), column
-    if any(trial.objective is not None for trial in pile.trials):
-        return _ordered(pile, lambda trial: trial.objective, falling=True), "the objective"
-    best = next(iter(score_names(pile)), None)
+        values = dict(zip((trial.key for trial in collection.trials), table[name][1], strict=True))
+        return _ordered(collection, lambda trial: values[trial.key], falling=column.startswith("-")), column
+    if any(trial.objective is not None for trial in collection.trials):
+        return _ordered(collection, lambda trial: trial.objective, falling=True), "the objective"
+    best = next(iter(score_names(collection)), None)
     if best is None:
-        return list(pile.trials), "directory"
+        return list(collection.trials), "directory"
     falling = not is_lower_better(best)
-    return _ordered(pile, lambda trial: _value(trial.scores.get(best)), falling=falling), best
+    return _ordered(collection, lambda trial: _value(trial.scores.get(best)), falling=falling), best
 
 
-def _ordered(pile: Pile, value: Callable[[Trial], Any], *, falling: bool) -> list[Trial]:
-    usable = {trial.key: value(trial) for trial in pile.trials}
-    given = [trial for trial in pile.trials if not _is_missing(usable[trial.key])]
+def _ordered(collection: Collection, value: Callable[[Trial], Any], *, falling: bool) -> list[Trial]:
+    usable = {trial.key: value(trial) for trial in collection.trials}
+    given = [trial for trial in collection.trials if not _is_missing(usable[trial.key])]
     # Numbers and texts do not compare: texts come after all numbers.
     given.sort(
         key=lambda trial: (
@@ -128,7 +128,7 @@ def _ordered(pile: Pile, value: Callable[[Trial], Any], *, falling: bool) -> lis
         ),
         reverse=falling,
     )
-    return given + [trial for trial in pile.trials if _is_missing(usable[trial.key])]
+    return given + [trial for trial in collection.trials if _is_missing(usable[trial.key])]
 
 
 def _is_missing(value: Any) -> bool:
@@ -142,17 +142,17 @@ def _value(score: Score | None) -> float | None:
 # The table
 
 
-def make_table(trials: Sequence[Trial], pile: Pile, width: int) -> Table:
+def make_table(trials: Sequence[Trial], collection: Collection, width: int) -> Table:
     """Return the table of `trials`: what differs between them, and how they ended; below 120 columns a narrower one."""
     narrow = width < 120
-    scores = score_names(pile)[: 1 if narrow else _SCORES]
+    scores = score_names(collection)[: 1 if narrow else _SCORES]
     table = Table(show_lines=narrow)
     table.add_column("trial", overflow="fold", ratio=2 if narrow else None)
     table.add_column("settings", overflow="fold", ratio=3)
     table.add_column("status\nverdict", overflow="fold", ratio=2 if narrow else None)
     for name in ["step", *scores, "loss D\nloss G", "images/s"]:
         table.add_column(name.replace(".", "\n", 1), justify="right", overflow="fold")
-    shared = _shared(pile.trials)
+    shared = _shared(collection.trials)
     for trial in trials:
         status = Text(_plain(trial.status), style=_STYLES.get(trial.status, ""))
         status.append(f"\n{_plain(trial.verdict.name)}", style="dim" if trial.verdict.name == "undecided" else "")

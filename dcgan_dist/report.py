@@ -16,8 +16,8 @@ from pathlib import Path
 from dcgan_dist.command_line import FrontDoor, need_places, parse_settings, print_progress, run, split_words
 from dcgan_dist.config import ReportConfig
 from dcgan_dist.errors import InputError, StorageError
-from dcgan_dist.results.aggregate import Pile, collect
-from dcgan_dist.results.remembered import cache_file
+from dcgan_dist.results.aggregate import Collection, collect
+from dcgan_dist.results.read_cache import cache_file
 from dcgan_dist.results.report import check_output, write_report
 from dcgan_dist.results.thumbnails import Thumbnails
 from dcgan_dist.stopping import Interrupted
@@ -35,22 +35,22 @@ def report_command(arguments: Sequence[str]) -> None:
     output = check_output(config.output)
     cache = cache_file(config.cache, str(output.absolute()))
     thumbnails = Thumbnails()
-    pile = collect(places, cache, print_progress)
-    for name, path in write_report(pile, output, thumbnails).items():
+    collection = collect(places, cache, print_progress)
+    for name, path in write_report(collection, output, thumbnails).items():
         print(f"{name:15} {path}", flush=True)
     if config.watch is None:
         return
     try:
-        watch(places, output, cache, config.watch, pile, thumbnails)
+        watch(places, output, cache, config.watch, collection, thumbnails)
     except Interrupted as stop:
         if stop.number != signal.SIGINT:  # Ctrl-C is how watching ends
             raise
         print("stopped watching; the page stays as it is", flush=True)
 
 
-def is_running(pile: Pile) -> bool:
-    """Whether something in the pile goes on."""
-    return any(status == "running" for _, status, _ in _states(pile))
+def is_running(collection: Collection) -> bool:
+    """Whether something in the collection goes on."""
+    return any(status == "running" for _, status, _ in _states(collection))
 
 
 def watch(
@@ -58,18 +58,18 @@ def watch(
     output: Path,
     cache: Path,
     seconds: float,
-    pile: Pile,
+    collection: Collection,
     thumbnails: Thumbnails,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Write the page anew whenever something has changed, until nothing in the pile is running.
+    """Write the page anew whenever something has changed, until nothing in the collection is running.
 
     Args:
         places: folders, or URLs of any fsspec file system.
         output: the page.
         cache: file that makes the next time faster, see `collect`.
         seconds: between two looks.
-        pile: what the page shows now.
+        collection: what the page shows now.
         thumbnails: those of the page as it is.
         sleep: waits.
 
@@ -78,13 +78,13 @@ def watch(
         StorageError: storage cannot be read or written, for several looks.
     """
     failures = 0
-    while is_running(pile):
+    while is_running(collection):
         sleep(seconds)
         try:
-            before, pile = pile, collect(places, cache, print_progress)
-            if pile.read or _states(pile) != _states(before):
-                write_report(pile, output, thumbnails)
-                print(f"{time.strftime('%H:%M:%S')} {_states_told(pile)}", flush=True)
+            before, collection = collection, collect(places, cache, print_progress)
+            if collection.read or _states(collection) != _states(before):
+                write_report(collection, output, thumbnails)
+                print(f"{time.strftime('%H:%M:%S')} {_states_told(collection)}", flush=True)
         except (InputError, StorageError) as error:
             failures += 1
             if failures == _FAILURES:
@@ -95,16 +95,17 @@ def watch(
     print("all have ended", flush=True)
 
 
-def _states(pile: Pile) -> list[tuple[str, str, str]]:
-    trials = [(trial.key, trial.status, trial.reason) for trial in pile.trials]
-    return trials + [(sweep.key, sweep.status, sweep.reason) for sweep in pile.sweeps]
+def _states(collection: Collection) -> list[tuple[str, str, str]]:
+    trials = [(trial.key, trial.status, trial.reason) for trial in collection.trials]
+    return trials + [(sweep.key, sweep.status, sweep.reason) for sweep in collection.sweeps]
 
 
-def _states_told(pile: Pile) -> str:
+def _states_told(collection: Collection) -> str:
     counts: dict[str, int] = {}
-    for trial in pile.trials:
+    for trial in collection.trials:
         counts[trial.status] = counts.get(trial.status, 0) + 1
-    return f"{len(pile.trials):,} trials: " + ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+    by_status = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+    return f"{len(collection.trials):,} trials: {by_status}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

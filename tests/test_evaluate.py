@@ -28,7 +28,7 @@ from dcgan_dist.prepare import main as prepare
 from dcgan_dist.runs.checkpoints import read_checkpoint, write_checkpoint
 from dcgan_dist.runs.run import Run
 from tests.conftest import train
-from tests.results.piles import make_run
+from tests.results.made_collections import make_run
 
 FAST = ("--task=folder", "--data=rooms:400", "--cs=1e-3,1e-2", "--draws=3", "--choosing-draws=2", "--device=cpu")
 

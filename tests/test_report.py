@@ -20,7 +20,7 @@ from dcgan_dist.results.report import write_report
 from dcgan_dist.results.thumbnails import Thumbnails
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
-from tests.results.piles import add_score, make_run, metrics_row
+from tests.results.made_collections import add_score, make_run, metrics_row
 
 FILES = {"report.html", "trials.csv", "trials.parquet", "metrics.parquet"}
 
@@ -129,9 +129,9 @@ def test_watching_follows_a_run_until_it_ends(tmp_path, capsys):
         output = tmp_path / "report.html"
         thumbnails = Thumbnails()
         places = [str(tmp_path / "runs")]
-        pile = collect(places)
-        write_report(pile, output)
-        assert report.is_running(pile)
+        collection = collect(places)
+        write_report(collection, output)
+        assert report.is_running(collection)
 
         def sleep(seconds: float) -> None:
             """What happens between two looks."""
@@ -144,7 +144,7 @@ def test_watching_follows_a_run_until_it_ends(tmp_path, capsys):
                 run.set_status("finished")
                 run.close()
 
-        report.watch(places, output, tmp_path / "cache.arrow", 5.0, pile, thumbnails, sleep)
+        report.watch(places, output, tmp_path / "cache.arrow", 5.0, collection, thumbnails, sleep)
     assert looks == [5.0, 5.0]
     row = trials_in(tmp_path)["a"]
     assert (row["status"], row["final.step"]) == ("finished", "30")
@@ -165,15 +165,15 @@ def test_watching_outlasts_a_place_that_is_gone_for_a_while(tmp_path, capsys):
 
     with open_run(str(make_run(runs / "a", steps=20))) as run:
         run.set_status("running")
-        pile = collect([str(runs)])
-        report.watch([str(runs)], tmp_path / "report.html", tmp_path / "c.arrow", 1.0, pile, Thumbnails(), sleep)
+        collection = collect([str(runs)])
+        report.watch([str(runs)], tmp_path / "report.html", tmp_path / "c.arrow", 1.0, collection, Thumbnails(), sleep)
         assert len(looks) == 3
         assert capsys.readouterr().err.count("no such directory") == 2
         run.set_status("running")
-        pile = collect([str(runs)])
+        collection = collect([str(runs)])
         with pytest.raises(InputError, match="no such directory"):
             report.watch(
-                ["/none"], tmp_path / "report.html", tmp_path / "c.arrow", 1.0, pile, Thumbnails(), looks.append
+                ["/none"], tmp_path / "report.html", tmp_path / "c.arrow", 1.0, collection, Thumbnails(), looks.append
             )
 
 
@@ -276,9 +276,9 @@ def test_compare_sorts_by_any_column_both_ways(tmp_path, capsys):
 def test_compare_fits_80_columns_and_a_pipe(tmp_path):
     add_score(make_run(tmp_path / "a-run-with-quite-a-long-name-indeed", optim__lr=1e-3), "rooms", 200, 80.0)
     make_run(tmp_path / "b", status="diverged", reason="loss_d is nan " * 20, data__path="s3://bucket/" + "x" * 200)
-    pile = collect([str(tmp_path)])
+    collection = collect([str(tmp_path)])
     for width in (80, 60):
-        text = compare.render(pile, list(pile.trials), width)
+        text = compare.render(collection, list(collection.trials), width)
         assert max(len(line) for line in text.splitlines()) <= width
     done = subprocess.run(
         [sys.executable, "-m", "dcgan_dist.compare", str(tmp_path)], capture_output=True, text=True, check=True
@@ -300,7 +300,7 @@ def test_nothing_in_a_name_or_value_steers_the_terminal(tmp_path, capsys):
     assert "line 1 is cut" in out
 
 
-def test_a_pile_of_unreadable_things_alone_is_told(tmp_path, capsys):
+def test_a_collection_without_any_readable_run_is_reported(tmp_path, capsys):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "config.yaml").write_text("a: 1\n")
     assert compare.main([str(tmp_path)]) == 0

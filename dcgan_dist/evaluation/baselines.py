@@ -1,4 +1,4 @@
-"""Controls on the same splits, without which a number means little: nearest neighbours and k-means on pixels."""
+"""The control on pixels by k nearest neighbours, scored on the same splits as the discriminator's features."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dcgan_dist.evaluation.labelled import Labels
 from dcgan_dist.evaluation.tasks import Classifier, Rows, Values
 
 NEIGHBOURS = (1.0, 3.0, 5.0, 9.0, 15.0, 25.0)
-_TRAINING_BLOCK = 8192  # rows that distances are computed to at once
+_TRAINING_BLOCK = 8192  # training rows whose distances are computed at once
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Rows of uint8 pixels seen as float32 in [-1, 1].
+    """Rows of uint8 pixels that are read as float32 in [-1, 1].
 
-    To another process, those of a memory map go as the name of its file, which it has to see.
+    A memory map is pickled as the name of its file, so the other process has to see the same file.
     """
 
     values: Array
@@ -38,9 +38,9 @@ class Pixels:
         return self.values[rows].astype(np.float32) / 127.5 - 1
 
     def __reduce__(self) -> tuple[Callable[..., Pixels], tuple[Any, ...]]:
-        """Return how to make it again, for pickling."""
+        """Return how to make this object again, for pickling."""
         values = self.values
-        if isinstance(values, np.memmap) and isinstance(values.base, mmap.mmap):  # the whole of the map, no part of it
+        if isinstance(values, np.memmap) and isinstance(values.base, mmap.mmap):  # the whole map, not a view of a part
             return _mapped, (str(values.filename), values.dtype.str, values.offset, values.shape)
         return Pixels, (values,)
 
@@ -51,7 +51,7 @@ def _mapped(path: str, dtype: str, offset: int, shape: tuple[int, ...]) -> Pixel
 
 @dataclass(frozen=True)
 class NearestNeighbours:
-    """The rule that an image is of the class of most of its k nearest training images (Euclidean distance)."""
+    """The k-nearest-neighbour classifier, by Euclidean distance; the k nearest training images vote for their class."""
 
     device: torch.device
     grid: tuple[float, ...] = NEIGHBOURS
@@ -69,7 +69,7 @@ class NearestNeighbours:
 
 @dataclass
 class _Neighbours:
-    """Training images; remembers the neighbours of the last images asked for, since every k asks for the same."""
+    """Training images. The neighbours of the last test images are kept, because every k needs the same ones."""
 
     values: Values
     rows: Rows
@@ -79,7 +79,7 @@ class _Neighbours:
     _last: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     def nearest(self, x: Tensor) -> Tensor:
-        """Return the labels of the nearest training images, nearest first, (n, most)."""
+        """Return the labels of the nearest training images, the nearest first, (n, most)."""
         if self._last is None or self._last[0] is not x:
             self._last = (x, self._find(x.to(self.device).float()))
         return self._last[1]
@@ -90,7 +90,7 @@ class _Neighbours:
         for start in range(0, len(self.rows), _TRAINING_BLOCK):
             part = slice(start, start + _TRAINING_BLOCK)
             block = torch.from_numpy(self.values[self.rows[part]]).to(self.device).float()
-            # The square of x itself is the same for all of them.
+            # The square of x is left out: it is the same for all training rows.
             distances = torch.addmm(block.square().sum(1), x, block.T, alpha=-2)
             labels = self.labels[part].to(self.device).expand(len(x), -1)
             nearest, order = torch.cat((nearest, distances), 1).topk(self.most, largest=False)
@@ -105,9 +105,9 @@ class _Vote:
     classes: int
 
     def predict(self, x: Tensor) -> Tensor:
-        """See `Classifier`; of equally many votes, those that the nearest image is among win."""
+        """See `Classifier`; if two classes get equally many votes, the class of the nearer image wins."""
         labels = self.neighbours.nearest(x)[:, : self.k]
-        # Together less than a vote, and each more than all after it.
+        # The additions to the votes sum to less than one vote, and each is more than all later ones together.
         weights = 1 + 0.5 ** torch.arange(1.0, self.k + 1)
         votes = torch.zeros(len(x), self.classes)
         return votes.scatter_add_(1, labels, weights.expand(len(x), -1)).argmax(1)

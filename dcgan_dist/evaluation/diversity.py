@@ -1,16 +1,16 @@
-"""How near generated images are to real ones, how varied they are, and whether they are copies; in a feature space.
+"""Metrics of samples in a feature space: how close they are to real images, how varied, and whether they are copies.
 
-All of it is by distances between rows of features, exact, block by block in bounded memory:
+All metrics use exact distances between rows of features, computed block by block in bounded memory:
 
 - `compare`: precision and recall (Kynkäänniemi et al. 2019, k = 3), density and coverage (Naeem et al. 2020, k = 5),
-  the mean distance of two samples (small after a collapse), the Fréchet distance of the two sets.
+  the mean distance of two samples (small after a collapse), and the Fréchet distance of the two sets.
 - `judge_copies`: whether samples are nearer to training images than other real images are.
 
-Intervals of `compare` are by a delete-a-group jackknife. Both sets are cut into 20 groups, the metric is computed 20
-times without group g of both, and the interval is 2.09 standard errors (Student's t, 19 degrees of freedom) to both
-sides. Unlike the bootstrap it never repeats an image, which would be a neighbour at distance 0 and ruin what goes by
-neighbours; the variance that it gives is on average no smaller than the true one (Efron and Stein 1981). Like the
-metrics themselves, which have a bias that depends on n, it is for sets of one size: compare scores of equal n only.
+The intervals of `compare` come from a delete-a-group jackknife: both sets are cut into 20 groups, the metric is
+computed 20 times without group g of both, and the interval is 2.09 standard errors (Student's t, 19 degrees of freedom)
+to both sides. Unlike the bootstrap, the jackknife never repeats an image; a repeated image would be a neighbour at
+distance 0 and spoil metrics that use neighbours. Its variance is on average not smaller than the true one (Efron and
+Stein 1981). The metrics have a bias that depends on n, so only scores of equal n can be compared.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ GROUPS = 20
 NEIGHBOURS_OF_PRECISION = 3
 NEIGHBOURS_OF_COVERAGE = 5
 FRECHET_IMAGES = 5000
-"""Fewer than that on a side, a Fréchet distance tells more of their number than of the images."""
+"""Images of each set that a Fréchet distance needs; with fewer, it depends more on their number than on the images."""
 
 _T95 = 2.093  # of Student's t with GROUPS - 1 degrees of freedom
 _BLOCK_VALUES = 1 << 24  # distances in memory at once
-_SAME = 1e-13  # a squared distance below this share of the squared lengths is rounding, and the rows are the same
-_CANDIDATES = 4  # training images whose distances are computed exactly, of those that are nearest up to rounding
+_SAME = 1e-13  # a squared distance below this share of the squared lengths is rounding error: the rows are the same
+_CANDIDATES = 4  # training images, nearest by float32, whose distances are computed again in float64
 _RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number with its 95% interval, and how many images of each side it is of."""
+    """A number with its 95% interval, and the number of images of the smaller set."""
 
     value: float
     ci95: tuple[float, float]
@@ -56,9 +56,10 @@ class Rows:
     """A set of feature rows in float64 on a device, cut into groups of about equal size.
 
     Args:
-        values: (n, d), at least 2 * `GROUPS` and so many that a group can be left out.
+        values: (n, d); n at least 2 * `GROUPS`, and enough without any one group.
         device: where to compute.
-        centre: taken off all rows, so that distances are of small numbers; the same for all sets compared.
+        centre: subtracted from all rows, because distances of small numbers are more exact; the same for all sets that
+            are compared; if None, the mean.
     """
 
     def __init__(self, values: Array, device: torch.device, centre: Tensor | None = None) -> None:
@@ -71,7 +72,7 @@ class Rows:
         self.groups = [slice(low, high) for low, high in pairwise(bounds)]
 
     def blocks(self, other: Rows) -> Iterator[tuple[int, slice, Tensor]]:
-        """Yield the squared distances to all rows of another set, (block, n), with the block's group and rows."""
+        """Yield for each block of rows its group, its slice, and the squared distances to another set, (block, n)."""
         size = max(1, _BLOCK_VALUES // other.count)
         for number, group in enumerate(self.groups):
             for start in range(group.start, group.stop, size):
@@ -83,12 +84,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """What a set's distances to itself give.
+    """Distances within a set. Entry g of an array is computed without group g, the last entry with all rows.
 
     Attributes:
-        radii: for each k asked for, the squared distance of each row to its k-th nearest other row: row g of shape
-            (GROUPS + 1, n) without the rows of group g, the last one with all.
-        distances: mean distance of two rows, without group g and, last, of all, (GROUPS + 1,).
+        radii: by k, the squared distance of each row to its k-th nearest other row, (GROUPS + 1, n).
+        distances: mean distance of two rows, (GROUPS + 1,).
     """
 
     radii: dict[int, Tensor]
@@ -107,7 +107,7 @@ def measure_neighbourhoods(rows: Rows, ks: tuple[int, ...]) -> Neighbourhoods:
         lengths = squared.sqrt()
         sums[number] += torch.stack([lengths[:, group].sum() for group in rows.groups])
         squared[local, itself] = torch.inf
-        # The nearest of each group suffice for the nearest of any union of groups.
+        # The nearest rows of a union of groups are among the nearest rows of each group.
         nearest = [
             squared[:, group].topk(min(most, group.stop - group.start), largest=False)[0] for group in rows.groups
         ]
@@ -125,22 +125,23 @@ def measure_neighbourhoods(rows: Rows, ks: tuple[int, ...]) -> Neighbourhoods:
 
 
 def measure_support(centres: Rows, radii: Tensor, points: Rows) -> tuple[Floats, Floats, Floats]:
-    """Return how the balls around some rows and the rows of another set lie to each other.
+    """Measure which balls around the rows of one set contain rows of another set.
 
     Args:
-        centres: of the balls.
-        radii: their squared radii, as in `Neighbourhoods`.
+        centres: centres of the balls.
+        radii: squared radii of the balls, as in `Neighbourhoods`.
         points: the other set.
 
     Returns:
-        The share of points that lie in some ball, the number of balls that a point lies in on average, and the share
-        of balls that hold some point; each without group g of both sets and, last, of all, (GROUPS + 1,).
+        The share of points that lie in at least one ball, the mean number of balls that a point lies in, and the share
+        of balls that contain at least one point; entry g without group g of both sets, the last with all,
+        (GROUPS + 1,).
     """
     balls = radii.clone()
     for left_out, group in enumerate(centres.groups):
-        balls[left_out, group] = -1.0  # holds nothing
+        balls[left_out, group] = -1.0  # contains nothing
     inside, hits = np.zeros(GROUPS + 1), np.zeros(GROUPS + 1)
-    nearest = radii.new_full((GROUPS, centres.count), torch.inf)  # point of each group to each centre
+    nearest = radii.new_full((GROUPS, centres.count), torch.inf)  # from each centre to the nearest point of each group
     for number, _, squared in points.blocks(centres):
         nearest[number] = torch.minimum(nearest[number], squared.amin(dim=0))
         for left_out in range(GROUPS + 1):
@@ -159,7 +160,7 @@ def measure_support(centres: Rows, radii: Tensor, points: Rows) -> tuple[Floats,
 
 
 def _moments(rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield mean (d,) and covariance (d, d) without each group and, last, of all rows."""
+    """Yield mean (d,) and covariance (d, d): first without each group, last of all rows."""
     sums = torch.stack([rows.x[group].sum(dim=0) for group in rows.groups])
     products = torch.stack([rows.x[group].T @ rows.x[group] for group in rows.groups])
     total, product = sums.sum(dim=0), products.sum(dim=0)
@@ -172,7 +173,7 @@ def _moments(rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def root_of(covariance: Tensor) -> Tensor:
-    """Return the symmetric root of a covariance; eigenvalues below 0, which are rounding, count as 0."""
+    """Return the symmetric square root of a covariance; negative eigenvalues are rounding errors and count as 0."""
     values, vectors = torch.linalg.eigh(covariance)
     root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return root
@@ -181,14 +182,15 @@ def root_of(covariance: Tensor) -> Tensor:
 def frechet_distance(mean: Tensor, root: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
     """Return the squared Fréchet distance of two normal distributions (Heusel et al. 2017), all in float64.
 
-    The trace of the root of the product of the covariances A and B is that of the root of A^½ B A^½, which is symmetric
-    and has no negative eigenvalues but by rounding: nothing is inverted, and singular covariances do no harm.
+    The trace of the square root of the product A B of the covariances equals that of the root of A^½ B A^½. The latter
+    is symmetric and has no negative eigenvalues except by rounding, so nothing is inverted, and singular covariances
+    are no problem.
 
     Args:
-        mean: of the one, (d,).
-        root: `root_of` its covariance, (d, d).
-        other_mean: of the other.
-        other_covariance: of the other.
+        mean: mean of the first distribution, (d,).
+        root: `root_of` the covariance of the first, (d, d).
+        other_mean: mean of the second, (d,).
+        other_covariance: covariance of the second, (d, d).
     """
     inner = root @ other_covariance @ root
     trace = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp(min=0).sqrt().sum()
@@ -197,9 +199,10 @@ def frechet_distance(mean: Tensor, root: Tensor, other_mean: Tensor, other_covar
 
 
 def jackknife(values: Floats, n: int, lowest: float = 0.0, highest: float = np.inf) -> Metric:
-    """Return a metric with its interval from its values without each group and, last, of all images.
+    """Return a metric with its interval, from its values without each group and, last, of all images.
 
-    A share of 0 or 1, which varies with no group, gets the interval of such a share of n independent images.
+    If all values are 0 or all are 1, the jackknife gives no error; then the interval is that of such a share of n
+    independent images.
     """
     *without, value = values.tolist()
     error = float(np.sqrt((GROUPS - 1) * np.var(without)))
@@ -215,10 +218,10 @@ def _always(share: float, n: int) -> Metric:
 
 
 class Reference:
-    """Real images that samples are compared to.
+    """Real images with which samples are compared.
 
     Args:
-        values: their features, (n, d), drawn at random from the data.
+        values: features of images that were drawn at random from the data, (n, d).
         device: where to compute.
     """
 
@@ -232,26 +235,28 @@ class Reference:
         return [(mean, root_of(covariance)) for mean, covariance in _moments(self.rows)]
 
     def frechet_distances(self, samples: Rows) -> Floats:
-        """Return the Fréchet distance without each group of both sets and, last, of all, (GROUPS + 1,)."""
+        """Return the Fréchet distances, (GROUPS + 1,): entry g without group g of both sets, the last of all rows."""
         both = zip(self._roots, _moments(samples), strict=True)
         return np.array([frechet_distance(*real, *generated) for real, generated in both])
 
     def compare(self, values: Array, frechet: bool = True) -> dict[str, Metric]:
-        """Compare samples to the real images.
+        """Compare samples with the real images.
 
         Args:
             values: features of the samples, (n, d).
             frechet: whether to compute the Fréchet distance.
 
         Returns:
-            precision: share of samples within the 3rd nearest neighbour's distance of some real image (they look real).
-            recall: share of real images within that of some sample (nothing is missing).
-            density: how many of the balls that reach real images' 5th neighbours hold a sample, over 5 (about 1 for
-                real images; unlike precision not fooled by one outlier).
-            coverage: share of these balls that hold any sample (unlike recall not fooled by samples' outliers).
+            precision: share of samples that are at most as far from some real image as that image's 3rd nearest
+                neighbour (they look real).
+            recall: share of real images that are that close to some sample, by the samples' neighbours (nothing is
+                missing).
+            density: number of balls around real images, with the radius of the 5th nearest neighbour, that contain a
+                sample on average, divided by 5 (about 1 for real images; unlike precision, robust to an outlier).
+            coverage: share of these balls that contain a sample (unlike recall, robust to outliers among the samples).
             sample_distance: mean distance of two samples.
-            distance_ratio: that over the same of real images; far below 1 after a collapse.
-            frechet_distance: of the normal distributions with the sets' means and covariances; 0 at best.
+            distance_ratio: `sample_distance` divided by the same of real images; far below 1 after a collapse.
+            frechet_distance: Fréchet distance of normal distributions with the sets' means and covariances; 0 is best.
         """
         samples = Rows(values, self.device, self.rows.centre)
         n = min(samples.count, self.rows.count)
@@ -276,8 +281,8 @@ class Reference:
 def nearest_distances(values: Array, training: Array, device: torch.device, block: int = 4096) -> Floats:
     """Return the distance of each row to the nearest training row, (n,).
 
-    The training rows are read in blocks, and may be a map of a file. Which four are nearest is by products in float32;
-    their distances, and which is least, by differences in float64.
+    The training rows are read in blocks and may be memory-mapped. The four nearest candidates are found by products in
+    float32; their distances, and the smallest of these, are computed by differences in float64.
 
     Args:
         values: (n, d).
@@ -296,7 +301,7 @@ def nearest_distances(values: Array, training: Array, device: torch.device, bloc
         squares = y.square().sum(dim=1)
         for first in range(0, len(x), size):
             part = slice(first, first + size)
-            # The square of the row itself is the same for all.
+            # The square of the row is left out: it is the same for all training rows.
             scores = torch.addmm(squares, x[part], y.T, alpha=-2)
             near, at = scores.topk(min(most, len(y)), largest=False)
             joined, order = torch.cat((best[part], near), dim=1).topk(most, largest=False)
@@ -311,22 +316,22 @@ def nearest_distances(values: Array, training: Array, device: torch.device, bloc
 
 
 def judge_copies(samples: Floats, held_out: Floats, seed: int) -> dict[str, Metric]:
-    """Compare samples' distances to the nearest training image with those of real images that were not trained on.
+    """Compare the distances of samples to the nearest training image with those of held-out real images.
 
-    A sample that is smoother than real images is near to many of them without being a copy: `auc` above a half says
-    that samples keep close to the training set, `near_copies` far above 0.01 that some are copies.
+    A sample that is smoother than real images is close to many of them without being a copy. So `auc` above 0.5 means
+    that samples are close to the training set, and `near_copies` far above 0.01 means that some are copies.
 
     Args:
         samples: distances of samples, (n,).
-        held_out: those of real images that were not trained on, (m,).
-        seed: of the bootstrap.
+        held_out: distances of real images that were not trained on, (m,).
+        seed: seed of the bootstrap.
 
     Returns:
-        auc: probability that a sample is nearer to its training image than a held-out image to its; 0.5 if nothing is
-            memorised, 1 if all samples are copies. The interval is DeLong's.
-        distance_ratio: median distance of the samples over that of the held-out images; bootstrap interval.
-        near_copies: share of samples that are nearer than all but a hundredth of the held-out images; about 0.01 if
-            nothing is memorised. The bootstrap is over both sets.
+        auc: probability that a sample is nearer to its nearest training image than a held-out image is to its own; 0.5
+            if nothing is memorised, 1 if all samples are copies. The interval is DeLong's.
+        distance_ratio: median distance of the samples divided by that of the held-out images; bootstrap interval.
+        near_copies: share of samples that are nearer than 99% of the held-out images; about 0.01 if nothing is
+            memorised. Bootstrap interval, over both sets.
     """
     n, m = len(samples), len(held_out)
     metrics = {"auc": _auc(samples, held_out)}
@@ -352,11 +357,11 @@ def _near_copies(samples: Floats, held_out: Floats) -> float:
 
 
 def _auc(samples: Floats, held_out: Floats) -> Metric:
-    """Return the probability that a sample's distance is the smaller one (half for equal ones), with its interval."""
+    """Return the probability that a sample's distance is the smaller one (ties count half), with its interval."""
     n, m = len(samples), len(held_out)
 
     def shares(of: Floats, among: Floats) -> Floats:
-        """Share of `among` that is larger than each of `of`, equal ones counted half."""
+        """Return the share of `among` that is larger than each value of `of`; ties count half."""
         ordered = np.sort(among)
         above = len(ordered) - np.searchsorted(ordered, of, side="right")
         reached = len(ordered) - np.searchsorted(ordered, of, side="left")

@@ -1,25 +1,26 @@
-"""Fixed feature spaces to compare images in, the same for every run: `random-conv-v1`, which anyone can rebuild.
+"""The fixed feature space `random-conv-v1`, in which images of all runs are compared, and which anyone can rebuild.
 
-The recipe of `random-conv-v1`, complete. An image of 32x32 RGB pixels (`data.images.fit` makes one of any other; grey
-is repeated) is scaled to [-1, 1] and goes through six 3x3 convolutions without bias, zero-padded by a pixel, of 128,
-128, 256, 256, 512 and 512 filters and strides 1, 2, 1, 2, 1, 2 (the discriminator of `configs/imagenet32.yaml`), each
-followed by a LeakyReLU of slope 0.2. The 512 maps of 4x4 are averaged to 512 values.
+This is the complete recipe. An image of 32x32 RGB pixels (`data.images.fit` converts any other; grey is repeated) is
+scaled to [-1, 1] and goes through six 3x3 convolutions without bias, zero-padded by one pixel, with 128, 128, 256, 256,
+512 and 512 filters and strides 1, 2, 1, 2, 1, 2 (the discriminator of `configs/imagenet32.yaml`), each followed by a
+LeakyReLU of slope 0.2. The 512 maps of 4x4 are averaged to 512 values.
 
-There is no batch norm: what an image gives depends on no other image. In its place the weights are such that
-activations neither grow nor shrink from layer to layer:
+There is no batch norm, so that the features of an image depend on no other image. Instead the weights are chosen so
+that activations neither grow nor shrink from layer to layer:
 
-- Filter f of layer l (from 0) has the raw weights u, fan_in of them in the order (input channel, row, column). Weight
-  number i of the layer, filters one after the other, is the sum of the twelve 16-bit words of the 64-bit draws 3i,
-  3i + 1 and 3i + 2 of ``numpy.random.Philox(key=[1, 0], counter=[0, 0, l, 0])``, less 6 * 65535, over 65536: nearly
-  normal with mean 0 and variance 1, in whole numbers up to the division.
-- From layer 1 on, the mean of a filter's weights is taken off them, so that it does not see what all inputs share (the
-  mean that a LeakyReLU leaves). In layer 0, half of the mean of the filter's nine weights of each channel is taken off
-  these, since brightness and colour would drown all else: with none taken off, images and their blurred copies could
-  hardly be told apart, with all of it, colour images and their grey copies.
+- Filter f of layer l (from 0) has fan_in raw weights, in the order (input channel, row, column). Weight i of the layer,
+  counted through all its filters, is the sum of the twelve 16-bit words of the 64-bit draws 3i, 3i + 1 and 3i + 2 of
+  ``numpy.random.Philox(key=[1, 0], counter=[0, 0, l, 0])``, minus 6 * 65535, divided by 65536: nearly normal with mean
+  0 and variance 1, in integers up to the division.
+- From layer 1 on, the mean of a filter's weights is subtracted from them, so that the filter ignores the common part of
+  its inputs (the mean that a LeakyReLU leaves). In layer 0, half of the mean of the filter's nine weights of each
+  channel is subtracted from these nine, because brightness and colour would dominate everything else: without the
+  subtraction, images and their blurred copies could hardly be distinguished; with the whole mean subtracted, colour
+  images and their grey copies.
 - All weights are multiplied by 1.5 / sqrt(fan_in), computed in float64, and rounded to float32.
 
-Every operation on the way is exact or rounded as IEEE 754 says, so that the weights are the same bits everywhere;
-`RANDOM_CONV_DIGEST` is the SHA-256 of them, little-endian, layer after layer.
+Every operation is exact or rounded as IEEE 754 specifies, so the weights have the same bits everywhere;
+`RANDOM_CONV_DIGEST` is the SHA-256 of the weights, little-endian, layer after layer.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ _WIDTHS = (3, 128, 128, 256, 256, 512, 512)
 _KEY = (1, 0)
 _GAIN = 1.5
 _SLOPE = 0.2
-_WORDS = 12  # uniform 16-bit numbers that are added up to a nearly normal one, whose variance is then 2**32 - 1
-_BATCH = 64  # on a CPU, whose caches then hold the maps
+_WORDS = 12  # uniform 16-bit numbers whose sum is nearly normal, with the variance 2**32 - 1
+_BATCH = 64  # on a CPU: its caches can hold the maps of so many
 _BATCH_ON_GPU = 512
 
 
 def random_conv_weights() -> list[npt.NDArray[np.float32]]:
-    """Return the weights of `random-conv-v1`, one array (filters, channels, 3, 3) a layer."""
+    """Return the weights of `random-conv-v1`, one array (filters, channels, 3, 3) for each layer."""
     layers = []
     for number, (inputs, filters) in enumerate(pairwise(_WIDTHS)):
         fan_in = inputs * 9
@@ -59,7 +60,7 @@ def random_conv_weights() -> list[npt.NDArray[np.float32]]:
         draws = source.random_raw(filters * fan_in * _WORDS // 4).astype("<u8", copy=False)
         words = draws.view("<u2").reshape(filters, fan_in, _WORDS)
         raw = words.sum(axis=2, dtype=np.int64) - _WORDS // 2 * 65535
-        # What is taken off is in whole numbers, as multiples of what is then divided by.
+        # Both sides are multiplied by the number of weights in the mean, so that the subtraction stays in integers.
         parts = raw.reshape(filters, -1, fan_in if number else 9)
         multiple = fan_in if number else 18
         centred = parts * multiple - parts.sum(axis=2, keepdims=True)

@@ -1,9 +1,10 @@
-"""Features on disk: one file of rows for each extractor and set of images, kept in the cache between commands.
+"""Features on disk: one file of rows for each extractor and data set, kept in the cache between commands.
 
-An entry is a folder `features/KEY` of the cache, where KEY is a digest of all that decides the values. It holds
-`values` (rows of `dimension` numbers, in the order of the set's records) and `done` (a byte for each chunk that is
-written); `about.json` comes last. An entry without it is gone on with by the next command that needs it. Entries may
-be deleted at any time; those unused for longest are, when there would be more than the cache may keep.
+An entry is a folder `features/KEY` of the cache, where KEY is a digest of everything that determines the values. It
+holds `values` (rows of `dimension` numbers, in the order of the data set's records) and `done` (a byte for each chunk,
+1 if it is written). `about.json` is written last and marks the entry as complete; an incomplete entry is continued by
+the next command that needs it. Entries may be deleted at any time. When the cache would exceed its limit, the least
+recently used entries are removed.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ from dcgan_dist.parallel import TaskPool
 from dcgan_dist.storage.cache import one_at_a_time
 from dcgan_dist.storage.files import sync_path, write_atomically, writing
 
-# Raised when the same key would stand for other values.
+# To be increased when a change of the code gives other values for the same key.
 _REVISION = 1
 _CHUNK = 256  # images of a task
-_SYNC_SECONDS = 5.0  # between two moments from which a killed command is gone on with
+_SYNC_SECONDS = 5.0  # between two commits: a killed command loses at most the work since the last one
 _GIB = 1 << 30
 
 Array = npt.NDArray[Any]
 Report = Callable[[int, int], None]
-"""Called with the number of images done and the number of all."""
+"""Function that is called with the number of finished images and the number of all images."""
 
 
 class Extractor(Protocol):
-    """A fixed map from images to rows of numbers; small, since it is sent to other processes with each task.
+    """A fixed map from images to rows of numbers. It has to be small, because each task sends it to another process.
 
     Attributes:
-        key: digest of all that decides its values.
+        key: digest of everything that determines its values.
         image_size: side in pixels of the images that it takes.
-        channels: 1 or 3.
+        channels: channels of the images that it takes, 1 or 3.
         dimension: numbers in a row.
         dtype: NumPy's name of their type.
     """
@@ -98,7 +99,7 @@ class RawPixels:
 class _Chunk:
     extractor: Extractor
     dataset: Dataset
-    pieces: tuple[tuple[int, int, int], ...]  # shard, first record, the one after the last
+    pieces: tuple[tuple[int, int, int], ...]  # shard, first record, last record + 1
 
     @property
     def count(self) -> int:
@@ -106,7 +107,7 @@ class _Chunk:
 
 
 def fitted(images: Pixels, size: int, channels: int) -> Pixels:
-    """Return images as an extractor takes them, (n, size, size, channels)."""
+    """Return images in the size and channels that an extractor takes, (n, size, size, channels)."""
     if images.shape[1] == size and images.shape[3] == channels:
         return images
     return np.stack([fit(image, size, channels) for image in images])
@@ -124,9 +125,9 @@ class FeatureFiles:
     """The entries of a cache.
 
     Attributes:
-        cache: the cache's folder.
-        limit_gib: most GiB of entries that are kept.
-        made_images: images that were put through an extractor by this object, rather than found.
+        cache: folder of the cache.
+        limit_gib: size that all entries together may have, in GiB.
+        made_images: images whose features this object computed, because they were not in the cache.
     """
 
     cache: Path
@@ -136,7 +137,7 @@ class FeatureFiles:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the entries are."""
+        """Folder of the entries."""
         return self.cache / "features"
 
     def get(
@@ -147,21 +148,21 @@ class FeatureFiles:
         report: Report | None = None,
         chosen: npt.NDArray[np.int64] | None = None,
     ) -> Array:
-        """Return the rows of a set's images in the order of its records, made where they are not there yet.
+        """Return the features of a data set in the order of its records; compute what is not in the cache.
 
         Args:
-            extractor: what makes them.
+            extractor: computes the features.
             dataset: the images.
-            pool: the processes that do it; on other hosts than this one they need to see the same cache folder.
-            report: told of the progress.
+            pool: the processes that compute; on other hosts they have to see the same cache folder.
+            report: called with the progress.
             chosen: numbers of the images that are wanted, ascending; None for all.
 
         Returns:
-            Shape (count, dimension), a read-only map of the file.
+            A read-only memory map, (count, dimension).
 
         Raises:
-            ConfigError: they are more than the cache may keep.
-            DataError: the images are damaged.
+            ConfigError: the features are larger than the cache may be.
+            DataError: an image is damaged.
             StorageError: the disk is full.
         """
         shape = (dataset.count if chosen is None else len(chosen), extractor.dimension)
@@ -175,11 +176,11 @@ class FeatureFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(self.cache, f"features-{key}"):
             if not (entry / "about.json").exists():
-                self._make_room(shape[0] * shape[1] * np.dtype(extractor.dtype).itemsize)
+                self._evict(shape[0] * shape[1] * np.dtype(extractor.dtype).itemsize)
                 chunks = list(_chunks(extractor, dataset) if chosen is None else _chosen(extractor, dataset, chosen))
                 self._fill(entry, chunks, pool, report)
             with writing(entry):
-                os.utime(entry)
+                os.utime(entry)  # marks it as recently used
             return np.memmap(entry / "values", dtype=extractor.dtype, mode="r", shape=shape)
 
     def clear(self) -> None:
@@ -187,7 +188,8 @@ class FeatureFiles:
         for key in self._used:
             shutil.rmtree(self.folder / key, ignore_errors=True)
 
-    def _make_room(self, size: int) -> None:
+    def _evict(self, size: int) -> None:
+        """Remove the least recently used entries, until `size` more bytes fit into the limit."""
         limit = int(self.limit_gib * _GIB)
         if size > limit:
             raise ConfigError(
@@ -199,7 +201,7 @@ class FeatureFiles:
             try:
                 used = sum(path.stat().st_blocks * 512 for path in entry.iterdir())
                 entries.append((entry.stat().st_mtime, used, entry))
-            except OSError:  # another command removes it at this moment
+            except OSError:  # another command is removing this entry
                 continue
         total = size + sum(used for _, used, _ in entries)
         for _, used, entry in sorted(entries):
@@ -226,6 +228,7 @@ class FeatureFiles:
         with writing(entry), values_path.open("r+b" if values_path.exists() else "w+b") as file:
 
             def commit() -> None:
+                # Values before marks: after a power cut, no chunk may be marked that is not on the disk.
                 file.flush()
                 os.fsync(file.fileno())
                 write_atomically(done_path, bytes(done), durable=False)
@@ -250,7 +253,7 @@ class FeatureFiles:
 
 
 def _chunks(extractor: Extractor, dataset: Dataset) -> Iterator[tuple[int, _Chunk]]:
-    """Return the tasks with the number of the first row of each."""
+    """Yield the tasks, each with the number of its first row."""
     row = 0
     for shard, size in enumerate(dataset.sizes):
         for start in range(0, size, _CHUNK):
@@ -260,7 +263,7 @@ def _chunks(extractor: Extractor, dataset: Dataset) -> Iterator[tuple[int, _Chun
 
 
 def _chosen(extractor: Extractor, dataset: Dataset, chosen: npt.NDArray[np.int64]) -> Iterator[tuple[int, _Chunk]]:
-    """Return the tasks for some images, with the number of the first row of each."""
+    """Yield the tasks for the chosen images, each with the number of its first row."""
     ends = np.cumsum(dataset.sizes)
     shards = np.searchsorted(ends, chosen, side="right")
     records = chosen - np.concatenate(([0], ends[:-1]))[shards]

@@ -1,10 +1,10 @@
-"""What a discriminator makes of an image (section 5): the activations of its conv layers, max-pooled and joined.
+"""The features of a discriminator (section 5): the activations of its conv layers, max-pooled and concatenated.
 
-Those of hidden layers that are dense are taken as they are.
+Activations of dense hidden layers are taken without pooling.
 
-The statistics of its batch norm are frozen: the running averages of training, or, as the released code has it, those
-measured over the unlabelled training set. A conditional discriminator is given no label (a vector of zeros), since
-a label is what its features are to predict.
+The statistics of batch norm are frozen: either the running averages of training or, as in the released code, statistics
+measured over the unlabelled training set. A conditional discriminator gets no label (a vector of zeros), because its
+features are to predict the label.
 """
 
 from __future__ import annotations
@@ -43,24 +43,25 @@ Pooling = Literal["paper", "released"]
 Precision = Literal["fp32", "bf16"]
 
 GRID = 4  # side of the pooled maps (section 5.1)
-RELEASED_WINDOWS = (4, 2, 1)  # of the released SVHN code, for its three layers
+RELEASED_WINDOWS = (4, 2, 1)  # pooling windows of the released SVHN code, for its three layers
 STATISTICS_BATCH = 128
-_BATCH = 32  # images put through a network at once on a CPU: its maps stay near the cores
+_BATCH = 32  # on a CPU: its caches can hold the maps of so many
 _BATCH_ON_GPU = 256
-_WEIGHTS_SECONDS = 7 * 24 * 3600  # for which weights stay in the cache
+_WEIGHTS_SECONDS = 7 * 24 * 3600  # time after which weights are removed from the cache
 
 
 @dataclass(frozen=True)
 class TrainedDiscriminator:
-    """A discriminator that is evaluated.
+    """A discriminator to be evaluated.
 
     Attributes:
-        network: in float32 on the CPU.
+        network: the network in float32 on the CPU.
         model: its settings, with image size, channels and classes.
-        image_range: of the pixels that it was trained on.
-        step: of its checkpoint; None for one that was not trained.
-        digest: of its checkpoint; of how it was made for one that was not trained.
-        statistics: what the statistics of its batch norm are, as a word and, where measured, the data's digest.
+        image_range: range of the pixels that it was trained on.
+        step: step of its checkpoint; None if it was not trained.
+        digest: digest of its checkpoint; if it was not trained, of the settings and the seed of its weights.
+        statistics: origin of its batch-norm statistics: `running`, or `measured` with the data's digest and the number
+            of batches.
     """
 
     network: Discriminator
@@ -84,10 +85,10 @@ class TrainedDiscriminator:
 
 
 def load_discriminator(run: Run, step: int) -> TrainedDiscriminator:
-    """Load the discriminator of a run's checkpoint, after comparing its file with its digest.
+    """Load the discriminator of a run's checkpoint, and verify the digest of its file.
 
     Raises:
-        RunDirectoryError: no such checkpoint, a damaged one, or one of another architecture.
+        RunDirectoryError: there is no such checkpoint, it is damaged, or it has another architecture.
         StorageError: it cannot be read.
     """
     generator, network, model, digest = load_networks(run, step)
@@ -95,10 +96,10 @@ def load_discriminator(run: Run, step: int) -> TrainedDiscriminator:
 
 
 def random_discriminator(model: ModelConfig, seed: int) -> TrainedDiscriminator:
-    """Return a discriminator of the same architecture with the weights that training starts from: the control.
+    """Return the control: a discriminator of the same architecture with random initial weights.
 
     Raises:
-        ConfigError: the settings do not say how large its images are.
+        ConfigError: the settings have no image size.
     """
     generator, network = build_networks(model)
     initialise(network, model, seed)
@@ -110,19 +111,19 @@ def random_discriminator(model: ModelConfig, seed: int) -> TrainedDiscriminator:
 def measure_statistics(
     trained: TrainedDiscriminator, dataset: Dataset, device: torch.device, batches: int | None = None
 ) -> TrainedDiscriminator:
-    """Return the discriminator with the statistics of its batch norm measured over unlabelled images, then frozen.
+    """Return the discriminator with batch-norm statistics that are measured over unlabelled images and then frozen.
 
-    As the released code: the images go through in batches of 128, each normalised by its own mean and (biased)
-    variance, and the frozen statistics are the means of both over the batches.
+    As in the released code, the images are processed in batches of 128, each normalised by its own mean and (biased)
+    variance; the frozen statistics are the means of both over the batches.
 
     Args:
         trained: the discriminator.
-        dataset: what it was trained on; a last part smaller than a batch is left out.
+        dataset: the images that it was trained on; an incomplete last batch is left out.
         device: where to compute.
-        batches: how many batches; left out, all of the set.
+        batches: number of batches; if None, all of the data set.
 
     Raises:
-        DataError: the set cannot be read, or has no whole batch.
+        DataError: the data set cannot be read.
         RunDirectoryError: the statistics are not finite.
     """
     network = copy.deepcopy(trained.network).to(device).train()
@@ -137,8 +138,8 @@ def measure_statistics(
     hooks = [layer.register_forward_pre_hook(add) for layer in layers]
     stream = ImageStream(dataset, seed=0, batch_size=min(STATISTICS_BATCH, dataset.count), on_damage="fail")
     count = stream.batches_per_epoch if batches is None else min(batches, stream.batches_per_epoch)
-    with stream.iterate(0, count) as row:
-        for batch in row:
+    with stream.iterate(0, count) as loaded:
+        for batch in loaded:
             images = _fitted(batch.images.numpy(), trained.image_size, trained.channels)
             real = to_real(torch.from_numpy(images).to(device), trained.image_range, torch.float32)
             network.feature_maps(real, _no_label(len(images), trained.model, real))
@@ -174,13 +175,13 @@ def _no_label(count: int, model: ModelConfig, like: Tensor) -> Tensor:
 def pool_maps(maps: list[Tensor], pooling: Pooling) -> list[Tensor]:
     """Max-pool the activations of each conv layer, (n, c, h, w), and flatten them to (n, values).
 
-    Where all layers are dense, (n, units), there is nothing to pool.
+    Activations of dense layers, (n, units), are returned unchanged.
 
-    `paper` pools every layer to a 4x4 grid; `released` has windows of 4, 2 and 1 pixels, for nets of three layers (of
-    maps of 16, 8 and 4 pixels these are the very same values).
+    `paper` pools every layer to a 4x4 grid; `released` uses windows of 4, 2 and 1 pixels for networks of three layers
+    (for maps of 16, 8 and 4 pixels the values are the same).
 
     Raises:
-        ConfigError: `released`, and not three conv layers.
+        ConfigError: the pooling is `released`, and the network does not have three conv layers.
     """
     if all(layer.dim() == 2 for layer in maps):
         return maps
@@ -188,7 +189,7 @@ def pool_maps(maps: list[Tensor], pooling: Pooling) -> list[Tensor]:
         return [_to_grid(layer).flatten(1) for layer in maps]
     if len(maps) != len(RELEASED_WINDOWS):
         raise ConfigError(
-            f"pooling is 'released', which is for discriminators of {len(RELEASED_WINDOWS)} conv layers, and this one "
+            f"pooling is 'released', which is for discriminators of {len(RELEASED_WINDOWS)} conv layers, but this one "
             f"has {len(maps)}: take paper"
         )
     return [
@@ -205,7 +206,7 @@ def _to_grid(maps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DiscriminatorFeatures:
-    """The extractor of a discriminator's features (see `feature_files.Extractor`); made by `prepare_extractor`."""
+    """The extractor of a discriminator's features (see `feature_files.Extractor`), made by `prepare_extractor`."""
 
     weights: str
     key: str
@@ -224,7 +225,7 @@ class DiscriminatorFeatures:
         """See `Extractor`.
 
         Raises:
-            RunDirectoryError: the features are not finite; it names the layer.
+            RunDirectoryError: the features are not finite; the message names the layer.
         """
         network = _frozen(self)
         rows = np.empty((len(images), self.dimension), dtype=self.dtype)
@@ -235,7 +236,7 @@ class DiscriminatorFeatures:
 
     @torch.inference_mode()
     def features(self, network: Discriminator, images: Pixels) -> Tensor:
-        """Return the features (n, dimension) of uint8 images by a network that `freeze` made, on its device."""
+        """Return the features (n, dimension) of uint8 images, on the device of a network that `freeze` made."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         real = to_real(torch.from_numpy(images).to(self.device), self.image_range, torch.float32).to(dtype)
         parts = pool_maps(network.feature_maps(real, _no_label(len(images), self.model, real)), self.pooling)
@@ -258,11 +259,11 @@ def _not_finite(parts: list[Tensor], step: int | None, dtype: str) -> RunDirecto
 
 
 def freeze(network: Discriminator, precision: Precision, device: torch.device | str) -> Discriminator:
-    """Return a copy for extraction: batch norm folded into the convolutions, memory channels last.
+    """Return a copy for extraction: batch norm folded into the convolutions, memory format channels last.
 
-    In float32 on a CPU, 3x3 convolutions of stride 1 are done in fewer multiplications (see `winograd`).
+    In float32 on a CPU, 3x3 convolutions of stride 1 use fewer multiplications (see `winograd`).
     """
-    in_fewer = precision == "fp32" and torch.device(device).type == "cpu"
+    with_winograd = precision == "fp32" and torch.device(device).type == "cpu"
     frozen = copy.deepcopy(network).eval()
     for module in frozen.modules():
         if not isinstance(module, nn.Sequential):
@@ -272,7 +273,7 @@ def freeze(network: Discriminator, precision: Precision, device: torch.device | 
         if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
             module.conv = fuse_conv_bn_eval(conv, norm)
             module.norm = nn.Identity()
-        if in_fewer and isinstance(conv, nn.Conv2d) and is_suitable(conv):
+        if with_winograd and isinstance(conv, nn.Conv2d) and is_suitable(conv):
             assert isinstance(module.conv, nn.Conv2d)
             module.conv = WinogradConv2d(module.conv)
     frozen = frozen.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -281,7 +282,7 @@ def freeze(network: Discriminator, precision: Precision, device: torch.device | 
 
 @lru_cache(maxsize=2)
 def _frozen(extractor: DiscriminatorFeatures) -> Discriminator:
-    """Load what `prepare_extractor` wrote, once in each process."""
+    """Load the weights that `prepare_extractor` wrote, once in each process."""
     network = build_networks(extractor.model)[1]
     copy_tensors(
         safetensors.torch.load_file(extractor.weights), dict(network.state_dict()), "discriminator", extractor.weights
@@ -298,11 +299,11 @@ def prepare_extractor(
     dtype: Literal["float16", "float32"] = "float16",
     device: torch.device | str = "cpu",
 ) -> DiscriminatorFeatures:
-    """Return the extractor of a discriminator; its weights are written into the cache, for the workers to read.
+    """Return the extractor of a discriminator, and write its weights into the cache, from which workers read them.
 
     Raises:
         ConfigError: the pooling does not fit the network.
-        StorageError: the cache's disk is full.
+        StorageError: the disk of the cache is full.
     """
     sides = torch.zeros(1, trained.channels, trained.image_size, trained.image_size)
     with torch.inference_mode():
@@ -317,7 +318,7 @@ def prepare_extractor(
         for other in path.parent.glob("*.safetensors"):
             if time.time() - other.stat().st_mtime > _WEIGHTS_SECONDS:
                 other.unlink(missing_ok=True)
-        # Written even where it is there, so that it is young again.
+        # Written again even if it exists, so that its age starts at 0.
         write_atomically(path, safetensors.torch.save(tensors))
     return DiscriminatorFeatures(
         weights=str(path),

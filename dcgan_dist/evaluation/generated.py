@@ -1,4 +1,4 @@
-"""Samples of a generator, to be scored."""
+"""The samples of a generator that the scores use."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def sample_batches(
 ) -> Iterator[Pixels]:
     """Yield the first `count` samples of a generator as uint8 images (n, S, S, C), in batches.
 
-    Sample i is a function of (seed, i), whatever `count` is; a conditional generator is asked for its classes in turn.
+    Sample i depends on (seed, i), not on `count`. The labels of a conditional generator are its classes in turn.
 
     Raises:
-        RunDirectoryError: they are not finite.
+        RunDirectoryError: the samples are not finite.
     """
     generator = generator.to(device)
     classes = model.classes or 0
     for number, start in enumerate(range(0, count, _BATCH)):
-        # Always whole batches, since samples may be normalised with the statistics of theirs.
+        # Always whole batches: some generators normalise samples with the statistics of their batch.
         y = one_hot(torch.arange(start, start + _BATCH) % max(classes, 1), classes).to(device)
         z = draw_z(seed, "evaluate", number, _BATCH, model.z_dim, model.z_distribution).to(device)
         images, _ = sample_feature_maps(generator, z, y, model)

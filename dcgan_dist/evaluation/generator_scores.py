@@ -1,4 +1,4 @@
-"""The tasks `fidelity` and `memorisation`: how a generator's samples compare with real images, without labels."""
+"""The tasks `fidelity` and `memorisation`: a generator's samples compared with real images, without labels."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ GENERATOR_TASKS = ("fidelity", "memorisation")
 
 _FIDELITY_SAMPLES = FRECHET_IMAGES
 _MEMORISATION_SAMPLES = 2000
-_FEWEST = 5 * GROUPS  # images of which a twentieth can be left out and the rest still have neighbours
+_FEWEST = 5 * GROUPS  # images that the jackknife needs: without one group, every image still has its neighbours
 
 
 class GeneratorEvaluation:
-    """A task on its data, ready to score any number of generators of a run.
+    """A task and its data; it can score any number of generators of a run.
 
     Args:
         config: the settings.
         run: settings of the run.
-        model: of its generators.
+        model: settings of its generators.
         device: where to compute.
         pool: the processes that extract features of real images.
-        workers_device: what those compute on; left out, `device`.
+        workers_device: device of these processes; if None, `device`.
 
     Raises:
         ConfigError, DataError: the settings or the data do not fit the task.
@@ -88,7 +88,7 @@ class GeneratorEvaluation:
 
     @property
     def protocol(self) -> str:
-        """Name of the protocol: the space, how many images, and the seed where it is not 0."""
+        """Name of the protocol: the feature space, the number of images, and the seed if it is not 0."""
         space = "inception" if self.is_inception else "random-conv-v1"
         return "/".join([space, f"{self.count}-images"] + [f"seed-{self.config.seed}"] * (self.config.seed != 0))
 
@@ -129,7 +129,7 @@ class GeneratorEvaluation:
         )
 
     def _values(self, extractor: Extractor, data: Dataset, chosen: Rows | None = None) -> Array:
-        """Return the rows of a set's images: of all in the order of its records, or of those chosen in their order."""
+        """Return the features of a data set: all in the order of its records, or the chosen ones in their order."""
         line = ProgressLine(f"features of {data.path}")
 
         def report(done: int, count: int) -> None:
@@ -147,7 +147,7 @@ class GeneratorEvaluation:
             line.close()
 
     def _draw(self, data: Dataset, first: int = 0) -> Rows:
-        """Return the numbers of `count` images of a set, from the `first` on in an order that the seed gives."""
+        """Return the numbers of `count` images of a data set, from index `first` of a random order on."""
         rows = permutation(data.count, self.config.seed, "fidelity")[first : first + self.count]
         if len(rows) < self.count:
             raise DataError(
@@ -157,13 +157,13 @@ class GeneratorEvaluation:
         return rows
 
     def _here(self, extractor: Extractor) -> Extractor:
-        """Return an extractor that computes on the device of this process."""
+        """Return the same extractor on the device of this process; workers may have another one."""
         if isinstance(extractor, RandomConv | InceptionFeatures):
             return replace(extractor, device=str(self.device))
         return extractor
 
     def _samples(self, generator: Generator, extractors: list[Extractor]) -> list[Array]:
-        """Return the rows of the samples by each extractor."""
+        """Return the features of the samples by each extractor."""
         rows: list[list[Array]] = [[] for _ in extractors]
         line, done = ProgressLine("samples"), 0
         try:
@@ -178,17 +178,17 @@ class GeneratorEvaluation:
         return [np.concatenate(parts) for parts in rows]
 
     def prepare(self) -> None:
-        """Compute what is the same for all checkpoints.
+        """Compute the features of the real images, which are the same for all checkpoints.
 
         Raises:
-            DataError: there are too few images, or they are damaged.
+            DataError: there are too few images, they are damaged, or the test images are training images.
         """
         if self.config.task == "fidelity":
             values = self._values(self.extractor, self.data, self._draw(self.data))
             self._reference = Reference(self._compared(values), self.device)
             return
         assert self.test_data is not None
-        of_rooms = all(is_rooms(data.path) for data in (self.data, self.test_data))  # both from room 0 on
+        of_rooms = all(is_rooms(data.path) for data in (self.data, self.test_data))  # both begin with room 0
         if of_rooms or self.test_data.digest == self.data.digest:
             raise DataError(f"test_data {self.test_data.path!r} holds images of data {self.data.path!r}: take others")
         wanted = min(self.test_data.count, self.count)
@@ -203,7 +203,7 @@ class GeneratorEvaluation:
         return values[:, :INCEPTION_FEATURES] if self.is_inception else values
 
     def score(self, generator: Generator) -> Entry:
-        """Score a generator, and return its entry for scores.json, still without its step.
+        """Score a generator, and return its entry for scores.json, to which the caller adds the step.
 
         Raises:
             RunDirectoryError: its samples are not finite.
@@ -222,7 +222,7 @@ class GeneratorEvaluation:
         return self._entry(self.model.name, metrics, begun)
 
     def score_real_images(self) -> Entry | None:
-        """Score real images as if they were samples, the control of `fidelity`; None where there are not enough."""
+        """Score real images like samples, as the control of `fidelity`; return None if there are not enough."""
         begun = time.perf_counter()
         source, first = (self.data, self.count) if self.test_data is None else (self.test_data, 0)
         if self.config.task != "fidelity" or source.count < first + self.count:
@@ -244,7 +244,7 @@ class GeneratorEvaluation:
         return {"data": self.data.digest, "test_data": None if test is None else test.digest}
 
     def find(self, finished: list[Entry], about: Entry) -> Entry | None:
-        """Return the entry of the same checkpoint, weights, data and protocol among those of scores.json."""
+        """Return the finished entry of the same checkpoint, weights, data and protocol, None if there is none."""
         same = {**about, "protocol": self.protocol, "split": self._split()}
         return next((entry for entry in finished if same.items() <= ({"weights": "raw"} | entry).items()), None)
 
@@ -271,12 +271,12 @@ def evaluate_generators(
     say: Callable[[str], None],
     workers_device: str | None = None,
 ) -> list[Entry]:
-    """Score the generators of a run's checkpoints, each written to scores.json as soon as it is there.
+    """Score the generators of a run's checkpoints; each score is written to scores.json as soon as it is measured.
 
     Args, returns and raises: as `scoring.evaluate`.
     """
     steps = run.chosen_steps(config.step)
-    finished = run.entries().get(config.task, [])  # damaged, it is better known now
+    finished = run.entries().get(config.task, [])  # read before the work, so that a damaged file is reported first
     if config.step != "all":
         finished = []
     model = load_generator(run, steps[0], config.weights).model

@@ -1,8 +1,8 @@
-"""Scores with the Inception network of 2015: FID, KID and the Inception score, where a person has its weights.
+"""Scores with the Inception network of 2015: FID, KID and the Inception score.
 
-The network, with its own way to enlarge images, is that of torch-fidelity (the extra `inception`). Nothing is
-downloaded: the weights are a file that the person gives, known by its digest, since with others the numbers could not
-be compared with anyone's.
+The network, including its own resizing of images, is the one of torch-fidelity (the extra `inception`). Nothing is
+downloaded: the user gives the file of the weights. Its digest is checked, because numbers from other weights could not
+be compared with published ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dcgan_dist.paths import expanded
 INCEPTION_FEATURES = 2048
 _LOGITS = 1008
 _FILE = "weights-inception-2015-12-05-6726825d.pth"
-_DIGEST = "6726825d"  # with which the file's SHA-256 begins
+_DIGEST = "6726825d"  # first digits of the file's SHA-256
 _PARTS = 10  # of the Inception score (Salimans et al. 2016)
 _T95 = 2.262  # of Student's t with _PARTS - 1 degrees of freedom
 _BATCH = 32
@@ -62,15 +62,15 @@ class InceptionFeatures:
 
 
 def open_inception(weights: str | None, image_size: int, device: str) -> InceptionFeatures:
-    """Return the extractor after making sure that it can be had.
+    """Check that package and weights are available, and return the extractor.
 
     Args:
-        weights: path of the file.
-        image_size: at which images are given to it, which enlarges them.
+        weights: path of the weights.
+        image_size: side of the images that it is given, which the network enlarges.
         device: where to compute.
 
     Raises:
-        ConfigError: the package or the weights are missing, or they are others.
+        ConfigError: the package or the weights are missing, or the weights are others.
     """
     if weights is None:
         raise ConfigError(
@@ -82,10 +82,10 @@ def open_inception(weights: str | None, image_size: int, device: str) -> Incepti
 
 
 def check_weights(weights: str) -> str:
-    """Return the absolute path of the weights.
+    """Return the absolute path of the weights after checking their digest.
 
     Raises:
-        ConfigError: there is no such file, or it is another.
+        ConfigError: there is no such file, or it has another digest.
     """
     path = expanded(weights)
     if not path.is_file():
@@ -102,7 +102,7 @@ def check_weights(weights: str) -> str:
 def _network_class() -> Any:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except (ImportError, RuntimeError) as error:  # the latter from a torchvision that was built for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision was built for another torch
         raise ConfigError(
             f"extractor is 'inception', but torch-fidelity cannot be imported ({' '.join(str(error).split())}): "
             "pip install 'dcgan-dist[inception]', or take random-conv-v1"
@@ -113,7 +113,7 @@ def _network_class() -> Any:
 @lru_cache(maxsize=1)
 def _network(weights: str, device: str) -> Any:
     tensors = torch.load(weights, map_location="cpu", weights_only=True)
-    # The class unpickles any file that it is given: it is given one that holds these tensors and no code.
+    # The class unpickles the file that it is given, which could run code: give it a file with only these tensors.
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "weights.pth"
         torch.save(tensors, copy)
@@ -126,7 +126,7 @@ def measure_inception(reference: Rows, values: Array, device: torch.device) -> d
 
     Args:
         reference: the 2,048 features of real images.
-        values: all columns of the samples, (n, 3056).
+        values: features and logits of the samples, (n, 3056).
         device: where to compute.
     """
     samples = Rows(values[:, :INCEPTION_FEATURES], device, reference.centre)
@@ -140,7 +140,7 @@ def measure_inception(reference: Rows, values: Array, device: torch.device) -> d
 def kernel_distances(real: Rows, samples: Rows) -> Floats:
     """Return the unbiased squared MMD with the kernel (x·y / d + 1)³ (Bińkowski et al. 2018), over all pairs.
 
-    Without group g of both sets and, last, of all, (GROUPS + 1,).
+    Entry g is computed without group g of both sets, the last entry with all rows, (GROUPS + 1,).
     """
     within_real, within_samples, between = _sums(real, real), _sums(samples, samples), _sums(real, samples)
     values = np.empty(GROUPS + 1)
@@ -153,7 +153,7 @@ def kernel_distances(real: Rows, samples: Rows) -> Floats:
 
 
 def _sums(rows: Rows, others: Rows) -> Tensor:
-    """Return the sum of the kernel over the pairs of each two groups, those of a row with itself left out."""
+    """Return the sums of the kernel over the pairs of any two groups, without the pairs of a row with itself."""
     sums = rows.x.new_zeros(GROUPS, GROUPS)
     y = others.x + others.centre
     for number, group in enumerate(rows.groups):
@@ -165,9 +165,9 @@ def _sums(rows: Rows, others: Rows) -> Tensor:
 
 
 def inception_score(logits: Tensor) -> Metric:
-    """Return the Inception score (Salimans et al. 2016): the mean over ten parts of the samples, logits (n, classes).
+    """Return the Inception score (Salimans et al. 2016) of logits (n, classes): the mean over ten parts of the samples.
 
-    The interval is of Student's t over the parts. The score rises with the size of a part: it is for n / 10.
+    The interval is by Student's t over the parts. The score increases with the size of a part, here n / 10.
     """
     scores = []
     for part in logits.double().chunk(_PARTS):

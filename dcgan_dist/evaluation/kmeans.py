@@ -1,9 +1,9 @@
 """The single-layer k-means features of Coates, Ng and Lee (2011), the first row of the paper's Table 1.
 
-Patches of 6x6 pixels are brought to one contrast, whitened (ZCA) and clustered. A new image's patches, at every
-position, are given their "triangle" activations max(0, mean distance - distance) to all centroids, which are summed
-over the four quadrants of the image: 4 values a centroid. Classifiers see each value less its mean, divided by its
-spread over the training images.
+Patches of 6x6 pixels are normalised in contrast, whitened (ZCA) and clustered. For each patch of an image, at every
+position, the "triangle" activations max(0, mean distance - distance) to all centroids are computed, and summed over the
+four quadrants of the image: 4 values for each centroid. Classifiers get each value minus its mean, divided by its
+standard deviation over the training images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONTRAST_FLOOR = 10.0  # added to a patch's variance, of values from 0 to 255
 WHITENING_FLOOR = 0.1  # added to the eigenvalues
 SPREAD_FLOOR = 0.01  # added to a feature's variance
 ITERATIONS = 50
-_BLOCK = 4096  # patches that are compared with all centroids at once
+_BLOCK = 4096  # patches whose distances to all centroids are computed at once
 _REVISION = 1
 
 
@@ -51,13 +51,13 @@ class KMeansFeatures:
         side = self.image_size - PATCH + 1
         middle = (side + 1) // 2
         rows = np.empty((len(images), self.dimension), dtype=self.dtype)
-        for place, image in enumerate(images):
+        for number, image in enumerate(images):
             pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1).float()
             patches = torch.nn.functional.unfold(pixels[None], PATCH)[0].T
             triangle = _triangle(whiten(patches, tensors["mean"], tensors["whitening"]), tensors["centroids"])
             maps = triangle.view(side, side, -1)
             quadrants = [maps[i, j].sum((0, 1)) for i in _halves(middle) for j in _halves(middle)]
-            rows[place] = torch.cat(quadrants).cpu().numpy()
+            rows[number] = torch.cat(quadrants).cpu().numpy()
         return rows
 
 
@@ -71,7 +71,7 @@ def _loaded(path: str, device: str) -> dict[str, Tensor]:
 
 
 def whiten(patches: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """Return patches (n, values from 0 to 255) at one contrast, less their mean over the data, whitened."""
+    """Return patches, (n, values from 0 to 255), normalised in contrast, minus their mean over the data, whitened."""
     variance, middle = torch.var_mean(patches, dim=1, keepdim=True)
     return ((patches - middle) / torch.sqrt(variance + CONTRAST_FLOOR) - mean) @ whitening
 
@@ -94,22 +94,22 @@ def fit_kmeans(
     seed: int,
     device: torch.device,
 ) -> KMeansFeatures:
-    """Fit centroids to patches of some images, or find them in the cache.
+    """Fit centroids to patches of training images, or load them from the cache.
 
     Args:
         pixels: uint8 images as rows, (count, image_size * image_size * channels).
-        rows: those to fit to: training images.
-        data_digest: of the set.
-        cache: folder where they are kept.
+        rows: numbers of the training images.
+        data_digest: digest of the data set.
+        cache: folder where the centroids are kept.
         image_size: side of the images in pixels.
         channels: 1 or 3.
-        centroids: how many.
-        patches: how many patches to fit to.
-        seed: of the patches and the first centroids.
+        centroids: number of centroids.
+        patches: number of patches to fit to.
+        seed: seed of the patches and the initial centroids.
         device: where to compute.
 
     Raises:
-        StorageError: the cache's disk is full.
+        StorageError: the disk of the cache is full.
     """
     which = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(rows).tobytes())
     about = (_REVISION, data_digest, which, image_size, channels, centroids, patches, seed)
@@ -128,13 +128,13 @@ def fit_kmeans(
 def draw_patches(
     pixels: Array, rows: Rows, image_size: int, channels: int, count: int, random: np.random.Generator
 ) -> Array:
-    """Return `count` patches of random images at random places: float32 (count, channels * 36), channels first."""
+    """Return `count` patches at random positions of random images, float32 (count, channels * 36), channels first."""
     images = rows[random.integers(0, len(rows), count)]
     tops, lefts = random.integers(0, image_size - PATCH + 1, (2, count))
     drawn = np.empty((count, channels, PATCH, PATCH), dtype=np.float32)
-    for place, (row, top, left) in enumerate(zip(images.tolist(), tops.tolist(), lefts.tolist(), strict=True)):
+    for number, (row, top, left) in enumerate(zip(images.tolist(), tops.tolist(), lefts.tolist(), strict=True)):
         image = pixels[row].reshape(image_size, image_size, channels)
-        drawn[place] = image[top : top + PATCH, left : left + PATCH].transpose(2, 0, 1)
+        drawn[number] = image[top : top + PATCH, left : left + PATCH].transpose(2, 0, 1)
     return drawn.reshape(count, -1)
 
 
@@ -159,7 +159,7 @@ def cluster(
             sizes.index_add_(0, nearest, torch.ones_like(nearest, dtype=sizes.dtype))
         centroids = sums / sizes.clamp_min(1)[:, None]
         empty = torch.nonzero(sizes == 0)[:, 0]
-        if len(empty):  # start anew from patches
+        if len(empty):  # clusters without a patch start again from random patches
             chosen = random.integers(0, len(white), len(empty))
             centroids[empty] = white[torch.from_numpy(chosen).to(white.device)]
     return {"mean": mean, "whitening": whitening, "centroids": centroids}
@@ -167,7 +167,7 @@ def cluster(
 
 @dataclass(frozen=True)
 class Standardised:
-    """Features less their mean, divided by their spread, both over the training images."""
+    """Features minus their mean, divided by their standard deviation, both over the training images."""
 
     values: Values
     mean: Array
@@ -185,7 +185,7 @@ class Standardised:
 
 
 def standardise(values: Values, test_values: Values, rows: Rows) -> tuple[Standardised, Standardised]:
-    """Return features of the data and of the test set, both by the statistics of the training images `rows`."""
+    """Return the features of the data and of the test set, standardised by the statistics of the training `rows`."""
     total = np.zeros(values.shape[1])
     squares = np.zeros(values.shape[1])
     for block in np.array_split(np.sort(rows), -(-len(rows) // 512)):

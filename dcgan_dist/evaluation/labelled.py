@@ -1,4 +1,4 @@
-"""Labelled images to score with: shards, procedural rooms, or a source that is made into shards in the cache."""
+"""Labelled images for scores: shards, procedural rooms, or a source from which shards are made in the cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Labels = npt.NDArray[np.int64]
 
 SCORED_ROOMS = 2000
 SCORED_ROOMS_SEED = 1
-"""Rooms to score with where no data is given: of another seed than those that runs are trained on."""
+"""Seed of the rooms for scores when no data is given; runs are trained on rooms of another seed."""
 
 ROOM_ATTRIBUTES: dict[str, tuple[object, ...]] = {
     "window": (False, True),
@@ -39,7 +39,7 @@ ROOM_ATTRIBUTES: dict[str, tuple[object, ...]] = {
     "rug": (False, True),
     "picture": (False, True),
 }
-"""What a room is asked for, with the values of each."""
+"""The attributes of a room that scores use, each with its values."""
 
 
 def open_labelled(
@@ -55,17 +55,17 @@ def open_labelled(
     """Open the images of a task.
 
     Args:
-        path: shards (folder, URL, tars, ``rooms:N``), or what `prepare` makes shards of: a folder or archive of class
-            folders, the files of CIFAR-10, SVHN or MNIST. None for the rooms of the task `rooms`.
+        path: shards (folder, URL, tars, ``rooms:N``), or a source for `prepare`: a folder or archive of class folders,
+            or the files of CIFAR-10, SVHN or MNIST. None for the rooms of the task `rooms`.
         task: `cifar10`, `svhn`, `folder`, `rooms` or `mnist`.
-        image_size: side in pixels that the discriminator takes; sources are made at that size.
-        channels: what the discriminator takes.
+        image_size: side in pixels that the discriminator takes; shards of sources are made at this size.
+        channels: channels that the discriminator takes.
         cache: folder of the shards that are made.
-        split: which part of CIFAR-10, SVHN or MNIST, where the path has both.
-        image_member: extension of the images in tars made elsewhere.
+        split: part of CIFAR-10, SVHN or MNIST, if the path has both.
+        image_member: extension of the images in tars of other tools.
 
     Raises:
-        DataError: there is nothing there, or it has other channels.
+        DataError: there are no images, or they have another number of channels.
     """
     if path is None:
         if task != "rooms":
@@ -75,7 +75,7 @@ def open_labelled(
     elif _is_shards(path):
         size = image_size if is_rooms(path) else None
         dataset = open_dataset(path, image_size=size, cache=cache, image_member=image_member)
-        if dataset.fitted:  # images of any size, made to measure when they are read
+        if dataset.fitted:  # images of any size, resized when they are read
             dataset = replace(dataset, image_size=image_size)
     else:
         kind = {"rooms": "folder", "svhn": "svhn" if _has_mat(Path(path)) else "folder"}.get(task, task)
@@ -92,12 +92,12 @@ def open_labelled(
 
 
 def _check_sizes(dataset: Dataset) -> None:
-    """Look at the sizes of shards on this host: where features are kept, nothing else would be read of them."""
+    # If the cache has the features, the shards are not read again, and this is the only check of their state.
     for number, about in enumerate(dataset.manifest.shards):
         if dataset.is_remote(number):
             continue
-        place = Path(dataset.tars[number])
-        has = place.stat().st_size if place.exists() else 0
+        path = Path(dataset.tars[number])
+        has = path.stat().st_size if path.exists() else 0
         if has != about.bytes:
             raise DataError(
                 f"shard {about.file!r} of {dataset.path!r} is damaged: it has {has:,} bytes, not {about.bytes:,}; "
@@ -108,14 +108,14 @@ def _check_sizes(dataset: Dataset) -> None:
 def _is_shards(path: str) -> bool:
     if is_url(path) or is_rooms(path) or "{" in path:
         return True
-    place = expanded(path)
-    if place.is_dir():
-        return (place / MANIFEST_NAME).exists() or any(place.glob("*.tar"))
-    return place.suffix == ".tar"
+    local = expanded(path)
+    if local.is_dir():
+        return (local / MANIFEST_NAME).exists() or any(local.glob("*.tar"))
+    return local.suffix == ".tar"
 
 
-def _has_mat(place: Path) -> bool:
-    return place.suffix == ".mat" or (place.is_dir() and any(place.glob("*.mat")))
+def _has_mat(path: Path) -> bool:
+    return path.suffix == ".mat" or (path.is_dir() and any(path.glob("*.mat")))
 
 
 _SVHN_FILES: dict[str, Split] = {
@@ -126,20 +126,20 @@ _SVHN_FILES: dict[str, Split] = {
 
 
 def _split_of(path: str) -> Split | None:
-    """Return the part of SVHN that a file is, None for what is no such file.
+    """Return which part of SVHN a file is; None if it is not a file of SVHN.
 
     Raises:
-        DataError: it is named like one, and is none.
+        DataError: its name ends like those of SVHN, but is unknown.
     """
     name = Path(path).name
     if name.endswith("_32x32.mat") and name not in _SVHN_FILES:
-        raise DataError(f"{path!r} is none of SVHN's files: name it {', '.join(_SVHN_FILES)}, as what it is")
+        raise DataError(f"{path!r} is none of SVHN's files: name it {', '.join(_SVHN_FILES)}, whichever it is")
     return _SVHN_FILES.get(name)
 
 
 def _made(source: Source, kind: str, image_size: int, channels: int, cache: Path) -> Dataset:
-    """Return the shards of a source, made where they are not in the cache yet."""
-    # The channels of a folder's images are not known before they are decoded, and any are converted.
+    """Return the shards of a source; make them if they are not in the cache."""
+    # The channels of a folder's images are only known after decoding, and all of them are converted.
     recipe = Recipe(
         image_size=image_size, channels=channels if kind == "folder" else source.channels, encoding="raw", name=kind
     )
@@ -157,7 +157,7 @@ def _made(source: Source, kind: str, image_size: int, channels: int, cache: Path
 
 
 def class_labels(dataset: Dataset) -> Labels:
-    """Return the class of every image, -1 for none, shape (count,).
+    """Return the class of every image, -1 if it has none, (count,).
 
     Raises:
         DataError: there are no labels, or only one class.
@@ -176,12 +176,12 @@ def class_labels(dataset: Dataset) -> Labels:
 
 
 def room_labels(dataset: Dataset) -> dict[str, Labels]:
-    """Return, for each of `ROOM_ATTRIBUTES`, the number of every image's value, from its KEY.json.
+    """Return the index of every image's value by attribute of `ROOM_ATTRIBUTES`, from its KEY.json.
 
-    A window counts where it is seen: as `window_box` says, which is null for one that the view cuts off.
+    A window counts if it is visible: `window_box` is null for a window that is outside the view.
 
     Raises:
-        DataError: the images are no procedural rooms.
+        DataError: the images are not procedural rooms.
     """
     labels = {name: np.empty(dataset.count, dtype=np.int64) for name in ROOM_ATTRIBUTES}
     row = 0

@@ -1,10 +1,10 @@
-"""The nearest of any number of rows of bytes, exactly: no distance is rounded, and of equally near rows the first wins.
+"""Exact nearest neighbours among any number of rows of bytes: no distance is rounded, and of ties the first row wins.
 
-Squared Euclidean distances between rows of uint8 are whole numbers, but of 784 pixels they can exceed 2²⁴, above which
-float32 has gaps. Pixels minus 128 fit into int8, of which products of matrices are exact (and on a CPU fast). Where
-there are none such, float32 does: no sum of up to 1,024 such products exceeds 2²⁴. It is only used to find which rows
-may be nearer than the nearest so far, whose distances are then computed in whole numbers. That is few: the millionth
-row is nearer than all before it for one image in a million.
+Squared Euclidean distances between rows of uint8 are integers, but for 784 pixels they can exceed 2²⁴, above which
+float32 cannot represent all integers. Pixels minus 128 fit into int8, whose matrix products are exact (and fast on a
+CPU). Where these are not available, float32 is used: no sum of up to 1,024 such products exceeds 2²⁴. These products
+only find the rows that may be nearer than the nearest so far; the distances of these rows are then computed in
+integers. There are few of them: the millionth row is nearer than all before it for one image in a million.
 """
 
 from __future__ import annotations
@@ -20,55 +20,56 @@ from torch import Tensor
 Bytes = npt.NDArray[np.uint8]
 
 _CENTRE = 128
-_WHOLE = 20_000  # most columns of which distances, and their parts, fit into int32
-_EXACT = 1024  # most columns of which a sum of products of centred bytes fits into the 24 bits of a float32
-_BLOCK = 256  # rows that a product is computed for at once, so that it stays near the cores
+_WHOLE = 20_000  # columns up to which distances, and their parts, fit into int32
+_EXACT = 1024  # columns up to which a sum of products of centred bytes fits into the 24 bits of a float32
+_BLOCK = 256  # rows of a product, few enough that it stays in the CPU's caches
 _BLOCK_ON_GPU = 4096
 _FAR = torch.iinfo(torch.int64).max
 
 
 @lru_cache(maxsize=1)
 def has_exact_int8() -> bool:
-    """Whether this processor multiplies matrices of int8 exactly: some without instructions for it saturate."""
+    """Return whether this processor multiplies matrices of int8 exactly; processors without VNNI may saturate."""
     extremes = torch.tensor([[-128], [127]], dtype=torch.int8).expand(2, 256).contiguous().repeat(16, 1)
     products = torch._int_mm(extremes, extremes.T)
     return torch.equal(products.long(), extremes.long() @ extremes.long().T)
 
 
 @dataclass(frozen=True)
-class Found:
-    """The nearest row of each image: of equally near ones that which was given first.
+class Neighbours:
+    """The nearest row of each image; among equally near rows, the first one.
 
     Attributes:
-        distances: squared Euclidean distances, int64 (m,); the largest int64 where no row was given yet.
-        rows: numbers of the rows, int64 (m,); -1 where no row was given yet.
+        distances: squared Euclidean distances, int64 (m,); the largest int64 if there are no rows.
+        rows: numbers of the rows, int64 (m,); -1 if there are no rows.
     """
 
     distances: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
 
-    def then(self, later: Found) -> Found:
-        """Return the nearest rows of these and of others that come after all of these."""
+    def merge(self, later: Neighbours) -> Neighbours:
+        """Return the nearest rows among these and `later`, whose rows have higher numbers."""
         is_nearer = later.distances < self.distances
-        return Found(np.where(is_nearer, later.distances, self.distances), np.where(is_nearer, later.rows, self.rows))
+        distances = np.where(is_nearer, later.distances, self.distances)
+        return Neighbours(distances, np.where(is_nearer, later.rows, self.rows))
 
 
 class NearestRows:
-    """Finds for each of some images the nearest of the rows that `add` is given, block by block.
+    """A search for the nearest row of each image; `add` gives it the rows, block by block.
 
     Args:
-        images: uint8 (m, d).
+        images: the images, uint8 (m, d).
         device: where to compute.
     """
 
     def __init__(self, images: Bytes, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        # Where all images have the same value, a row is as far from each of them.
+        # Columns in which all images are equal add the same to the distances of a row from all images.
         self._differs = np.flatnonzero((images != images[:1]).any(axis=0))
         self._same = np.flatnonzero((images == images[:1]).all(axis=0))
         self._value_of_same = torch.from_numpy(images[0, self._same].astype(np.int32)).to(self.device)
         columns = len(self._differs)
-        fits = columns >= 2 and images.shape[1] <= _WHOLE  # of one column, torch 2.13 gives no product but noise
+        fits = columns >= 2 and images.shape[1] <= _WHOLE  # with one column, torch 2.13 returns noise
         self._is_whole = self.device.type == "cpu" and fits and has_exact_int8()
         self._dtype = torch.int8 if self._is_whole else torch.float32 if columns <= _EXACT else torch.float64
         self._images = self._centred(images)
@@ -76,23 +77,23 @@ class NearestRows:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         self._distances = torch.full((len(self._images),), _FAR, dtype=torch.int64, device=self.device)
         self._rows = torch.full_like(self._distances, -1)
 
     @property
-    def found(self) -> Found:
+    def found(self) -> Neighbours:
         """The nearest of all rows so far."""
-        return Found(self._distances.cpu().numpy().copy(), self._rows.cpu().numpy().copy())
+        return Neighbours(self._distances.cpu().numpy().copy(), self._rows.cpu().numpy().copy())
 
     def add(self, rows: Bytes, first: int) -> None:
-        """Look through rows, uint8 (n, d), which bear the numbers from `first` on, all higher than those before."""
+        """Add rows, uint8 (n, d), with the numbers from `first` on, which are higher than all numbers before."""
         block = _BLOCK if self.device.type == "cpu" else _BLOCK_ON_GPU
         for start in range(0, len(rows), block):
             self._add(rows[start : start + block], first + start)
 
     def _centred(self, rows: Bytes) -> Tensor:
-        """Return the columns that differ, minus 128; to int8 that is a change of the highest bit."""
+        """Return the columns that differ, minus 128; for int8 that flips the highest bit."""
         wanted = rows[:, self._differs]
         if self._is_whole:
             return torch.from_numpy((wanted ^ _CENTRE).view(np.int8))
@@ -111,10 +112,10 @@ class NearestRows:
     def _add(self, rows: Bytes, first: int) -> None:
         x = self._centred(rows)
         rest = torch.from_numpy(rows[:, self._same]).to(self.device, torch.int32) - self._value_of_same
-        # The squared distance is that of the image from the centre, plus this, minus twice the product.
+        # Squared distance = norm of the image + own - 2 * product.
         own = self._squares(x) + rest.square().sum(dim=1)
         parts = self._products(x, self._images).mul_(-2).add_(own[:, None])
-        # Of floats, `own` and the sum may be rounded.
+        # In float32, `own` and the sum may be rounded.
         error = 4 + float(own.max()) * 2**-22 if parts.dtype == torch.float32 else 0.0
         asked = torch.nonzero(parts.amin(dim=0).double() - error < self._distances - self._norms).squeeze(1)
         if not len(asked):
@@ -122,13 +123,13 @@ class NearestRows:
         products = self._products(x, self._images[asked]).long()
         distances = own[:, None] + self._norms[asked] - 2 * products
         nearest = distances.amin(dim=0)
-        # Which of equal values argmin takes is not said; of these numbers, none are equal.
+        # argmin does not specify which of several equal values it takes: take the smallest index.
         numbers = torch.arange(len(x), device=self.device)[:, None]
-        places = torch.where(distances == nearest, numbers, len(x)).amin(dim=0)
+        indices = torch.where(distances == nearest, numbers, len(x)).amin(dim=0)
         is_nearer = nearest < self._distances[asked]
-        asked, nearest, places = asked[is_nearer], nearest[is_nearer], places[is_nearer]
+        asked, nearest, indices = asked[is_nearer], nearest[is_nearer], indices[is_nearer]
         self._distances[asked] = nearest
-        self._rows[asked] = first + places
+        self._rows[asked] = first + indices
 
 
-__all__ = ["Bytes", "Found", "NearestRows"]
+__all__ = ["Bytes", "NearestRows", "Neighbours"]

@@ -1,9 +1,9 @@
-"""How well a conditional generator has the distribution of its data (appendix of the paper, Table 3).
+"""The task `one-nn`: how well a conditional generator models its data (appendix of the paper, Table 3).
 
-A 1-nearest-neighbour classifier (Euclidean distance of pixels) is trained on N generated images with the labels that
-they were asked for, and tested on real images; the control is the same classifier on N real ones, moved a little where
-there are fewer than N. The samples are made block by block, searched, and forgotten: ten million take no more memory
-than ten thousand, and one pass gives the error at every N on the way.
+A 1-nearest-neighbour classifier (Euclidean distance of pixels) is trained on N generated images with their labels, and
+tested on real images. The control is the same classifier on N real images; if there are fewer than N, deformed copies
+are added. Samples are made block by block, searched, and not kept: ten million take no more memory than ten thousand,
+and one pass gives the error at every N on the way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.evaluation.baselines import Pixels
 from dcgan_dist.evaluation.feature_files import FeatureFiles, RawPixels
 from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled
-from dcgan_dist.evaluation.nearest import Bytes, Found, NearestRows
+from dcgan_dist.evaluation.nearest import Bytes, NearestRows, Neighbours
 from dcgan_dist.evaluation.scoring import device_name
 from dcgan_dist.evaluation.tasks import Rows, permutation, wilson
 from dcgan_dist.generation.samples import BLOCK, Samples, open_samples
@@ -41,25 +41,25 @@ from dcgan_dist.storage.cache import cache_directory
 
 DEFAULT_SAMPLES = 50_000
 COUNTS = (1_000, 10_000, 50_000, 100_000, 1_000_000, 10_000_000)
-"""The numbers of training images at which the error is told."""
+"""The numbers of training images for which the error is reported."""
 MOST_TURN = 10.0
-"""Degrees that a moved image is turned by at most."""
+"""Largest rotation of a deformed image, in degrees."""
 MOST_SHIFT = 1 / 14
-"""Share of its side that a moved image is shifted by at most, in each direction."""
+"""Largest shift of a deformed image in each direction, as a share of its side."""
 
-_STRETCH = 32 * BLOCK  # training images of one task
+_TASK_IMAGES = 32 * BLOCK  # training images of one task
 
 
 class TrainingImages(Protocol):
-    """An endless row of images, small enough to be sent to a worker process."""
+    """An endless sequence of images; the object is small enough to be sent to a worker process."""
 
     def rows(self, start: int, stop: int) -> Bytes:
-        """Return images `start` to before `stop` as uint8 (n, S * S * C)."""
+        """Return images `start` to `stop` - 1 as uint8 (n, S * S * C)."""
 
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """Samples of a conditional run, its classes in turn."""
+    """Samples of a conditional run, with the classes in turn."""
 
     samples: Samples
 
@@ -70,15 +70,15 @@ class GeneratedImages:
 
 @dataclass(frozen=True)
 class RealImages:
-    """Real images in the order of `order`, and after those the same again and again, each time moved otherwise.
+    """Real images in the given order, followed by endless copies of them, each with another deformation.
 
-    Moved is shifted and turned, a little, as a stand-in for the deformations of InfiMNIST.
+    A deformation is a small shift and rotation; it replaces the deformations of InfiMNIST.
 
     Attributes:
-        pixels: of the set.
-        order: numbers of the images that are taken.
-        side: of the images in pixels.
-        seed: of how they are moved.
+        pixels: all images of the data set.
+        order: numbers of the images to use.
+        side: side of the images in pixels.
+        seed: seed of the deformations.
     """
 
     pixels: Pixels
@@ -92,22 +92,23 @@ class RealImages:
         rows = np.ascontiguousarray(self.pixels.values[self.order[numbers % len(self.order)]])
         first = int(np.searchsorted(numbers, len(self.order)))
         if first < len(rows):
-            rows[first:] = moved(rows[first:], self.side, self.seed, start + first)
+            rows[first:] = deform(rows[first:], self.side, self.seed, start + first)
         return rows
 
 
-def moved(rows: Bytes, side: int, seed: int, first: int) -> Bytes:
-    """Shift and turn images, with what lies at their border repeated beyond it.
+def deform(rows: Bytes, side: int, seed: int, first: int) -> Bytes:
+    """Shift and rotate images; pixels outside an image take the values at its border.
 
     Args:
         rows: uint8 (n, side * side * C).
-        side: in pixels.
-        seed: of how.
-        first: number of the first one; how image i is moved is a function of (seed, i).
+        side: side of the images in pixels.
+        seed: seed of the deformations.
+        first: number of the first image; the deformation of image i depends on (seed, i).
 
     Returns:
-        The same shape.
+        The deformed images, in the same shape.
     """
+    # The purpose keeps its former name, so that the same seed gives the same deformations as before.
     bits = np.random.Philox(key=np.array([seed, zlib.crc32(b"moved")], dtype=np.uint64)).advance(first)
     draws = (bits.random_raw(4 * len(rows)).reshape(-1, 4) >> np.uint64(11)) * 2.0**-53 * 2 - 1
     angles = torch.from_numpy(np.deg2rad(MOST_TURN) * draws[:, 0]).float()
@@ -123,22 +124,22 @@ def moved(rows: Bytes, side: int, seed: int, first: int) -> Bytes:
 
 @dataclass(frozen=True)
 class _Task:
-    """A part of the training images, to be searched for the neighbours of the test images."""
+    """A part of the training images, to be searched for the nearest neighbours of the test images."""
 
     source: TrainingImages
     start: int
     stop: int
     test: Pixels
     chosen: Rows
-    key: str  # of the test images
+    key: str  # identifies the test images
     device: str
     threads: int | None
 
 
-_prepared: dict[str, NearestRows] = {}  # of this process, by key
+_prepared: dict[str, NearestRows] = {}  # the last search of this worker process, so that its next task can reuse it
 
 
-def _nearest(task: _Task) -> Found:
+def _nearest(task: _Task) -> Neighbours:
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     key = f"{task.key} {task.device}"
@@ -151,12 +152,12 @@ def _nearest(task: _Task) -> Found:
     return search.found
 
 
-def _stretches(counts: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the parts of the training images: each count is the end of one."""
+def _parts(counts: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield start and stop of the tasks, so that each count is the end of one."""
     start = 0
     for count in counts:
         while start < count:
-            stop = min(start - start % _STRETCH + _STRETCH, count)
+            stop = min(start - start % _TASK_IMAGES + _TASK_IMAGES, count)
             yield start, stop
             start = stop
 
@@ -165,20 +166,20 @@ def _stretches(counts: list[int]) -> Iterator[tuple[int, int]]:
 class _Set:
     pixels: Pixels
     labels: Labels
-    rows: Rows  # those that have labels and are used, in a random order
+    rows: Rows  # the images that are used, which have labels, in a random order
     data: Dataset
 
 
 class OneNearestNeighbour:
-    """The task on its data, ready to score any number of generators of a run.
+    """The task and its data; it can score any number of generators of a run.
 
     Args:
         config: the settings.
         run: settings of the run.
-        model: of its generators.
+        model: settings of its generators.
         device: where to compute.
         pool: the processes that make samples and search them.
-        workers_device: what those compute on.
+        workers_device: device of these processes.
 
     Raises:
         ConfigError: the run has no labels.
@@ -206,7 +207,7 @@ class OneNearestNeighbour:
         test_path = self._test_path(path)
         member = None if config.data else run.get("data", {}).get("image_member")
         train, test = self._open(path, "train", member), self._open(test_path, "test")
-        of_rooms = all(is_rooms(data.path) for data in (train, test))  # both from room 0 on
+        of_rooms = all(is_rooms(data.path) for data in (train, test))  # both begin with room 0
         if of_rooms or test.digest == train.digest:
             raise DataError(f"test_data {test.path!r} holds the images of data {path!r}: take others")
         self._train, self._test = self._read(train, "train"), self._read(test, "test")
@@ -215,9 +216,9 @@ class OneNearestNeighbour:
         self._counts = [count for count in COUNTS if count < samples] + [samples]
 
     def _test_path(self, path: str) -> str | None:
-        """Return where the test images are, None for rooms that no run is trained on.
+        """Return the path of the test images; None for rooms that no run is trained on.
 
-        A folder with the files of MNIST has its own; else they are to be given.
+        A folder with the files of MNIST contains its test images; for other data they have to be given.
         """
         if self.config.test_data is not None:
             return self.config.test_data
@@ -231,7 +232,7 @@ class OneNearestNeighbour:
         )
 
     def _open(self, path: str | None, split: Literal["train", "test"], image_member: str | None = None) -> Dataset:
-        """Open a set, and see that it has the run's classes."""
+        """Open a data set, and check that it has the run's classes."""
         size, channels = self._extractor.image_size, self._extractor.channels
         kind = "rooms" if path is None else kind_of(path)
         data = open_labelled(
@@ -240,10 +241,12 @@ class OneNearestNeighbour:
         classes = self.model.classes or 0
         found = int(class_labels(data).max()) + 1
         if found > classes:
-            raise DataError(f"{data.path!r} has {found} classes, the run {classes}: give what it learned")
+            raise DataError(f"{data.path!r} has {found} classes, the run {classes}: give data with the run's classes")
         if data.classes and self._names and data.classes != self._names:
             theirs, ours = (", ".join(names[:3]) for names in (data.classes, self._names))
-            raise DataError(f"{data.path!r} has the classes {theirs} …, the run {ours} …: give what it learned")
+            raise DataError(
+                f"{data.path!r} has the classes {theirs} …, the run {ours} …: give data with the run's classes"
+            )
         return data
 
     def _read(self, data: Dataset, split: str) -> _Set:
@@ -281,15 +284,15 @@ class OneNearestNeighbour:
         return self._entry(self.model.name, predicted, begun) | about
 
     def score_real_images(self) -> list[Entry]:
-        """Return the entries of real training images, as they are and, for larger N than there are, moved as well."""
+        """Return the entries of real training images: without copies and, for larger N, with deformed copies."""
         begun, train = time.perf_counter(), self._train
         source = RealImages(train.pixels, train.rows, self._extractor.image_size, self.config.seed)
-        there = len(train.rows)
-        counts = sorted({*self._counts, min(there, self._counts[-1])})
+        available = len(train.rows)
+        counts = sorted({*self._counts, min(available, self._counts[-1])})
         found = self._found(source, counts, "real images")
-        predicted = [(count, train.labels[train.rows[rows % there]]) for count, rows in found]
-        entries = [self._entry("real images", [pair for pair in predicted if pair[0] <= there], begun)]
-        if counts[-1] > there:
+        predicted = [(count, train.labels[train.rows[rows % available]]) for count, rows in found]
+        entries = [self._entry("real images", [pair for pair in predicted if pair[0] <= available], begun)]
+        if counts[-1] > available:
             entries.append(self._entry("real images, then moved", predicted, begun))
         return entries
 
@@ -315,16 +318,16 @@ class OneNearestNeighbour:
         }
 
     def _found(self, source: TrainingImages, counts: list[int], what: str) -> Iterator[tuple[int, Rows]]:
-        """Yield each count with the nearest of so many training images of each test image."""
+        """Yield each count with the row of the nearest of the first `count` training images, for each test image."""
         threads = 1 if self._pool.workers > 1 and self._workers_device == "cpu" else None
         test, chosen, key, device = self._test.pixels, self._test.rows, self._key, self._workers_device
-        parts = list(_stretches(counts))
+        parts = list(_parts(counts))
         tasks = (_Task(source, start, stop, test, chosen, key, device, threads) for start, stop in parts)
         line, found = ProgressLine(f"1-nn, {what}"), None
         try:
             with closing(self._pool.run(_nearest, tasks)) as results:
                 for (_, stop), part in zip(parts, results, strict=True):
-                    found = part if found is None else found.then(part)
+                    found = part if found is None else found.merge(part)
                     line(stop, stop / counts[-1], 0)
                     if stop in counts:
                         yield stop, found.rows
@@ -335,7 +338,7 @@ class OneNearestNeighbour:
         return {"data": self._train.data.digest, "test_data": self._test.data.digest, "images": self.config.data_count}
 
     def find(self, finished: list[Entry], samples: Samples) -> Entry | None:
-        """Return the entry of the same generator, data and protocol among those of scores.json."""
+        """Return the finished entry of the same generator, data and protocol, None if there is none."""
         same = {
             "step": samples.step,
             "method": samples.model.name,
@@ -348,14 +351,14 @@ class OneNearestNeighbour:
         return next((entry for entry in finished if same.items() <= ({"weights": "raw"} | entry).items()), None)
 
     def clear(self) -> None:
-        """Remove from the cache what was put there."""
+        """Remove the entries of this object from the cache."""
         self._files.clear()
 
 
 def kind_of(path: str) -> str:
-    """Return what the files at a path are, where they are those of a known data set, else `folder`."""
-    place = Path(path)
-    names = [place.name, *(entry.name for entry in place.iterdir())] if place.is_dir() else [place.name]
+    """Return `mnist` or `cifar10` if the files at a path have the names of that data set, else `folder`."""
+    at = Path(path)
+    names = [at.name, *(entry.name for entry in at.iterdir())] if at.is_dir() else [at.name]
     if any("-idx" in name for name in names):
         return "mnist"
     return "cifar10" if any("cifar" in name or name.startswith("data_batch") for name in names) else "folder"
@@ -370,7 +373,7 @@ def evaluate_one_nn(
     say: Callable[[str], None],
     workers_device: str | None = None,
 ) -> list[Entry]:
-    """Score the generators of a run's checkpoints, and real images, each written to scores.json as soon as it is there.
+    """Score the generators of a run's checkpoints, and real images; each score is written as soon as it is measured.
 
     Args, returns and raises: as `scoring.evaluate`.
     """
@@ -379,7 +382,7 @@ def evaluate_one_nn(
             f"baselines is {','.join(config.baselines)!r}: the task one-nn has real images as its control, no others"
         )
     steps = run.chosen_steps(config.step)
-    finished = run.entries().get(config.task, [])  # damaged, it is better known now
+    finished = run.entries().get(config.task, [])  # read before the work, so that a damaged file is reported first
     if config.step != "all":
         finished = []
     first = open_samples(run, str(steps[0]), seed=config.seed, weights=config.weights)
@@ -405,4 +408,4 @@ def evaluate_one_nn(
             task.clear()
 
 
-__all__ = ["COUNTS", "GeneratedImages", "OneNearestNeighbour", "RealImages", "evaluate_one_nn", "kind_of", "moved"]
+__all__ = ["COUNTS", "GeneratedImages", "OneNearestNeighbour", "RealImages", "deform", "evaluate_one_nn", "kind_of"]

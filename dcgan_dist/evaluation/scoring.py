@@ -1,4 +1,4 @@
-"""What `evaluate` does with its settings: features, controls, protocols, and where the scores go."""
+"""The command `evaluate`: features of a discriminator and controls, scored by a protocol, written to scores.json."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ _SVHN_DRAWS = 100
 _SVHN_VALIDATION = 10_000
 _DRAWS = 10
 _CNN_DRAWS = 5
-# Settings that decide the score of every method, and those of some alone.
+# Settings that determine the score of every method, and further ones of some methods.
 _DECIDING = (
     *("labels_per_class", "draws", "choosing_draws", "validation", "test", "cs", "pooling", "statistics", "unlabelled"),
     *("precision", "store", "count", "seed"),
 )
 _DECIDING_FOR = {"kmeans": ("centroids", "patches"), "cnn": ("trials", "epochs")}
-_RANDOM_BATCHES = 50  # that the statistics of random weights are measured over
+_RANDOM_BATCHES = 50  # batches over which the statistics of random weights are measured
 
 
 @dataclass(frozen=True)
-class _Question:
-    """One thing to tell from an image: its class, or an attribute of a room."""
+class _Target:
+    """Something to predict from an image: its class, or an attribute of a room."""
 
     name: str
     partition: Partition
@@ -72,23 +72,23 @@ class _Question:
 
 
 def _recorded_settings(entry: Entry) -> dict[str, Any]:
-    """Return the settings of an entry of scores.json, as this version or an earlier one wrote them."""
+    """Return the settings of an entry of scores.json, with the names of this version."""
     recorded = entry.get("settings")
     settings = modernised(EvaluateConfig, recorded if isinstance(recorded, dict) else {})
-    with suppress(ValueError):  # no numbers: they are of no entry of ours
+    with suppress(ValueError):  # not numbers: the entry is of another tool, and matches no settings
         settings["cs"] = tuple(float(value) for value in as_list(settings.get("cs", ())))
     return settings
 
 
 class Evaluation:
-    """A task on its data, ready to score any number of representations.
+    """A task and its data; it can score any number of representations.
 
     Args:
         config: the settings.
-        model: of the discriminators that are scored, for the size and channels of the images.
+        model: settings of the discriminators, which give the size and channels of the images.
         device: where to compute.
         pool: the processes that extract features.
-        workers_device: what those compute on; left out, `device`.
+        workers_device: device of these processes; if None, `device`.
 
     Raises:
         ConfigError, DataError: the data do not fit the task.
@@ -113,21 +113,21 @@ class Evaluation:
         self.test_data = None
         if config.test_data is not None:
             self.test_data = self._open(config.test_data, "test")
-        self._looked_at: list[Rows | None] = []  # numbers of images of the data and of the test set, ascending
-        self.questions = self._questions()
+        self._chosen: list[Rows | None] = []  # ascending numbers of the images used of data and test set; None for all
+        self.targets = self._targets()
         svhn = config.task == "svhn"
         given, draws = config.labels_per_class, config.draws
         self.per_class = given if given is not None else _SVHN_LABELS if svhn else 0
         self.draws = draws if draws is not None else _SVHN_DRAWS if svhn else _DRAWS
         if self.per_class:
-            for question in self.questions:  # too few labels are better known before features are extracted
-                draw_labels(question.partition, self.per_class, config.seed, "test", 0, question.names)
+            for target in self.targets:  # refuses too few labels before features are extracted, which takes long
+                draw_labels(target.partition, self.per_class, config.seed, "test", 0, target.names)
 
     def _open(self, path: str | None, split: Literal["train", "test"] = "train") -> Dataset:
         size, channels = self.image_size, self.channels
         return open_labelled(path, self.config.task, image_size=size, channels=channels, cache=self.cache, split=split)
 
-    def _questions(self) -> list[_Question]:
+    def _targets(self) -> list[_Target]:
         config, data, test = self.config, self.data, self.test_data
         labels = self._labels(data)
         tests: dict[str, Labels] = {} if test is None else self._labels(test)
@@ -137,7 +137,7 @@ class Evaluation:
         if validation is None and config.task == "svhn" and len(labels["class"]) >= 2 * _SVHN_VALIDATION:
             validation = _SVHN_VALIDATION
         return [
-            _Question(
+            _Target(
                 name,
                 divide(
                     of_all,
@@ -153,19 +153,19 @@ class Evaluation:
         ]
 
     def _labels(self, data: Dataset) -> dict[str, Labels]:
-        """Return the labels of the images of a set that are looked at, and remember which those are."""
+        """Return the labels of the images of a data set that are used, and append their numbers to `_chosen`."""
         labels = room_labels(data) if self.config.task == "rooms" else {"class": class_labels(data)}
         usable, most = np.flatnonzero(next(iter(labels.values())) >= 0), self.config.count
         if most is None or most >= len(usable):
-            self._looked_at.append(None)
+            self._chosen.append(None)
             return labels
         rows = np.sort(usable[permutation(len(usable), self.config.seed, "images")[:most]])
-        self._looked_at.append(rows)
+        self._chosen.append(rows)
         return {name: of_all[rows] for name, of_all in labels.items()}
 
     @property
     def protocol(self) -> str:
-        """Name of the protocol: how many labels, and what is not as the defaults have it."""
+        """Name of the protocol: the number of labels, and the settings that differ from the defaults."""
         config = self.config
         parts = [f"{self.per_class}-per-class" if self.per_class else "full"]
         parts += [config.pooling] * (config.pooling != "paper")
@@ -176,10 +176,10 @@ class Evaluation:
         return "/".join(parts)
 
     def values(self, extractor: Extractor) -> tuple[Any, Any]:
-        """Return the rows of the data and of the test set (the same where there is none) by an extractor."""
+        """Return the features of the data and of the test set; if there is no test set, those of the data twice."""
         rows = []
         sets = [self.data] if self.test_data is None else [self.data, self.test_data]
-        for data, chosen in zip(sets, self._looked_at, strict=True):
+        for data, chosen in zip(sets, self._chosen, strict=True):
             line = ProgressLine(f"features of {data.path}")
 
             def report(done: int, count: int, line: ProgressLine = line) -> None:
@@ -204,38 +204,38 @@ class Evaluation:
         """Score one representation by the protocol, and return its entry for scores.json.
 
         Args:
-            method: its name.
+            method: name of the representation.
             learner: the classifier.
-            values: its features of the data.
-            test_values: those of the test set.
-            begun: `time.perf_counter()` when work on it began.
-            config: the settings, where they are not those of all.
-            draws: how often labels are drawn, where it is not as for all.
+            values: features of the data.
+            test_values: features of the test set.
+            begun: `time.perf_counter()` at the start of the work.
+            config: settings of this method; if None, those of the task.
+            draws: number of draws of labels; if None, that of the task.
         """
 
-        def answer(question: _Question) -> Score:
+        def score_target(target: _Target) -> Score:
             if not self.per_class:
-                return score_full(learner, values, test_values, question.partition, self.device)
+                return score_full(learner, values, test_values, target.partition, self.device)
             return score_draws(
                 learner,
                 values,
                 test_values,
-                question.partition,
+                target.partition,
                 self.device,
                 per_class=self.per_class,
                 draws=self.draws if draws is None else draws,
                 choosing_draws=(config or self.config).choosing_draws,
                 seed=self.config.seed,
-                names=question.names,
+                names=target.names,
             )
 
-        scores = {question.name: answer(question) for question in self.questions}
+        scores = {target.name: score_target(target) for target in self.targets}
         return {
             "step": None,
             "method": method,
             "protocol": self.protocol,
             "checkpoint_digest": None,
-            "metrics": _metrics(scores, self.questions),
+            "metrics": _metrics(scores, self.targets),
             learner.parameter: {name: score.chosen for name, score in scores.items()}
             if len(scores) > 1
             else next(iter(scores.values())).chosen,
@@ -251,7 +251,7 @@ class Evaluation:
         }
 
     def _split(self) -> dict[str, Any]:
-        partition = self.questions[0].partition
+        partition = self.targets[0].partition
         return {
             "data": self.data.digest,
             "test_data": None if self.test_data is None else self.test_data.digest,
@@ -261,18 +261,18 @@ class Evaluation:
         }
 
     def settings(self, method: str) -> dict[str, Any]:
-        """Return the settings that decide the scores of a method, beside the data, as they go into scores.json."""
+        """Return the settings that, with the data, determine the scores of a method, as written to scores.json."""
         names = (*_DECIDING, *_DECIDING_FOR.get(method.partition("-")[0], ()))
         return {name: getattr(self.config, name) for name in names}
 
     def find(self, entries: Sequence[Entry], method: str, step: int | None, digest: str | None = None) -> Entry | None:
-        """Return the score among `entries` that was made from the same network, data and settings, None if none was.
+        """Return the entry of the same network, data and settings, None if there is none.
 
         Args:
-            entries: of the task.
-            method: its name.
-            step: of the checkpoint; None for a control.
-            digest: of the checkpoint.
+            entries: entries of the task.
+            method: name of the method.
+            step: step of the checkpoint; None for a control.
+            digest: digest of the checkpoint.
         """
         same = {"method": method, "step": step, "split": self._split()}
         if step is not None:
@@ -282,14 +282,11 @@ class Evaluation:
         return next((entry for entry in candidates if _recorded_settings(entry) == ours), None)
 
     def svm(self) -> L2SVM:
-        """Return the paper's classifier with the values of C that the settings give."""
+        """Return the paper's classifier with the values of C of the settings."""
         return L2SVM(self.config.c_values, self.device)
 
     def score_discriminator(self, trained: TrainedDiscriminator, method: str | None = None) -> Entry:
-        """Score a discriminator, with the statistics, pooling and precision of the settings.
-
-        The method's name is that of its family unless another is given.
-        """
+        """Score a discriminator with the pooling and precision of the settings; `method` is by default its family."""
         begun = time.perf_counter()
         config = self.config
         extractor = prepare_extractor(
@@ -305,15 +302,16 @@ class Evaluation:
         return entry | {"step": trained.step, "checkpoint_digest": trained.digest, "statistics": trained.statistics}
 
     def controls(self, run: dict[str, Any], finished: Sequence[Entry]) -> Iterator[Entry]:
-        """Give the scores of the controls that the settings ask for, those among `finished` as they are."""
+        """Yield the scores of the controls that the settings ask for; finished ones are not measured again."""
         for name in self.config.chosen_baselines:
             found = self.find(finished, f"kmeans-{self.config.centroids}" if name == "kmeans" else name, None)
             yield found or self._CONTROLS[name](self, run)
 
     def _random(self, run: dict[str, Any]) -> Entry:
         trained = random_discriminator(self.model, self.config.seed)
-        # Its running averages were never updated; with them, each layer's activations are far smaller than the last's.
-        return self.score_discriminator(measured(self.config, trained, run, self.device, _RANDOM_BATCHES), "random")
+        # Its running averages were never updated; with them, activations would become much smaller from layer to layer.
+        ready = with_measured_statistics(self.config, trained, run, self.device, _RANDOM_BATCHES)
+        return self.score_discriminator(ready, "random")
 
     def _pixels(self, _run: dict[str, Any]) -> Entry:
         begun = time.perf_counter()
@@ -330,11 +328,11 @@ class Evaluation:
     def _kmeans(self, _run: dict[str, Any]) -> Entry:
         begun = time.perf_counter()
         config, (pixels, _) = self.config, self._pixel_rows()
-        train = self.questions[0].partition.train
+        train = self.targets[0].partition.train
         extractor = fit_kmeans(
             pixels,
             train,
-            self.data.digest if self._looked_at[0] is None else f"{self.data.digest}-{config.count}-{config.seed}",
+            self.data.digest if self._chosen[0] is None else f"{self.data.digest}-{config.count}-{config.seed}",
             self.cache,
             image_size=self.image_size,
             channels=self.channels,
@@ -359,7 +357,7 @@ class Evaluation:
             pool=self._pool,
             workers_device=self._workers_device,
         )
-        fewer = replace(config, choosing_draws=1)  # a trial is a training
+        fewer = replace(config, choosing_draws=1)  # each trial of the search trains a network for each draw
         entry = self.score("cnn", learner, *self._pixel_values(), begun, fewer, min(self.draws, _CNN_DRAWS))
         chosen = entry["trial"] if isinstance(entry["trial"], dict) else {"class": entry["trial"]}
         of = {name: asdict(draw_trial(config.seed, int(number))) for name, number in chosen.items()}
@@ -377,23 +375,26 @@ class Evaluation:
     }
 
 
-def _metrics(scores: dict[str, Score], questions: list[_Question]) -> dict[str, Any]:
+def _metrics(scores: dict[str, Score], targets: list[_Target]) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
-    for question in questions:
-        score = scores[question.name]
+    for target in targets:
+        score = scores[target.name]
         about = {"value": score.value, "ci95": list(score.ci95), "n": score.n}
         if score.draws:
             about |= {"draws": score.draws, "sigma": score.sigma}
-        truth = question.partition.test_labels[question.partition.test]
+        truth = target.partition.test_labels[target.partition.test]
         about["most_frequent"] = 100 * float(np.bincount(truth).max()) / len(truth)
-        metrics["accuracy" if len(questions) == 1 else question.name] = about
-    if len(questions) > 1:
+        metrics["accuracy" if len(targets) == 1 else target.name] = about
+    if len(targets) > 1:
         metrics = {"accuracy": _mean(list(scores.values())), **metrics}
     return metrics
 
 
 def _mean(scores: list[Score]) -> dict[str, Any]:
-    """Return the mean accuracy over several questions about the same images, which are what is independent."""
+    """Return the mean accuracy over several targets of the same images.
+
+    The targets of an image are not independent, so the interval is computed from the images' mean accuracies.
+    """
     shares = 100 * np.mean([score.correct for score in scores], axis=0)  # (draws, images)
     value = float(shares.mean())
     if scores[0].draws > 1:
@@ -406,7 +407,7 @@ def _mean(scores: list[Score]) -> dict[str, Any]:
     return {"value": value, "ci95": [max(0.0, value - half), min(100.0, value + half)], "n": shares.shape[1], **more}
 
 
-def measured(
+def with_measured_statistics(
     config: EvaluateConfig,
     trained: TrainedDiscriminator,
     run: dict[str, Any],
@@ -416,14 +417,14 @@ def measured(
     """Return the discriminator with batch-norm statistics measured on the run's unlabelled images.
 
     Args:
-        config: says where they are, where it is not where the run had them.
+        config: the settings; `unlabelled` is the path of the images if they are no longer where the run had them.
         trained: the discriminator.
         run: settings of the run.
         device: where to compute.
-        batches: how many batches of them; all if None.
+        batches: number of batches; all if None.
 
     Raises:
-        DataError: those images cannot be had.
+        DataError: the images cannot be opened, or have another number of channels.
     """
     about = run.get("data", {})
     path = config.unlabelled or str(about.get("path"))
@@ -439,7 +440,7 @@ def measured(
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a score was computed on, for people."""
+    """Return the name of a device for scores.json."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
 
 
@@ -452,28 +453,28 @@ def evaluate(
     say: Callable[[str], None],
     workers_device: str | None = None,
 ) -> list[Entry]:
-    """Score a run's checkpoints and the controls, each written to scores.json as soon as it is there.
+    """Score a run's checkpoints and the controls; each score is written to scores.json as soon as it is measured.
 
-    Of all checkpoints, those whose scores are there already, from the same data and settings, are not scored again.
+    With `step: all`, checkpoints that already have a score from the same data and settings are not scored again.
 
     Args:
         config: the settings.
         run: the run.
         device: where to compute.
         pool: the processes that extract features.
-        show: told of the protocol and all entries at the end.
-        say: told in a line what was there already.
-        workers_device: what the processes compute on; left out, `device`.
+        show: called with the protocol and all entries at the end.
+        say: called with a line of text about existing scores and damaged checkpoints.
+        workers_device: device of the processes; if None, `device`.
 
     Returns:
-        The entries, in the order in which they were asked for.
+        The entries: checkpoints in the order of their steps, then controls in the order of the settings.
 
     Raises:
         ConfigError, DataError, RunDirectoryError: the settings, the data or the run cannot be used; no score of the
             checkpoint concerned was written.
     """
     steps = run.chosen_steps(config.step)
-    finished = run.entries().get(config.task, [])  # damaged, it is better known now
+    finished = run.entries().get(config.task, [])  # read before the work, so that a damaged file is reported first
     if config.step != "all":
         finished = []
     discriminators = run.load_each(load_discriminator, steps, say)
@@ -494,8 +495,9 @@ def _scores(
     for trained in discriminators:
         entry = evaluation.find(finished, trained.model.name, trained.step, trained.digest)
         if entry is None:
-            ready = measured(config, trained, run, device) if config.statistics == "measured" else trained
-            entry = evaluation.score_discriminator(ready)
+            if config.statistics == "measured":
+                trained = with_measured_statistics(config, trained, run, device)  # noqa: PLW2901
+            entry = evaluation.score_discriminator(trained)
         yield entry
     yield from evaluation.controls(run, finished)
 

@@ -1,7 +1,7 @@
-"""The supervised control of section 5.2: a classifier of the discriminator's architecture, trained on the labels.
+"""The supervised control of section 5.2: a classifier with the discriminator's architecture, trained on the labels.
 
-Its learning rate, L2 penalty, momentum and dropout come from a random search, whose trials are judged on validation
-images: as a `Learner`, a trial is the number that is chosen.
+Its learning rate, L2 penalty, momentum and dropout come from a random search, whose trials are compared on validation
+images. For the protocols it is a `Learner` whose parameter is the number of the trial.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def draw_trial(seed: int, number: int) -> Trial:
 
 
 class _Network(nn.Module):
-    """The conv layers of a discriminator, and a dense layer to the classes in place of that to a logit."""
+    """The conv layers of a discriminator, with a dense layer to the classes instead of one to a logit."""
 
     def __init__(self, model: ModelConfig, classes: int, dropout: float, seed: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Network(nn.Module):
             self.head.bias.zero_()
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return logits (n, classes) of images given as rows in [-1, 1], (n, rows * columns * channels)."""
+        """Return logits (n, classes) of flat images in [-1, 1], (n, rows * columns * channels)."""
         images = rows.view(len(rows), *self.shape).permute(0, 3, 1, 2)
         maps = self.body.feature_maps(images, images.new_zeros(len(rows), self.labels))[-1]
         logits: Tensor = self.head(self.dropout(maps.flatten(1)))
@@ -84,16 +84,16 @@ class _Network(nn.Module):
 
 @dataclass(frozen=True)
 class SupervisedCNN:
-    """Trains such classifiers; `grid` has the numbers of the trials.
+    """The learner that trains these classifiers.
 
     Attributes:
-        model: of the discriminator.
-        epochs: passes over the labels.
-        seed: of trials, weights and order.
+        model: settings of the discriminator.
+        epochs: passes over the labelled images.
+        seed: seed of trials, weights and order.
         device: where to predict.
         grid: numbers of the trials.
         pool: the processes that train.
-        workers_device: what those compute on; `device` if None.
+        workers_device: device of these processes; `device` if None.
     """
 
     model: ModelConfig
@@ -147,7 +147,7 @@ class _Training:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A training of the search, and the rows that judge it."""
+    """A training of the search, and the held-out rows on which it is judged."""
 
     training: _Training
     held: Rows
@@ -155,17 +155,17 @@ class _Judged:
 
 
 def _train_and_judge(trial: _Judged) -> float:
-    """Return the share of held-out rows whose class a training tells."""
+    """Return the share of held-out rows that the trained network classifies correctly."""
     device = torch.device(trial.training.device)
     found = predict_all([_train(trial.training).to(device)], trial.training.values, trial.held, device)
     return float((found[0].numpy() == trial.labels).mean())
 
 
 def _train(training: _Training) -> _Network:
-    """Return the network that a trial gives, on the CPU."""
+    """Train the network of a trial, and return it on the CPU."""
     seed, rows, device = training.seed, training.rows, torch.device(training.device)
     trial = draw_trial(seed, training.number)
-    # First weights and dropout are drawn from the global generator, which is left as it was.
+    # Initial weights and dropout use the global random generator, whose state is restored afterwards.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         network = _Network(training.model, training.classes, trial.dropout, seed).to(device)

@@ -1,14 +1,14 @@
-"""Protocols: how labelled images become a number (section 5).
+"""Protocols: how a classifier on features gets a score (section 5).
 
-Every protocol divides the images by the seed alone into training, validation and test, so that all methods are judged
-by the same ones. What a classifier lets choose (C of an SVM, k of a nearest-neighbour rule) is chosen on validation
-images by `choose`, which is given no test image and no test label; the test images are looked at once, at the end.
+Every protocol splits the images by the seed alone into training, validation and test, so that all methods are scored on
+the same images. The hyperparameter of a classifier (C of an SVM, k of nearest neighbours) is chosen on validation
+images by `choose`, which sees no test image and no test label; the test images are used once, at the end.
 
 - `score_full`: all labels. After the choice, the classifier is fitted to training and validation images together. The
   interval is Wilson's for a share of n test images.
-- `score_draws`: few labels (400 a class of CIFAR-10, 100 a class of SVHN), drawn anew many times: the choice is by the
-  mean accuracy over the first draws on validation images, the score is the mean over draws on test images, and its
-  interval 1.96 standard deviations of the draws to both sides, as the released code has it.
+- `score_draws`: few labels (400 per class of CIFAR-10, 100 per class of SVHN), drawn many times. The choice is by the
+  mean accuracy on validation images over draws of their own; the score is the mean over the draws on test images, and
+  its interval 1.96 standard deviations of the draws to both sides, as in the released code.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from dcgan_dist.evaluation.linear_svm import LinearSVM, fit_path, gram_of
 
 Rows = npt.NDArray[np.int64]
 
-_CONVERTED = 1 << 28  # values of which so many are kept as float32 for a fit, whatever they are stored as: 1 GiB
-_REMEMBERED = 4096  # samples, of which so many are kept for the next question about them
+_CONVERTED = 1 << 28  # up to this many values are converted to float32 before a fit: 1 GiB
+_KEPT = 4096  # up to this many samples are kept for the next fit to the same samples
 _BLOCK = 512  # images whose features are in memory at once when predicting
 Z95 = 1.96  # standard deviations to each side of a normal distribution's middle that hold 95% of it
 
 
 class Values(Protocol):
-    """Features of a set: an array, a memory map, or one seen through a change of each row."""
+    """Features of a data set: an array, a memory map, or a transformation of one that is applied when rows are read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102
@@ -49,18 +49,18 @@ class Values(Protocol):
 
 
 class Classifier(Protocol):
-    """What a fit gives."""
+    """A fitted classifier."""
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the classes, (n,), of features (n, d)."""
 
 
 class Learner(Protocol):
-    """A way to fit classifiers, with one number to be chosen.
+    """A way to fit classifiers, with one hyperparameter.
 
     Attributes:
-        parameter: name of that number.
-        grid: the values to choose among, simplest classifier first: of equals the first is taken.
+        parameter: name of the hyperparameter.
+        grid: its values, the simplest classifier first: among equally good ones, the first is chosen.
     """
 
     @property
@@ -77,15 +77,15 @@ class Learner(Protocol):
 
 @runtime_checkable
 class Judge(Protocol):
-    """A learner that judges all values of its grid in one search of its own."""
+    """A learner that compares the values of its grid by a search of its own."""
 
     def judge(self, values: Values, labels: Labels, draws: Sequence[Rows], held: Rows, classes: int) -> list[float]:
-        """Return, for each value of the grid, the mean share of held-out rows that are classified rightly."""
+        """Return for each value of the grid the mean share of held-out rows that are classified correctly."""
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """Samples that were fitted to, with what a fit to them begins with."""
+    """The samples of a fit, and their Gram matrix."""
 
     values: Values
     rows: Rows
@@ -95,9 +95,9 @@ class _Kept:
 
 @dataclass(frozen=True)
 class L2SVM:
-    """The paper's classifier: a linear SVM with squared hinge loss, one against the rest.
+    """The paper's classifier: a linear SVM with squared hinge loss, one-vs-rest.
 
-    It remembers the last samples that it was fitted to, since several questions may be asked about the same images.
+    It keeps the last samples that it was fitted to, because several targets may be predicted from the same images.
     """
 
     grid: tuple[float, ...]
@@ -138,9 +138,9 @@ class L2SVM:
             if kept.values is values and np.array_equal(kept.rows, rows):
                 return kept
         x = torch.from_numpy(np.ascontiguousarray(values[rows]))
-        if x.numel() <= _CONVERTED:  # once, not with each pass over them
+        if x.numel() <= _CONVERTED:  # converted once instead of in each pass
             x = x.float()
-        if len(rows) > _REMEMBERED:
+        if len(rows) > _KEPT:
             return _Kept(values, rows, x, None)
         self._kept[:] = [_Kept(values, rows, x, gram_of(x, self.device)), *self._kept[:1]]
         return self._kept[0]
@@ -148,14 +148,14 @@ class L2SVM:
 
 @dataclass(frozen=True)
 class Partition:
-    """Which rows are for what; `test` are rows of another set where there is one.
+    """The rows for training, validation and test.
 
     Attributes:
         train: rows to fit classifiers to.
-        validation: rows to choose by.
-        test: rows to score by.
-        labels: of the set that training and validation rows are of.
-        test_labels: of the set that the test rows are of.
+        validation: rows on which hyperparameters are chosen.
+        test: rows to score on; rows of the separate test set if there is one.
+        labels: labels of the data set with the training and validation rows.
+        test_labels: labels of the data set with the test rows.
         classes: number of classes.
     """
 
@@ -169,17 +169,17 @@ class Partition:
 
 @dataclass(frozen=True)
 class Score:
-    """A score in percent, and how it came about.
+    """A score in percent, and how it was obtained.
 
     Attributes:
         value: accuracy.
         ci95: its 95% interval.
-        n: test images.
-        chosen: value of the classifier's parameter.
-        validation: accuracy on validation images by value of the parameter.
-        correct: whether each test image was classified rightly, shape (draws, n).
-        draws: how many sets of labels; 0 for all labels.
-        sigma: standard deviation over the draws; 0 without.
+        n: number of test images.
+        chosen: chosen value of the classifier's hyperparameter.
+        validation: accuracy on validation images by value of the hyperparameter.
+        correct: whether each test image was classified correctly, (draws, n).
+        draws: number of draws of labels; 0 if all labels were used.
+        sigma: standard deviation over the draws; 0 without draws.
     """
 
     value: float
@@ -193,7 +193,7 @@ class Score:
 
 
 def permutation(count: int, seed: int, purpose: str, number: int = 0) -> Rows:
-    """Return an order of 0 … count - 1 that is a function of the arguments alone."""
+    """Return a random order of 0 … count - 1 that depends only on the arguments."""
     key = np.array([seed, zlib.crc32(purpose.encode())], dtype=np.uint64)
     counter = np.array([0, number, 0, 0], dtype=np.uint64)
     keys = np.random.Philox(key=key, counter=counter).random_raw(count)
@@ -209,18 +209,18 @@ def divide(
     test_labels: Labels | None = None,
     where: str = "the data",
 ) -> Partition:
-    """Divide labelled images into training, validation and test by a seed; images without a label are left out.
+    """Split labelled images into training, validation and test by a seed; images without a label are left out.
 
     Args:
-        labels: of the set, -1 for none.
-        seed: of the division.
-        test: number of test images; left out, a fifth of the set. Not used with `test_labels`.
-        validation: number of validation images; left out, a tenth of the set.
-        test_labels: of the separate test set, where there is one.
-        where: the set in words, for messages.
+        labels: labels of the data set, -1 for none.
+        seed: seed of the split.
+        test: number of test images; if None, a fifth of the data set. Not used with `test_labels`.
+        validation: number of validation images; if None, a tenth of the data set.
+        test_labels: labels of the separate test set, if there is one.
+        where: name of the data set for messages.
 
     Raises:
-        DataError: too few images, or none of a second class to train on.
+        DataError: there are too few images, or only one class among the training images.
     """
     usable = np.flatnonzero(labels >= 0)
     order = usable[permutation(len(usable), seed, "division")]
@@ -232,7 +232,7 @@ def divide(
             f"{where} has {len(order)} labelled images: {held} for the test and {chosen_by} for validation leave "
             f"{max(left, 0)} to train on; set --test and --validation"
         )
-    # The test images come first, so that the validation's size does not change which they are.
+    # The test images come first, so that the number of validation images does not change them.
     parts = np.split(order, [held, held + chosen_by])
     if len(np.unique(labels[parts[2]])) < 2:
         raise DataError(
@@ -252,10 +252,10 @@ def divide(
 def draw_labels(
     partition: Partition, per_class: int, seed: int, purpose: str, number: int, names: Sequence[str] = ()
 ) -> Rows:
-    """Draw `per_class` training rows of each class that the data has, as a function of (seed, purpose, number).
+    """Draw `per_class` training rows of each class of the data; the draw depends on (seed, purpose, number).
 
     Raises:
-        DataError: a class has fewer.
+        DataError: a class has fewer rows.
     """
     order = partition.train[permutation(len(partition.train), seed, f"labels/{purpose}", number)]
     labels = partition.labels[order]
@@ -273,7 +273,7 @@ def draw_labels(
 
 
 def predict_all(models: Sequence[Classifier], values: Values, rows: Rows, device: torch.device) -> Tensor:
-    """Return the classes that each model gives to rows of `values`, (models, n); each row is read once."""
+    """Return the class that each model predicts for each of the rows, (models, n); each row is read once."""
     linear = [model for model in models if isinstance(model, LinearSVM)]
     stacked = None
     if len(linear) == len(models) and models:
@@ -295,10 +295,10 @@ def predict_all(models: Sequence[Classifier], values: Values, rows: Rows, device
 def choose(
     learner: Learner, values: Values, partition: Partition, draws: Sequence[Rows], device: torch.device
 ) -> tuple[float, dict[float, float]]:
-    """Choose the classifier's parameter by the mean accuracy over draws on validation images; no test image is seen.
+    """Choose the hyperparameter by the mean accuracy over draws on validation images; no test image is used.
 
     Returns:
-        The value, and the accuracy in percent by value.
+        The chosen value, and the accuracy in percent by value.
     """
     if len(learner.grid) == 1:
         return learner.grid[0], {}
@@ -345,7 +345,7 @@ def score_draws(
     seed: int,
     names: Sequence[str] = (),
 ) -> Score:
-    """Score classifiers that are fitted to few labels, drawn anew many times (400 a class in 5.1, 1,000 in 5.2).
+    """Score classifiers that are fitted to few labels, drawn many times (400 per class in 5.1, 1,000 in all in 5.2).
 
     Args:
         learner: how to fit them.
@@ -354,10 +354,10 @@ def score_draws(
         partition: the rows.
         device: where to predict.
         per_class: labels of each class.
-        draws: how often they are drawn for the score.
-        choosing_draws: how often for the choice of the parameter; other draws than those.
-        seed: of the draws.
-        names: of the classes, for messages.
+        draws: number of draws for the score.
+        choosing_draws: number of draws for the choice of the hyperparameter, which are other draws.
+        seed: seed of the draws.
+        names: names of the classes, for messages.
 
     Raises:
         DataError: a class has fewer labels.
@@ -373,7 +373,7 @@ def score_draws(
 
 
 def _score(correct: npt.NDArray[np.bool_], chosen: float, accuracies: dict[float, float], draws: int = 0) -> Score:
-    """Return the score and its interval, from what was classified rightly, (1, n) or (draws, n)."""
+    """Return the score and its interval, from whether images were classified correctly, (1, n) or (draws, n)."""
     shares = 100 * correct.mean(axis=1)
     mean, sigma = float(shares.mean()), 0.0
     interval = wilson(int(correct.sum()), correct.size)

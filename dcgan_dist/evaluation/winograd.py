@@ -1,8 +1,8 @@
-"""3x3 convolutions in a quarter of the multiplications, for features in float32 on a CPU (Lavin and Gray 2015).
+"""3x3 convolutions with a quarter of the multiplications, for features in float32 on a CPU (Lavin and Gray 2015).
 
 Winograd's algorithm F(4x4, 3x3): a tile of 4x4 outputs depends on 6x6 inputs, and between two changes of basis the
-convolution is 36 products over the channels where it had 144. PyTorch's own convolution on a CPU has no such path; on
-a GPU, cuDNN chooses it by itself. Rounding differs from the direct way by 1e-5 of the largest output.
+convolution needs 36 products over the channels instead of 144. PyTorch's convolutions on a CPU do not use it; on a GPU,
+cuDNN chooses it by itself. Results differ from a direct convolution by up to 1e-5 of the largest output.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-TILE = 4  # outputs on a side of a tile
-_SPAN = TILE + 2  # inputs that they depend on
+TILE = 4  # side of a tile of outputs
+_SPAN = TILE + 2  # side of the inputs that a tile depends on
 _FEWEST_CHANNELS = 64  # with fewer, the changes of basis cost more than is saved
 
 # Interpolation at 0, 1, -1, 2, -2 and infinity.
@@ -24,17 +24,17 @@ _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, 
 
 
 def is_suitable(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is one that `WinogradConv2d` computes, and sooner."""
+    """Return whether `WinogradConv2d` can compute a convolution, and faster."""
     plain = conv.groups == 1 and conv.padding == (1, 1) and conv.padding_mode == "zeros"
     shape = (conv.kernel_size, conv.stride, conv.dilation) == ((3, 3), (1, 1), (1, 1))
     return plain and shape and min(conv.in_channels, conv.out_channels) >= _FEWEST_CHANNELS
 
 
 class WinogradConv2d(nn.Module):
-    """Computes what a suitable convolution does, without gradients; memory is channels last.
+    """A suitable convolution by Winograd's algorithm, without gradients; the memory format is channels last.
 
     Args:
-        conv: the convolution, whose weights are copied.
+        conv: the convolution; its weights are copied.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:

@@ -1,9 +1,10 @@
-"""`arithmetic` (Fig. 7): sums and differences of the z of concepts, as smiling woman - neutral woman + neutral man.
+"""`arithmetic` (Fig. 7): sums and differences of the z of concepts (smiling woman - neutral woman + neutral man).
 
-A concept is the mean z of a few samples that show it, its exemplars: those that a person picked by number from a sheet,
-or those that a classifier found. Where there is a classifier, the paper's claim that single exemplars are unstable and
-means of three are not is measured: exemplars are drawn over and over, and the results that show what they should are
-counted. What they should show is the same arithmetic, done on the attributes that the concepts name.
+A concept is the mean z of its exemplars: a few samples that show it, which a person picked by number from a sheet, or
+which a classifier found. The paper claims that arithmetic on single exemplars is unstable and on means of three is
+stable. With a classifier this claim is measured: exemplars are drawn many times, and the results that show the wanted
+attributes are counted. The wanted attributes come from the same arithmetic, done on the attributes that the concepts
+name.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from dcgan_dist.exploration.attributes import (
     Wanted,
     class_attributes,
     confidence,
+    default_label,
     first_z,
-    look,
+    judge_samples,
     room_attributes,
     share,
     shows,
-    the_label,
 )
 from dcgan_dist.exploration.drawing import Canvas, Panel, line_with_intervals
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
@@ -43,10 +44,10 @@ from dcgan_dist.exploration.networks import Trained, parse_ids
 from dcgan_dist.training.draws import draw_z
 
 ROOMS = "window, view left - no window, view left + no window, view right"
-"""The formula where a run was trained on rooms and none is given."""
+"""The default formula for a run that was trained on rooms."""
 
-_CLEAR = 0.5  # how probable it must be that a sample shows all of a concept to be an exemplar of it
-_MOST_EXEMPLARS = 200  # of a concept, the clearest ones, whose images are held in memory
+_CLEAR = 0.5  # a sample is an exemplar of a concept if it shows all of it with at least this probability
+_MOST_EXEMPLARS = 200  # of a concept; the clearest ones, because their images are held in memory
 _NEIGHBOURS = 8
 
 
@@ -100,7 +101,7 @@ class ArithmeticConfig(FigureConfig):
 
 @dataclass(frozen=True)
 class Term:
-    """A concept of a formula, and whether it is added (1) or taken off (-1)."""
+    """A concept of a formula, and its sign: 1 (added) or -1 (subtracted)."""
 
     sign: int
     concept: str
@@ -111,9 +112,9 @@ class Exemplars:
     """Samples that show a concept.
 
     Attributes:
-        ids: their numbers, the clearest first, or in the order that they were listed in.
-        found: how many were found, where they were looked for; `ids` may be fewer.
-        wanted: what they show, as far as the concept's name says it.
+        ids: numbers of the samples, the clearest first, or in the order in which they were listed.
+        found: how many were found by a search, which can be more than `ids` has; None for listed samples.
+        wanted: attributes that the concept's name asks for; empty where it names none.
     """
 
     ids: tuple[int, ...]
@@ -122,10 +123,10 @@ class Exemplars:
 
 
 def parse_formula(text: str) -> list[Term]:
-    """Read concepts with + and - between them, which need a space on each side.
+    """Parse concepts joined by + and -; each sign needs a space on both sides.
 
     Raises:
-        ConfigError: there is an empty concept.
+        ConfigError: a concept is empty.
     """
     parts = re.split(r"\s+([-+])\s+", f" + {text.strip()} ")
     terms = [
@@ -144,7 +145,6 @@ def _check_numbers(name: str, numbers: Sequence[int]) -> None:
 
 
 def _listed(concepts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the numbers of samples by the concepts that they show."""
     listed = {}
     for name, value in concepts.items():
         if value is None or isinstance(value, dict | bool | float):
@@ -155,10 +155,10 @@ def _listed(concepts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def derive_wanted(terms: Sequence[Term], named: Sequence[Wanted]) -> Wanted:
-    """Do a formula on attributes: count each value up where it is added, down where it is taken off.
+    """Apply a formula to attributes: add 1 to the count of a value for each + term, subtract 1 for each - term.
 
-    The value with the highest count above 0 is wanted, of equal ones that which is named first. So of A - B + C, where
-    A and B differ the value of A is wanted, else that of C.
+    The value of each attribute with the highest count above 0 is wanted; among equal counts, the one that is named
+    first. So for A - B + C the value of A is wanted where A and B differ, and the value of C elsewhere.
     """
     counts: dict[str, Counter[int]] = {}
     for term, values in zip(terms, named, strict=True):
@@ -169,47 +169,47 @@ def derive_wanted(terms: Sequence[Term], named: Sequence[Wanted]) -> Wanted:
 
 
 def combine(signs: Sequence[int], means: Sequence[Tensor]) -> Tensor:
-    """Return the sum of what is added less what is taken off."""
+    """Return the signed sum of the means, each (z_dim,)."""
     return torch.stack([sign * mean for sign, mean in zip(signs, means, strict=True)]).sum(dim=0)
 
 
 def combine_pixels(signs: Sequence[int], images: Sequence[Pixels]) -> Pixels:
-    """Do the same on images: of the means of uint8 (n, S, S, C), as uint8 (S, S, C), cut off at black and white."""
+    """Return the signed sum of the mean images of uint8 (n, S, S, C), as uint8 (S, S, C), clipped to [0, 255]."""
     total = sum(sign * some.astype(np.float64).mean(axis=0) for sign, some in zip(signs, images, strict=True))
     return np.asarray(total).round().clip(0, 255).astype(np.uint8)
 
 
 def neighbours(centre: Tensor, noise: float, seed: int) -> Tensor:
-    """Return 9 z, (9, z_dim): the given one in the middle, and 8 with noise of U(-noise, noise) added."""
+    """Return 9 z, (9, z_dim): the given z in the middle, and 8 copies with noise of U(-noise, noise) added."""
     drawn = draw_z(seed, "explore/neighbours", 0, _NEIGHBOURS, len(centre), "uniform") * noise
     middle = _NEIGHBOURS // 2
     return torch.cat([centre + drawn[:middle], centre[None], centre + drawn[middle:]])
 
 
 def share_outside(z: Tensor) -> float:
-    """Return the share of values that uniform noise never has, those outside [-1, 1]."""
+    """Return the share of values outside [-1, 1], which uniform noise never has."""
     return float((z.abs() > 1).float().mean())
 
 
-def find_exemplars(judge: AttributeJudge, looked: Probabilities, concept: str) -> Exemplars:
-    """Return the samples, of those looked at, that clearly show what a concept names.
+def find_exemplars(judge: AttributeJudge, judged: Probabilities, concept: str) -> Exemplars:
+    """Return the judged samples that clearly show what a concept names.
 
     Raises:
-        ConfigError: the judge does not know what that is.
+        ConfigError: the judge does not know the attribute that the concept names.
     """
     wanted = judge.read(concept)
-    clear = confidence(looked, wanted)
+    clear = confidence(judged, wanted)
     order = np.argsort(-clear, kind="stable")
     found = int((clear >= _CLEAR).sum())
     return Exemplars(tuple(order[: min(found, _MOST_EXEMPLARS)].tolist()), found, wanted)
 
 
-def alike(looked: Probabilities) -> dict[str, Any]:
-    """Return the share of attributes in which two of n images are the same, over all pairs, with its 95% interval.
+def alike(judged: Probabilities) -> dict[str, Any]:
+    """Return the share of attributes that two images have in common, over all pairs of n, with its 95% interval.
 
-    The interval is that of a U-statistic: from how alike each image is to all others.
+    The interval is that of a U-statistic: it uses the mean agreement of each image with all others.
     """
-    seen = np.stack([values.argmax(axis=1) for values in looked.values()])
+    seen = np.stack([values.argmax(axis=1) for values in judged.values()])
     n = seen.shape[1]
     if n < 2:
         return {"value": 1.0, "ci95": [0.0, 1.0], "n": n}
@@ -220,16 +220,16 @@ def alike(looked: Probabilities) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What results showed.
+    """What the results of the arithmetic show, for one number of exemplars.
 
     Attributes:
-        exemplars: how many made each concept.
-        latent: share of the results of arithmetic on z that showed all that was wanted.
-        pixels: likewise of arithmetic on the exemplars' images.
-        by_attribute: for z, by attribute.
-        alike: share of all attributes that the judge knows in which two results on z are the same (see `alike`).
+        exemplars: exemplars of each concept.
+        latent: share of the results of arithmetic on z that show all wanted attributes.
+        pixels: the same for arithmetic on the pixels of the exemplars' images.
+        by_attribute: share of the results on z that show each wanted attribute.
+        alike: share of the judge's attributes that two results on z have in common (see `alike`).
         length: mean length of the z of the results.
-        outside: share of the values of z that uniform noise never has; None for normal noise.
+        outside: share of the values of z outside [-1, 1]; None for normal noise.
     """
 
     exemplars: int
@@ -251,16 +251,16 @@ def measure(
     draws: int,
     label: str | None,
 ) -> list[Measured]:
-    """Draw exemplars over and over, do the arithmetic with them, and count what shows what is wanted.
+    """Draw exemplars many times, do the arithmetic with them, and count the results that show what is wanted.
 
     Args:
         run: the run.
-        judge: says what images show.
+        judge: classifies the images.
         terms: the formula.
-        exemplars: those of each term, from which some are drawn, each at most once in a draw.
-        wanted: what the results should show.
-        counts: how many exemplars make a concept.
-        draws: how often they are drawn.
+        exemplars: exemplars of each term, from which each draw takes some without replacement.
+        wanted: attributes that the results should show.
+        counts: numbers of exemplars of a concept to measure.
+        draws: draws for each of `counts`.
         label: class of all images.
     """
     signs = [term.sign for term in terms]
@@ -276,7 +276,7 @@ def measure(
                 for draw in rows
             ]
         )
-        latent = look(run, judge, z, label, f"arithmetic with {count}")
+        latent = judge_samples(run, judge, z, label, f"arithmetic with {count}")
         pixels = judge.probabilities(
             np.stack(
                 [
@@ -300,46 +300,47 @@ def measure(
 
 
 def draw_arithmetic(config: ArithmeticConfig, run: Trained) -> Drawn:
-    """Draw the arithmetic, and measure it where there is someone to judge it.
+    """Draw the arithmetic, and measure it where a judge knows the concepts.
 
     Raises:
-        ConfigError: a concept is not known, or shown by too few samples.
+        ConfigError: a concept is unknown, or too few samples show it.
         DataError: there are no labelled images.
-        NeedsChoice: exemplars have to be picked by eye.
+        NeedsChoice: exemplars have to be picked by a person.
     """
     if config.formula is None and not run.is_rooms:
         raise NeedsChoice(
             "formula is missing: pick numbers of samples from `explore sheet`, and give --formula 'a - b + c' "
             "--concept '{a: \"3,17,20\", b: …, c: …}'"
         )
-    terms, listed, label = parse_formula(config.formula or ROOMS), _listed(config.concept), the_label(run, config.label)
-    run.y(1, label)
+    terms, listed = parse_formula(config.formula or ROOMS), _listed(config.concept)
+    label = default_label(run, config.label)
+    run.y(1, label)  # refuses an unknown class before the search, which takes long
     asked = [term.concept for term in terms if term.concept not in listed]
     judge = _judge(config, run, [*asked, *([config.wanted] if config.wanted else [])])
     named = {concept: _read(judge, concept) for concept in asked} if judge else {}
     wanted = _wanted(config, judge, terms, named)
-    looked = None
+    judged = None
     if judge is not None and (asked or (wanted and config.draws)):
-        looked = look(run, judge, first_z(run, config.search), label, "looking for exemplars")
+        judged = judge_samples(run, judge, first_z(run, config.search), label, "looking for exemplars")
     exemplars = {name: Exemplars(ids) for name, ids in listed.items()}
     for concept in asked:
         assert judge is not None
-        assert looked is not None
-        exemplars[concept] = find_exemplars(judge, looked, concept)
+        assert judged is not None
+        exemplars[concept] = find_exemplars(judge, judged, concept)
     counts = _chosen_counts(config, asked, listed)
     for concept, some in exemplars.items():
         _check_enough(concept, some, max(counts), config.search)
     measured: list[Measured] = []
     row = [exemplars[term.concept] for term in terms]
-    if judge is not None and looked is not None and wanted and config.draws:
+    if judge is not None and judged is not None and wanted and config.draws:
         fewest = min(len(some.ids) for some in row)
         sizes = [count for count in sorted(set(config.measured)) if count <= fewest]
         measured = measure(run, judge, terms, row, wanted, sizes, config.draws, label)
-    return _drawn(config, run, terms, row, counts, judge, wanted, looked, measured, label)
+    return _drawn(config, run, terms, row, counts, judge, wanted, judged, measured, label)
 
 
 def _judge(config: ArithmeticConfig, run: Trained, texts: Sequence[str]) -> AttributeJudge | None:
-    """Return who knows what texts ask for; None where there are none."""
+    """Return a judge that knows the attributes in `texts`; None if `texts` is empty."""
     if not texts:
         return None
     if config.data is not None:
@@ -364,7 +365,7 @@ def _read(judge: AttributeJudge, concept: str) -> Wanted:
 def _wanted(
     config: ArithmeticConfig, judge: AttributeJudge | None, terms: Sequence[Term], named: dict[str, Wanted]
 ) -> Wanted:
-    """Return what the results should show; nothing where nobody can say it."""
+    """Return the attributes that the results should show; empty where no judge can say it."""
     if judge is None:
         return {}
     if config.wanted is not None:
@@ -406,7 +407,7 @@ def _drawn(
     counts: Sequence[int],
     judge: AttributeJudge | None,
     wanted: Wanted,
-    looked: Probabilities | None,
+    judged: Probabilities | None,
     measured: Sequence[Measured],
     label: str | None,
 ) -> Drawn:
@@ -434,7 +435,7 @@ def _drawn(
         )
         outside = share_outside(grid[_NEIGHBOURS // 2]) if run.model.z_distribution == "uniform" else None
         results.append({"exemplars": count, "outside": outside} | _seen(judge, wanted, made))
-    base = share(shows(looked, wanted)) if looked is not None and wanted else None
+    base = share(shows(judged, wanted)) if judged is not None and wanted else None
     if measured and judge is not None and base is not None:
         _plot(canvas, measured, base, judge, wanted)
     return Drawn(
@@ -446,7 +447,7 @@ def _drawn(
                 {"sign": term.sign, "concept": term.concept, "ids": list(some.ids), "found": some.found}
                 for term, some in zip(terms, exemplars, strict=True)
             ],
-            "searched": config.search if looked is not None else 0,
+            "searched": config.search if judged is not None else 0,
             "shown": results,
             "wanted": judge.words(wanted) if judge is not None and wanted else None,
             "base_rate": base,
@@ -458,14 +459,14 @@ def _drawn(
 
 
 def _typical_length(run: Trained) -> float:
-    """Return the length of a z that is drawn: the root of its mean square."""
+    """Return the root mean square length of a random z."""
     return float((run.model.z_dim / (3 if run.model.z_distribution == "uniform" else 1)) ** 0.5)
 
 
 def _concept_panel(
     run: Trained, term: Term, ids: Sequence[int], z: Tensor, images: Pixels, label: str | None, is_first: bool
 ) -> Panel:
-    """Return the exemplars of a concept, with the sample of their mean last."""
+    """Return the exemplars of a concept, followed by the sample of their mean z."""
     sign = "" if is_first and term.sign > 0 else "+ " if term.sign > 0 else "- "
     marks = list(map(str, ids))
     if len(ids) > 1:
@@ -475,7 +476,7 @@ def _concept_panel(
 
 
 def _seen(judge: AttributeJudge | None, wanted: Wanted, made: Pixels) -> dict[str, Any]:
-    """Return what the judge sees in the pictured results, the middle one and its neighbours."""
+    """Return what the judge sees in the drawn results: the one in the middle and its neighbours."""
     if judge is None or not wanted:
         return {}
     right: npt.NDArray[np.bool_] = shows(judge.probabilities(made), wanted)
@@ -516,10 +517,10 @@ def _plot(
 
 
 def _line(axes: Axes, x: Sequence[int], shares: Sequence[dict[str, Any]], name: str, number: int) -> None:
-    # Slightly apart, so that the bars can be told from one another.
-    apart = [count * 1.03**number for count in x]
+    # Shift each line a little, so that the bars of the intervals do not overlap.
+    shifted = [count * 1.03**number for count in x]
     percents = [100 * one["value"] for one in shares]
-    line_with_intervals(axes, apart, percents, [[100 * end for end in one["ci95"]] for one in shares], name, number)
+    line_with_intervals(axes, shifted, percents, [[100 * end for end in one["ci95"]] for one in shares], name, number)
 
 
 def _percent(value: float) -> str:
@@ -535,13 +536,13 @@ def _finding(
     measured: Sequence[Measured],
 ) -> str:
     if measured and judge is not None and base is not None:
-        told = [one for one in measured if one.exemplars in (1, 3, 10)] or list(measured)
+        some = [one for one in measured if one.exemplars in (1, 3, 10)] or list(measured)
         return (
-            f"With {_join(str(one.exemplars) for one in told)} exemplars a concept, "
-            f"{_join(_percent(one.latent['value']) for one in told)} of {measured[0].latent['n']} results on z show "
-            f"{judge.words(wanted)}, and {_join(_percent(one.pixels['value']) for one in told)} on pixels "
+            f"With {_join(str(one.exemplars) for one in some)} exemplars a concept, "
+            f"{_join(_percent(one.latent['value']) for one in some)} of {measured[0].latent['n']} results on z show "
+            f"{judge.words(wanted)}, and {_join(_percent(one.pixels['value']) for one in some)} on pixels "
             f"({_percent(base['value'])} of all samples do); two results on z are the same in "
-            f"{_join(_percent(one.alike['value']) for one in told)} of {len(judge.values)} attributes."
+            f"{_join(_percent(one.alike['value']) for one in some)} of {len(judge.values)} attributes."
         )
     of = f"{formula} with {_join(str(one['exemplars']) for one in results)} exemplars a concept; nothing was measured"
     outside = [one["outside"] for one in results]

@@ -26,25 +26,25 @@ from dcgan_dist.parallel import LocalPool
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Probabilities = dict[str, Floats]
-"""For each attribute, how probable each of its values is, (n, values)."""
+"""For each attribute the probabilities of its values, (n, values)."""
 Wanted = dict[str, int]
-"""Attributes that an image is to show, with the number of the value of each."""
+"""Attributes that an image should show: the index of the wanted value, by attribute."""
 
 _BATCH = 256  # samples that are generated and judged at once
-_LABELLED = 6000  # images that a classifier is made of, and their features' size
-_LABELLED_BYTES = 256 << 20
-_FEWEST = 5  # images of a class
+_LABELLED = 6000  # images that a classifier is fitted to, at most
+_LABELLED_BYTES = 256 << 20  # of their features, which are held in memory
+_FEWEST = 5  # images of each class that a classifier needs
 
 
 @dataclass(frozen=True)
 class AttributeJudge:
-    """Says which values of some attributes images show.
+    """A classifier of the attributes of images.
 
     Attributes:
         values: names of the values by attribute.
-        phrases: what can be asked for, in words, with the attribute and the number of the value that is meant.
-        accuracy: share of held-out real images that it is right about, by attribute.
-        probabilities: called with uint8 images (n, S, S, C).
+        phrases: the phrases that `read` knows, each with its attribute and the index of the value.
+        accuracy: share of held-out real images that are classified correctly, by attribute.
+        probabilities: function that classifies uint8 images (n, S, S, C).
     """
 
     values: dict[str, tuple[str, ...]]
@@ -53,30 +53,30 @@ class AttributeJudge:
     probabilities: Callable[[Pixels], Probabilities]
 
     def read(self, text: str) -> Wanted:
-        """Return what phrases separated by commas ask for, such as ``window, view left``.
+        """Return the attributes that phrases separated by commas ask for, such as ``window, view left``.
 
         Raises:
-            ConfigError: one of them is not known, or two exclude each other.
+            ConfigError: a phrase is unknown, or two phrases ask for different values of the same attribute.
         """
         wanted: Wanted = {}
         for phrase in [text] if text in self.phrases else [part.strip() for part in text.split(",")]:
             if phrase not in self.phrases:
                 known = list(self.phrases)
-                told = ", ".join(known[:30]) + (", …" if len(known) > 30 else "")
-                raise ConfigError(f"{phrase!r} is nothing that can be asked for: take of {told}")
+                first = ", ".join(known[:30]) + (", …" if len(known) > 30 else "")
+                raise ConfigError(f"{phrase!r} is unknown: take of {first}")
             name, value = self.phrases[phrase]
             if wanted.setdefault(name, value) != value:
                 raise ConfigError(f"{text!r} asks for two values of {name}: take one")
         return wanted
 
     def words(self, wanted: Wanted) -> str:
-        """Return what `read` reads as `wanted`."""
+        """Return the phrases that `read` parses to `wanted`."""
         phrases = {meant: phrase for phrase, meant in self.phrases.items()}
         return ", ".join(phrases[meant] for meant in wanted.items())
 
 
 def room_phrases() -> dict[str, tuple[str, int]]:
-    """Return how values of `ROOM_ATTRIBUTES` are asked for: ``window``, ``no lamp``, ``bed red``, ``wall 30``."""
+    """Return the phrases for the values of `ROOM_ATTRIBUTES`: ``window``, ``no lamp``, ``bed red``, ``wall 30``."""
     phrases = {}
     for name, values in ROOM_ATTRIBUTES.items():
         word = name.partition("_")[0]
@@ -87,7 +87,7 @@ def room_phrases() -> dict[str, tuple[str, int]]:
 
 
 def room_attributes(run: Trained) -> AttributeJudge:
-    """Return the judge of rooms, who knows `room_phrases`.
+    """Return the judge of rooms, which knows `room_phrases`.
 
     Raises:
         StorageError: the cache cannot be written.
@@ -102,17 +102,17 @@ def room_attributes(run: Trained) -> AttributeJudge:
 
 
 def class_attributes(run: Trained, data: str) -> AttributeJudge:
-    """Return a judge of the classes of labelled images, the values of its one attribute `class`.
+    """Return a judge with one attribute, `class`, whose values are the classes of labelled images.
 
-    It is a logistic regression on the features of the run's discriminator (section 5), fitted to most of the images
-    and tried on the rest. The discriminator never learned which class an image has, unless the run is conditional.
+    It is a logistic regression on the features of the run's discriminator (section 5), fitted to 80% of the images and
+    tested on the rest. The discriminator was not trained on the classes, unless the run is conditional.
 
     Args:
         run: the run.
         data: shards, or a folder with a sub-folder for each class (see `open_labelled`).
 
     Raises:
-        DataError: there are no such images, or few of a class.
+        DataError: there are no such images, or too few of a class.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
@@ -148,38 +148,38 @@ def class_attributes(run: Trained, data: str) -> AttributeJudge:
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)).fit(x, y)
     return AttributeJudge(
         values={"class": tuple(names.values())},
-        phrases={name: ("class", place) for place, name in enumerate(names.values())},
+        phrases={name: ("class", index) for index, name in enumerate(names.values())},
         accuracy={"class": round(float(classifier.score(x_test, y_test)), 4)},
         probabilities=lambda images: {"class": classifier.predict_proba(extractor(images).astype(np.float32))},
     )
 
 
 def confidence(probabilities: Probabilities, wanted: Wanted) -> Floats:
-    """Return how probable it is that each image shows all that is wanted, (n,): the product over attributes."""
+    """Return the probability that each image shows all wanted attributes, (n,): the product over the attributes."""
     parts = [probabilities[name][:, value].astype(np.float64) for name, value in wanted.items()]
     product: Floats = np.prod(parts, axis=0)
     return product
 
 
 def shows(probabilities: Probabilities, wanted: Wanted) -> Bools:
-    """Return whether the value of each attribute that is wanted is the most probable one, (n,)."""
+    """Return for each image whether all wanted values are the most probable ones, (n,)."""
     parts = [probabilities[name].argmax(axis=1) == value for name, value in wanted.items()]
     every: Bools = np.all(parts, axis=0)
     return every
 
 
-def look(run: Trained, judge: AttributeJudge, z: Tensor, label: str | None, what: str) -> Probabilities:
-    """Judge the samples of z (n, z_dim), of which few are in memory at a time.
+def judge_samples(run: Trained, judge: AttributeJudge, z: Tensor, label: str | None, what: str) -> Probabilities:
+    """Classify the samples of z (n, z_dim), in batches, so that few images are in memory at a time.
 
     Args:
         run: the run.
-        judge: who judges.
-        z: noise.
+        judge: the classifier.
+        z: noise, (n, z_dim).
         label: class of all samples.
-        what: is said of the progress.
+        what: text of the progress line.
 
     Raises:
-        RunDirectoryError: they are not finite.
+        RunDirectoryError: the samples are not finite.
     """
     line = ProgressLine(what)
     parts: list[Mapping[str, Floats]] = []
@@ -194,21 +194,21 @@ def look(run: Trained, judge: AttributeJudge, z: Tensor, label: str | None, what
 
 
 def first_z(run: Trained, count: int) -> Tensor:
-    """Return the z of samples 0 to before `count`, (count, z_dim)."""
+    """Return the z of samples 0 to `count` - 1, (count, z_dim)."""
     block = run.samples.block
     return torch.cat([run.samples.z(start, min(start + block, count)) for start in range(0, count, block)])
 
 
 def share(mask: Bools) -> dict[str, Any]:
-    """Return the share that is true with n and Wilson's 95% interval, all in [0, 1]; NaN of none."""
+    """Return the share of true values, with n and Wilson's 95% interval, all in [0, 1]; NaN if the mask is empty."""
     if not len(mask):
         return {"value": math.nan, "ci95": [math.nan, math.nan], "n": 0}
     bounds = wilson(int(mask.sum()), len(mask))
     return {"value": float(mask.mean()), "ci95": [bound / 100 for bound in bounds], "n": len(mask)}
 
 
-def the_label(run: Trained, label: str | None) -> str | None:
-    """Return the class of all images of a figure: the first, where a conditional run is asked for none."""
+def default_label(run: Trained, label: str | None) -> str | None:
+    """Return the class of all images of a figure: for a conditional run the first class if none is given."""
     return label or ("0" if run.classes else None)
 
 
@@ -220,11 +220,11 @@ __all__ = [
     "Wanted",
     "class_attributes",
     "confidence",
+    "default_label",
     "first_z",
-    "look",
+    "judge_samples",
     "room_attributes",
     "room_phrases",
     "share",
     "shows",
-    "the_label",
 ]

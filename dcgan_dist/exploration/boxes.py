@@ -1,4 +1,7 @@
-"""`boxes`: a page on which a person draws boxes over samples, as for the windows of Fig. 6, and the file it saves."""
+"""`boxes`: a page on which a person draws boxes over samples, as for the windows of Fig. 6, and the file that it saves.
+
+`explore windows --boxes FILE` reads this file.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Ids, Trained
 from dcgan_dist.exploration.room_judge import Box
 
-_SIDE = 192  # of an image on the page, about
+_SIDE = 192  # pixels that the side of an image has on the page, about
 _MOST_SAMPLES = 2000  # on a page
-_MOST_BYTES = 1 << 24  # of a file of boxes
-_SHOWN = 400  # samples in the picture
+_MOST_BYTES = 1 << 24  # of a file of boxes; a larger one is refused before it fills the memory
+_SHOWN = 400  # samples in the PNG, at most
 
 Boxes = dict[int, list[Box]]
-"""The boxes of samples by their numbers, in pixels; right and bottom are exclusive."""
+"""The boxes of each sample, by the sample's number, in pixels; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +53,19 @@ class BoxesConfig(FigureConfig):
 
 
 def check_region_name(name: str) -> None:
-    """Check what a region is called.
+    """Check the name of a region.
 
     Raises:
-        ConfigError: it is empty, long, or no plain words.
+        ConfigError: it is empty, longer than 40 characters, or has others than letters, digits, spaces and hyphens.
     """
     if not 1 <= len(name) <= 40 or not name.replace(" ", "").replace("-", "").isalnum():
         raise ConfigError(f"region_name is {name!r}: take a few letters that say what the boxes hold, such as window")
 
 
 def samples_of(run: Trained, ids: Ids, label: str | None) -> Pixels:
-    """Return samples by their numbers, uint8 (n, S, S, C), as `sample --seed` has them.
+    """Return samples by their numbers, uint8 (n, S, S, C); sample i is the i-th that `sample --seed` draws.
 
-    A conditional run's are of one class, or left out of the classes in turn.
+    Samples of a conditional run are of the class `label`, or of the classes in turn if it is None.
 
     Raises:
         ConfigError: there is no such class.
@@ -71,7 +74,7 @@ def samples_of(run: Trained, ids: Ids, label: str | None) -> Pixels:
 
 
 def boxes_content(run: Trained, boxes: Boxes, label: str | None) -> dict[str, Any]:
-    """Return boxes over samples of a run as they are written to a file."""
+    """Return the content of a file of boxes: the boxes, and which samples of which checkpoint they belong to."""
     return {
         "seed": run.seed,
         "step": run.step,
@@ -84,11 +87,11 @@ def boxes_content(run: Trained, boxes: Boxes, label: str | None) -> dict[str, An
 
 
 def read_boxes(path: str, run: Trained, label: str | None) -> Boxes:
-    """Read a file of boxes, as the page saves it.
+    """Read a file of boxes that the page saved.
 
     Raises:
-        ConfigError: the boxes are of other samples than the run's: of another seed, checkpoint, size or class.
-        DataError: it cannot be read, is no such file, or has a box outside the image.
+        ConfigError: the boxes belong to other samples: of another seed, checkpoint, weights, size or class.
+        DataError: the file cannot be read, holds no boxes, or has a box outside the image.
     """
     try:
         with Path(path).open("rb") as file:
@@ -110,10 +113,11 @@ def read_boxes(path: str, run: Trained, label: str | None) -> Boxes:
         ("image_size", "--run"),
         ("label", "--label"),
     ):
+        # Files of earlier versions, which had no averaged weights, do not name the weights.
         if content.get(key, "raw" if key == "weights" else None) != ours[key]:
             raise ConfigError(
-                f"boxes is {path!r}, drawn over samples of {key} {content.get(key)!r}, and these have {ours[key]!r}: "
-                f"give the {setting} that they were drawn with, or draw them again"
+                f"boxes is {path!r}, drawn over samples of {key} {content.get(key)!r}, but the samples here have "
+                f"{ours[key]!r}: give the {setting} that the boxes were drawn with, or draw them again"
             )
     boxes: Boxes = {}
     for entry in content["boxes"]:
@@ -142,7 +146,7 @@ def _parsed(entry: Any, size: int, path: str) -> tuple[int, Box]:
 
 
 def boxes_page(run: Trained, images: Pixels, region: str, label: str | None) -> str:
-    """Return the page as one HTML file that needs no other; image i (n, S, S, C) is sample i."""
+    """Return the page as one self-contained HTML file; image i of (n, S, S, C) is sample i."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dcgan_dist.exploration"),
         autoescape=True,

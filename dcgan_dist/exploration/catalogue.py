@@ -1,4 +1,4 @@
-"""Which figures there are: each with its settings and what draws it, in the order of the paper."""
+"""The list of figures, in the order of the paper: the settings of each, and the function that draws it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dcgan_dist.exploration.windows import WindowsConfig, draw_windows
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that can be asked for.
+    """A figure that `explore` can draw.
 
     Attributes:
-        about: what it shows, a line for the list of figures.
+        about: what it shows, one line for the list of figures.
         settings: class of its settings.
-        draw: makes it of its settings and a run's networks.
-        is_tool: whether it is a means to another figure, which `explore all` leaves out.
+        draw: function that draws it, given its settings and a run's networks.
+        is_tool: whether it only prepares another figure; `explore all` leaves it out.
     """
 
     about: str
@@ -41,7 +41,7 @@ FIGURES: dict[str, Figure] = {
     "windows": Figure("a generator that forgets windows, or another thing (Fig. 6)", WindowsConfig, draw_windows),
     "arithmetic": Figure("sums and differences of the z of concepts (Fig. 7)", ArithmeticConfig, draw_arithmetic),
     "turn": Figure("samples turned by a vector in the space of z (Fig. 8)", TurnConfig, draw_turn),
-    "neighbours": Figure("samples beside the training images nearest to them", NeighboursConfig, draw_neighbours),
+    "neighbours": Figure("samples next to their nearest training images", NeighboursConfig, draw_neighbours),
     "evolution": Figure("samples of the same z and filters of G over training", EvolutionConfig, draw_evolution),
     "sheet": Figure("samples with their numbers, to pick exemplars from by eye", SheetConfig, draw_sheet),
     "boxes": Figure("a page to draw boxes over samples by hand, for the figure windows", BoxesConfig, draw_boxes, True),

@@ -1,4 +1,4 @@
-"""Pictures that could go into a paper: rows of images and plots below a title, at 300 dots an inch."""
+"""Pictures in print quality: rows of images and plots below a title, at 300 dots per inch; and animations."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from dcgan_dist.training.sampling import make_grid
 
 DPI = 300
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Of Okabe and Ito, which colour-blind people can tell apart; after the first, lines also differ in style."""
+"""Colours of Okabe and Ito, which colour-blind people can distinguish; lines also differ in style (`LINES`)."""
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), "-")
 
 _EDGE = 0.2  # inches around everything
 _LINE = 0.17  # height of a line of text
 _CAPTION = 0.2  # between the caption of a panel and its images
-_PLOT_LEFT, _PLOT_BELOW, _PLOT_ABOVE = 0.55, 0.5, 0.3  # room of a plot for its labels
-_MOST_SCALE = 0.03  # inches that a pixel of an image takes at most: small images are not blown up
+_PLOT_LEFT, _PLOT_BELOW, _PLOT_ABOVE = 0.55, 0.5, 0.3  # margins of a plot for its labels
+_MOST_SCALE = 0.03  # inches that a pixel of an image takes at most, so that small images do not fill the page
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ class Panel:
     """Images in rows below a caption.
 
     Attributes:
-        caption: what is to be seen, a line.
+        caption: what the images show, one line.
         images: uint8 (n, S, S, C), or (n, height, width, C).
-        columns: images in a row; left out, as square as can be.
+        columns: images in a row; if None, as many as make the grid about square.
         marks: a short text for each image, written into its corner.
+        gap: pixels between images.
     """
 
     caption: str
@@ -54,23 +55,23 @@ class Panel:
 
     @property
     def grid(self) -> Pixels:
-        """All images as one."""
+        """All images in one, uint8 (height, width, C)."""
         return make_grid(self.images, self.columns or math.ceil(math.sqrt(len(self.images))), self.gap)
 
 
 class Canvas:
-    """A picture that is filled from the top down, and is as high as what it holds.
+    """A picture that is filled from the top down and grows with its content.
 
     Args:
         title: what the figure shows, readable without a caption.
-        subtitle: of which run, at which step.
-        width: inches.
+        subtitle: the run and the step.
+        width: width in inches.
     """
 
     def __init__(self, title: str, subtitle: str = "", width: float = 7.2) -> None:
         self.width = width
         self.figure = Figure(figsize=(width, 1), dpi=DPI, facecolor="white")
-        self._blocks: list[tuple[float, Callable[[float], None]]] = []  # height, and what places it by its bottom
+        self._blocks: list[tuple[float, Callable[[float], None]]] = []  # height, and a function that sets its position
         self._write(title, 11, "bold", "black")
         if subtitle:
             self._write(subtitle, 7.5, "normal", "0.35")
@@ -81,7 +82,7 @@ class Canvas:
 
         def place(bottom: float) -> None:
             x, y = _EDGE / self.width, (bottom + height) / self.height
-            # Not parsed: a dollar sign in a name is no formula.
+            # Not parsed as mathematics: a name may contain a dollar sign.
             self.figure.text(
                 x, y, "\n".join(lines), size=size, weight=weight, color=colour, va="top", linespacing=1.25
             ).set_parse_math(False)
@@ -90,7 +91,7 @@ class Canvas:
 
     @property
     def height(self) -> float:
-        """Inches."""
+        """Height in inches."""
         return 2 * _EDGE + sum(height for height, _ in self._blocks)
 
     def text(self, text: str) -> None:
@@ -98,7 +99,7 @@ class Canvas:
         self._write(text, 8, "normal", "black")
 
     def images(self, *panels: Panel) -> None:
-        """Add panels side by side, all pixels of the same size."""
+        """Add panels in a row; the pixels of all panels have the same size."""
         grids = [panel.grid for panel in panels]
         between = 0.25
         free = self.width - 2 * _EDGE - between * (len(panels) - 1)
@@ -128,7 +129,7 @@ class Canvas:
         self._blocks.append((height, place))
 
     def plots(self, count: int = 1, height: float = 2.0) -> list[Axes]:
-        """Add empty plots side by side, to be drawn into; give each a title and name its axes with their units."""
+        """Add empty plots in a row and return them; the caller sets titles, and labels of the axes with units."""
         made = [self.figure.add_axes((0, 0, 1, 1), label=f"plot {len(self.figure.axes) + n}") for n in range(count)]
         for axes in made:
             axes.tick_params(labelsize=7)
@@ -154,7 +155,7 @@ class Canvas:
         return made
 
     def png(self) -> bytes:
-        """Return the picture as a PNG; nothing can be added after that."""
+        """Return the picture as a PNG. Nothing can be added afterwards."""
         self.figure.set_size_inches(self.width, self.height)
         top = self.height - _EDGE
         for height, place in self._blocks:
@@ -166,7 +167,7 @@ class Canvas:
 
 
 def _wrapped(text: str, width: float, size: float = 8, weight: str = "normal") -> list[str]:
-    """Return a text in lines that are no wider than `width` inches; a word that is wider is broken."""
+    """Split a text into lines of at most `width` inches; a word that is wider is split too."""
     lines = [""]
     for word in text.split() or [""]:
         rest = word
@@ -186,7 +187,6 @@ def _wrapped(text: str, width: float, size: float = 8, weight: str = "normal") -
 
 @lru_cache(maxsize=4096)
 def _width(text: str, size: float, weight: str) -> float:
-    """Return the width of a line of text in inches."""
     font = get_font(findfont(FontProperties(weight=weight)))
     font.set_size(size, DPI)
     font.set_text(text, 0)
@@ -207,7 +207,7 @@ def _mark(axes: Axes, panel: Panel) -> None:
 def line_with_intervals(
     axes: Axes, x: Sequence[float], y: Sequence[float], intervals: Sequence[Sequence[float]], name: str, number: int
 ) -> None:
-    """Draw line `number` of a plot, by its colour and style, with a bar for the interval (low, high) of each point."""
+    """Draw a line with a bar for the interval (low, high) of each point; `number` selects its colour and style."""
     middle, (low, high) = np.asarray(y), np.asarray(intervals).T
     axes.errorbar(
         x, middle, [np.maximum(middle - low, 0), np.maximum(high - middle, 0)], label=name,
@@ -217,19 +217,19 @@ def line_with_intervals(
 
 
 Film = Literal["auto", "gif", "webp", "mp4", "none"]
-"""How images that follow one another are shown; `auto` is a GIF, a WebP if smaller, and an MP4 if there is ffmpeg."""
+"""Format of an animation; `auto` is a GIF, also a WebP if that is smaller, and an MP4 if ffmpeg is installed."""
 
-_FILM_SIDE = 128  # pixels that the images of a film have about, so that small ones can be seen
+_FILM_SIDE = 128  # side of a frame in pixels, about: small images are enlarged
 
 
 def animation(frames: Pixels, seconds: float, scale: int = 3, form: Literal["gif", "webp"] = "gif") -> bytes:
-    """Return frames, uint8 (n, S, S, C), as a GIF or WebP that goes there and back without end, enlarged.
+    """Return an enlarged GIF or WebP that plays the frames forwards and backwards in a loop.
 
     Args:
-        frames: the images.
-        seconds: that it takes there and back.
-        scale: pixels that a pixel becomes in each direction.
-        form: the file's.
+        frames: uint8 (n, S, S, C).
+        seconds: duration of one loop.
+        scale: factor by which the frames are enlarged.
+        form: format of the file.
     """
     from PIL import Image
 
@@ -247,25 +247,25 @@ def animation(frames: Pixels, seconds: float, scale: int = 3, form: Literal["gif
 
 
 def check_film(film: Film) -> None:
-    """Refuse what cannot be made here.
+    """Check that an animation can be made on this machine.
 
     Raises:
-        ConfigError: an MP4 is asked for, and there is no ffmpeg.
+        ConfigError: the format is mp4, and ffmpeg is not installed.
     """
     if film == "mp4" and shutil.which("ffmpeg") is None:
         raise ConfigError("animation is 'mp4', which needs ffmpeg, and none is on the PATH: install it, or take gif")
 
 
 def films(frames: Pixels, seconds: float, film: Film) -> dict[str, bytes]:
-    """Return the files that show images one after the other, by suffix, as `Drawn.files` has them.
+    """Return the animation files by suffix, as in `Drawn.files`.
 
     Args:
         frames: uint8 (n, S, S, C).
-        seconds: that the way there takes.
-        film: which of them.
+        seconds: duration from the first frame to the last.
+        film: format.
 
     Raises:
-        ConfigError: ffmpeg is missing or fails.
+        ConfigError: ffmpeg is missing or fails, or Pillow cannot write WebP.
     """
     check_film(film)
     scale = max(1, _FILM_SIDE // frames.shape[1])
@@ -293,7 +293,7 @@ def _enlarged(frames: Pixels, scale: int) -> Iterator[Pixels]:
 
 
 def _mp4(frames: Iterable[Pixels], seconds: float) -> bytes:
-    """Return frames as an MP4 that browsers play."""
+    # yuv420p, because browsers play no other pixel format.
     pictures = [np.broadcast_to(frame, (*frame.shape[:2], 3)) for frame in frames]
     high, wide = pictures[0].shape[:2]
     with tempfile.TemporaryDirectory() as folder:

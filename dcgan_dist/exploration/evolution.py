@@ -1,9 +1,9 @@
-"""`evolution`: the samples of the same z all through training, and what each filter of the generator did meanwhile.
+"""`evolution`: samples of the same z over the whole training, and the activation of each filter of the generator.
 
 Section 6 of the paper leaves open why, in long training, a subset of filters sometimes collapses to a single
-oscillating mode. Here every filter of each hidden layer is followed: its activation, averaged over the z whose samples
-the run shows all through (`training.sampling.fixed_inputs`) and over all positions. Which filters oscillate is
-judged as `filter_oscillation` of metrics.jsonl is, of which the sweeps' verdict is made (docs/stability.md).
+oscillating mode. This figure follows every filter of each hidden layer: its activation, averaged over all positions and
+over the fixed z of the run's sample grids (`training.sampling.fixed_inputs`). A filter oscillates by the definition of
+`filter_oscillation` in metrics.jsonl, on which the verdict of the sweeps is based (docs/stability.md).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from dcgan_dist.training.sampling import fixed_inputs, grid_columns, sample_feat
 from dcgan_dist.training.signals import WINDOW, mean_activations, oscillating, swings
 from dcgan_dist.training.trained import load_generator
 
-_GAP = 2  # pixels between the cells of a run's grids
-_SAME = 1e-6  # of the mean activation of a layer: what differs by less over all z does not depend on z
-_SHOWN = 0.5  # deviation of a filter from its mean, as a share of it, that has the full colour; or more, see `_range`
+_GAP = 2  # pixels between the cells of a run's sample grids
+_SAME = 1e-6  # of the mean activation of a layer: a filter that varies less over all z does not depend on z
+_SHOWN = 0.5  # smallest relative deviation from a filter's mean that has the full colour; see `_range`
 _DEAD, _OSCILLATING = COLOURS[6], COLOURS[4]
 
 Metrics = dict[str, Floats]
@@ -70,9 +70,9 @@ class Activations:
     """The mean activation of every filter of the generator's hidden layers over time.
 
     Attributes:
-        steps: of the times, ascending, (t,).
-        values: (t, filters), layer after layer; NaN where it was not kept.
-        times: what the times are: `log lines`, or `checkpoints` where no log lines were kept.
+        steps: step of each time, ascending, (t,).
+        values: (t, filters), layer after layer; NaN where no checkpoint kept them.
+        times: what a time is: `log lines`, or `checkpoints` where no checkpoint kept log lines.
     """
 
     steps: npt.NDArray[np.int64]
@@ -80,32 +80,32 @@ class Activations:
     times: str
 
     def window(self) -> Tensor | None:
-        """Return the newest WINDOW times, (WINDOW, filters), None where they are fewer or not all kept."""
+        """Return the newest WINDOW times, (WINDOW, filters); None if there are fewer, or some were not kept."""
         newest = self.values[-WINDOW:]
         return torch.from_numpy(newest) if len(newest) == WINDOW and np.isfinite(newest).all() else None
 
     def deviations(self) -> Floats:
-        """Return how far each filter is from its mean over time, as a share of its mean absolute activation."""
+        """Return each filter's deviation from its mean over time, divided by its mean absolute activation."""
         known = self.values[np.isfinite(self.values).all(axis=1)]
         deviation: Floats = (self.values - known.mean(axis=0)) / np.maximum(np.abs(known).mean(axis=0), 1e-12)
         return deviation
 
     def oscillating(self) -> npt.NDArray[np.bool_] | None:
-        """Return which filters oscillate over the newest WINDOW times, (filters,), None where that is not known."""
+        """Return which filters oscillate over the newest WINDOW times, (filters,); None if that is not known."""
         window = self.window()
         return None if window is None else oscillating(window).numpy()
 
     def swings(self) -> Floats | None:
-        """Return how far each filter swings over the newest WINDOW times, (filters,), None where that is not known."""
+        """Return the swing of each filter over the newest WINDOW times, (filters,); None if that is not known."""
         window = self.window()
         return None if window is None else swings(window).numpy()
 
 
 def dead_filters(hidden: list[Tensor]) -> npt.NDArray[np.bool_]:
-    """Return which filters do not depend on z, (filters,): the same at each position for all z, mostly 0 after a ReLU.
+    """Return which filters are dead, (filters,): the same for all z at each position, usually 0 after a ReLU.
 
     Args:
-        hidden: activations of each layer, (n, filters) or (n, filters, h, w).
+        hidden: activations of each layer for n z, (n, filters) or (n, filters, h, w).
     """
     dead = []
     for layer in hidden:
@@ -116,13 +116,13 @@ def dead_filters(hidden: list[Tensor]) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint shows at the fixed z.
+    """Samples and activations of a checkpoint at the fixed z.
 
     Attributes:
         images: samples, uint8 (n, S, S, C).
         means: mean activation of every filter, (filters,).
         dead: which filters do not depend on z, (filters,).
-        layers: filters of each hidden layer.
+        layers: number of filters of each hidden layer.
     """
 
     images: Pixels
@@ -152,15 +152,15 @@ def _sample_count(run: Trained) -> int:
 
 
 def follow_activations(run: Run, snapshots: dict[int, Floats], log_steps: list[int]) -> Activations:
-    """Join what the checkpoints kept of the last log lines before them.
+    """Join the histories of activations at log lines, of which each checkpoint keeps the last ones before it.
 
     Args:
         run: the run.
-        snapshots: mean activations, (filters,), at each checkpoint, which are taken where no log lines were kept.
-        log_steps: of the lines of metrics.jsonl, ascending.
+        snapshots: mean activations, (filters,), by checkpoint; used if no checkpoint kept a history.
+        log_steps: steps of the lines of metrics.jsonl, ascending.
 
     Raises:
-        RunDirectoryError: what a checkpoint kept is damaged.
+        RunDirectoryError: the history in a checkpoint is damaged.
     """
     kept: dict[int, Floats] = {}
     filters = len(next(iter(snapshots.values())))
@@ -174,6 +174,7 @@ def follow_activations(run: Run, snapshots: dict[int, Floats], log_steps: list[i
         except (SafetensorError, KeyError) as error:
             raise RunDirectoryError(f"{run.location}/{name} is damaged: give an earlier --step") from error
         if history.ndim == 2 and history.shape[1] == filters:
+            # The log may hold fewer lines than the history, never later ones: align both at their ends.
             before = [line for line in log_steps if line <= step][-len(history) :]
             kept |= dict(zip(before, history[len(history) - len(before) :], strict=True))
     if not kept:
@@ -185,23 +186,23 @@ def follow_activations(run: Run, snapshots: dict[int, Floats], log_steps: list[i
 
 
 def cut_grid(grid: Pixels, count: int, size: int, columns: int) -> Pixels | None:
-    """Return the images of a grid that `make_grid` laid out, uint8 (count, size, size, C); None for another layout.
+    """Cut a grid of `make_grid` into its images, uint8 (count, size, size, C); return None if it has another layout.
 
     Args:
-        grid: (height, width, C).
-        count: how many images it has.
-        size: side of each in pixels.
+        grid: uint8 (height, width, C).
+        count: number of images.
+        size: side of an image in pixels.
         columns: images in a row.
     """
     rows, cell = -(-count // columns), size + _GAP
     if grid.shape[:2] != (rows * cell - _GAP, columns * cell - _GAP):
         return None
-    places = [divmod(number, columns) for number in range(count)]
-    return np.stack([grid[r * cell : r * cell + size, c * cell : c * cell + size] for r, c in places])
+    cells = [divmod(number, columns) for number in range(count)]
+    return np.stack([grid[r * cell : r * cell + size, c * cell : c * cell + size] for r, c in cells])
 
 
 def _read_grid(run: Trained, step: int) -> Pixels | None:
-    """Return the samples of a grid, None where it is damaged or has another layout."""
+    """Return the samples of a grid; None if it is damaged or has another layout."""
     content = run.run.folder.get(f"samples/{name_of(step)}.png")
     try:
         with Image.open(io.BytesIO(content or b"")) as picture:
@@ -214,14 +215,14 @@ def _read_grid(run: Trained, step: int) -> Pixels | None:
 
 
 def choose_steps(steps: list[int], rows: int) -> list[int]:
-    """Return at most so many of the steps: the last, the first, and those nearest to even distances between."""
+    """Return at most `rows` of the steps: the last, the first, and those nearest to evenly spaced ones between."""
     wanted = np.linspace(steps[-1], steps[0], rows)
-    nearest = {min(steps, key=lambda step: (abs(step - place), step)) for place in wanted.tolist()}
+    nearest = {min(steps, key=lambda step: (abs(step - target), step)) for target in wanted.tolist()}
     return sorted(nearest)
 
 
 def choose_samples(config: EvolutionConfig, run: Trained) -> list[int]:
-    """Return which of the fixed z are shown: the classes in turn, or those of one class.
+    """Return the indices of the fixed z to show: the classes in turn, or those of one class.
 
     Raises:
         ConfigError: there is no such class, or the run's grids do not show it.
@@ -246,7 +247,7 @@ def draw_evolution(config: EvolutionConfig, run: Trained) -> Drawn:
     """Draw the samples of the same z over time, and the activation of every filter.
 
     Raises:
-        ConfigError: no such class.
+        ConfigError: there is no such class.
         RunDirectoryError: a checkpoint is damaged, or its samples are not finite.
     """
     samples = choose_samples(config, run)
@@ -281,7 +282,7 @@ def draw_evolution(config: EvolutionConfig, run: Trained) -> Drawn:
 
 
 def _read_metrics(run: Trained, problems: list[str]) -> Metrics:
-    """Return the columns of metrics.jsonl up to the step that is looked at, {} where there are none."""
+    """Return the columns of metrics.jsonl up to the run's chosen step; {} if there are none."""
     names, values = columns_of(parse_rows(run.run.folder.get("metrics.jsonl"), problems), problems)
     columns = dict(zip(names, values, strict=True))
     return {name: column[columns["step"] <= run.step] for name, column in columns.items()} if columns else {}
@@ -301,7 +302,7 @@ def _draw(
     oscillates, swing = activations.oscillating(), activations.swings()
     title = "Samples and filters of the generator over the course of training"
     canvas = Canvas(title, run.subtitle)
-    marks = [f"{step:,}" if place == 0 else "" for step in images for place in range(len(samples))]
+    marks = [f"{step:,}" if column == 0 else "" for step in images for column in range(len(samples))]
     caption = "Each column shows the samples of one z, each row those of one step (its number is on the first image)"
     canvas.images(Panel(caption, np.concatenate(list(images.values())), len(samples), marks))
     if metrics:
@@ -362,13 +363,13 @@ def _draw(
 
 
 def _range(activations: Activations) -> float:
-    """Return the deviation that has the full colour: such that nine of ten values differ in theirs."""
+    """Return the deviation that has the full colour: a multiple of _SHOWN that 9 of 10 values do not exceed."""
     most = float(np.nanquantile(np.abs(activations.deviations()), 0.9))
     return max(_SHOWN, math.ceil(most / _SHOWN) * _SHOWN)
 
 
 def _verdict(metrics: Metrics) -> dict[str, str] | None:
-    """Return the sweeps' verdict on the lines so far, None where there are none."""
+    """Return the verdict of `results.stability` on the log lines; None if there are none."""
     if not {"step", "loss_d", "loss_g"} <= set(metrics):
         return None
     unknown = np.full(len(metrics["step"]), np.nan)
@@ -425,8 +426,10 @@ def _plot_layer(
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    told = "" if marked is None else f", {int(oscillates.sum())} oscillate"
-    axes.set_title(f"Hidden layer {number + 1}: {len(dead)} filters, {int(dead.sum())} dead{told}", fontsize=8)
+    oscillating_count = "" if marked is None else f", {int(oscillates.sum())} oscillate"
+    axes.set_title(
+        f"Hidden layer {number + 1}: {len(dead)} filters, {int(dead.sum())} dead{oscillating_count}", fontsize=8
+    )
     axes.set_xlabel("step")
     axes.set_ylabel("filter", labelpad=10)
 

@@ -1,4 +1,4 @@
-"""What every figure has: settings, and a picture and the numbers behind it under `RUN/figures/`."""
+"""What all figures share: their common settings, and how picture and numbers are written to `RUN/figures/`."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class Drawn:
 
     Attributes:
         title: what it shows.
-        finding: one sentence with the most telling numbers, for the terminal and the report page.
+        finding: one sentence with the most important numbers, for the terminal and the report page.
         canvas: the picture.
-        numbers: what is behind it, for the JSON; NaN becomes null.
-        files: what else belongs to it, by what follows its name: ``{".gif": ..., "-boxes.html": ...}``.
+        numbers: all measured numbers, for the JSON; NaN becomes null.
+        files: contents of further files by their suffix: ``{".gif": ..., "-boxes.html": ...}``.
     """
 
     title: str
@@ -100,20 +100,22 @@ def folder_of(config: FigureConfig, location: str) -> str:
 
 
 def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, begun: float) -> list[str]:
-    """Write a figure's PNG, JSON and other files, each whole or not at all, the JSON last.
+    """Write a figure's PNG, JSON and other files, each atomically.
+
+    The JSON is written last: whoever finds it, finds the files that it lists.
 
     Args:
         drawn: the figure.
-        figure: its name.
+        figure: name of the figure.
         config: its settings.
-        run: the networks that it is of.
-        begun: when its making began, as `time.perf_counter` gives it.
+        run: the networks that it shows.
+        begun: `time.perf_counter` at the start, from which `seconds` is counted.
 
     Returns:
-        Where they are.
+        The paths or URLs of the files.
 
     Raises:
-        StorageError: they cannot be written.
+        StorageError: a file cannot be written.
     """
     name = config.name or figure
     pictures = {f"{name}.png": drawn.canvas.png()}

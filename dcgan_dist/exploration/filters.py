@@ -1,9 +1,9 @@
 """`filters` (Fig. 5): what the features of D's conv layers respond to most, by guided backpropagation.
 
-Guided backpropagation (Springenberg et al. 2014) goes from one response back to the pixels that caused it, and lets
-through an activation only what is positive in both directions: where the forward input was positive, the gradient's
-positive part. It is shown at the images to which a feature responds most, beside these images' patches, and for a
-discriminator with random weights as the control.
+Guided backpropagation (Springenberg et al. 2014) goes from one response back to the pixels that caused it. At each
+activation it passes only the positive part of the gradient, and only where the forward input was positive. The figure
+shows it for the images with the highest responses of each feature, next to the patches of these images, and the same
+for a discriminator with random weights as the control.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Values = npt.NDArray[np.float64]
 
 _BATCH = 64
 _MOST_FILTERS = 48
-_IN_A_ROW = 6  # filters beside each other
-_NEUTRAL = 128  # grey of no gradient, and of what lies outside the image
+_IN_A_ROW = 6  # filters in a row of the picture
+_NEUTRAL = 128  # grey level of no gradient, and of pixels outside the image
 _NAMES = ("trained", "random")
 
 
@@ -88,9 +88,9 @@ class _GuidedRectifier(torch.autograd.Function):
 
 
 class GuidedLeakyReLU(nn.Module):
-    """A LeakyReLU with guided backpropagation: forwards it is what it was, backwards it is a guided ReLU.
+    """A LeakyReLU with guided backpropagation: the forward pass is unchanged, the backward pass is a guided ReLU.
 
-    What its slope lets through of negative inputs is no evidence for the feature, so no gradient goes back there.
+    Negative inputs, which the slope lets through, are no evidence for the feature, so no gradient goes back there.
     """
 
     def __init__(self, slope: float) -> None:
@@ -98,12 +98,12 @@ class GuidedLeakyReLU(nn.Module):
         self.slope = slope
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return the activations of any shape."""
+        """Return the activations, in the shape of the input."""
         return cast(Tensor, _GuidedRectifier.apply(values, self.slope))  # type: ignore[no-untyped-call]
 
 
 def guided(discriminator: Discriminator) -> Discriminator:
-    """Return a copy in evaluation mode whose gradients are those of guided backpropagation."""
+    """Return a copy in evaluation mode that uses guided backpropagation."""
     network = copy.deepcopy(discriminator).eval().requires_grad_(False)
     for module in list(network.modules()):
         for name, part in module.named_children():
@@ -118,12 +118,12 @@ def guided_gradients(
     """Return the gradient by guided backpropagation of one response of each image, (n, C, S, S).
 
     Args:
-        discriminator: stays as it is.
-        images: (n, C, S, S) in the range that it was trained on.
+        discriminator: the network, which is not changed.
+        images: (n, C, S, S) in the range that the network was trained on.
         y: labels, (n, classes).
         layer: index of the conv layer.
-        features: number of the feature for each image, int64 (n,).
-        positions: place of the response in its map, row by row, int64 (n,).
+        features: index of the feature for each image, int64 (n,).
+        positions: flat index (row by row) of the response in its map, int64 (n,).
     """
     with torch.enable_grad():
         pixels = images.detach().clone().requires_grad_()
@@ -135,7 +135,7 @@ def guided_gradients(
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The pixels that a position of a layer's maps sees: those from `start + jump * position` on, `size` of them."""
+    """The pixels that a position of a layer's maps depends on: `size` pixels from `start + jump * position` on."""
 
     start: int
     jump: int
@@ -143,7 +143,7 @@ class ReceptiveField:
 
     @classmethod
     def of(cls, convolutions: Sequence[nn.Conv2d]) -> ReceptiveField:
-        """Return that of the last of successive convolutions."""
+        """Return the receptive field of the last of successive convolutions."""
         start, jump, size = 0, 1, 1
         for convolution in convolutions:
             (kernel, _), (stride, _), padding = convolution.kernel_size, convolution.stride, convolution.padding[0]
@@ -153,7 +153,7 @@ class ReceptiveField:
         return cls(start, jump, size)
 
     def crop(self, image: Pixels, row: int, column: int) -> Pixels:
-        """Return the patch (size, size, C) that a position sees of an image (S, S, C); grey where there is none."""
+        """Return the patch (size, size, C) of an image (S, S, C) that a position sees; grey outside the image."""
         top, left = self.start + self.jump * row, self.start + self.jump * column
         patch = np.full((self.size, self.size, image.shape[2]), _NEUTRAL, np.uint8)
         inside = image[max(top, 0) : max(top + self.size, 0), max(left, 0) : max(left + self.size, 0)]
@@ -163,13 +163,13 @@ class ReceptiveField:
 
 
 class TopResponses:
-    """The images with the highest responses of each feature; of equal ones, those that came first.
+    """The images with the k highest responses of each feature; among equal responses, the images that came first.
 
     Attributes:
-        values: float32 (k, features), the highest first; -inf where there were fewer images.
-        numbers: numbers of the images, int64 (k, features); -1 where there were fewer.
-        positions: places of the responses in their maps, int64 (k, features).
-        seen: images so far.
+        values: the responses, float32 (k, features), the highest first; -inf if there were fewer than k images.
+        numbers: numbers of the images, int64 (k, features); -1 if there were fewer than k images.
+        positions: flat indices of the responses in their maps, int64 (k, features).
+        seen: number of images so far.
         sums: sums over all images of the responses and of their squares, float64 (2, features).
     """
 
@@ -181,7 +181,7 @@ class TopResponses:
         self.sums = torch.zeros(2, features, dtype=torch.float64)
 
     def add(self, values: Tensor, positions: Tensor, numbers: Tensor) -> None:
-        """Look through the responses of images, (n, features), which have these numbers (n,)."""
+        """Add the responses of n images and their positions, (n, features) both, and the images' numbers, (n,)."""
         self.seen += len(values)
         self.sums += torch.stack((values.double().sum(dim=0), values.double().square().sum(dim=0)))
         all_values = torch.cat((self.values, values))
@@ -192,7 +192,7 @@ class TopResponses:
 
     @property
     def selectivity(self) -> Tensor:
-        """How far the highest responses lie above the mean over all images, in standard deviations, (features,)."""
+        """Mean of the highest responses less the mean over all images, in standard deviations, (features,)."""
         mean, square = self.sums / self.seen
         deviation = (square - mean.square()).clamp(min=0).sqrt()
         highest = torch.where(self.numbers >= 0, self.values, 0.0).double().sum(dim=0) / (self.numbers >= 0).sum(dim=0)
@@ -200,28 +200,30 @@ class TopResponses:
 
 
 def conv_layers(discriminator: Discriminator) -> list[nn.Conv2d]:
-    """Return the convolutions of a discriminator in order; none where its layers are dense."""
+    """Return the convolutions of a discriminator in order; [] if its layers are dense."""
     return [part for part in discriminator.modules() if isinstance(part, nn.Conv2d)]
 
 
 @torch.no_grad()
 def chosen_layer(run: Trained, layer: int | None) -> tuple[int, tuple[int, int]]:
-    """Return the index of a conv layer of D, and how many maps of which side it has.
+    """Return the index of a conv layer of D, and the number and the side of its maps.
 
     Raises:
-        ConfigError: there is no such layer; it lists those that there are.
+        ConfigError: there is no such layer; the message lists the existing ones.
     """
     if not conv_layers(run.discriminator):
         raise ConfigError(
-            f"the discriminator of {run.location} ({run.model.name}) has dense layers alone, and filters looks into "
+            f"the discriminator of {run.location} ({run.model.name}) has only dense layers, but filters looks into "
             "conv layers: give a run of dcgan or cdcgan"
         )
     image = torch.zeros(1, run.channels, run.image_size, run.image_size, device=run.device)
     sizes = [(maps.shape[1], maps.shape[2]) for maps in run.discriminator.feature_maps(image, run.no_label(1))]
     number = len(sizes) if layer is None else layer
     if number > len(sizes):
-        there = ", ".join(f"{n} ({maps} maps of {side}x{side})" for n, (maps, side) in enumerate(sizes, start=1))
-        raise ConfigError(f"layer is {number}, which the discriminator of {run.location} has not: take one of {there}")
+        known = ", ".join(f"{n} ({maps} maps of {side}x{side})" for n, (maps, side) in enumerate(sizes, start=1))
+        raise ConfigError(
+            f"layer is {number}, which the discriminator of {run.location} does not have: take one of {known}"
+        )
     return number - 1, sizes[number - 1]
 
 
@@ -229,14 +231,14 @@ def chosen_layer(run: Trained, layer: int | None) -> tuple[int, tuple[int, int]]
 def highest_responses(
     discriminator: Discriminator, real: Tensor, y: Tensor, layer: int, features: Sequence[int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the highest response of features in each image and its position, on the CPU, (n, features) both.
+    """Return the highest response of each feature in each image, and its position; on the CPU, (n, features) both.
 
     Args:
-        discriminator: in evaluation mode.
-        real: images (n, C, S, S) in the range that it was trained on.
+        discriminator: the network, in evaluation mode.
+        real: images (n, C, S, S) in the range that the network was trained on.
         y: labels, (n, classes).
         layer: index of the conv layer.
-        features: numbers of the features; left out, all of the layer.
+        features: indices of the features; if None, all of the layer.
     """
     maps = discriminator.feature_maps(real, y)[layer]
     if features is not None:
@@ -246,7 +248,7 @@ def highest_responses(
 
 
 def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
-    """Draw the figure.
+    """Draw guided backpropagation at the highest responses, and for rooms measure what single features distinguish.
 
     Raises:
         ConfigError: D has no conv layers, no such layer, or no such feature.
@@ -281,7 +283,7 @@ def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
     )
     shown = {}
     for name, network in networks.items():
-        shown[name] = _at_highest(network, images, run, layer, filters, tops[name], field, side)
+        shown[name] = _top_patches(network, images, run, layer, filters, tops[name], field, side)
     for first in range(0, len(filters), _IN_A_ROW):
         part = filters[first : first + _IN_A_ROW]
         for name in networks:
@@ -315,33 +317,33 @@ def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
             "selectivity": top.selectivity.tolist(),
             "half_of_gradient": shown[name].areas.tolist(),
         }
-    areas = {name: float(np.nanmean(found.areas)) for name, found in shown.items()}
+    areas = {name: float(np.nanmean(patches.areas)) for name, patches in shown.items()}
     finding = (
         f"At the highest responses of {len(filters)} features of conv layer {layer + 1} of D, half of the guided "
         f"gradient's squares lie on {areas['trained']:.1%} of a patch's pixels, with random weights on "
         f"{areas['random']:.1%} ({images.most:,} images)"
     )
     if run.is_rooms:
-        told = _told_apart(networks, run, layer)
-        numbers["attributes"] = told
-        _plot(canvas, told, count)
-        better = sum(about["trained"]["ci95"][0] > about["random"]["ci95"][1] for about in told.values())
-        worse = sum(about["trained"]["ci95"][1] < about["random"]["ci95"][0] for about in told.values())
-        best = max(told, key=lambda attribute: told[attribute]["trained"]["auc"] - told[attribute]["random"]["auc"])
+        found = _attribute_aucs(networks, run, layer)
+        numbers["attributes"] = found
+        _plot(canvas, found, count)
+        better = sum(about["trained"]["ci95"][0] > about["random"]["ci95"][1] for about in found.values())
+        worse = sum(about["trained"]["ci95"][1] < about["random"]["ci95"][0] for about in found.values())
+        best = max(found, key=lambda attribute: found[attribute]["trained"]["auc"] - found[attribute]["random"]["auc"])
         finding += (
             f"; the best single feature tells {best.replace('_', ' ')} apart with an AUC of "
-            f"{told[best]['trained']['auc']:.2f} (random weights {told[best]['random']['auc']:.2f}); of {len(told)} "
+            f"{found[best]['trained']['auc']:.2f} (random weights {found[best]['random']['auc']:.2f}); of {len(found)} "
             f"attributes it is clearly better than with random weights for {better}, and clearly worse for {worse}"
         )
     return Drawn(title=title, finding=f"{finding}.", canvas=canvas, numbers=numbers)
 
 
 class _Images:
-    """Images of a set, drawn evenly, in batches that can be read again by the numbers of their images.
+    """The first images of an epoch's order, in batches; each image can be read again by its number.
 
     Attributes:
-        dataset: the set.
-        most: how many there are, unless some are damaged.
+        dataset: the data set.
+        most: number of images, if none is damaged.
     """
 
     def __init__(self, run: Trained, dataset: Dataset, limit: int) -> None:
@@ -355,30 +357,30 @@ class _Images:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Pixels]]:
         """Yield numbers (n,) and images (n, S, S, C), batch by batch."""
-        with self._stream.iterate(0, self._batches) as row:
-            for number, batch in enumerate(row):
+        with self._stream.iterate(0, self._batches) as batches:
+            for number, batch in enumerate(batches):
                 images = fitted(batch.images.numpy(), self._size, self._channels)
                 if len(images):
                     yield torch.arange(len(images)) + number * self._batch, images
 
-    def again(self, number: int) -> Pixels:
-        """Return the image (S, S, C) of a number."""
+    def read(self, number: int) -> Pixels:
+        """Return the image with a number, (S, S, C)."""
         batch, row = divmod(number, self._batch)
         image = self._stream.read(batch).images[row : row + 1].numpy()
         return cast(Pixels, fitted(image, self._size, self._channels)[0])
 
     def real(self, images: Pixels) -> Tensor:
-        """Return images as D takes them, (n, C, S, S)."""
+        """Return images in the range and layout that D takes, (n, C, S, S)."""
         return to_real(torch.from_numpy(images).to(self._device), self._range, torch.float32)
 
 
 @dataclass(frozen=True)
-class _AtHighest:
-    """The highest responses of features.
+class _TopPatches:
+    """The patches with the k highest responses of each feature.
 
     Attributes:
         patches: of the images, uint8 (k, filters, size, size, C).
-        gradients: guided, of the same shape.
+        gradients: guided gradients as images, in the same shape.
         areas: `half_area` of each gradient, (k, filters).
     """
 
@@ -387,7 +389,7 @@ class _AtHighest:
     areas: Values
 
 
-def _at_highest(
+def _top_patches(
     network: Discriminator,
     images: _Images,
     run: Trained,
@@ -396,7 +398,7 @@ def _at_highest(
     top: TopResponses,
     field: ReceptiveField,
     side: int,
-) -> _AtHighest:
+) -> _TopPatches:
     k = len(top.values)
     shape = (k, len(filters), field.size, field.size, run.channels)
     patches, gradients = np.full((2, *shape), _NEUTRAL, np.uint8)
@@ -405,23 +407,26 @@ def _at_highest(
         there = [column for column in range(len(filters)) if top.numbers[rank, column] >= 0]
         if not there:
             break
-        pixels = np.stack([images.again(int(top.numbers[rank, column])) for column in there])
+        pixels = np.stack([images.read(int(top.numbers[rank, column])) for column in there])
         positions = top.positions[rank, there]
         features = torch.tensor([filters[column] for column in there], device=run.device)
         found = guided_gradients(
             network, images.real(pixels), run.no_label(len(there)), layer, features, positions.to(run.device)
         )
         shades = _shades(found)
-        for place, column in enumerate(there):
-            row, at = divmod(int(positions[place]), side)
-            patches[rank, column] = field.crop(pixels[place], row, at)
-            gradients[rank, column] = field.crop(shades[place], row, at)
-            areas[rank, column] = half_area(found[place], field)
-    return _AtHighest(patches, gradients, areas)
+        for index, column in enumerate(there):
+            row, at = divmod(int(positions[index]), side)
+            patches[rank, column] = field.crop(pixels[index], row, at)
+            gradients[rank, column] = field.crop(shades[index], row, at)
+            areas[rank, column] = half_area(found[index], field)
+    return _TopPatches(patches, gradients, areas)
 
 
 def half_area(gradient: Tensor, field: ReceptiveField) -> float:
-    """Return the smallest share of a patch's pixels on which half of a gradient's squares lie; (C, S, S), NaN of 0."""
+    """Return the smallest share of a patch's pixels that holds half of the sum of squares of a gradient (C, S, S).
+
+    It is NaN for a gradient of zeros.
+    """
     energy = gradient.double().square().sum(dim=0).flatten().sort(descending=True).values.cumsum(dim=0)
     if not energy[-1] > 0:
         return float("nan")
@@ -429,21 +434,22 @@ def half_area(gradient: Tensor, field: ReceptiveField) -> float:
 
 
 def _shades(gradients: Tensor) -> Pixels:
-    """Return gradients (n, C, S, S) as images (n, S, S, C): grey is none, and the largest of each is black or white."""
+    """Return gradients (n, C, S, S) as images (n, S, S, C): 0 is grey, the largest of each image black or white."""
     largest = gradients.abs().amax(dim=(1, 2, 3), keepdim=True)
     scaled = torch.where(largest > 0, gradients / largest, 0.0) * 127 + _NEUTRAL
     return cast(Pixels, scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 
 def aucs(values: Values, positives: npt.NDArray[np.bool_]) -> Values:
-    """Return the area under the ROC curve of each column of values (n, m), for each group of positives (n, groups).
+    """Return the areas under the ROC curves of the columns of values (n, m), for each group of positives (n, groups).
 
-    It is the chance that a positive has the higher value of a positive and a negative; shape (groups, m).
+    An area is the probability that a random positive has a higher value than a random negative. The result has the
+    shape (groups, m).
     """
     ranks = scipy.stats.rankdata(values, axis=0)
-    there = positives.sum(axis=0)[:, None]
-    pairs = there * (len(values) - there)
-    wins = positives.T.astype(np.float64) @ ranks - there * (there + 1) / 2
+    count = positives.sum(axis=0)[:, None]
+    pairs = count * (len(values) - count)
+    wins = positives.T.astype(np.float64) @ ranks - count * (count + 1) / 2
     areas: Values = np.where(pairs > 0, wins / np.maximum(pairs, 1), 0.5)
     return areas
 
@@ -453,41 +459,41 @@ def mean_auc(values: Values, positives: npt.NDArray[np.bool_]) -> tuple[float, f
 
     The error is DeLong's (1988): the images are independent, the columns are not.
     """
-    there = positives.sum(axis=0)
-    rest = len(values) - there
+    count = positives.sum(axis=0)
+    rest = len(values) - count
     ranks = scipy.stats.rankdata(values, axis=0)
-    areas = (np.where(positives, ranks, 0).sum(axis=0) - there * (there + 1) / 2) / np.maximum(there * rest, 1)
-    parts = np.zeros(values.shape)  # of each image in how far the AUC is off
+    areas = (np.where(positives, ranks, 0).sum(axis=0) - count * (count + 1) / 2) / np.maximum(count * rest, 1)
+    parts = np.zeros(values.shape)  # contribution of each image to the error of the AUC
     for column in range(values.shape[1]):
         group = positives[:, column]
-        if not there[column] or not rest[column]:
+        if not count[column] or not rest[column]:
             areas[column] = 0.5
             continue
-        # Of each positive the share of negatives that it beats, of each negative the share of positives that beat it.
-        beaten = ranks[group, column] - scipy.stats.rankdata(values[group, column])
-        beating = there[column] - (ranks[~group, column] - scipy.stats.rankdata(values[~group, column]))
-        parts[group, column] = (beaten / rest[column] - areas[column]) / max(there[column] - 1, 1)
-        parts[~group, column] = (beating / there[column] - areas[column]) / max(rest[column] - 1, 1)
+        # For each positive the negatives with lower values; for each negative the positives with higher values.
+        lower = ranks[group, column] - scipy.stats.rankdata(values[group, column])
+        higher = count[column] - (ranks[~group, column] - scipy.stats.rankdata(values[~group, column]))
+        parts[group, column] = (lower / rest[column] - areas[column]) / max(count[column] - 1, 1)
+        parts[~group, column] = (higher / count[column] - areas[column]) / max(rest[column] - 1, 1)
     return float(areas.mean()), float(np.sqrt(np.square(parts.mean(axis=1)).sum()))
 
 
 def best_single_features(values: Values, labels: dict[str, Labels], kinds: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """Return how well the best single feature tells each attribute apart, as an AUC on images that did not choose it.
+    """Return the AUC of the best single feature for each attribute, on images that were not used to choose it.
 
-    The first half of the images chooses, for each attribute, the feature and whether its high or low values speak for
-    it; the second half measures. Where an attribute has more than two values, a feature is chosen for each of them
-    against all others, and the mean of their AUCs is given.
+    For each attribute, the feature and its sign are chosen on the first half of the images, and the AUC is measured on
+    the second half. If an attribute has more than two values, a feature is chosen for each value against all others,
+    and the mean of their AUCs is returned.
 
     Args:
-        values: responses, (n, features), in any order of images that has nothing to do with the labels.
-        labels: number of each image's value, (n,), by attribute.
-        kinds: how many values an attribute has.
+        values: responses, (n, features); the order of the images must not depend on the labels.
+        labels: index of each image's value, (n,), by attribute.
+        kinds: number of values, by attribute.
 
     Returns:
-        By attribute `auc`, `ci95`, `n` (of images that measured) and `features`.
+        By attribute `auc`, `ci95`, `n` (images that the AUC was measured on) and `features`.
     """
     half = len(values) // 2
-    told = {}
+    found = {}
     for attribute, numbers in labels.items():
         wanted = [1] if kinds[attribute] == 2 else list(range(kinds[attribute]))
         positives = numbers[:, None] == np.array(wanted)
@@ -497,17 +503,17 @@ def best_single_features(values: Values, labels: dict[str, Labels], kinds: dict[
         measured, truth = values[half:, chosen] * signs, positives[half:]
 
         area, error = mean_auc(measured, truth)
-        told[attribute] = {
+        found[attribute] = {
             "auc": area,
             "ci95": [max(0.0, area - 1.96 * error), min(1.0, area + 1.96 * error)],
             "n": len(measured),
             "features": chosen.tolist(),
         }
-    return told
+    return found
 
 
-def _told_apart(networks: dict[str, Discriminator], run: Trained, layer: int) -> dict[str, dict[str, Any]]:
-    """Return `best_single_features` of each network, by attribute of rooms that no run is trained on."""
+def _attribute_aucs(networks: dict[str, Discriminator], run: Trained, layer: int) -> dict[str, dict[str, Any]]:
+    """Return `best_single_features` of each network, by attribute, on rooms that no run is trained on."""
     dataset = open_labelled(None, "rooms", image_size=run.image_size, channels=run.channels, cache=run.cache)
     labels = room_labels(dataset)
     parts: dict[str, list[Tensor]] = {name: [] for name in networks}
@@ -528,18 +534,18 @@ def _in_order(dataset: Dataset) -> Iterator[Pixels]:
             yield read_records(dataset, shard, start, min(start + _BATCH, size))[0]
 
 
-def _plot(canvas: Canvas, told: dict[str, dict[str, Any]], count: int) -> None:
+def _plot(canvas: Canvas, measured: dict[str, dict[str, Any]], count: int) -> None:
     (axes,) = canvas.plots(1, 1.9)
-    places = np.arange(len(told))
+    places = np.arange(len(measured))
     for shift, name, colour in ((-0.2, "trained", COLOURS[0]), (0.2, "random", COLOURS[4])):
-        areas = np.array([about[name]["auc"] for about in told.values()])
-        low, high = np.array([about[name]["ci95"] for about in told.values()]).T
+        areas = np.array([about[name]["auc"] for about in measured.values()])
+        low, high = np.array([about[name]["ci95"] for about in measured.values()]).T
         label = "D trained" if name == "trained" else "D with random weights"
         axes.bar(places + shift, areas - 0.5, 0.38, bottom=0.5, color=colour, label=label)
         errors = np.maximum(0, [areas - low, high - areas])
         axes.errorbar(places + shift, areas, errors, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
-    n = next(iter(told.values()))["trained"]["n"]
-    axes.set_xticks(places, [name.replace("_", " ") for name in told])
+    n = next(iter(measured.values()))["trained"]["n"]
+    axes.set_xticks(places, [name.replace("_", " ") for name in measured])
     axes.set_ylim(0.45, 1.12)
     axes.set_yticks(np.arange(0.5, 1.01, 0.1))
     axes.axhline(0.5, color="0.4", linewidth=0.8)

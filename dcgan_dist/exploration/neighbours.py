@@ -1,8 +1,8 @@
-"""`neighbours`: the training images that are nearest to samples, and whether samples keep too close to them.
+"""`neighbours`: samples next to their nearest training images, and whether they are closer than unseen images are.
 
-The paper argues in section 4 and Fig. 2 that its generator does not merely memorise. Here samples are put beside the
-training images that are nearest to them, in pixels and in the feature space `random-conv-v1`, and the distances are
-compared with those of real images that were not trained on.
+The paper argues in section 4 and Fig. 2 that its generator does not merely memorise. This figure finds the training
+images that are nearest to samples, by pixels and in the feature space `random-conv-v1`, and compares the distances with
+those of held-out images, real images that were not trained on.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.parallel import LocalPool
 
 AMONG_THEMSELVES = "training images against the others"
-"""What the held-out images are where there are none."""
+"""`HeldOut.about` if there are no held-out images, and training images take their part."""
 
 _READ = 256  # images in memory at once
-_FEWEST = 20  # images on a side whose distances can be compared
+_FEWEST = 20  # samples, and held-out images, that a comparison of distances needs
 _UNITS = {"pixel": "root mean square difference, grey levels", "feature": "distance of random-conv-v1 features"}
 
 
@@ -81,26 +81,27 @@ class Nearest:
 
     Attributes:
         distances: float64 (m, k).
-        rows: which of the training images that were looked through, int64 (m, k).
+        rows: indices among the training images that were searched, int64 (m, k).
     """
 
     distances: Floats
     rows: Rows
 
     def without(self, itself: Rows) -> Nearest:
-        """Return the k - 1 nearest that are not the image itself, whose row is -1 where it is no training image."""
+        """Return the k - 1 nearest images other than the image itself; `itself` is its row, -1 if it has none."""
         others = self.rows != itself[:, None]
+        # Rows without the image itself lose the farthest one, so that all keep k - 1.
         others[others.all(axis=1), -1] = False
         shape = len(self.rows), self.rows.shape[1] - 1
         return Nearest(self.distances[others].reshape(shape), self.rows[others].reshape(shape))
 
 
 class NearestFew(NearestRows):
-    """As `NearestRows`, exactly, but the k nearest rows of each image: `found` has arrays (m, k).
+    """`NearestRows` for the k nearest rows of each image, also exact: `found` has arrays (m, k).
 
     Args:
         images: uint8 (m, d).
-        k: how many of the rows.
+        k: number of rows to keep for each image.
         device: where to compute.
     """
 
@@ -123,17 +124,17 @@ class NearestFew(NearestRows):
         if not len(asked):
             return
         numbers = torch.arange(first, first + len(x), device=self.device).expand(len(asked), -1)
-        # Sorted stably, so that of equally near rows the earlier one comes first.
+        # A stable sort, so that among equally near rows the earlier one comes first.
         joined, order = torch.cat((self._distances[asked], squared[asked]), dim=1).sort(dim=1, stable=True)
-        places = torch.cat((self._rows[asked], numbers), dim=1).gather(1, order)
-        self._distances[asked], self._rows[asked] = joined[:, : self._k], places[:, : self._k]
+        sorted_rows = torch.cat((self._rows[asked], numbers), dim=1).gather(1, order)
+        self._distances[asked], self._rows[asked] = joined[:, : self._k], sorted_rows[:, : self._k]
 
 
 def read_images(dataset: Dataset, rows: Rows) -> Pixels:
-    """Return images by their numbers in the order of the shards, uint8 (n, S, S, C).
+    """Return images by their numbers, which count through the shards in order, uint8 (n, S, S, C).
 
     Raises:
-        DataError: one is damaged.
+        DataError: an image is damaged.
     """
     ends = np.cumsum(dataset.sizes)
     shards = np.searchsorted(ends, rows, side="right")
@@ -143,7 +144,7 @@ def read_images(dataset: Dataset, rows: Rows) -> Pixels:
 
 
 def _blocks(dataset: Dataset, chosen: Rows | None) -> Iterator[Pixels]:
-    """Yield all images, or those whose numbers are chosen (ascending), in the order of the shards."""
+    """Yield all images, or those with the chosen numbers, block by block in the order of the shards."""
     wanted = np.ones(dataset.count, dtype=bool) if chosen is None else np.isin(np.arange(dataset.count), chosen)
     row = 0
     for shard, size in enumerate(dataset.sizes):
@@ -158,14 +159,14 @@ def _blocks(dataset: Dataset, chosen: Rows | None) -> Iterator[Pixels]:
 def nearest_by_pixels(
     images: Pixels, dataset: Dataset, k: int, device: torch.device, chosen: Rows | None = None
 ) -> Nearest:
-    """Find the training images with the smallest root mean square difference, exactly, block by block.
+    """Find the training images with the smallest root mean square difference of pixels, exactly, block by block.
 
     Args:
         images: uint8 (m, S, S, C).
         dataset: the training images.
-        k: how many of each.
+        k: neighbours of each image.
         device: where to compute.
-        chosen: ascending numbers of the training images that are looked through; left out, all.
+        chosen: ascending numbers of the training images to search; if None, all.
 
     Raises:
         DataError: a training image is damaged.
@@ -185,12 +186,12 @@ def nearest_by_pixels(
 
 
 def nearest_by_features(values: Array, training: Array, k: int) -> Nearest:
-    """Find the rows of features with the smallest Euclidean distance; the products are of float64, block by block.
+    """Find the rows of features with the smallest Euclidean distance, in float64, block by block.
 
     Args:
-        values: (m, d).
-        training: (n, d), which may be a map of a file.
-        k: how many of each.
+        values: features of the images, (m, d).
+        training: features of the training images, (n, d); may be memory-mapped.
+        k: neighbours of each image.
     """
     distances, rows = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(training).kneighbors(values)
     return Nearest(distances.astype(np.float64), rows.astype(np.int64))
@@ -202,8 +203,8 @@ class HeldOut:
 
     Attributes:
         images: uint8 (n, S, S, C).
-        itself: for each, its row among the training images that are looked through, -1 where it is none of them.
-        about: what they are.
+        itself: index of each among the training images that are searched, -1 if it is not one of them.
+        about: description of the images.
     """
 
     images: Pixels
@@ -222,7 +223,7 @@ def _held_out(config: NeighboursConfig, run: Trained, training: Dataset, chosen:
         data = open_labelled(None, "rooms", image_size=run.image_size, channels=run.channels, cache=run.cache)
     else:
         about, data = config.test_data, run.dataset(config.test_data)
-    of_rooms = is_rooms(data.path) and is_rooms(training.path)  # both from room 0 on
+    of_rooms = is_rooms(data.path) and is_rooms(training.path)  # both begin with room 0, so they overlap
     if of_rooms or data.digest == training.digest:
         raise DataError(f"test_data {data.path!r} holds images of data {training.path!r}: take others, or leave it out")
     rows = permutation(data.count, config.seed, "explore/held-out")[: config.compared]
@@ -235,9 +236,9 @@ def compare(samples: Floats, held_out: Floats, seed: int) -> dict[str, dict[str,
     """Compare the distances of samples to the nearest training image with those of held-out images.
 
     Args:
-        samples: (n,).
-        held_out: (m,).
-        seed: of the bootstrap.
+        samples: distances, (n,).
+        held_out: distances, (m,).
+        seed: seed of the bootstrap.
 
     Returns:
         The medians of both, with intervals by order statistics, and what `diversity.judge_copies` gives.
@@ -257,11 +258,11 @@ def _median(values: Floats) -> Metric:
 
 
 def draw_neighbours(config: NeighboursConfig, run: Trained) -> Drawn:
-    """Draw samples beside their nearest training images, and the distances beside those of held-out images.
+    """Draw samples next to their nearest training images, and their distances next to those of held-out images.
 
     Raises:
-        ConfigError: no such class.
-        DataError: the images are not there, too few, or the held-out ones are those that were trained on.
+        ConfigError: there is no such class.
+        DataError: there are no images, or too few, or the held-out images are training images.
         RunDirectoryError: the samples are not finite.
     """
     ids = range(max(config.count, config.compared))
@@ -301,9 +302,9 @@ def draw_neighbours(config: NeighboursConfig, run: Trained) -> Drawn:
     _show(canvas, config, samples, training, rows, found, measured)
     looked = f"{count:,} of {training.count:,}" if chosen is not None else f"{count:,}"
     canvas.text(
-        f"Looked through: {looked} training images. Numbers on neighbours: distance, as a share of the median distance "
+        f"Searched: {looked} training images. Numbers on neighbours: distance, as a share of the median distance "
         f"from a held-out image to its nearest training image. Held out: {_in_words(held_out)}. Below: share of images "
-        "whose nearest training image is at most so far away (thin lines: medians)."
+        "whose nearest training image is at most that far away (thin lines: medians)."
     )
     for axes, (space, both) in zip(canvas.plots(2), distances.items(), strict=True):
         _plot(axes, space, *both)
@@ -344,7 +345,7 @@ def draw_neighbours(config: NeighboursConfig, run: Trained) -> Drawn:
 
 
 def _features(extractor: RandomConv, run: Trained, training: Dataset, chosen: Rows | None) -> Array:
-    """Return the features of the training images, which the cache keeps, and `evaluate` takes as well."""
+    """Return the features of the training images from the cache, which `evaluate` shares."""
     line = ProgressLine(f"features of {training.path}")
     try:
         return FeatureFiles(run.cache).get(
@@ -356,7 +357,7 @@ def _features(extractor: RandomConv, run: Trained, training: Dataset, chosen: Ro
 
 def _in_words(held_out: HeldOut) -> str:
     if held_out.about == AMONG_THEMSELVES:
-        return f"nothing; in its place stand {len(held_out.images)} training images, each against all the others"
+        return f"nothing; {len(held_out.images)} training images are used instead, each against all the others"
     return f"{len(held_out.images)} of {held_out.about}"
 
 

@@ -1,4 +1,4 @@
-"""The trained networks that the figures look into."""
+"""The trained networks of a run, as the figures use them."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ _MOST_IDS = 10_000  # that a setting can list
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's networks at one step, frozen: an image depends on its z and label alone.
+    """A run's networks at one step, frozen: an image depends only on its z and label.
 
-    Where the run samples with the statistics of each batch (`model.sample_statistics: batch`), those of 1,024
-    samples are measured once and kept.
+    If the run samples with the statistics of each batch (`model.sample_statistics: batch`), the statistics of 1,024
+    samples are measured once and used for all images.
 
     Attributes:
         run: the run.
-        step: of the checkpoint.
-        digest: of the checkpoint.
-        images_seen: real images that the networks had seen, 0 where the checkpoint does not say.
+        step: step of the checkpoint.
+        digest: digest of the checkpoint.
+        images_seen: real images that the networks had seen, 0 if the checkpoint does not say.
         model: settings of the networks.
-        generator: in evaluation mode, on `device`.
-        samples: the endless row of samples that `sample --seed` gives; its numbers are the ids of a sheet.
+        generator: the generator in evaluation mode, on `device`.
+        samples: the endless sequence of samples that `sample --seed` draws; its indices are the numbers on a sheet.
         device: where to compute.
-        seed: of what the figure draws.
-        cache: folder of what can be made again.
+        seed: seed of everything that the figure draws.
+        cache: folder for files that can be made again.
     """
 
     run: Run
@@ -63,7 +63,7 @@ class Trained:
 
     @cached_property
     def discriminator(self) -> Discriminator:
-        """In evaluation mode, on `device`; loaded on first use, for few figures look into it.
+        """The discriminator in evaluation mode, on `device`; loaded on first use, because few figures need it.
 
         Raises:
             RunDirectoryError: it is damaged.
@@ -101,32 +101,32 @@ class Trained:
 
     @property
     def is_rooms(self) -> bool:
-        """See `Run`."""
+        """Whether the run was trained on procedural rooms."""
         return self.run.is_rooms
 
     @property
     def subtitle(self) -> str:
-        """A line that says of which networks a picture is."""
+        """A line that names the run, the step, the weights and the seed."""
         name = self.settings.get("name") or Path(self.location).name
         seen = f", {self.images_seen:,} real images seen" if self.images_seen else ""
         averaged = ", averaged weights" if self.samples.weights == "average" else ""
         return f"run {name}, step {self.step:,}{averaged}{seen}, seed {self.seed}"
 
     def z(self, ids: Ids) -> Tensor:
-        """Return the z of samples by their numbers, float32 (n, z_dim): of sample i of `sample --seed`, whatever n."""
+        """Return the z of samples by their numbers, float32 (n, z_dim), the same z as in `sample --seed`."""
         return torch.cat([self.samples.z(number, number + 1)[:1] for number in ids])
 
     def draw_z(self, purpose: str, count: int) -> Tensor:
-        """Draw z for a purpose of a figure's own, float32 (count, z_dim); row i depends on i, not on count."""
+        """Draw z for a purpose of a figure, float32 (count, z_dim); row i depends on i, not on count."""
         return draw_z(self.seed, f"explore/{purpose}", 0, count, self.model.z_dim, self.model.z_distribution)
 
     def y(self, count: int, label: str | None = None, first: int = 0) -> Tensor:
         """Return one-hot labels, (count, classes): all of one class, or the classes in turn from `first` on.
 
         Args:
-            count: how many.
+            count: number of labels.
             label: number or name of a class.
-            first: number of the first one where the classes come in turn, so that sample i has the label of `sample`.
+            first: number of the first sample, so that with classes in turn sample i has the same label as in `sample`.
 
         Raises:
             ConfigError: there is no such class, or the run is unconditional.
@@ -143,7 +143,7 @@ class Trained:
         """Return the samples of z (n, z_dim) and y (n, classes) as uint8 (n, S, S, C).
 
         Raises:
-            RunDirectoryError: they are not finite.
+            RunDirectoryError: the samples are not finite.
         """
         parts = []
         for start in range(0, len(z), _BATCH):
@@ -159,18 +159,18 @@ class Trained:
 
     @torch.no_grad()
     def generator_maps(self, z: Tensor, y: Tensor) -> list[Tensor]:
-        """Return the activations of all hidden layers of G and the images last; for small n."""
+        """Return the activations of all hidden layers of G, and the images last; one batch, so n has to be small."""
         return self.generator.feature_maps(z.to(self.device), y.to(self.device))
 
     def no_label(self, count: int) -> Tensor:
-        """Return the labels that D is given where none is known, (count, classes) zeros."""
+        """Return the input of D for unknown labels, (count, classes) zeros."""
         return torch.zeros(count, self.classes, device=self.device)
 
     def dataset(self, path: str | None = None) -> Dataset:
-        """Open images, made to the size of the run's: left out, those that the run was trained on.
+        """Open images, resized to the run's image size; without a path, the images that the run was trained on.
 
         Raises:
-            DataError: they are not there, or have other channels.
+            DataError: there are no images, or they have another number of channels.
         """
         about = self.settings.get("data", {}) if path is None else {"path": path}
         try:
@@ -196,20 +196,21 @@ def open_trained(
     Args:
         run: the run.
         step: `latest`, or a step that has a checkpoint.
-        seed: of what is drawn.
+        seed: seed of everything that is drawn.
         device: where to compute.
-        cache: folder of what can be made again.
-        weights: averaged or raw ones of the generator; see `load_generator`.
+        cache: folder for files that can be made again.
+        weights: whether to use the averaged or the raw weights of the generator; see `load_generator`.
 
     Raises:
-        ConfigError: no such step, or no averaged weights.
-        RunDirectoryError: no such run, or it has no checkpoint.
-        StorageError: it cannot be read.
+        ConfigError: there is no such step, or there are no averaged weights.
+        RunDirectoryError: there is no such run, or it has no checkpoint.
+        StorageError: a file cannot be read.
     """
     samples = open_samples(run, step, seed=seed, weights=weights, device=device.type)
     generator, model, digest, _ = load_generator(run, samples.step, weights)
     generator = generator.eval().to(device)
     if model.sample_statistics == "batch":
+        # Batch statistics would make an image depend on the others of its batch.
         measure_statistics(generator, model, seed)
         model = replace(model, sample_statistics="running")
     return Trained(
@@ -227,10 +228,15 @@ def open_trained(
 
 
 def parse_ids(name: str, words: Sequence[str], of: str = "numbers of samples as on the sheet") -> list[int]:
-    """Read numbers, of samples where `of` says nothing else, such as ``3``, ``17`` and ``20-25``.
+    """Parse a list of numbers and ranges, such as ``3``, ``17`` and ``20-25``.
+
+    Args:
+        name: name of the setting, for the message.
+        words: numbers and ranges.
+        of: what the numbers are, for the message.
 
     Raises:
-        ConfigError: it is no such list; the message names the setting.
+        ConfigError: a word is neither a number nor a range, or there are too many numbers.
     """
     ids: list[int] = []
     text = ",".join(words)

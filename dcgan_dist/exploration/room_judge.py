@@ -1,8 +1,8 @@
-"""What is in a picture of a room: a judge trained on procedural rooms, about which the truth is known.
+"""A classifier of pictures of rooms, trained on procedural rooms, whose attributes are known.
 
-It is independent of the networks that it judges: a small convolutional network of its own, trained on rooms of a seed
-that no run is trained or scored on. Samples of a generator are less sharp than rooms, so it is trained on rooms that
-are blurred and noisy by chance. How often it is right on rooms that it has not seen is kept with it.
+It is independent of the networks that it judges: a small convolutional network, trained on rooms of a seed that no run
+is trained or scored on. Samples of a generator are less sharp than rooms, so its training images are blurred and made
+noisy at random. Its accuracy on held-out rooms is stored with it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from dcgan_dist.storage.files import write_atomically, writing
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
-MAP = 16  # side of the map of where the window is
+MAP = 16  # side of the window map
 
-_SEED = 3  # of rooms that no run is trained on (0) and no score reads (1)
+_SEED = 3  # another seed than those of training (0) and scores (1)
 _ROOMS, _HELD_OUT = 8000, 1000
 _EPOCHS, _BATCH, _LR = 6, 64, 2e-3
-_WINDOW = 0.5  # probability from which a place counts as window
-_FEWEST = 3  # places of the map that make a window
+_WINDOW = 0.5  # a position of the map with at least this probability counts as window
+_FEWEST = 3  # positions of the map that a window has at least
+# Part of the judge's file name in the cache, so that a changed recipe trains a new judge.
 _RECIPE = (VERSION, _SEED, _ROOMS, _EPOCHS, _BATCH, _LR, MAP, "1")
 
 
 class _Network(nn.Module):
-    """Four conv layers; the attributes from the last, where the window is from the second."""
+    """Four conv layers: the attributes are read from the last, the window map from the second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,12 +66,12 @@ def _layer(inputs: int, outputs: int, stride: int = 2) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a judge saw in n images.
+    """The judge's predictions for n images.
 
     Attributes:
-        attributes: for each of `ROOM_ATTRIBUTES`, the number of its value in every image, int64 (n,).
-        probabilities: for each of them, float32 (n, values).
-        window_maps: probability that a place is inside the window, float32 (n, MAP, MAP).
+        attributes: index of the most probable value by attribute of `ROOM_ATTRIBUTES`, int64 (n,).
+        probabilities: probabilities of the values by attribute, float32 (n, values).
+        window_maps: probability that a position is inside the window, float32 (n, MAP, MAP).
     """
 
     attributes: dict[str, Labels]
@@ -84,7 +85,7 @@ class Judged:
         return there
 
     def window_boxes(self, image_size: int) -> list[Box | None]:
-        """Return the bounding box of the window in pixels of images of that side, None where there is none."""
+        """Return the bounding box of each image's window, in pixels of images of that side; None without a window."""
         boxes: list[Box | None] = []
         for window_map, there in zip(self.window_maps, self.has_window, strict=True):
             rows, columns = np.nonzero(window_map >= _WINDOW)
@@ -99,10 +100,10 @@ class Judged:
 
 
 class RoomJudge:
-    """Says what is in pictures of rooms.
+    """A classifier of pictures of rooms.
 
     Attributes:
-        accuracy: share of the held-out rooms that it was right about, by attribute.
+        accuracy: share of the held-out rooms that it classifies correctly, by attribute.
         window_overlap: mean intersection over union of its window maps with the true ones on those rooms.
     """
 
@@ -113,7 +114,7 @@ class RoomJudge:
 
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> Judged:
-        """Judge uint8 images (n, S, S, C) of any size."""
+        """Classify uint8 images (n, S, S, C) of any size."""
         device = next(self._network.parameters()).device
         probabilities: dict[str, list[Tensor]] = {name: [] for name in ROOM_ATTRIBUTES}
         maps = []
@@ -128,7 +129,7 @@ class RoomJudge:
 
 
 def room_judge(cache: Path, device: torch.device | str = "cpu") -> RoomJudge:
-    """Return the judge, trained on first use (about a minute on two cores) and then kept in the cache.
+    """Return the judge; it is trained on first use (about a minute on two cores) and then kept in the cache.
 
     Raises:
         StorageError: the cache cannot be written.
@@ -137,7 +138,7 @@ def room_judge(cache: Path, device: torch.device | str = "cpu") -> RoomJudge:
     with one_at_a_time(cache, path.stem):
         try:
             return _read(path, device)
-        except (FileNotFoundError, SafetensorError):  # none yet, or one that was cut off
+        except (FileNotFoundError, SafetensorError):  # not trained yet, or the file is incomplete
             network, accuracy, overlap = _train(torch.device(device))
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,7 @@ def _scaled(images: Pixels) -> Tensor:
 
 
 def _rooms(first: int, count: int, line: ProgressLine) -> tuple[Pixels, dict[str, Tensor], Tensor]:
-    """Draw rooms; also return the numbers of their attributes' values and their window maps."""
+    """Draw rooms and return their images, the indices of their attributes' values, and their window maps."""
     images = np.empty((count, 64, 64, 3), np.uint8)
     labels = {name: torch.empty(count, dtype=torch.int64) for name in ROOM_ATTRIBUTES}
     maps = torch.zeros(count, MAP, MAP)
@@ -179,7 +180,7 @@ def _rooms(first: int, count: int, line: ProgressLine) -> tuple[Pixels, dict[str
 
 
 def _train(device: torch.device) -> tuple[_Network, dict[str, float], float]:
-    """Train a judge; also return how often it is right on held-out rooms, and how well its window maps fit."""
+    """Return a trained judge, its accuracy on held-out rooms, and the overlap of its window maps with the true ones."""
     line = ProgressLine("judge of rooms")
     try:
         images, labels, maps = _rooms(0, _ROOMS, line)
@@ -217,8 +218,8 @@ def _train(device: torch.device) -> tuple[_Network, dict[str, float], float]:
 
 
 def _blurred(images: Tensor, random: torch.Generator) -> Tensor:
-    """Blur half of the images and add noise to all, as samples of a generator are less sharp and cleaner or noisier."""
     soft = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    # Half of the images are blurred, to a random degree; all get noise of a random strength.
     share = torch.rand(len(images), 1, 1, 1, generator=random).mul_(2).sub_(1).clamp_(min=0)
     noise = torch.randn(images.shape, generator=random) * torch.rand(len(images), 1, 1, 1, generator=random) * 0.12
     return torch.lerp(images, soft, share) + noise

@@ -36,7 +36,12 @@ class SheetConfig(FigureConfig):
 
 
 def draw_sheet(config: SheetConfig, run: Trained) -> Drawn:
-    """Draw the sheet."""
+    """Draw samples with their numbers and, where they differ, their classes.
+
+    Raises:
+        ConfigError: there is no such class.
+        RunDirectoryError: the samples are not finite.
+    """
     ids = range(config.first, config.first + config.count)
     y = run.y(config.count, config.label, config.first)
     classes = [run.samples.class_names[label] for label in y.argmax(dim=1)] if run.classes else []
@@ -46,7 +51,7 @@ def draw_sheet(config: SheetConfig, run: Trained) -> Drawn:
     title = f"Samples {ids[0]} to {ids[-1]}"
     kind = " and class" if in_turn else f"; all are of class {names[0]}" if names else ""
     canvas = Canvas(title, run.subtitle)
-    caption = f"with the numbers that exemplars of the figures arithmetic and turn are picked by{kind}"
+    caption = f"with the numbers by which exemplars are picked for the figures arithmetic and turn{kind}"
     columns = min(config.columns, config.count)
     canvas.images(Panel(caption, run.generate(run.z(ids), y), columns, list(marks)))
     return Drawn(

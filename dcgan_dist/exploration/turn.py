@@ -1,8 +1,8 @@
 """`turn` (Fig. 8): samples turned from left to right by a vector in the space of z.
 
-The vector is the mean z of a few samples that look right less that of as many that look left. Parts of it, from -1 to
-1, are added to new z. For rooms, whose view the judge sees, it is measured how many samples then look right, and how
-many of their other attributes change on the way, both against a random vector of the same length.
+The turn vector is the mean z of a few samples that look right, minus the mean z of as many that look left. Parts of it,
+from -1 to 1, are added to new z. For rooms, whose view the judge classifies, it is measured how many samples then look
+right, and how many of their other attributes change. Random vectors of the same length are the control.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dcgan_dist.exploration.attributes import (
     Floats,
     Probabilities,
     confidence,
+    default_label,
     first_z,
-    look,
+    judge_samples,
     room_attributes,
     share,
     shows,
-    the_label,
 )
 from dcgan_dist.exploration.drawing import Canvas, Panel, line_with_intervals
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
@@ -82,27 +82,27 @@ class TurnConfig(FigureConfig):
 
 
 def turn_vector(left: Tensor, right: Tensor) -> Tensor:
-    """Return what leads from z that look left (n, z_dim) to z that look right (m, z_dim), (z_dim,)."""
+    """Return the vector from the mean of z that look left (n, z_dim) to the mean of z that look right (m, z_dim)."""
     return right.mean(dim=0) - left.mean(dim=0)
 
 
 def random_vectors(count: int, like: Tensor, seed: int) -> Tensor:
-    """Return vectors of random directions, as long as the given one, (count, z_dim)."""
+    """Return vectors of random directions, each as long as `like` (z_dim,), as (count, z_dim)."""
     drawn = draw_z(seed, "explore/random-vectors", 0, count, len(like), "normal")
     vectors: Tensor = drawn / drawn.norm(dim=1, keepdim=True) * like.norm()
     return vectors
 
 
-def find_sides(judge: AttributeJudge, looked: Probabilities, exemplars: int) -> tuple[list[int], list[int]]:
-    """Return the samples that surest look left, and those that surest look right.
+def find_sides(judge: AttributeJudge, judged: Probabilities, exemplars: int) -> tuple[list[int], list[int]]:
+    """Return the samples that most certainly look left, and those that most certainly look right.
 
     Raises:
-        ConfigError: too few look one way.
+        ConfigError: too few samples look to one side.
     """
     sides = []
     for phrase in (_LEFT, _RIGHT):
         wanted = judge.read(phrase)
-        sure = np.where(shows(looked, wanted), confidence(looked, wanted), 0.0)
+        sure = np.where(shows(judged, wanted), confidence(judged, wanted), 0.0)
         found, searched = int((sure > 0).sum()), len(sure)
         if found < exemplars:
             raise ConfigError(
@@ -115,13 +115,13 @@ def find_sides(judge: AttributeJudge, looked: Probabilities, exemplars: int) -> 
 
 @dataclass(frozen=True)
 class Measured:
-    """What samples showed at each part of a vector that was added to their z.
+    """What samples show after parts of a vector were added to their z; the lists have one entry for each part.
 
     Attributes:
         right: share that looks right.
-        changed: mean number of other attributes that are not as they were before anything was added, with `ci95`.
-        turned: share of those that looked left before and look right at the end; None where none looked left.
-        outside: share of the values of z that uniform noise never has; None for normal noise.
+        changed: mean number of other attributes that differ from those of the unchanged z, with `ci95`.
+        turned: share of the samples that look left before and right at the last part; None if none looks left.
+        outside: share of the values of z outside [-1, 1]; None for normal noise.
     """
 
     right: list[dict[str, Any]]
@@ -133,23 +133,23 @@ class Measured:
 def measure(
     run: Trained, judge: AttributeJudge, z: Tensor, vectors: Tensor, parts: Sequence[float], label: str | None
 ) -> Measured:
-    """Add parts of a vector to z, and judge the samples.
+    """Add parts of a vector to z, and classify the samples.
 
     Args:
         run: the run.
-        judge: says what samples show, also which way they look.
-        z: what is added to, (n, z_dim).
-        vectors: what is added, (z_dim,), or one for each z, (n, z_dim).
-        parts: ascending, 0 among them.
+        judge: classifier of the samples, which knows their view.
+        z: the unchanged z, (n, z_dim).
+        vectors: the vector to add, (z_dim,), or one for each z, (n, z_dim).
+        parts: factors of the vector, ascending; 0 must be one of them.
         label: class of all samples.
     """
-    looked = [look(run, judge, z + part * vectors, label, f"adding {part:+.2f} of a vector") for part in parts]
-    before = looked[list(parts).index(0.0)]
+    judged = [judge_samples(run, judge, z + part * vectors, label, f"adding {part:+.2f} of a vector") for part in parts]
+    before = judged[list(parts).index(0.0)]
     wanted = judge.read(_RIGHT)
-    right = [shows(at, wanted) for at in looked]
+    right = [shows(at, wanted) for at in judged]
     others = [name for name in judge.values if name not in wanted]
     start = {name: before[name].argmax(axis=1) for name in others}
-    changed = [np.sum([at[name].argmax(axis=1) != start[name] for name in others], axis=0) for at in looked]
+    changed = [np.sum([at[name].argmax(axis=1) != start[name] for name in others], axis=0) for at in judged]
     looked_left = shows(before, judge.read(_LEFT))
     return Measured(
         right=[share(mask) for mask in right],
@@ -172,10 +172,10 @@ def draw_turn(config: TurnConfig, run: Trained) -> Drawn:
     """Draw the turn, and measure it for rooms.
 
     Raises:
-        ConfigError: too few samples look one way.
-        NeedsChoice: exemplars have to be picked by eye.
+        ConfigError: too few samples look to one side.
+        NeedsChoice: exemplars have to be picked by a person.
     """
-    label = the_label(run, config.label)
+    label = default_label(run, config.label)
     run.y(1, label)
     picked = bool(config.left and config.right)
     judge = room_attributes(run) if run.is_rooms and (config.measured or not picked) else None
@@ -186,8 +186,8 @@ def draw_turn(config: TurnConfig, run: Trained) -> Drawn:
             "left and right are missing: pick numbers of samples from `explore sheet` (--left 3,17,20,41)"
         )
     else:
-        looked = look(run, judge, first_z(run, config.search), label, "looking for exemplars")
-        left, right = find_sides(judge, looked, config.exemplars)
+        judged = judge_samples(run, judge, first_z(run, config.search), label, "looking for exemplars")
+        left, right = find_sides(judge, judged, config.exemplars)
     vector = turn_vector(run.z(left), run.z(right))
     middle = config.columns // 2
     parts = [(number - middle) / middle for number in range(config.columns)]
@@ -233,7 +233,7 @@ def draw_turn(config: TurnConfig, run: Trained) -> Drawn:
 
 
 def _exemplars(run: Trained, caption: str, ids: Sequence[int], label: str | None) -> Panel:
-    """Return the exemplars of a side, with the sample of their mean last."""
+    """Return the exemplars of a side, followed by the sample of their mean z."""
     z = run.z(ids)
     images = run.generate(torch.cat([z, z.mean(dim=0, keepdim=True)]), run.y(len(ids) + 1, label))
     return Panel(caption, images, min(len(images), 8), [*map(str, ids), "mean"])
@@ -267,14 +267,14 @@ def _finding(by_turn: Measured | None, by_random: Measured | None, left: int, ri
             "nothing was measured."
         )
 
-    def told(one: Measured) -> str:
+    def shares(one: Measured) -> str:
         low, middle, high = (f"{one.right[at]['value']:.0%}" for at in (0, len(one.right) // 2, -1))
         return f"{low}, {middle} and {high}"
 
     return (
-        f"Of {by_turn.right[0]['n']} new samples {told(by_turn)} look right with -1, 0 and +1 times the turn vector "
+        f"Of {by_turn.right[0]['n']} new samples {shares(by_turn)} look right with -1, 0 and +1 times the turn vector "
         f"added, and {by_turn.changed[-1]['mean']:.1f} of their other attributes change at +1; with random vectors of "
-        f"that length {told(by_random)}, and {by_random.changed[-1]['mean']:.1f} change."
+        f"that length {shares(by_random)}, and {by_random.changed[-1]['mean']:.1f} change."
     )
 
 

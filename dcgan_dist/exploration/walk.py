@@ -1,8 +1,8 @@
 """`walk` (Fig. 4): the samples along a path through the space of z, and whether they change smoothly.
 
-A generator that has memorised images goes from one to the next with sharp transitions; one that has learned what
-varies in them changes them bit by bit (section 6.1). How far an image is from the next one of the path is measured in
-the fixed feature space `random-conv-v1`.
+A generator that has memorised images goes from one to the next with sharp transitions; one that has learned a
+representation changes them gradually (section 6.1). The distance of successive images on the path is measured in the
+fixed feature space `random-conv-v1`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained
 
 PAIRS = 64
-"""Random pairs of samples that the steps of the path are compared with."""
+"""Random pairs of samples; the steps of the path are compared with their distances."""
 PARTS = 16
-"""Finer steps that the largest step is cut into."""
+"""Finer steps into which the largest step is cut."""
 
-_LARGEST = 0.05  # share of the steps, the largest, whose share of the path is told
-_SECONDS = 2.0  # of the animation from one random z to the next
+_LARGEST = 0.05  # `largest_steps` is the share of the path that this share of the steps takes
+_SECONDS = 2.0  # duration of the animation from one random z to the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ class WalkConfig(FigureConfig):
 
 
 def interpolate(start: Tensor, end: Tensor, parts: Tensor, distribution: Literal["uniform", "normal"]) -> Tensor:
-    """Return the z at `parts` (n,) of the way from one z to another, (n, z_dim); at 0 and 1 exactly these.
+    """Return the z at the fractions `parts` (n,) of the way from one z to another, (n, z_dim); exact at 0 and 1.
 
-    In the cube of uniform z the way is straight; for normal z it follows the sphere that nearly all of it lies on.
+    The path is a straight line for uniform z, which fill a cube, and an arc for normal z, which lie close to a sphere.
     """
     t = parts[:, None]
     angle = torch.arccos(torch.nn.functional.cosine_similarity(start, end, dim=0).clamp(-1, 1))
@@ -81,13 +81,13 @@ class Smoothness:
     """How evenly images change along a path.
 
     Attributes:
-        mean_step: mean distance of an image to the next, over the mean distance of two random samples.
-        ci95: of `mean_step`, for the randomness of the pairs of samples; the path is taken as it is.
-        jump: the largest step over the mean step.
-        largest_steps: share of the length of the whole path that its largest 5% of steps take.
-        cut_step: when the largest step is cut into `PARTS` equal steps of z, the share of their sum that the largest of
-            them takes: 1 / `PARTS` at best; 1 where the image changes at once, however small the step of z is.
-        n: steps.
+        mean_step: mean distance from an image to the next, divided by the mean distance of two random samples.
+        ci95: interval of `mean_step` for the randomness of the pairs of samples; the path is taken as fixed.
+        jump: the largest step, divided by the mean step.
+        largest_steps: share of the length of the whole path that the largest 5% of the steps take.
+        cut_step: after the largest step is cut into `PARTS` equal steps of z, the share of their sum that the largest
+            of them takes: 1 / `PARTS` at best; 1 if the image changes at once, however small the step of z is.
+        n: number of steps.
     """
 
     mean_step: float
@@ -99,7 +99,7 @@ class Smoothness:
 
     @property
     def jumps(self) -> bool:
-        """Whether the largest step is made at once, as by a generator that has memorised images."""
+        """Whether most of the largest step happens at once, as in a generator that has memorised images."""
         return self.cut_step > 0.5
 
 
@@ -111,10 +111,10 @@ def measure_smoothness(
     Args:
         steps: distance of each image of the path to the next, (stretches, steps).
         random_pairs: distances of random pairs of samples, (n,).
-        path: gives for the number of a stretch and places in [0, 1] on it, (n,), the features there, (n, d).
+        path: function of the index of a stretch and positions in [0, 1] on it, (n,), that returns features, (n, d).
 
     Returns:
-        The measures, and the distances of the steps that the largest one was cut into, (PARTS,).
+        The measures, and the distances of the finer steps into which the largest one was cut, (PARTS,).
     """
     lengths = steps.ravel()
     stretch, number = np.unravel_index(lengths.argmax(), steps.shape)
@@ -135,24 +135,24 @@ def measure_smoothness(
 
 
 def distances(features: Array) -> Floats:
-    """Return the Euclidean distance of each row (n, d) to the next, (n - 1,)."""
+    """Return the Euclidean distances of successive rows of (n, d), (n - 1,)."""
     steps: Floats = np.linalg.norm(np.diff(features.astype(np.float64), axis=0), axis=1)
     return steps
 
 
 def _share(part: float, whole: float) -> float:
-    """Return a share, NaN of nothing: of a generator whose images are all the same."""
+    """Return a share; NaN if the whole is 0, as for a generator whose images are all the same."""
     return part / whole if whole > 0 else float("nan")
 
 
 @dataclass(frozen=True)
 class Path:
-    """The way through random z, stretch by stretch, and the samples on it.
+    """A path through random z, in stretches from one to the next, and the samples on it.
 
     Attributes:
-        run: whose samples they are.
+        run: the run.
         points: the random z, (points, z_dim).
-        label: of all samples; left out, each stretch of a conditional run has the next class.
+        label: class of all samples; if None, each stretch of a conditional run has the next class.
     """
 
     run: Trained
@@ -161,14 +161,14 @@ class Path:
 
     @property
     def stretches(self) -> int:
-        """How many ways from one random z to the next there are."""
+        """Number of stretches."""
         return len(self.points) - 1
 
     def images(self, stretch: int, parts: Floats) -> Pixels:
-        """Return the samples at places in [0, 1] on a stretch, uint8 (n, S, S, C)."""
-        places = torch.from_numpy(parts).float()
+        """Return the samples at positions in [0, 1] on a stretch, uint8 (n, S, S, C)."""
+        positions = torch.from_numpy(parts).float()
         start, end = self.points[stretch], self.points[stretch + 1]
-        z = interpolate(start, end, places, self.run.model.z_distribution)
+        z = interpolate(start, end, positions, self.run.model.z_distribution)
         y = self.run.y(1, self.label, first=stretch)
         return self.run.generate(z, y.expand(len(z), -1))
 
@@ -177,7 +177,7 @@ def draw_walk(config: WalkConfig, run: Trained) -> Drawn:
     """Draw samples along a path, and the size of each of its steps.
 
     Raises:
-        ConfigError: no such class.
+        ConfigError: there is no such class.
         RunDirectoryError: the samples are not finite.
     """
     path = Path(run, run.draw_z("walk", config.points), config.label)
@@ -208,6 +208,7 @@ def draw_walk(config: WalkConfig, run: Trained) -> Drawn:
     )
     (axes,) = canvas.plots(1, 1.5)
     _plot(axes, steps, random_pairs)
+    # A stretch begins where the one before ends: show that frame once, unless the class changes there.
     film = np.concatenate([*(stretch[: None if run.classes else -1] for stretch in frames[:-1]), frames[-1]])
     return Drawn(
         title=title,
@@ -229,7 +230,7 @@ def draw_walk(config: WalkConfig, run: Trained) -> Drawn:
 
 
 def _labels_of_pairs(run: Trained, label: str | None) -> Tensor:
-    """Return the labels of random pairs, the same for both images of a pair as for two images of the path."""
+    """Return the labels of random pairs: both samples of a pair have the same class, like two samples of a stretch."""
     return run.y(PAIRS, label).repeat_interleave(2, dim=0)
 
 
@@ -240,7 +241,7 @@ def _plot(axes: Axes, steps: Floats, random_pairs: Floats) -> None:
     axes.axhline(float(random_pairs.mean()), color=COLOURS[1], linestyle="--", linewidth=1,
                  label=f"mean of {len(random_pairs)} random pairs of samples")  # fmt: skip
     axes.set_title(f"How far the image moves, in {each} steps a row", fontsize=8)
-    axes.set_xlabel("place on the path, rows")
+    axes.set_xlabel("position on the path, in rows")
     axes.set_ylabel("distance of features")
     axes.set_xticks(range(count + 1))
     axes.set_xlim(0, count)

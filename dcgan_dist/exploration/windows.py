@@ -1,12 +1,12 @@
-"""`windows` (Fig. 6): a generator that is made to forget to draw windows, or another thing that boxes are drawn around.
+"""`windows` (Fig. 6): a generator that is made to forget to draw windows, or whatever else boxes were drawn around.
 
-A logistic regression tells positions inside the boxes from others by the maps of one of G's layers. All maps that get a
-positive weight are dropped (set to zero everywhere), and the same z are drawn again.
+A logistic regression separates positions inside the boxes from positions outside, by the maps of one of G's layers. All
+maps with a positive weight are dropped (set to zero everywhere), and the same z are drawn again.
 
-The paper takes "the second highest convolution layer features" and drops 200 maps. The highest hidden maps of its
-64x64 generator are 128, those below them 256 of 16x16, so it must be these, and the layer below the highest hidden one
-is the default here. Positions for the other class are drawn outside the boxes, as many from each sample as it has
-inside them.
+The paper takes "the second highest convolution layer features" and drops 200 maps. The highest hidden layer of its
+64x64 generator has only 128 maps, the layer below has 256 of 16x16, so the paper must mean the latter. Therefore the
+default here is the layer below the highest hidden one. Positions outside the boxes are drawn at random, as many from
+each sample as it has inside its boxes.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ Judge = Callable[[Pixels], Judged]
 
 _COLUMNS = 10
 _FOLDS = 5
-_ENLARGED = 4  # pixels of the picture for one of a sample, so that a box is a thin line
-_NEUTRAL = 128
+_ENLARGED = 4  # factor by which samples are enlarged in the picture, so that the line of a box is thin
+_NEUTRAL = 128  # grey level of a window that is painted over
 _BOX_COLOUR = (255, 59, 48)
 
 
@@ -92,13 +92,13 @@ class WindowsConfig(FigureConfig):
 
 @dataclass(frozen=True)
 class MapLayer:
-    """A hidden layer of G that gives maps.
+    """A hidden layer of G whose output is maps.
 
     Attributes:
-        number: from 1, next to z.
-        stage: what gives the maps.
-        maps: how many.
-        side: of a map in positions.
+        number: number of the layer; 1 is the one next to z.
+        stage: the module whose output is the maps.
+        maps: number of maps.
+        side: side of a map in positions.
     """
 
     number: int
@@ -108,12 +108,12 @@ class MapLayer:
 
     @property
     def name(self) -> str:
-        """As the texts have it."""
+        """Name of the layer in texts."""
         return f"layer {self.number} of G ({self.maps} maps of {self.side}x{self.side})"
 
 
 def map_layers(generator: Generator) -> list[MapLayer]:
-    """Return the hidden layers of G that give maps, in order from z; none where its layers are dense."""
+    """Return the hidden layers of G whose output is maps, in order from z; [] if its layers are dense."""
     if not hasattr(generator, "projection"):
         return []
     stages = [generator.projection, *list(generator.layers)[:-1]]  # type: ignore[arg-type]
@@ -132,28 +132,30 @@ def map_layers(generator: Generator) -> list[MapLayer]:
 
 
 def chosen_layer(run: Trained, number: int | None) -> MapLayer:
-    """Return a hidden layer of G, left out that below the highest.
+    """Return a hidden layer of G by its number; if None, the layer below the highest.
 
     Raises:
-        ConfigError: there is no such layer; it lists those that there are.
+        ConfigError: there is no such layer; the message lists the existing ones.
     """
     layers = map_layers(run.generator)
     if not layers:
         raise ConfigError(
-            f"the generator of {run.location} ({run.model.name}) has dense layers alone, and windows drops maps of "
+            f"the generator of {run.location} ({run.model.name}) has only dense layers, but windows drops maps of "
             "conv layers: give a run of dcgan or cdcgan"
         )
     if number is None:
         return layers[-2] if len(layers) > 1 else layers[0]
     if number > len(layers):
-        there = ", ".join(f"{layer.number} ({layer.maps} maps of {layer.side}x{layer.side})" for layer in layers)
-        raise ConfigError(f"layer is {number}, which the generator of {run.location} has not: take one of {there}")
+        known = ", ".join(f"{layer.number} ({layer.maps} maps of {layer.side}x{layer.side})" for layer in layers)
+        raise ConfigError(
+            f"layer is {number}, which the generator of {run.location} does not have: take one of {known}"
+        )
     return layers[number - 1]
 
 
 @contextmanager
 def dropped(layer: MapLayer, maps: Sequence[int]) -> Iterator[None]:
-    """Set some of a layer's maps to zero at all positions, as long as this lasts."""
+    """Set some of a layer's maps to zero at all positions while the context is open."""
 
     def drop(_: nn.Module, __: Any, out: Tensor) -> Tensor:
         kept = out.new_ones(out.shape[1])
@@ -169,7 +171,7 @@ def dropped(layer: MapLayer, maps: Sequence[int]) -> Iterator[None]:
 
 @torch.no_grad()
 def activations(run: Trained, layer: MapLayer, z: Tensor, y: Tensor) -> Tensor:
-    """Return a layer's maps of some z, float32 (n, maps, side, side), on the CPU."""
+    """Return a layer's maps for z (n, z_dim) and y (n, classes), float32 (n, maps, side, side), on the CPU."""
     kept: list[Tensor] = []
     hook = layer.stage.register_forward_hook(lambda _, __, out: kept.append(out.float().cpu()))
     try:
@@ -180,9 +182,9 @@ def activations(run: Trained, layer: MapLayer, z: Tensor, y: Tensor) -> Tensor:
 
 
 def inside(boxes: Sequence[Box], side: int, image_size: int) -> npt.NDArray[np.bool_]:
-    """Return which positions of a map lie in boxes, (side, side): those whose middle does.
+    """Return which positions of a map lie in boxes, (side, side): those whose centre is inside a box.
 
-    A box that is too small to hold a middle has the position that its own middle lies in.
+    A box that is too small to contain the centre of a position has the position in which its own centre lies.
     """
     middles = (np.arange(side) + 0.5) * image_size / side
     mask = np.zeros((side, side), bool)
@@ -199,7 +201,7 @@ def inside(boxes: Sequence[Box], side: int, image_size: int) -> npt.NDArray[np.b
 def balanced_positions(
     mask: npt.NDArray[np.bool_], random: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return positions inside and as many random ones outside, row by row; fewer where there are not as many."""
+    """Return flat indices of positions inside and of as many random ones outside; the smaller group sets the number."""
     positive, negative = np.flatnonzero(mask), np.flatnonzero(~mask)
     count = min(len(positive), len(negative))
     chosen = (random.choice(one, count, replace=False) if len(one) > count else one for one in (positive, negative))
@@ -209,12 +211,12 @@ def balanced_positions(
 
 @dataclass(frozen=True)
 class Fitted:
-    """A logistic regression of what is inside the boxes.
+    """A logistic regression that separates positions inside the boxes from positions outside.
 
     Attributes:
-        weights: of each map, in units of its standard deviation, (maps,).
-        accuracy: share of positions told right in samples that were held out, of which one half is inside.
-        positions: how many it was fitted to.
+        weights: weight of each map, for activations in units of the map's standard deviation, (maps,).
+        accuracy: share of the positions of held-out samples that are classified correctly; half of them are inside.
+        positions: number of positions that it was fitted to.
     """
 
     weights: Values
@@ -222,13 +224,21 @@ class Fitted:
     positions: int
 
     def maps(self, strongest: int | None = None) -> list[int]:
-        """Return the maps with a weight above 0, all or so many of the largest."""
+        """Return the maps with a weight above 0: all, or the `strongest` ones."""
         order = np.argsort(-self.weights, kind="stable")
         return sorted(int(number) for number in order[self.weights[order] > 0][:strongest])
 
 
 def fit_region(values: Values, is_inside: npt.NDArray[np.bool_], samples: npt.NDArray[np.int64]) -> Fitted:
-    """Fit a logistic regression to the activations at positions, (n, maps), of these samples (n,)."""
+    """Fit a logistic regression to the activations at n positions.
+
+    The accuracy is cross-validated by samples: positions of a sample are never in both parts of a fold.
+
+    Args:
+        values: activations, (n, maps).
+        is_inside: whether a position is inside a box, (n,).
+        samples: number of the sample that a position belongs to, (n,).
+    """
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     groups = len(np.unique(samples))
     accuracy = math.nan
@@ -250,16 +260,16 @@ def _fit(run: Trained, layer: MapLayer, boxes: Boxes, label: str | None) -> Fitt
         labels += [np.ones(len(positive), bool), np.zeros(len(negative), bool)]
         samples.append(np.full(2 * len(positive), number))
     if not sum(map(len, values)):
-        raise ConfigError("boxes cover their samples whole: leave something outside, to compare with")
+        raise ConfigError("boxes cover their samples completely: leave something outside, to compare with")
     return fit_region(np.concatenate(values), np.concatenate(labels), np.concatenate(samples))
 
 
 def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
-    """Draw the figure.
+    """Draw samples before and after the maps are dropped, and measure what changes.
 
     Raises:
         NeedsChoice: the boxes are missing, and only a person can draw them.
-        ConfigError: no such layer or class; boxes of other samples; or no sample has a window.
+        ConfigError: there is no such layer or class, the boxes belong to other samples, or no sample has a window.
         DataError: the boxes cannot be read.
     """
     layer = chosen_layer(run, config.layer)
@@ -309,8 +319,8 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
     canvas = Canvas(title, run.subtitle)
     boxed = sum(map(len, boxes.values()))
     canvas.text(
-        f"A logistic regression tells the inside of {boxed} boxes {origin} on {len(boxes)} samples from the rest by "
-        f"{layer.name}; {_percent(found.accuracy)} of held-out positions right (half of them are inside). The "
+        f"A logistic regression separates the inside of {boxed} boxes {origin} on {len(boxes)} samples from the rest "
+        f"by {layer.name}; {_percent(found.accuracy)} of held-out positions right (half of them are inside). The "
         f"{len(maps)} maps with {'the largest' if config.strongest else 'a'} positive weight are dropped."
     )
     shown = slice(_COLUMNS)
@@ -350,7 +360,7 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
 
 
 def judged_boxes(images: Pixels, judge: Judge) -> Boxes:
-    """Return the windows that a judge finds in images, by their numbers."""
+    """Return the boxes of the windows that a judge finds in images, by index of the image."""
     found = judge(images).window_boxes(images.shape[1])
     return {number: [box] for number, box in enumerate(found) if box is not None}
 
@@ -361,14 +371,14 @@ def _without(layer: MapLayer, maps: Sequence[int], make: Callable[[], Pixels]) -
 
 
 def pixel_changes(before: Pixels, after: Pixels, boxes: Sequence[Sequence[Box]]) -> tuple[float, float]:
-    """Return how far pixels differ on average inside and outside the boxes of each image, of 255."""
+    """Return the mean absolute difference of pixels inside and outside the boxes, in grey levels (of 255)."""
     differences = np.abs(before.astype(np.int16) - after.astype(np.int16)).mean(axis=3)
     masks = np.stack([inside(found, before.shape[1], before.shape[1]) for found in boxes])
     return float(differences[masks].mean()), float(differences[~masks].mean()) if not masks.all() else math.nan
 
 
 def painted(images: Pixels, boxes: Sequence[Box | None]) -> Pixels:
-    """Return images (n, S, S, C) with grey in place of what is in the box of each."""
+    """Return images (n, S, S, C) with the box of each filled with grey."""
     covered = images.copy()
     for image, box in zip(covered, boxes, strict=True):
         if box is not None:
@@ -378,7 +388,7 @@ def painted(images: Pixels, boxes: Sequence[Box | None]) -> Pixels:
 
 
 def with_boxes(images: Pixels, boxes: Sequence[Sequence[Box]]) -> Pixels:
-    """Return images that `_ENLARGED` times are enlarged with their boxes drawn on; grey ones become coloured."""
+    """Draw boxes, in pixels of the samples, on images that were enlarged by `_ENLARGED`; the result has 3 channels."""
     drawn = np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images.copy()
     for image, found in zip(drawn, boxes, strict=True):
         for box in found:
@@ -394,14 +404,14 @@ def _enlarged(images: Pixels) -> Pixels:
 
 @dataclass(frozen=True)
 class Before:
-    """Samples as they were, with what was seen in them: what `compared` holds others against.
+    """Samples before maps are dropped, and the judge's predictions for them; `compared` takes them as the reference.
 
     Attributes:
         images: uint8 (n, S, S, C).
-        judged: what a judge saw in them.
-        boxes: the window of each, where there is one.
-        features: of the images with their windows painted over, (n, d).
-        apart: mean distance of the features of two of them.
+        judged: predictions of the judge.
+        boxes: box of the window of each image, None if it has none.
+        features: features of the images with their windows painted over, (n, d).
+        apart: mean distance between the features of two of the images.
     """
 
     images: Pixels
@@ -411,12 +421,12 @@ class Before:
     apart: float
 
 
-def look_at(images: Pixels, judge: Judge, extractor: RandomConv) -> Before:
-    """Judge samples before anything is dropped."""
+def judge_before(images: Pixels, judge: Judge, extractor: RandomConv) -> Before:
+    """Classify samples before maps are dropped, and measure their features."""
     judged = judge(images)
     boxes = judged.window_boxes(images.shape[1])
     features = _features(painted(images, boxes), extractor)
-    # Each with the next one: n independent enough pairs.
+    # Each image with the next one: n pairs that are close enough to independent.
     apart = float(np.linalg.norm(features - np.roll(features, 1, axis=0), axis=1).mean())
     return Before(images, judged, boxes, features, apart)
 
@@ -430,12 +440,13 @@ def _features(images: Pixels, extractor: RandomConv) -> Values:
 
 
 def compared(before: Before, after: Pixels, judge: Judge, extractor: RandomConv) -> dict[str, Any]:
-    """Return what a judge sees in the same samples after maps were dropped.
+    """Compare samples after maps were dropped with the same samples before.
 
     Returns:
-        `has_window` (a share with n and ci95), `lost` and `gained` (shares of those that had one, and had none),
-        `elsewhere` (`distance`: mean distance of features with the former windows painted over in both, `relative`: of
-        that between two samples) and `flipped` (for each other attribute the share of samples that changed in it).
+        `has_window` (a share with n and ci95); `lost` and `gained` (shares of the samples that had a window, and that
+        had none); `elsewhere` (`distance`: mean distance of the features, with the former windows painted over in both,
+        `relative`: the same divided by the distance between two samples); and `flipped` (for each other attribute the
+        share of samples in which it changed).
     """
     judged = judge(after)
     had, has = before.judged.has_window, judged.has_window
@@ -463,12 +474,12 @@ def compared(before: Before, after: Pixels, judge: Judge, extractor: RandomConv)
 def _count(
     config: WindowsConfig, run: Trained, layer: MapLayer, maps: list[int], others: list[list[int]], judge: Judge
 ) -> dict[str, Any]:
-    """Return `compared` for fresh samples without the maps, and without the others."""
+    """Return `compared` for fresh samples without the maps, and without each of the random choices of maps."""
     extractor = RandomConv(str(run.device))
     z, y = run.draw_z("windows", config.count), run.y(config.count, config.label)
     line = ProgressLine("samples")
     ways = 2 + len(others)
-    before = look_at(run.generate(z, y), judge, extractor)
+    before = judge_before(run.generate(z, y), judge, extractor)
     found = []
     for number, chosen in enumerate((maps, *others), start=1):
         line(number * config.count, number / ways, 0)
@@ -564,8 +575,8 @@ __all__ = [
     "dropped",
     "fit_region",
     "inside",
+    "judge_before",
     "judged_boxes",
-    "look_at",
     "map_layers",
     "painted",
     "pixel_changes",

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its directory and the files in it. Imports no torch."""
+"""The report: many run directories read into tables and one HTML page. Imports no torch."""

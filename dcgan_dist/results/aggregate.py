@@ -1,7 +1,7 @@
-"""Any pile of run and sweep directories, read into plain values: what the report and `compare` show.
+"""Any collection of run and sweep directories, read into plain values for the report and `compare`.
 
-Files alone are read. Whatever is missing, cut or damaged is told in one line where it matters (`Trial.problems`,
-`Pile.unreadable`) and never an error: a report is most needed when something went wrong.
+Only files are read. Files that are missing, cut or damaged are reported in one line each (`Trial.problems`,
+`Collection.unreadable`) and never raise an error, because a report is most needed when something went wrong.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import numpy as np
 from dcgan_dist.config import Config, coerce, flatten, modernised
 from dcgan_dist.errors import ConfigError, InputError, StorageError
 from dcgan_dist.parallel import LocalPool, usable_cores
+from dcgan_dist.results.read_cache import ReadCache
 from dcgan_dist.results.reading import Curve, FigureFile, RunFiles, clean, one_line, parse_object, read_run
-from dcgan_dist.results.remembered import Remembered
-from dcgan_dist.results.walking import SWEEP_NAME, TRIALS, Found, find, read_bytes
+from dcgan_dist.results.walking import SWEEP_NAME, TRIALS, Scan, find, read_bytes
 from dcgan_dist.runs.lease import is_alive, parse_status
 from dcgan_dist.runs.names import FIGURES, SAMPLES
 from dcgan_dist.storage.files import to_json
 
 SWEPT_TASK = "sweep"
-"""Task of the scores that a sweep made at its milestones."""
+"""Task name of the scores that a sweep measured at its milestones."""
 
 BEST: dict[str, Callable[[Curve], Any]] = {
     "loss_d": np.min,
@@ -42,10 +42,10 @@ BEST: dict[str, Callable[[Curve], Any]] = {
     "filter_oscillation": np.min,
     "images_per_s": np.max,
 }
-"""The metrics that have a best value, and which one that is."""
+"""The metrics that have a best value, and the function that gives it."""
 
 _NO_DIFFERENCE = ("name", "run_dir")
-# Left out, these are taken from the data, so that config.yaml always has them.
+# By default these are taken from the data, so config.yaml always has values for them.
 _FROM_DATA = ("model.image_size", "model.channels", "model.classes")
 
 
@@ -54,16 +54,16 @@ class Score:
     """One number of scores.json, or of a sweep's milestones.
 
     Attributes:
-        task: what was asked (`cifar10`, `fidelity`, …); `sweep` for scores that a sweep made.
+        task: task of the score (`cifar10`, `fidelity`, …); `sweep` for scores of a sweep's milestones.
         metric: name of the number.
-        value: the number; NaN where none could be had.
-        low: lower end of its 95% interval, NaN where there is none.
-        high: upper end of it.
-        n: how many test images, samples or the like it is from; None where unknown.
-        protocol: how it was taken.
-        step: of the checkpoint; None for a control.
+        value: the number; NaN if it could not be measured.
+        low: lower end of its 95% interval, NaN if it has none.
+        high: upper end of the interval.
+        n: number of test images, samples or the like; None if unknown.
+        protocol: how it was measured.
+        step: step of the checkpoint; None for a control.
         method: `dcgan`, or the name of a control.
-        weights: of the generator, `average` or `raw`; "" where they do not matter.
+        weights: weights of the generator, `average` or `raw`; "" if they do not matter.
     """
 
     task: str
@@ -80,12 +80,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How stable a training was, as far as can be told.
+    """The verdict on the stability of a run.
 
     Attributes:
-        name: see `stability.judge`; `undecided` where it is too early.
+        name: see `stability.judge`; `undecided` if it is too early.
         reason: one sentence.
-        score: from 0 to 1, above 0.5 if it is stable; None where that is not known.
+        score: from 0 to 1, above 0.5 if the run is stable; None if unknown.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Parent:
-    """The trial (its key), and its checkpoint, that this one went on from (population based training)."""
+    """The trial (its key) and its checkpoint from which this one continued (population based training)."""
 
     trial: str
     step: int | None
@@ -107,38 +107,38 @@ class Trial:
     """One run.
 
     Attributes:
-        key: unique in a pile, and readable: the name, with as much of the path as it takes.
-        name: of the run directory.
-        directory: where it was found, as given by the person; a URL where it is one.
-        sweep: key of the sweep it belongs to.
-        status: `waiting`, `running`, `finished`, `stopped`, `diverged`, `failed`, `died` (it says that it is running,
-            but its process is gone) or `unknown`.
-        reason: of the status.
-        settings: all of config.yaml by dotted name.
-        changed: those that differ from the defaults: (value, default).
-        parameters: those that the sweep chose.
-        metrics: columns of metrics.jsonl by name, all of the same length, `step` among them and rising; NaN for null.
+        key: unique in a collection, and readable: the name, with as much of the path as needed.
+        name: name of the run directory.
+        directory: path or URL of the run directory, as the user gave it.
+        sweep: key of its sweep; None for a single run.
+        status: `waiting`, `running`, `finished`, `stopped`, `diverged`, `failed`, `died` (status.json says that it is
+            running, but its process is gone) or `unknown`.
+        reason: reason of the status.
+        settings: all settings of config.yaml by dotted name.
+        changed: the settings that differ from the defaults: (value, default).
+        parameters: the settings that the sweep chose.
+        metrics: columns of metrics.jsonl by name, all of the same length, with increasing `step`; NaN for null.
         final: last finite value of each metric.
-        best: best finite value of those metrics that have one, see `BEST`.
-        scores: the newest of each kind by `TASK.METRIC`; the first protocol by name goes first.
-        all_scores: every one, of every step, protocol and control.
-        objective: what the sweep maximised.
-        verdict: on its stability.
-        samples: (step, path or URL) of each grid, by step.
-        raw_samples: the same of grids by the raw weights, where averaged ones have drawn the others.
+        best: best finite value of each metric in `BEST`.
+        scores: the newest score by `TASK.METRIC`; among several protocols, the first by name.
+        all_scores: all scores, of every step, protocol and control.
+        objective: value of the objective that the sweep maximised.
+        verdict: verdict on its stability.
+        samples: (step, path or URL) of each sample grid, by step.
+        raw_samples: the same for grids of the raw weights, if the other grids are of averaged weights.
         real: path or URL of the grid of real images.
-        figures: what `explore` has drawn: (figure, path or URL of its picture).
-        command: what reproduces the run.
-        device: such as `cuda`, as far as recorded.
-        host: that it ran on.
+        figures: figures of `explore`: (figure, path or URL of its picture).
+        command: command that reproduces the run.
+        device: device such as `cuda`; "" if it was not recorded.
+        host: host on which it ran.
         world_size: number of processes that trained it.
         step: steps done.
-        steps: steps wanted.
-        seconds: of training.
+        steps: steps to do.
+        seconds: duration of the training.
         images_seen: real images consumed.
-        throughput: images a second over the whole run.
-        parent: where it was copied from.
-        milestones: of those of its sweep that it reached: {step, objective, verdict, scores: {name: value}}.
+        throughput: images per second over the whole run.
+        parent: checkpoint from which it continued.
+        milestones: the milestones of its sweep that it reached: {step, objective, verdict, scores: {name: value}}.
         environment: versions and the like that config.yaml records.
         problems: what could not be read, one line each.
     """
@@ -183,22 +183,22 @@ class Sweep:
     """One sweep.
 
     Attributes:
-        key: unique in a pile, and readable.
-        name: of the sweep.
-        directory: where it was found.
-        status: as of a trial.
-        reason: of the status.
-        space: what was searched, as it was given.
-        search: how values were chosen.
-        schedule: which trials went on.
-        objective: what was maximised, as it was given.
-        milestones: steps at which trials were scored, or how many there were.
-        settings: all of the sweep's by dotted name.
+        key: unique in a collection, and readable.
+        name: name of the sweep.
+        directory: path or URL of the sweep directory.
+        status: as for a trial.
+        reason: reason of the status.
+        space: the search space, as given in the settings.
+        search: search algorithm.
+        schedule: schedule, which decides the trials that continue.
+        objective: the objective, as given in the settings.
+        milestones: steps at which trials were scored, or the number of milestones.
+        settings: all settings of the sweep by dotted name.
         trials: keys of its trials, in order of creation.
-        trials_wanted: how many there are to be.
+        trials_wanted: number of trials that the sweep is to have.
         best: key of the best trial.
-        pareto_front: keys of the trials that no other one beats in all objectives.
-        importance: of each searched setting: (value, low, high).
+        pareto_front: keys of the trials that no other trial beats in all objectives.
+        importance: importance of each searched setting: (value, low, high).
         problems: what could not be read, one line each.
     """
 
@@ -222,14 +222,14 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Pile:
-    """All that was found.
+class Collection:
+    """All runs and sweeps that were found.
 
     Attributes:
-        trials: in the order found; those of a sweep in order of creation.
-        sweeps: likewise.
-        unreadable: (path, reason) of what could not be read at all.
-        read: how many runs were read from their files this time; the others had not changed since the last.
+        trials: the runs in the order found; those of a sweep in order of creation.
+        sweeps: the sweeps in the order found.
+        unreadable: (path, reason) of directories that could not be read at all.
+        read: number of runs that were read from their files this time; the others had not changed since the last time.
     """
 
     trials: Sequence[Trial] = ()
@@ -238,40 +238,43 @@ class Pile:
     read: int = 0
 
 
-_WORTH_A_PROCESS = 200  # runs that take longer to read than a process takes to start
+_RUNS_PER_PROCESS = 200  # runs that take longer to read than a process takes to start
 _PROCESSES = 16
 _THREADS = 16
 _BATCH = 50
-_TELL_SECONDS = 5.0
+_REPORT_SECONDS = 5.0
 
-Tell = Callable[[str], None]
-"""What is given a line about how far the work is."""
+Report = Callable[[str], None]
+"""Function that is called with a line about the progress."""
 
 
-def collect(places: Sequence[str], cache: Path | None = None, tell: Tell | None = None) -> Pile:
-    """Read all run and sweep directories at and below `places`.
+def collect(locations: Sequence[str], cache: Path | None = None, report: Report | None = None) -> Collection:
+    """Read all run and sweep directories at and below some locations.
 
     Args:
-        places: folders, or URLs of any fsspec file system.
-        cache: file in which what was read is kept, so that the next time only what changed is read; safe to delete.
-        tell: is given lines on the progress, where there is much to read.
+        locations: folders, or URLs of any fsspec file system.
+        cache: file that keeps the content of the runs, so that next time only changed runs are read; safe to delete.
+        report: called with lines on the progress if there are many runs.
 
     Raises:
-        InputError: a place is no directory, or nothing was found in any of them.
+        InputError: a location is not a directory, or no run and no sweep was found.
     """
-    found, unreadable = find(places)
-    if not found and not unreadable:
+    scans, unreadable = find(locations)
+    if not scans and not unreadable:
         raise InputError(
-            f"nothing found in {', '.join(places)}: no directory there holds config.yaml, status.json or metrics.jsonl"
-            " (a run) or sweep.json (a sweep)"
+            f"nothing found in {', '.join(locations)}: no directory there holds config.yaml, status.json or"
+            " metrics.jsonl (a run) or sweep.json (a sweep)"
         )
     with _without_garbage_collection():
-        return _collect(found, unreadable, cache, tell)
+        return _collect(scans, unreadable, cache, report)
 
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Keep Python from looking for circles, of which there are none, among millions of values again and again."""
+    """Pause the garbage collector, which would search millions of values again and again for cycles that are not there.
+
+    The values are freed by reference counting as usual.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -282,53 +285,54 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _collect(
-    found: Sequence[Found], unreadable: Sequence[tuple[str, str]], cache: Path | None, tell: Tell | None
-) -> Pile:
-    remembered = Remembered(cache)
-    runs = [one for one in found if not one.is_sweep]
-    known = {number: files for number, one in enumerate(runs) if (files := remembered.get(one)) is not None}
+    scans: Sequence[Scan], unreadable: Sequence[tuple[str, str]], cache: Path | None, report: Report | None
+) -> Collection:
+    kept = ReadCache(cache)
+    runs = [scan for scan in scans if not scan.is_sweep]
+    known = {number: files for number, scan in enumerate(runs) if (files := kept.get(scan)) is not None}
     new = [number for number in range(len(runs)) if number not in known]
-    for number, files in zip(new, _read_all([runs[number] for number in new], tell), strict=True):
+    for number, files in zip(new, _read_all([runs[number] for number in new], report), strict=True):
         known[number] = files
-    both = [(one, known[number]) for number, one in enumerate(runs)]
-    sweeps = [_read_sweep(one) for one in found if one.is_sweep]
-    pile = _join(both, sweeps, unreadable, len(new))
+    both = [(scan, known[number]) for number, scan in enumerate(runs)]
+    sweeps = [_read_sweep(scan) for scan in scans if scan.is_sweep]
+    collection = _join(both, sweeps, unreadable, len(new))
     if new:
         try:
-            remembered.replace(both)
+            kept.replace(both)
         except StorageError as error:
-            (tell or print)(f"{one_line(str(error))}: the next time all is read again")
-    return pile
+            # The cache only saves time, so the report goes on without it.
+            (report or print)(f"{one_line(str(error))}: all runs will be read again the next time")
+    return collection
 
 
-def _read_all(runs: Sequence[Found], tell: Tell | None) -> Iterator[RunFiles]:
-    """Read runs in order: many of them by several processes, those of object storage by several threads."""
+def _read_all(runs: Sequence[Scan], report: Report | None) -> Iterator[RunFiles]:
+    """Yield the files of runs in order; many runs are read by several processes, object storage by several threads."""
     if any(one.files is not None for one in runs):
         with ThreadPoolExecutor(_THREADS) as threads:
             yield from threads.map(read_run, runs)
         return
-    workers = min(usable_cores(), len(runs) // _WORTH_A_PROCESS, _PROCESSES)
+    workers = min(usable_cores(), len(runs) // _RUNS_PER_PROCESS, _PROCESSES)
     if workers < 2:
         yield from map(read_run, runs)
         return
     batches = [runs[start : start + _BATCH] for start in range(0, len(runs), _BATCH)]
-    begun = told = time.monotonic()
+    begun = reported = time.monotonic()
     done = 0
     with closing(LocalPool(workers).run(_read_batch, batches)) as results:
         for batch in results:
             yield from batch
             done += len(batch)
-            if tell is not None and time.monotonic() - told > _TELL_SECONDS:
-                told = time.monotonic()
-                tell(f"read {done:,} of {len(runs):,} runs in {told - begun:.0f} s")
+            if report is not None and time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
+                report(f"read {done:,} of {len(runs):,} runs in {reported - begun:.0f} s")
 
 
-def _read_batch(runs: Sequence[Found]) -> list[RunFiles]:
-    return [read_run(one) for one in runs]
+def _read_batch(runs: Sequence[Scan]) -> list[RunFiles]:
+    return [read_run(scan) for scan in runs]
 
 
 def read_image(location: str) -> bytes | None:
-    """Return a grid of samples, as `Trial.samples` and `Trial.real` name it; None where it is gone or unreadable."""
+    """Return the bytes of an image in `Trial.samples`, `real` or `figures`; None if it is gone or unreadable."""
     directory, _, name = location.rpartition("/")
     try:
         return read_bytes(directory, name)
@@ -336,60 +340,60 @@ def read_image(location: str) -> bytes | None:
         return None
 
 
-# Runs and sweeps into one pile
+# Runs and sweeps into one collection
 
 
 @dataclass(frozen=True)
 class _Ledger:
-    """A sweep's directory with its sweep.json, {} where that is missing or damaged."""
+    """A sweep directory with the content of its ledger, sweep.json, which is {} if the file is missing or damaged."""
 
-    found: Found
+    scan: Scan
     content: dict[str, Any]
     alive: bool
     problems: tuple[str, ...]
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """What sweep.json says of each trial."""
+        """The records of the trials in sweep.json."""
         records = self.content.get("trials")
         return [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []
 
 
-def _read_sweep(found: Found) -> _Ledger:
+def _read_sweep(scan: Scan) -> _Ledger:
     problems: list[str] = []
     contents: dict[str, dict[str, Any]] = {}
     for name in (SWEEP_NAME, "status.json"):
         try:
-            raw = read_bytes(found.directory, name)
+            raw = read_bytes(scan.directory, name)
         except StorageError as error:
             problems.append(one_line(str(error)))
             raw = None
         else:
             if raw is None and name == SWEEP_NAME:
-                problems.append(f"{SWEEP_NAME} is missing: what the sweep did is told by its trials alone")
+                problems.append(f"{SWEEP_NAME} is missing: only the trials are shown")
         contents[name] = parse_object(raw, name, problems)
-    return _Ledger(found, contents[SWEEP_NAME], _has_living_writer(contents["status.json"]), tuple(problems))
+    return _Ledger(scan, contents[SWEEP_NAME], _has_living_writer(contents["status.json"]), tuple(problems))
 
 
 def _join(
-    runs: Sequence[tuple[Found, RunFiles]],
+    runs: Sequence[tuple[Scan, RunFiles]],
     ledgers: Sequence[_Ledger],
     unreadable: Sequence[tuple[str, str]],
     read: int,
-) -> Pile:
+) -> Collection:
     unreadable = list(unreadable)
-    by_place = {found.real: number for number, (found, _) in enumerate(runs)}
+    by_path = {scan.real: number for number, (scan, _) in enumerate(runs)}
     trials: list[Trial] = []
     sweeps: list[Sweep] = []
     taken: set[int] = set()
-    sweep_keys = _unique([ledger.found.real for ledger in ledgers])
+    sweep_keys = _unique([ledger.scan.real for ledger in ledgers])
     for ledger, key in zip(ledgers, sweep_keys, strict=True):
         of_sweep: list[Trial] = []
         keys: dict[str, str] = {}
         for record in ledger.records:
             name = text(record.get("trial")) or f"trial {len(of_sweep)}"
-            directory = f"{ledger.found.directory}/{text(record.get('directory')) or f'{TRIALS}/{name}'}"
-            number = by_place.get(_place(directory, ledger.found))
+            directory = f"{ledger.scan.directory}/{text(record.get('directory')) or f'{TRIALS}/{name}'}"
+            number = by_path.get(_real_path(directory, ledger.scan))
             if number in taken or name in keys:
                 continue
             keys[name] = f"{key}/{name}"
@@ -399,34 +403,34 @@ def _join(
                 taken.add(number)
                 run = replace(_trial(*runs[number]), key=keys[name])
             of_sweep.append(_with_record(run, record, key, ledger))
-        # A run in the folder of trials that sweep.json does not know: it was cut, or is older than the directory.
-        inside = f"{ledger.found.real}/{TRIALS}/"
-        for number, (found, files) in enumerate(runs):
-            if number not in taken and found.real.startswith(inside):
+        # Runs in the folder of trials that sweep.json does not list: it is damaged, or older than they are.
+        inside = f"{ledger.scan.real}/{TRIALS}/"
+        for number, (scan, files) in enumerate(runs):
+            if number not in taken and scan.real.startswith(inside):
                 taken.add(number)
-                run = _trial(found, files)
+                run = _trial(scan, files)
                 of_sweep.append(replace(run, key=f"{key}/{run.name}", sweep=key))
         of_sweep = [_with_parent_key(run, keys) for run in of_sweep]
         trials += of_sweep
         sweeps.append(_sweep(ledger, key, of_sweep, keys))
     alone: list[Trial] = []
-    places_alone: list[str] = []
-    for number, (found, files) in enumerate(runs):
+    paths_alone: list[str] = []
+    for number, (scan, files) in enumerate(runs):
         if number in taken:
             continue
         if not files.settings.keys() & _defaults().keys() and not (files.status or files.names or files.samples):
             reason = "; ".join(files.problems) or "its config.yaml holds no settings of a run"
-            unreadable.append((clean(found.directory), reason))
+            unreadable.append((clean(scan.directory), reason))
             continue
-        alone.append(_trial(found, files))
-        places_alone.append(found.real)
-    keys_alone = _unique(places_alone)
+        alone.append(_trial(scan, files))
+        paths_alone.append(scan.real)
+    keys_alone = _unique(paths_alone)
     trials += [replace(trial, key=key) for trial, key in zip(alone, keys_alone, strict=True)]
-    return Pile(_all_unique(trials), tuple(sweeps), tuple((clean(path), why) for path, why in unreadable), read)
+    return Collection(_all_unique(trials), tuple(sweeps), tuple((clean(path), why) for path, why in unreadable), read)
 
 
-def _place(directory: str, sweep: Found) -> str:
-    """Return what `Found.real` is for the directory of a sweep's trial."""
+def _real_path(directory: str, sweep: Scan) -> str:
+    """Return the `Scan.real` of the directory of a sweep's trial."""
     if "://" in directory:
         return directory.rstrip("/")
     real = os.path.normpath(os.path.join(sweep.real, os.path.relpath(directory, sweep.directory)))
@@ -434,7 +438,7 @@ def _place(directory: str, sweep: Found) -> str:
 
 
 def _unique(directories: Sequence[str]) -> list[str]:
-    """Return a name for each path or URL: its last part, with as much of what is before as tells it from others."""
+    """Return a name for each path or URL: its last part, with as many parts before it as make it unique."""
     parts = [[part for part in clean(one).split("/") if part] or ["/"] for one in directories]
     lengths = [1] * len(parts)
     while True:
@@ -448,7 +452,7 @@ def _unique(directories: Sequence[str]) -> list[str]:
 
 
 def _all_unique(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """Number those keys that are still the same (a sweep and a run can have one name)."""
+    """Number the keys that are still equal: a sweep and a run can have the same name."""
     seen: Counter[str] = Counter()
     made = []
     taken = {trial.key for trial in trials}
@@ -470,8 +474,8 @@ def _defaults() -> dict[str, Any]:
     return flatten(Config())
 
 
-def _trial(found: Found, files: RunFiles) -> Trial:
-    directory = found.directory
+def _trial(scan: Scan, files: RunFiles) -> Trial:
+    directory = scan.directory
     shown = clean(directory)
     columns = dict(zip(files.names, files.values, strict=True))
     status, reason = _status(files.status, "status.json is missing" if not files.status else "")
@@ -481,7 +485,7 @@ def _trial(found: Found, files: RunFiles) -> Trial:
     scores = _scores(files.scores)
     return Trial(
         key="",
-        name=clean(found.real).rpartition("/")[2] or shown,
+        name=clean(scan.real).rpartition("/")[2] or shown,
         directory=shown,
         status=status,
         reason=reason,
@@ -513,14 +517,14 @@ def _trial(found: Found, files: RunFiles) -> Trial:
 
 
 def _with_record(trial: Trial, record: Mapping[str, Any], sweep: str, ledger: _Ledger) -> Trial:
-    """Return a trial with what its sweep knows of it: the sweep's word on how it ended is the last."""
+    """Return a trial with the record of its sweep added; if the trial has ended, the record's status counts."""
     status, reason = text(record.get("status")), text(record.get("reason"))
     if status in ("", "running", "waiting") and trial.status not in ("unknown", "waiting"):
         status, reason = trial.status, trial.reason
     elif status == "running" and not ledger.alive:
-        status, reason = "died", "the process of the sweep is gone; the same command goes on"
+        status, reason = "died", "the process of the sweep is gone; the same command resumes it"
         if text(ledger.content.get("status")) != "running":
-            status, reason = "stopped", "interrupted; it goes on when the sweep does"
+            status, reason = "stopped", "interrupted; it resumes with the sweep"
     parameters = record.get("parameters")
     swept = _scores_of(SWEPT_TASK, record.get("scores"), "milestone", _whole(record.get("step")), "dcgan")
     verdict = trial.verdict
@@ -551,7 +555,7 @@ def _with_record(trial: Trial, record: Mapping[str, Any], sweep: str, ledger: _L
 
 
 def _with_parent_key(trial: Trial, keys: Mapping[str, str]) -> Trial:
-    """Return a trial whose parent is named by its key in the pile, not by its name in the sweep."""
+    """Return a trial whose parent is named by its key in the collection instead of its name in the sweep."""
     parent = trial.parent
     return (
         replace(trial, parent=replace(parent, trial=keys[parent.trial])) if parent and parent.trial in keys else trial
@@ -559,7 +563,6 @@ def _with_parent_key(trial: Trial, keys: Mapping[str, str]) -> Trial:
 
 
 def _without_files(directory: str) -> Trial:
-    """Return a trial whose run directory is not there."""
     return Trial(key="", name="", directory=clean(directory), status="waiting", problems=("it has no run directory",))
 
 
@@ -567,7 +570,7 @@ def _sweep(ledger: _Ledger, key: str, trials: Sequence[Trial], keys: Mapping[str
     content = ledger.content
     status, reason = text(content.get("status")) or "unknown", text(content.get("reason"))
     if status == "running" and not ledger.alive:
-        status, reason = "died", "its process is gone; the same command goes on"
+        status, reason = "died", "its process is gone; the same command resumes it"
 
     def mapping(name: str) -> dict[str, Any]:
         value = content.get(name)
@@ -581,8 +584,8 @@ def _sweep(ledger: _Ledger, key: str, trials: Sequence[Trial], keys: Mapping[str
     front = content.get("pareto_front")
     return Sweep(
         key=key,
-        name=text(content.get("name")) or clean(ledger.found.real).rpartition("/")[2],
-        directory=clean(ledger.found.directory),
+        name=text(content.get("name")) or clean(ledger.scan.real).rpartition("/")[2],
+        directory=clean(ledger.scan.directory),
         status=status,
         reason=reason,
         space=mapping("space"),
@@ -600,11 +603,11 @@ def _sweep(ledger: _Ledger, key: str, trials: Sequence[Trial], keys: Mapping[str
     )
 
 
-# Values that may be anything
+# Values of unknown type
 
 
 def text(value: Any) -> str:
-    """Return a text; "" for null, one line of JSON for what is none."""
+    """Return a text unchanged, "" for null, and one line of JSON for any other value."""
     if value is None:
         return ""
     return clean(value) if isinstance(value, str) else to_json(value)
@@ -646,12 +649,12 @@ def _numbers() -> tuple[str, ...]:
 
 
 def _as_declared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with numbers as such: YAML reads `1e-5`, as people write it, as a text."""
+    """Return settings with texts converted to numbers where declared: YAML reads `1e-5` as a text."""
     declared = dict(settings)
     for key in _numbers():
         value = settings.get(key)
         if isinstance(value, str):
-            with suppress(ConfigError):  # it stays the text that it is
+            with suppress(ConfigError):  # not a number: it stays a text
                 declared[key] = coerce(key, value, "float")
     return declared
 
@@ -679,9 +682,9 @@ def _status(status: dict[str, Any], otherwise: str) -> tuple[str, str]:
     heartbeat = _real(status.get("heartbeat"))
     last = ""
     if heartbeat is not None and 0 < heartbeat < 2**36:
-        last = f", last heard of at {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(heartbeat))} UTC"
+        last = f", last heartbeat at {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(heartbeat))} UTC"
     process, host = text(status.get("pid")), text(status.get("host"))
-    return "died", f"its process {process} on host {host} is gone{last}; the same command goes on"
+    return "died", f"its process {process} on host {host} is gone{last}; the same command resumes it"
 
 
 def _device(settings: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
@@ -694,9 +697,9 @@ def _device(settings: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
 
 
 def _command(directory: str, settings: Mapping[str, Any]) -> str:
-    """Return what trains the same run again, in a directory of its own."""
+    """Return the command that trains the same run again, in another directory."""
     words = ["python", "-m", "dcgan_dist.train"]
-    if "://" in directory:  # a config file is read from a disk
+    if "://" in directory:  # --config cannot read from a URL
         for key, value in settings.items():
             if key not in _NO_DIFFERENCE and key in _defaults() and value is not None:
                 words += [f"--{key}", text(value)]
@@ -716,7 +719,7 @@ def _parent(trial: Any, step: Any, digest: Any) -> Parent | None:
 
 
 def _interval(about: Any) -> tuple[float, float, float]:
-    """Return value, low and high of {"value", "ci95"}; NaN for what is missing."""
+    """Return value, low and high of {"value", "ci95"}; NaN if missing."""
     if not isinstance(about, dict):
         about = {"value": about}
     ends = about.get("ci95")
@@ -766,9 +769,9 @@ def _scores(content: Mapping[str, Any]) -> tuple[Score, ...]:
 
 
 def _newest(scores: Sequence[Score]) -> dict[str, Score]:
-    """Return by `TASK.METRIC` the score of the newest checkpoint; of several protocols, the first by name.
+    """Return the score of the newest checkpoint by `TASK.METRIC`.
 
-    Those of averaged weights go before those of the raw ones.
+    Scores of averaged weights take precedence over those of raw weights; then the first protocol by name counts.
     """
     newest: dict[str, Score] = {}
     for score in scores:

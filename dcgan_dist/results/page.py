@@ -1,9 +1,9 @@
-"""The page that shows a pile of runs: one HTML file that needs nothing else, and runs nothing that it did not bring.
+"""The page that shows a collection of runs: one self-contained HTML file, which runs no code but its own.
 
-Whatever comes from a run directory is text: in the markup it is escaped by Jinja, in the data it is JSON in which no
-character has a meaning to HTML, and the scripts put it on the page as text nodes. A content security policy admits the
-page's own script and style, by their digests, and images that lie in the page; it admits no connection.
-Of many trials, images and details lie in a folder beside the page and are loaded as they are shown.
+Everything that comes from a run directory is treated as text: in the markup it is escaped by Jinja, in the data it is
+JSON without characters that have a meaning in HTML, and the scripts insert it as text nodes. A content security policy
+allows the page's own script and style, by their digests, and images inside the page; it allows no connections.
+With many trials, images and details are in a folder next to the page, and are loaded when they are shown.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from markupsafe import Markup, escape
 
 from dcgan_dist.parallel import usable_cores
 from dcgan_dist.results import page_content
-from dcgan_dist.results.aggregate import Pile, Trial, read_image
+from dcgan_dist.results.aggregate import Collection, Trial, read_image
 from dcgan_dist.results.thumbnails import ROW, STYLES, Style, Thumbnail, Thumbnails, Unreadable, choose_steps
 from dcgan_dist.storage.files import to_json, write_atomically, writing
 from dcgan_dist.version import __version__
 
 IN_ONE_FILE = 200
-"""Most trials of a page that is one file."""
+"""Trials up to which the page is one file."""
 IMAGE_BYTES = 20_000_000
-"""Most bytes of images in such a page."""
+"""Bytes of images that such a page has, at most."""
 POINTS = 300
-"""Most points of a curve; fewer where there are many trials."""
+"""Points of a curve, at most; fewer if there are many trials."""
 
-_BESIDE = Style(steps=5, cells=4, pixels=272, quality=56, figure=800)
+_IN_FOLDER = Style(steps=5, cells=4, pixels=272, quality=56, figure=800)
 _SCRIPTS = ("base.js", "charts.js", "leaderboard.js", "trial.js", "compare.js", "space.js", "start.js")
 _OURS = re.compile(r"trial-\d+\.js|[0-9a-f]{16}-\d+-\d+x\d+q\d+\.jpg")
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """A grid, or a figure, of a trial: a thumbnail, or the reason why there is none."""
+    """A sample grid or a figure of a trial: its thumbnail, or the reason why there is none."""
 
     step: int
     thumbnail: Thumbnail | None
     problem: str = ""
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         shown = {"image": self.thumbnail.name} if self.thumbnail else {"problem": self.problem}
         return {"step": self.step, **shown}
 
 
 @dataclass(frozen=True)
 class _Pictures:
-    """All grids and figures that are shown of a trial."""
+    """All grids and figures of a trial that the page shows."""
 
     row: _Grid | None
     grids: tuple[_Grid, ...]
@@ -72,37 +72,40 @@ class _Pictures:
                 yield grid.thumbnail
 
 
-def write_page(pile: Pile, output: Path, *, now: float, thumbnails: Thumbnails | None = None) -> None:
-    """Write the page, replaced whole or not at all.
+def write_page(collection: Collection, output: Path, *, now: float, thumbnails: Thumbnails | None = None) -> None:
+    """Write the page atomically.
 
     Args:
-        pile: what it shows.
-        output: of the page; above `IN_ONE_FILE` trials a folder `STEM_files` is written beside it.
-        now: unix time that it bears.
-        thumbnails: given again with a later page, what has not changed is not decoded again.
+        collection: the runs and sweeps to show.
+        output: path of the page; with more than `IN_ONE_FILE` trials, a folder `STEM_files` is written next to it.
+        now: unix time that the page states as its date.
+        thumbnails: thumbnails of an earlier page, so that unchanged images are not decoded again.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: a file cannot be written.
     """
     made = thumbnails if thumbnails is not None else Thumbnails()
-    if len(pile.trials) <= IN_ONE_FILE:
-        pictures = _fitting_pictures(pile.trials, made)
-        points = POINTS if len(pile.trials) <= 40 else POINTS // 2
-        details = [_detail(trial, shown, points) for trial, shown in zip(pile.trials, pictures, strict=True)]
+    if len(collection.trials) <= IN_ONE_FILE:
+        pictures = _fitting_pictures(collection.trials, made)
+        points = POINTS if len(collection.trials) <= 40 else POINTS // 2
+        details = [_detail(trial, shown, points) for trial, shown in zip(collection.trials, pictures, strict=True)]
         images = {one.name: one for shown in pictures for one in shown}
-        write_atomically(output, _render(pile, pictures, now, None, details, images.values()).encode(), durable=False)
+        write_atomically(
+            output, _render(collection, pictures, now, None, details, images.values()).encode(), durable=False
+        )
         return
     folder = output.with_name(f"{output.stem}_files")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     made.folder = folder
-    pictures = _all_pictures(pile.trials, _BESIDE, made)
+    pictures = _all_pictures(collection.trials, _IN_FOLDER, made)
     kept = {f"{one.name}.jpg" for shown in pictures for one in shown}
-    for index, (trial, shown) in enumerate(zip(pile.trials, pictures, strict=True)):
+    for index, (trial, shown) in enumerate(zip(collection.trials, pictures, strict=True)):
         script = f"receiveTrial({index}, {to_json(_detail(trial, shown, POINTS // 3))});\n"
         write_atomically(folder / f"trial-{index}.js", script.encode(), durable=False)
         kept.add(f"trial-{index}.js")
-    write_atomically(output, _render(pile, pictures, now, folder.name, (), ()).encode(), durable=False)
+    # The page after its files, and old files only after the new page: at any time the page finds what it loads.
+    write_atomically(output, _render(collection, pictures, now, folder.name, (), ()).encode(), durable=False)
     with writing(folder):
         for path in folder.iterdir():
             if _OURS.fullmatch(path.name) and path.name not in kept:
@@ -110,8 +113,8 @@ def write_page(pile: Pile, output: Path, *, now: float, thumbnails: Thumbnails |
 
 
 def _detail(trial: Trial, shown: _Pictures, points: int) -> dict[str, Any]:
-    real = shown.real.told() if shown.real else None
-    grids, raw, figures = ([grid.told() for grid in some] for some in (shown.grids, shown.raw, shown.figures))
+    real = shown.real.as_json() if shown.real else None
+    grids, raw, figures = ([grid.as_json() for grid in some] for some in (shown.grids, shown.raw, shown.figures))
     return page_content.detail(trial, grids, raw, real, figures, points)
 
 
@@ -119,11 +122,12 @@ def _detail(trial: Trial, shown: _Pictures, points: int) -> dict[str, Any]:
 
 
 def _fitting_pictures(trials: Sequence[Trial], made: Thumbnails) -> list[_Pictures]:
-    """Return the grids in the most lavish style with which they fit into one file."""
-    tasted = trials[:: max(1, len(trials) // 6)]
+    """Return the images in the largest style with which they fit into one file."""
+    some = trials[:: max(1, len(trials) // 6)]
     for style in STYLES:
-        share = len(trials) / max(1, len(tasted))
-        if style is not STYLES[-1] and _bytes(_all_pictures(tasted, style, made)) * share > 1.3 * IMAGE_BYTES:
+        share = len(trials) / max(1, len(some))
+        # Estimate from a few trials first, because making the images of all trials takes long.
+        if style is not STYLES[-1] and _bytes(_all_pictures(some, style, made)) * share > 1.3 * IMAGE_BYTES:
             continue
         pictures = _all_pictures(trials, style, made)
         if _bytes(pictures) <= IMAGE_BYTES:
@@ -132,7 +136,7 @@ def _fitting_pictures(trials: Sequence[Trial], made: Thumbnails) -> list[_Pictur
 
 
 def _bytes(pictures: Sequence[_Pictures]) -> int:
-    """Return how much the images take in a page, each once."""
+    """Return the bytes that the images take in a page, where each is stored once, in base64."""
     unique = {one.name: len(one.data) for shown in pictures for one in shown}
     return sum(size * 4 // 3 + 80 for size in unique.values())
 
@@ -145,17 +149,17 @@ def _all_pictures(trials: Sequence[Trial], style: Style, made: Thumbnails) -> li
 def _pictures(trial: Trial, style: Style, made: Thumbnails) -> _Pictures:
     size = trial.settings.get("model.image_size")
     cell = size if isinstance(size, int) and not isinstance(size, bool) and 0 < size <= 1024 else None
-    places, raw = dict(trial.samples), dict(trial.raw_samples)
-    chosen = choose_steps(list(places), style.steps)
-    newest = max(places, default=None)
+    grids, raw = dict(trial.samples), dict(trial.raw_samples)
+    chosen = choose_steps(list(grids), style.steps)
+    newest = max(grids, default=None)
     return _Pictures(
-        row=_grid(newest, places[newest], cell, ROW, made) if newest is not None else None,
-        grids=tuple(_grid(step, places[step], cell, style, made) for step in chosen),
+        row=_grid(newest, grids[newest], cell, ROW, made) if newest is not None else None,
+        grids=tuple(_grid(step, grids[step], cell, style, made) for step in chosen),
         raw=tuple(_grid(step, raw[step], cell, style, made) for step in chosen if step in raw),
         real=_grid(0, trial.real, cell, style, made) if trial.real else None,
         figures=tuple(
-            _grid(figure.step or 0, place, None, style.of_figures, made)
-            for figure, place in trial.figures
+            _grid(figure.step or 0, location, None, style.of_figures, made)
+            for figure, location in trial.figures
             if style.figure
         ),
     )
@@ -169,9 +173,9 @@ def _grid(step: int, location: str, cell: int | None, style: Style, made: Thumbn
 
 
 def _version(location: str) -> Hashable:
-    """Return what changes when a file does, and is the same for all links to it; of a URL its name alone.
+    """Return a key that changes when a file changes, and is the same for all links to it; for a URL, the URL itself.
 
-    A step's grid is written once.
+    The URL is enough, because the grid of a step is written only once.
     """
     try:
         found = os.stat(location.removeprefix("file://"))
@@ -184,8 +188,8 @@ def _version(location: str) -> Hashable:
 
 
 def safe_json(value: object) -> Markup:
-    """Return JSON that can stand in a script element: no character of it means anything to HTML or JavaScript."""
-    text = to_json(value)  # ASCII: U+2028 and the like are escaped already
+    """Return JSON for a script element, without characters that have a meaning in HTML or JavaScript."""
+    text = to_json(value)  # ASCII: U+2028 and the like are already escaped
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
@@ -194,20 +198,20 @@ def _source(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """Return the digest by which a content security policy admits a script or style."""
+    """Return the digest by which a content security policy allows a script or a style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _policy(script: str, style: str, folder: str | None) -> str:
-    beside = " 'self' file:" if folder else ""
+    from_folder = " 'self' file:" if folder else ""
     return (
-        f"default-src 'none'; script-src {_digest(script)}{beside}; style-src {_digest(style)}; "
-        f"img-src data:{beside}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_digest(script)}{from_folder}; style-src {_digest(style)}; "
+        f"img-src data:{from_folder}; base-uri 'none'; form-action 'none'"
     )
 
 
 def _render(
-    pile: Pile,
+    collection: Collection,
     pictures: Sequence[_Pictures],
     now: float,
     folder: str | None,
@@ -230,35 +234,35 @@ def _render(
     )
     environment.filters |= {"short": page_content.short, "figures": _whole_figures}
     return environment.get_template("report.html").render(
-        title=_title(pile),
+        title=_title(collection),
         policy=_policy(script, style, folder),
         script=Markup(script),
         style=Markup(style),
-        sentences=page_content.summary(pile),
-        pile=pile,
-        core=safe_json(page_content.core(pile, folder, rows)),
+        sentences=page_content.summary(collection),
+        collection=collection,
+        core=safe_json(page_content.core(collection, folder, rows)),
         thumbnails=[image for image in packed if image[0] in first],
         images=[image for image in packed if image[0] not in first],
         details=[safe_json(one) for one in details],
-        representation=page_content.representation(pile),
-        budgets=page_content.budgets(pile),
-        scaling=bool(page_content.scaling(pile)),
-        has_hero=any(trial.samples for trial in pile.trials),
-        has_space=any(sweep.trials for sweep in pile.sweeps),
+        representation=page_content.representation(collection),
+        budgets=page_content.budgets(collection),
+        scaling=bool(page_content.scaling(collection)),
+        has_hero=any(trial.samples for trial in collection.trials),
+        has_space=any(sweep.trials for sweep in collection.sweeps),
         written=time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(now)),
         version=__version__,
     )
 
 
 def _whole_figures(text: str) -> Markup:
-    """Return a text as markup in which no line breaks inside of a figure such as 2e-4."""
+    """Return a text as markup in which numbers such as 2e-4 are not broken across lines."""
     return Markup(re.sub(r"[0-9.]+e-[0-9]+", r'<span class="nowrap">\g<0></span>', str(escape(text))))
 
 
-def _title(pile: Pile) -> str:
-    singles = sum(trial.sweep is None for trial in pile.trials)
-    if len(pile.sweeps) == 1 and not singles:
-        return page_content.short(pile.sweeps[0].name)
-    if len(pile.trials) == 1:
-        return page_content.short(pile.trials[0].key)
-    return page_content.count(len(pile.trials), "DCGAN trial")
+def _title(collection: Collection) -> str:
+    singles = sum(trial.sweep is None for trial in collection.trials)
+    if len(collection.sweeps) == 1 and not singles:
+        return page_content.short(collection.sweeps[0].name)
+    if len(collection.trials) == 1:
+        return page_content.short(collection.trials[0].key)
+    return page_content.count(len(collection.trials), "DCGAN trial")

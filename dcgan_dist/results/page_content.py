@@ -1,4 +1,4 @@
-"""What the page says about a pile of runs, as plain values: sentences, tables, and the data that its scripts draw."""
+"""The content of the page as plain values: sentences, tables, and the data that its scripts draw."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan_dist.config import Config, flatten
-from dcgan_dist.results.aggregate import SWEPT_TASK, Pile, Score, Sweep, Trial
+from dcgan_dist.results.aggregate import SWEPT_TASK, Collection, Score, Sweep, Trial
 from dcgan_dist.results.published import PUBLISHED, SETUPS, Setup, published_key
 
 PAPER_KEYS = ("optim.lr", "optim.beta1", "model.slope")
@@ -32,15 +32,15 @@ Curve = npt.NDArray[np.float64]
 
 VERDICTS = ("stable", "discriminator_wins", "collapse", "oscillation", "diverged", "undecided")
 
-DASH = "\N{EN DASH}"  # for what is not known
-_LONGEST = 2000  # characters of a value of a setting
+DASH = "\N{EN DASH}"  # shown for unknown values
+_LONGEST = 2000  # characters of a setting's value that are shown
 
 
 # Numbers and names in sentences
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number as people write it, with about `digits` significant digits; a dash for none."""
+    """Return a number as text, with about `digits` significant digits; a dash for None and NaN."""
     if value is None or not math.isfinite(value):
         return DASH
     if float(value).is_integer() and abs(value) < 1e15:
@@ -50,7 +50,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if 0 < abs(value) < 1e-2:
         digit, _, power = f"{value:.{digits - 1}e}".partition("e")
         return f"{digit.rstrip('0').rstrip('.')}e{int(power)}"
-    # A tie goes up, as in the page's own script: 88.25 is 88.3 in the text and in the table.
+    # Ties are rounded up, as in the page's script, so that 88.25 is 88.3 in the text and in the table.
     rounded = Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal_from_float(float(value))
     return f"{float(rounded):.{digits}g}"
 
@@ -69,13 +69,13 @@ def value_text(value: object) -> str:
 
 
 def short(text: str, most: int = 60) -> str:
-    """Return a text in one line of bounded length."""
+    """Return a text as one line of at most `most` characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def count(amount: int, name: str) -> str:
-    """Return such as `1 trial` or `24 trials`."""
+    """Return a number with a noun in the right form, such as `1 trial` or `24 trials`."""
     return f"{amount:,} {name}" + ("" if amount == 1 else "s")
 
 
@@ -84,17 +84,17 @@ def _enumeration(parts: Sequence[str]) -> str:
 
 
 def plain(name: str) -> str:
-    """Return a name with spaces where it has underscores."""
+    """Return a name with spaces instead of underscores."""
     return name.replace("_", " ")
 
 
 def _with_interval(score: Score) -> str:
-    told = f" ({number(score.low)} to {number(score.high)})" if math.isfinite(score.low) else ""
-    return f"{number(score.value)}{told}"
+    interval = f" ({number(score.low)} to {number(score.high)})" if math.isfinite(score.low) else ""
+    return f"{number(score.value)}{interval}"
 
 
 def verdict_of(trial: Trial) -> str:
-    """Return the verdict on a trial; a diverged one has no other."""
+    """Return the verdict on a trial: `diverged` if that is its status, whatever its log says."""
     return "diverged" if trial.status == "diverged" else trial.verdict.name or "undecided"
 
 
@@ -102,22 +102,24 @@ def verdict_of(trial: Trial) -> str:
 
 
 def is_lower_better(name: str) -> bool:
-    """Return whether less of a score `TASK.METRIC` is better."""
+    """Return whether a lower value of the score `TASK.METRIC` is better."""
     metric = name.rpartition(".")[2]
     return metric in LOWER_IS_BETTER or metric.startswith("error")
 
 
-def score_names(pile: Pile) -> list[str]:
-    """Return the scores that trials have, the most telling and most common first."""
-    found = Counter(name for trial in pile.trials for name, score in trial.scores.items() if math.isfinite(score.value))
-    wanted = [f"{SWEPT_TASK}.{name}" for sweep in pile.sweeps for name in _objectives(sweep)]
+def score_names(collection: Collection) -> list[str]:
+    """Return the names of the scores that trials have: objectives of sweeps first, then the most useful and common."""
+    found = Counter(
+        name for trial in collection.trials for name, score in trial.scores.items() if math.isfinite(score.value)
+    )
+    wanted = [f"{SWEPT_TASK}.{name}" for sweep in collection.sweeps for name in _objectives(sweep)]
 
-    def place(name: str) -> tuple[int, int, int, str]:
+    def rank(name: str) -> tuple[int, int, int, str]:
         metric = name.rpartition(".")[2]
-        telling = 0 if metric in ("representation", "accuracy") else 1 if metric in DIVERSITY else 2
-        return (wanted.index(name) if name in wanted else len(wanted), telling, -found[name], name)
+        kind = 0 if metric in ("representation", "accuracy") else 1 if metric in DIVERSITY else 2
+        return (wanted.index(name) if name in wanted else len(wanted), kind, -found[name], name)
 
-    return sorted(found, key=place)
+    return sorted(found, key=rank)
 
 
 def _objectives(sweep: Sweep) -> list[str]:
@@ -125,7 +127,7 @@ def _objectives(sweep: Sweep) -> list[str]:
 
 
 def score_labels(names: Sequence[str]) -> dict[str, str]:
-    """Return a short label for each score: the metric, with its task where that says more."""
+    """Return a short label for each score: the metric, with the task if the metric alone is ambiguous."""
     metrics = Counter(name.rpartition(".")[2] for name in names)
     labels = {}
     for name in names:
@@ -135,14 +137,17 @@ def score_labels(names: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-def best_trial(pile: Pile, main: str | None) -> Trial | None:
-    """Return the best trial: a single sweep's own choice, else by the main score, those that broke down last."""
-    by_key = {trial.key: trial for trial in pile.trials}
-    if len(pile.sweeps) == 1 and pile.sweeps[0].best in by_key:
-        return by_key[pile.sweeps[0].best]
+def best_trial(collection: Collection, main: str | None) -> Trial | None:
+    """Return the best trial: of a single sweep its own choice, otherwise the best by the main score.
+
+    Diverged and collapsed trials rank below all others.
+    """
+    by_key = {trial.key: trial for trial in collection.trials}
+    if len(collection.sweeps) == 1 and collection.sweeps[0].best in by_key:
+        return by_key[collection.sweeps[0].best]
     if main is None:
         return None
-    scored = [trial for trial in pile.trials if main in trial.scores and math.isfinite(trial.scores[main].value)]
+    scored = [trial for trial in collection.trials if main in trial.scores and math.isfinite(trial.scores[main].value)]
     sign = -1 if is_lower_better(main) else 1
 
     def rank(trial: Trial) -> tuple[bool, float]:
@@ -154,32 +159,32 @@ def best_trial(pile: Pile, main: str | None) -> Trial | None:
 # The summary
 
 
-def summary(pile: Pile) -> list[str]:
-    """Return what was found, in plain sentences, the most important first."""
-    trials = pile.trials
+def summary(collection: Collection) -> list[str]:
+    """Return the results in plain sentences, the most important first."""
+    trials = collection.trials
     if not trials:
         return ["No run was found that could be read."]
     single = sum(trial.sweep is None for trial in trials)
-    places = [count(len(pile.sweeps), "sweep")] if pile.sweeps else []
-    places += [count(single, "single run")] if single and pile.sweeps else []
+    sources = [count(len(collection.sweeps), "sweep")] if collection.sweeps else []
+    sources += [count(single, "single run")] if single and collection.sweeps else []
     statuses = Counter(trial.status for trial in trials)
-    told = _enumeration([f"{amount:,} {name}" for name, amount in statuses.most_common()])
-    where = f" in {_enumeration(places)}" if places else ""
-    sentences = [f"{count(len(trials), 'trial')}{where}: {told}."]
+    counts = _enumeration([f"{amount:,} {name}" for name, amount in statuses.most_common()])
+    where = f" in {_enumeration(sources)}" if sources else ""
+    sentences = [f"{count(len(trials), 'trial')}{where}: {counts}."]
     verdicts = Counter(verdict_of(trial) for trial in trials)
     judged = [f"{verdicts[name]:,} {plain(name)}" for name in VERDICTS if verdicts[name]]
     judged += [f"{amount:,} {short(plain(name), 30)}" for name, amount in verdicts.items() if name not in VERDICTS]
     sentences.append(f"Judged by their losses and samples: {_enumeration(judged)}.")
-    names = score_names(pile)
+    names = score_names(collection)
     main = names[0] if names else None
-    best = best_trial(pile, main)
+    best = best_trial(collection, main)
     if best is not None:
         sentences.append(_about_best(best, main, score_labels(names)))
-        if main is not None and (compared := _against_paper(pile, best, main, score_labels(names)[main])):
+        if main is not None and (compared := _against_paper(collection, best, main, score_labels(names)[main])):
             sentences.append(compared)
     if not names:
         sentences.append("No trial has a score yet.")
-    for sweep in pile.sweeps:
+    for sweep in collection.sweeps:
         if sweep.trials_wanted is not None and len(sweep.trials) < sweep.trials_wanted:
             sentences.append(
                 f"The sweep {short(sweep.name)} has started {len(sweep.trials):,} of its {sweep.trials_wanted:,} trials"
@@ -188,7 +193,7 @@ def summary(pile: Pile) -> list[str]:
     return sentences
 
 
-def _settings_told(trial: Trial, keys: Iterable[str]) -> str:
+def _settings_text(trial: Trial, keys: Iterable[str]) -> str:
     values = [(key, trial.settings.get(key, trial.parameters.get(key))) for key in keys]
     return ", ".join(
         f"{key.rpartition('.')[2]} {number(value) if _is_number(value) else short(value_text(value), 30)}"
@@ -201,18 +206,18 @@ def _about_best(best: Trial, main: str | None, labels: Mapping[str, str]) -> str
     got = best.scores.get(main) if main else None
     score = f" with {labels[main]} {_with_interval(got)}" if got and main else ""
     keys = list(best.parameters) or list(PAPER_KEYS)
-    where = _settings_told(best, keys[:6])
+    where = _settings_text(best, keys[:6])
     verdict = verdict_of(best)
     caution = "" if verdict == "stable" else f" It was judged {plain(verdict)}: look at its samples."
     return f"The best is {short(best.key)}{score}" + (f", at {where}." if where else ".") + caution
 
 
-def _against_paper(pile: Pile, best: Trial, main: str, label: str) -> str | None:
+def _against_paper(collection: Collection, best: Trial, main: str, label: str) -> str | None:
     paper = {key: value for key, value in flatten(Config()).items() if key in PAPER_KEYS}
-    told = ", ".join(f"{key.rpartition('.')[2]} {number(paper[key])}" for key in PAPER_KEYS)
+    values = ", ".join(f"{key.rpartition('.')[2]} {number(paper[key])}" for key in PAPER_KEYS)
     others = [
         trial
-        for trial in pile.trials
+        for trial in collection.trials
         if trial.sweep == best.sweep
         and main in trial.scores
         and math.isfinite(trial.scores[main].value)
@@ -230,7 +235,7 @@ def _against_paper(pile: Pile, best: Trial, main: str, label: str) -> str | None
     is_same = distance(nearest) < 0.01
     if nearest is best:
         kind = "is at" if is_same else "is also the trial nearest to"
-        return f"The best {kind} the paper's setting ({told})."
+        return f"The best {kind} the paper's setting ({values})."
     ours, theirs = best.scores[main], nearest.scores[main]
     gap = (ours.value - theirs.value) * (-1 if is_lower_better(main) else 1)
     relation = f"{number(abs(gap), 2)} {'better' if gap >= 0 else 'worse'}"
@@ -239,9 +244,9 @@ def _against_paper(pile: Pile, best: Trial, main: str, label: str) -> str | None
         sure = "their 95% intervals do not overlap" if apart else "their 95% intervals overlap, so that may be chance"
     else:
         sure = "without intervals, so that may be chance"
-    where = "" if is_same else f" ({_settings_told(nearest, PAPER_KEYS)})"
+    where = "" if is_same else f" ({_settings_text(nearest, PAPER_KEYS)})"
     which = "The paper's setting" if is_same else "The trial nearest to the paper's setting"
-    found = f"{which} ({told}) is {short(nearest.key)}{where}: {label} {_with_interval(theirs)}."
+    found = f"{which} ({values}) is {short(nearest.key)}{where}: {label} {_with_interval(theirs)}."
     if ours.step is not None and theirs.step is not None and ours.step != theirs.step:
         steps = f"{theirs.step:,} steps and {ours.step:,}"
         return f"{found} The best is {relation}, but that compares {steps}."
@@ -252,12 +257,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-# Representation scores beside the paper's tables
+# Representation scores next to the paper's tables
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table of accuracies; texts are as they are to be shown."""
+    """A row of a table of accuracies, as texts to be shown."""
 
     method: str
     accuracy: str
@@ -270,7 +275,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Representation:
-    """Accuracies of one task by one protocol, the paper's rows first."""
+    """The table of accuracies of one task and protocol, the paper's rows first."""
 
     title: str
     how: str
@@ -281,10 +286,10 @@ class Representation:
 _MOST_OURS = 8
 
 
-def representation(pile: Pile) -> list[Representation]:
-    """Return a table for each task and protocol in which a run was scored, those of the paper first."""
+def representation(collection: Collection) -> list[Representation]:
+    """Return a table for each task and protocol that has scores, the tables of the paper first."""
     of: dict[tuple[str, str], list[tuple[Trial, Score]]] = {}
-    for trial in pile.trials:
+    for trial in collection.trials:
         for score in trial.all_scores:
             if score.metric == "accuracy" and score.task != SWEPT_TASK and math.isfinite(score.value):
                 of.setdefault(published_key(score.task, score.protocol), []).append((trial, score))
@@ -346,22 +351,22 @@ def _own_row(trial: Trial, score: Score, setup: Setup | None) -> Row:
 
 
 def _deviations(trial: Trial, setup: Setup | None) -> str:
-    """Return what a run's own settings say of how it differs from the paper's."""
+    """Return how a run differs from the paper's, by its own settings."""
     settings = trial.settings
     data = short(str(settings.get("data.path", "unknown data")).rstrip("/").rpartition("/")[2], 40)
     size = settings.get("model.image_size")
-    told = [f"trained on {data}" + (f" at {size} px" if size else "")]
+    remarks = [f"trained on {data}" + (f" at {size} px" if size else "")]
     if setup:
-        told[0] += f" (paper: {setup.trained_on} at {setup.image_size} px)"
+        remarks[0] += f" (paper: {setup.trained_on} at {setup.image_size} px)"
     if (epoch := trial.final.get("epoch")) is not None:
-        told.append(f"{number(epoch)} epochs")
-    narrow = [f"{key} {settings[name]}" for key in ("ngf", "ndf") if (name := f"model.{key}") in settings]
-    if narrow:
-        told.append(" ".join(narrow))
+        remarks.append(f"{number(epoch)} epochs")
+    widths = [f"{key} {settings[name]}" for key in ("ngf", "ndf") if (name := f"model.{key}") in settings]
+    if widths:
+        remarks.append(" ".join(widths))
     precision = settings.get("training.precision")
     if precision not in (None, "fp32"):
-        told.append(short(str(precision), 12))
-    return ", ".join(told)
+        remarks.append(short(str(precision), 12))
+    return ", ".join(remarks)
 
 
 # Budgets
@@ -369,7 +374,7 @@ def _deviations(trial: Trial, setup: Setup | None) -> str:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a sweep or a run took; texts are as they are to be shown."""
+    """The cost of a sweep or a run, as texts to be shown."""
 
     name: str
     trials: str
@@ -380,12 +385,13 @@ class Budget:
     throughput: str
 
 
-def budgets(pile: Pile) -> list[Budget]:
-    """Return what each sweep and single run took, and all together where there are several."""
+def budgets(collection: Collection) -> list[Budget]:
+    """Return the cost of each sweep and single run, and, if there are several, of all together."""
     groups: list[tuple[str, list[Trial]]] = [
-        (short(sweep.key), [trial for trial in pile.trials if trial.sweep == sweep.key]) for sweep in pile.sweeps
+        (short(sweep.key), [trial for trial in collection.trials if trial.sweep == sweep.key])
+        for sweep in collection.sweeps
     ]
-    singles = [trial for trial in pile.trials if trial.sweep is None]
+    singles = [trial for trial in collection.trials if trial.sweep is None]
     groups += [(short(trial.key), [trial]) for trial in singles] if len(singles) <= 40 else [("single runs", singles)]
     groups = [(name, trials) for name, trials in groups if any(trial.images_seen or trial.seconds for trial in trials)]
     rows = [_budget(name, trials) for name, trials in groups]
@@ -402,7 +408,7 @@ def _budget(name: str, trials: Sequence[Trial]) -> Budget:
     rates = [trial.throughput for trial in trials if trial.throughput]
     images = sum(trial.images_seen or 0 for trial in trials)
 
-    def told(value: float) -> str:
+    def or_dash(value: float) -> str:
         return number(value, 2) if value else DASH
 
     wall = sum(trial.seconds or 0.0 for trial in trials) / 3600
@@ -411,17 +417,17 @@ def _budget(name: str, trials: Sequence[Trial]) -> Budget:
         name=name,
         trials=f"{len(trials):,}",
         images=f"{images:,}" if images else DASH,
-        wall=told(wall),
-        cpu=told(hours["cpu"]),
-        gpu=" + ".join(part for part in (told(hours["gpu"]) if hours["gpu"] else "", unknown) if part) or DASH,
+        wall=or_dash(wall),
+        cpu=or_dash(hours["cpu"]),
+        gpu=" + ".join(part for part in (or_dash(hours["gpu"]) if hours["gpu"] else "", unknown) if part) or DASH,
         throughput=number(median(rates)) if rates else DASH,
     )
 
 
-def scaling(pile: Pile) -> list[dict[str, Any]]:
-    """Return the median throughput by number of workers, where runs differ in that alone."""
+def scaling(collection: Collection) -> list[dict[str, Any]]:
+    """Return the median throughput by number of workers, for groups of runs that differ only in that number."""
     groups: dict[str, dict[int, list[float]]] = {}
-    for trial in pile.trials:
+    for trial in collection.trials:
         if trial.world_size and trial.throughput:
             keys = ("model.image_size", "model.ngf", "model.ndf", "training.batch_size", "training.precision")
             label = ", ".join(f"{key.rpartition('.')[2]} {short(str(trial.settings.get(key)), 12)}" for key in keys)
@@ -437,12 +443,15 @@ def scaling(pile: Pile) -> list[dict[str, Any]]:
 # Data for the scripts
 
 
-def swept_parameters(pile: Pile) -> list[str]:
-    """Return the settings that sweeps chose, the paper's three first; without a sweep, those in which runs differ."""
-    found = Counter(key for trial in pile.trials for key in trial.parameters)
+def swept_parameters(collection: Collection) -> list[str]:
+    """Return the settings that sweeps chose, the paper's three first.
+
+    Without a sweep, return those of the paper's three in which runs differ.
+    """
+    found = Counter(key for trial in collection.trials for key in trial.parameters)
     if not found:
         for key in PAPER_KEYS:
-            if len({str(trial.settings.get(key)) for trial in pile.trials}) > 1:
+            if len({str(trial.settings.get(key)) for trial in collection.trials}) > 1:
                 found[key] = 1
     return sorted(
         found, key=lambda key: (key not in PAPER_KEYS, PAPER_KEYS.index(key) if key in PAPER_KEYS else 0, key)
@@ -450,25 +459,25 @@ def swept_parameters(pile: Pile) -> list[str]:
 
 
 def parameter_labels(keys: Sequence[str]) -> dict[str, str]:
-    """Return the last part of each dotted name, or all of it where that would be ambiguous."""
+    """Return the last part of each dotted name, or the whole name if the last part is ambiguous."""
     last = Counter(key.rpartition(".")[2] for key in keys)
     return {key: tail if last[tail := key.rpartition(".")[2]] == 1 else key for key in keys}
 
 
-def core(pile: Pile, files: str | None, thumbnails: Sequence[tuple[str, int] | None]) -> dict[str, Any]:
-    """Return what the scripts need at once: every trial in a few values.
+def core(collection: Collection, files: str | None, thumbnails: Sequence[tuple[str, int] | None]) -> dict[str, Any]:
+    """Return the data that the scripts need at the start: a few values of every trial.
 
     Args:
-        pile: what was found.
-        files: name of the folder beside the page that has its images and details; None if they are in the page.
-        thumbnails: for each trial, the name and step of the thumbnail of its newest samples.
+        collection: the runs and sweeps to show.
+        files: name of the folder next to the page with its images and details; None if they are in the page.
+        thumbnails: for each trial the name and step of the thumbnail of its newest samples.
     """
-    names = score_names(pile)
-    parameters = swept_parameters(pile)
+    names = score_names(collection)
+    parameters = swept_parameters(collection)
     main = names[0] if names else None
-    best = best_trial(pile, main)
-    shown = best if best and best.samples else next((trial for trial in pile.trials if trial.samples), None)
-    sweep_labels = {sweep.key: sweep.key for sweep in pile.sweeps}
+    best = best_trial(collection, main)
+    shown = best if best and best.samples else next((trial for trial in collection.trials if trial.samples), None)
+    sweep_labels = {sweep.key: sweep.key for sweep in collection.sweeps}
     trials = [
         {
             "index": index,
@@ -497,60 +506,63 @@ def core(pile: Pile, files: str | None, thumbnails: Sequence[tuple[str, int] | N
             "thumbnail": thumbnail[0] if thumbnail else None,
             "thumbnailStep": thumbnail[1] if thumbnail else None,
         }
-        for index, (trial, thumbnail) in enumerate(zip(pile.trials, thumbnails, strict=True))
+        for index, (trial, thumbnail) in enumerate(zip(collection.trials, thumbnails, strict=True))
     ]
     labels = parameter_labels(parameters)
     return {
         "files": files,
         "trials": trials,
-        "sweeps": [_sweep(sweep, pile, labels) for sweep in pile.sweeps],
+        "sweeps": [_sweep(sweep, collection, labels) for sweep in collection.sweeps],
         "scores": names,
         "scoreLabels": score_labels(names),
         "lower": [name for name in names if is_lower_better(name)],
         "diversity": [name for metric in DIVERSITY for name in names if name.rpartition(".")[2] == metric],
         "mainScore": main,
-        "boardScores": [name for name in _common(names, pile) if name != STABILITY or name == main][:4],
+        "boardScores": [name for name in _common(names, collection) if name != STABILITY or name == main][:4],
         "stability": STABILITY if STABILITY in names and main != STABILITY else None,
         "boardParameters": parameters[:5],
         "parameterLabels": labels,
-        "logarithmic": [key for key in parameters if _is_logarithmic(key, pile)],
+        "logarithmic": [key for key in parameters if _is_logarithmic(key, collection)],
         "best": best.key if best else None,
         "hero": shown.key if shown else None,
-        "picked": _to_compare(pile, best, main),
-        "scaling": scaling(pile),
+        "picked": _to_compare(collection, best, main),
+        "scaling": scaling(collection),
         "empty": detail(Trial("", "", ""), [], [], None),
     }
 
 
-def _common(names: Sequence[str], pile: Pile) -> list[str]:
-    """Return the scores that are worth a column: those that many trials have, and that no column of a sweep repeats."""
-    found = Counter(name for trial in pile.trials for name in trial.scores)
+def _common(names: Sequence[str], collection: Collection) -> list[str]:
+    """Return the scores for the columns of the leaderboard.
+
+    These are scores that many trials have, except those that a sweep's score of the same kind repeats.
+    """
+    found = Counter(name for trial in collection.trials for name in trial.scores)
     most = max(found.values(), default=0)
 
     def is_repeated(name: str) -> bool:
         task, _, metric = name.rpartition(".")
         swept = f"{SWEPT_TASK}.{'representation' if metric == 'accuracy' else metric}"
-        return task != SWEPT_TASK and all(swept in trial.scores for trial in pile.trials if name in trial.scores)
+        return task != SWEPT_TASK and all(swept in trial.scores for trial in collection.trials if name in trial.scores)
 
     return [name for name in names if found[name] * 5 >= most and not is_repeated(name)]
 
 
-def _is_logarithmic(key: str, pile: Pile) -> bool:
-    """Return whether a setting was searched by its logarithm, or in a list that spans powers of ten."""
-    entries = [sweep.space[key] for sweep in pile.sweeps if isinstance(sweep.space.get(key), Mapping)]
+def _is_logarithmic(key: str, collection: Collection) -> bool:
+    """Return whether a setting was searched by its logarithm, or has positive values over a factor of 10 or more."""
+    entries = [sweep.space[key] for sweep in collection.sweeps if isinstance(sweep.space.get(key), Mapping)]
     if any("loguniform" in entry for entry in entries):
         return True
     if any(kind in entry for entry in entries for kind in ("uniform", "randint")):
         return False
-    values = [value for trial in pile.trials if _is_number(value := _parameter(trial, key))]
+    values = [value for trial in collection.trials if _is_number(value := _parameter(trial, key))]
     return bool(values) and min(values) > 0 and max(values) >= 10 * min(values)
 
 
-def _to_compare(pile: Pile, best: Trial | None, main: str | None) -> list[str]:
-    """Return three trials that are worth comparing at first: the best, one in the middle, and one that went wrong."""
-    shown = [trial for trial in pile.trials if trial.samples and (best is None or trial.sweep == best.sweep)]
+def _to_compare(collection: Collection, best: Trial | None, main: str | None) -> list[str]:
+    """Return three trials for the first comparison: the best, a median one, and one that is not stable."""
+    shown = [trial for trial in collection.trials if trial.samples and (best is None or trial.sweep == best.sweep)]
     if len(shown) < 2:
-        return [trial.key for trial in pile.trials if trial.samples][:3]
+        return [trial.key for trial in collection.trials if trial.samples][:3]
     scored = [trial for trial in shown if main is not None and main in trial.scores]
     scored.sort(key=lambda trial: trial.scores[main or ""].value)
     bad = [trial for trial in shown if verdict_of(trial) not in ("stable", "undecided")]
@@ -561,7 +573,7 @@ def _to_compare(pile: Pile, best: Trial | None, main: str | None) -> list[str]:
 
 
 class _ById:
-    """A trial, told from others by its key: trials themselves hold arrays and cannot be hashed."""
+    """A trial that is compared and hashed by its key: trials themselves contain arrays and cannot be hashed."""
 
     def __init__(self, trial: Trial) -> None:
         self.key = trial.key
@@ -573,8 +585,8 @@ class _ById:
         return hash(self.key)
 
 
-def _sweep(sweep: Sweep, pile: Pile, labels: Mapping[str, str]) -> dict[str, Any]:
-    searched = {key for trial in pile.trials if trial.sweep == sweep.key for key in trial.parameters}
+def _sweep(sweep: Sweep, collection: Collection, labels: Mapping[str, str]) -> dict[str, Any]:
+    searched = {key for trial in collection.trials if trial.sweep == sweep.key for key in trial.parameters}
     rows = sorted(sweep.importance.items(), key=lambda item: -item[1][0])
     return {
         "key": sweep.key,
@@ -601,7 +613,7 @@ def _parameter(trial: Trial, key: str) -> Any:
 
 
 def _plain_value(value: Any) -> Any:
-    """Return a number or a truth value as it is, anything else as text."""
+    """Return a number or boolean unchanged, any other value as text."""
     if isinstance(value, bool) or _is_number(value):
         return value
     return short(value_text(value), 200)
@@ -619,15 +631,15 @@ def detail(
     figures: Sequence[Mapping[str, Any]] = (),
     points: int = 300,
 ) -> dict[str, Any]:
-    """Return what is shown of one trial.
+    """Return the data of the page about one trial.
 
     Args:
         trial: the trial.
-        grids: its grids by step: ``{"step": …, "image": name}`` or ``{"step": …, "problem": text}``.
-        raw: the same for grids by the raw weights, where averaged ones have drawn the others.
-        real: the same for the real images.
-        figures: the same for its figures; none where they are left out.
-        points: most of each curve.
+        grids: its sample grids by step: ``{"step": …, "image": name}`` or ``{"step": …, "problem": text}``.
+        raw: the same for grids of the raw weights, if the other grids are of averaged weights.
+        real: the same for the grid of real images.
+        figures: the same for its figures; empty if they are left out.
+        points: points of each curve, at most.
     """
     steps = trial.metrics.get("step")
     curves = {
@@ -641,7 +653,7 @@ def detail(
         "directory": trial.directory,
         "reason": short(trial.reason, 1000),
         "verdictReason": short(trial.verdict.reason, 1000),
-        "parent": f"It went on from {short(parent.trial)}{step} (checkpoint {short(parent.digest)})."
+        "parent": f"It continued from {short(parent.trial)}{step} (checkpoint {short(parent.digest)})."
         if parent
         else None,
         "problems": [short(problem, 500) for problem in trial.problems[:20]],
@@ -677,23 +689,23 @@ def detail(
 
 
 def thin(steps: Curve, values: Curve, points: int) -> tuple[list[int], list[float | None]]:
-    """Return a curve with at most `points` points: the lowest and highest of each stretch, so that no peak is lost.
+    """Return a curve with about `points` points: the lowest and highest of each interval, so that no peak is lost.
 
     Args:
-        steps: (rows,), rising.
-        values: (rows,); NaN where there is none.
-        points: most to return.
+        steps: (rows,), increasing.
+        values: (rows,); NaN for missing values.
+        points: number of points to return, at most two more.
     """
     kept = np.arange(len(values))
     if len(values) > points:
         width = math.ceil(len(values) / (points // 2))
         starts = np.arange(0, len(values), width)
-        stretches = np.full(len(starts) * width, np.nan)
-        stretches[: len(values)] = values
-        known = np.isfinite(stretches)
-        # Of a stretch without any value, both give its first row.
-        lowest = np.where(known, stretches, np.inf).reshape(-1, width).argmin(axis=1)
-        highest = np.where(known, stretches, -np.inf).reshape(-1, width).argmax(axis=1)
+        padded = np.full(len(starts) * width, np.nan)
+        padded[: len(values)] = values
+        known = np.isfinite(padded)
+        # For an interval without any value, both are its first row.
+        lowest = np.where(known, padded, np.inf).reshape(-1, width).argmin(axis=1)
+        highest = np.where(known, padded, -np.inf).reshape(-1, width).argmax(axis=1)
         kept = np.unique(np.concatenate((starts + lowest, starts + highest, [0, len(values) - 1])))
     return steps[kept].astype(np.int64).tolist(), [_short_float(value) for value in values[kept].tolist()]
 

@@ -1,4 +1,4 @@
-"""What the paper published (Radford, Metz, Chintala 2015, Tables 1 to 3), to stand beside a run's own scores."""
+"""The scores that the paper published (Radford, Metz, Chintala 2015, Tables 1 to 3), shown next to a run's own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Setup:
-    """How the paper took the figures of one of its tables.
+    """How the paper measured the numbers of one of its tables.
 
     Attributes:
-        table: of the paper.
+        table: name of the table.
         title: what is measured.
-        trained_on: images that the discriminator learned from.
+        trained_on: images on which the discriminator was trained.
         image_size: their side in pixels.
-        method: the row of the table that is the paper's own.
-        how: the protocol in a sentence.
+        method: row of the paper's own method in the table.
+        how: the protocol in one sentence.
     """
 
     table: str
@@ -26,7 +26,8 @@ class Setup:
     how: str
 
 
-# Accuracies in percent, as the paper's Tables 1 to 3 have them (2 and 3 give errors; 3 is for 50,000 samples).
+# Method, accuracy in percent, units; from the paper's Tables 1 to 3. Tables 2 and 3 give errors, here subtracted from
+# 100; the numbers of Table 3 are for 50,000 samples.
 PUBLISHED: dict[tuple[str, str], tuple[tuple[str, str, str], ...]] = {
     ("cifar10", "full"): (
         ("1-layer k-means", "80.6", "4800"),
@@ -67,7 +68,7 @@ TABLE_3 = (
     ("InfiMNIST", "", "2.6"),
     ("AlignMNIST", "", "1.4"),
 )
-"""Test errors in percent on MNIST, of 1-NN classifiers trained on 50,000 and on 10 million images."""
+"""Test errors in percent on MNIST of 1-NN classifiers that were trained on 50,000 and on 10 million images."""
 
 SETUPS: dict[tuple[str, str], Setup] = {
     ("cifar10", "full"): Setup(
@@ -106,5 +107,5 @@ SETUPS: dict[tuple[str, str], Setup] = {
 
 
 def published_key(task: str, protocol: str) -> tuple[str, str]:
-    """Return the key into `PUBLISHED` and `SETUPS` of a score's task and protocol (`400-per-class/bf16`)."""
+    """Return the key in `PUBLISHED` and `SETUPS` for a score's task and protocol (such as `400-per-class/bf16`)."""
     return task, protocol.partition("/")[0]

@@ -1,4 +1,4 @@
-"""What the files of one run directory say, with all that is wrong with them told and nothing raised."""
+"""Read the files of one run directory; whatever is wrong with them is returned as a list of problems, not raised."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ import yaml
 from dcgan_dist.config import Config, modernised
 from dcgan_dist.errors import StorageError
 from dcgan_dist.results.stability import SIGNALS, judge, judge_columns
-from dcgan_dist.results.walking import Found, names_in, read_bytes
+from dcgan_dist.results.walking import Scan, names_in, read_bytes
 from dcgan_dist.runs.checkpoints import RAW
 from dcgan_dist.runs.names import FIGURES, SAMPLES
 
 Curve = npt.NDArray[np.float64]
 
 COLUMNS = 200
-"""Most metrics that are kept of a run."""
+"""Metrics of a run that are kept, at most."""
 SETTINGS = 2000
-"""Most settings that are kept of a run."""
+"""Settings of a run that are kept, at most."""
 MOST_FIGURES = 40
-"""Most figures that are kept of a run."""
+"""Figures of a run that are kept, at most."""
 
 _GRID = re.compile(rf"({RAW})?step-(\d{{1,18}})\.png")
-# A value of letters, digits and such alone means the same by itself as after its key; with more, YAML is to judge.
+# A value of these characters means the same in YAML alone and after its key; any other line needs a YAML parser.
 _SETTING = re.compile(
     r"( *)([A-Za-z_][A-Za-z0-9_]*):(?: ([A-Za-z0-9_./+~][A-Za-z0-9_./+~:=@-]*|-[0-9.]+(?:e[+-]?[0-9]+)?"
-    r"|'[0-9.,]*'))?"  # numbers that are text
+    r"|'[0-9.,]*'))?"  # numbers in quotes
 )
 
 
 @dataclass(frozen=True)
 class FigureFile:
-    """A figure that `explore` has drawn.
+    """A figure of `explore`.
 
     Attributes:
-        name: of its files.
+        name: name of its files.
         title: what it shows.
-        finding: one sentence on what came out.
-        step: of the checkpoint that it is of; None where it does not say.
+        finding: one sentence with the result.
+        step: step of its checkpoint; None if its JSON does not say.
     """
 
     name: str
@@ -59,21 +59,21 @@ class FigureFile:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a run directory.
+    """The contents of a run directory.
 
     Attributes:
-        settings: of config.yaml by dotted name.
-        environment: what config.yaml records beside them.
-        status: status.json, {} where there is none.
-        scores: scores.json, {} where there is none.
-        names: of the metrics.
-        values: of the metrics, (names, rows), by rising step; NaN for null.
+        settings: settings of config.yaml by dotted name.
+        environment: `environment` of config.yaml: versions, host and the like.
+        status: status.json, {} if there is none.
+        scores: scores.json, {} if there is none.
+        names: names of the metrics.
+        values: values of the metrics, (names, rows), by increasing step; NaN for null.
         verdict: name, reason and score of `stability.judge`.
-        parent: the newest line of metrics.jsonl that names a `parent`, {} where there is none.
-        samples: (step, file name) of each grid, by step.
-        raw_samples: the same of grids by the raw weights, where averaged ones have drawn the others.
-        has_real: whether a grid of real images is there.
-        figures: those that `explore` has drawn, by name.
+        parent: the newest line of metrics.jsonl that names a `parent`, {} if there is none.
+        samples: (step, file name) of each sample grid, by step.
+        raw_samples: the same for grids of the raw weights, if the other grids are of averaged weights.
+        has_real: whether there is a grid of real images.
+        figures: figures of `explore`, by name.
         problems: what could not be read, one line each.
     """
 
@@ -92,17 +92,17 @@ class RunFiles:
     problems: tuple[str, ...] = ()
 
 
-def read_run(found: Found) -> RunFiles:
-    """Read a run directory; nothing is raised for what is in it."""
+def read_run(scan: Scan) -> RunFiles:
+    """Read a run directory. Missing or damaged files do not raise an error; see `RunFiles.problems`."""
     problems: list[str] = []
 
     def content(name: str) -> bytes | None:
-        if found.files is not None and name not in found.files:
+        if scan.files is not None and name not in scan.files:
             return None
         try:
-            return read_bytes(found.directory, name)
+            return read_bytes(scan.directory, name)
         except StorageError as error:
-            problems.append(one_line(str(error)).replace(f"{found.directory}/", ""))
+            problems.append(one_line(str(error)).replace(f"{scan.directory}/", ""))
             return None
 
     settings, environment = parse_config(content("config.yaml"), problems)
@@ -110,8 +110,8 @@ def read_run(found: Found) -> RunFiles:
     rows = parse_rows(content("metrics.jsonl"), problems)
     names, values = columns_of(rows, problems)
     scores = parse_object(content("scores.json"), "scores.json", problems)
-    grids = names_in(found, SAMPLES)
-    steps: dict[bool, list[tuple[int, str]]] = {False: [], True: []}  # by whether it is one of the raw weights
+    grids = names_in(scan, SAMPLES)
+    steps: dict[bool, list[tuple[int, str]]] = {False: [], True: []}  # True: of the raw weights
     for match in filter(None, map(_GRID.fullmatch, grids)):
         steps[match[1] is not None].append((int(match[2]), match[0]))
     return RunFiles(
@@ -126,19 +126,19 @@ def read_run(found: Found) -> RunFiles:
         samples=tuple(sorted(steps[False])),
         raw_samples=tuple(sorted(steps[True])),
         has_real="real.png" in grids,
-        figures=_figures(found, content, problems),
+        figures=_figures(scan, content, problems),
         problems=tuple(problems),
     )
 
 
-def _figures(found: Found, content: Callable[[str], bytes | None], problems: list[str]) -> tuple[FigureFile, ...]:
-    """Return the figures that have both a picture and what it says of itself."""
-    there = names_in(found, FIGURES)
-    if not there:
+def _figures(scan: Scan, content: Callable[[str], bytes | None], problems: list[str]) -> tuple[FigureFile, ...]:
+    """Return the figures that have both a PNG and a JSON."""
+    files = names_in(scan, FIGURES)
+    if not files:
         return ()
-    names = [name.removesuffix(".json") for name in there if name.endswith(".json") and not name.startswith(".")]
+    names = [name.removesuffix(".json") for name in files if name.endswith(".json") and not name.startswith(".")]
     figures = []
-    for name in [name for name in names if f"{name}.png" in there][:MOST_FIGURES]:
+    for name in [name for name in names if f"{name}.png" in files][:MOST_FIGURES]:
         about = parse_object(content(f"{FIGURES}/{name}.json"), f"{FIGURES}/{name}.json", problems)
         title, finding, step = about.get("title"), about.get("finding"), about.get("step")
         figures.append(
@@ -153,12 +153,12 @@ def _figures(found: Found, content: Callable[[str], bytes | None], problems: lis
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line of UTF-8; half a character (a lone surrogate) becomes a question mark."""
+    """Return a text as one line of valid UTF-8; a lone surrogate becomes a question mark."""
     return " ".join(clean(text).split())
 
 
 def clean(value: Any) -> Any:
-    """Return a value read from JSON or YAML with every text fit for UTF-8, and keys being texts."""
+    """Return a value read from JSON or YAML with all texts valid in UTF-8, and all keys as texts."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, dict):
@@ -171,10 +171,10 @@ def clean(value: Any) -> Any:
 
 
 def load_json(content: bytes) -> Any:
-    """Return what JSON says; NaN and infinities, which it has not, are read as well.
+    """Parse JSON; NaN and infinities, which the standard does not have, are accepted.
 
     Raises:
-        ValueError: it is no JSON, or too deep.
+        ValueError: it is not JSON, or nested too deeply.
     """
     try:
         return orjson.loads(content)
@@ -186,7 +186,7 @@ def load_json(content: bytes) -> Any:
 
 
 def parse_object(content: bytes | None, name: str, problems: list[str]) -> dict[str, Any]:
-    """Return a JSON object, {} where it is missing or none; the latter is told in `problems`."""
+    """Parse a JSON object; return {} if it is missing, or damaged, which is added to `problems`."""
     if content is None:
         return {}
     try:
@@ -204,7 +204,7 @@ def parse_object(content: bytes | None, name: str, problems: list[str]) -> dict[
 
 
 class _WithoutAliases(yaml.SafeLoader):
-    """Refuses aliases: no run writes them, and a few lines of them can stand for billions of values."""
+    """A loader that refuses aliases: no run writes them, and a few lines of them can expand to billions of values."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -236,7 +236,7 @@ def parse_config(content: bytes | None, problems: list[str]) -> tuple[dict[str, 
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str, flat: dict[str, Any]) -> None:
-    # `space` of a sweep is a mapping, but one setting; elsewhere a mapping is a group.
+    # The `space` of a sweep is a single setting although it is a mapping; all other mappings are groups.
     for key, value in tree.items():
         if len(flat) >= SETTINGS:
             return
@@ -247,13 +247,14 @@ def _flatten(tree: Mapping[str, Any], prefix: str, flat: dict[str, Any]) -> None
 
 
 def parse_plain_yaml(text: str) -> dict[str, Any] | None:
-    """Read YAML of the kind that runs write: nested mappings with one plain value a line; None where it is another.
+    """Parse YAML as runs write it, nested mappings with one plain value in each line; return None for any other YAML.
 
-    A YAML parser takes milliseconds for a config.yaml, and of ten thousand runs most lines are the same.
+    A YAML parser takes milliseconds for a config.yaml, and in ten thousand runs most lines are equal, so parsed lines
+    are cached.
     """
     tree: dict[str, Any] = {}
     groups: list[tuple[int, dict[str, Any]]] = [(0, tree)]
-    waiting: tuple[dict[str, Any], str] | None = None  # the group and the key whose value may follow, further in
+    waiting: tuple[dict[str, Any], str] | None = None  # group and key whose value may follow in indented lines
     for line in text.split("\n"):
         if not line:
             continue
@@ -276,7 +277,7 @@ def parse_plain_yaml(text: str) -> dict[str, Any] | None:
 
 
 _NO_VALUE = object()
-# What YAML reads as a number or as a text whatever stands around it; a parser of YAML takes a thousand times as long.
+# Words that YAML reads as a number or as a text in any context; a YAML parser would take a thousand times as long.
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+(?:e[+-][0-9]+)?)?")
 _TEXT = re.compile(r"[A-Za-z/][A-Za-z0-9_./+-]*")
 _NO_TEXTS = frozenset({"yes", "no", "true", "false", "on", "off", "null"})
@@ -284,7 +285,7 @@ _NO_TEXTS = frozenset({"yes", "no", "true", "false", "on", "off", "null"})
 
 @lru_cache(maxsize=65536)
 def _plain_line(line: str) -> tuple[int, str, Any] | None:
-    """Return the indentation, key and value of a line; None where YAML's rules may make it more than that."""
+    """Return the indentation, key and value of a line; None if it needs a YAML parser."""
     match = _SETTING.fullmatch(line)
     if match is None:
         return None
@@ -310,14 +311,14 @@ def _plain_value(word: str) -> Any:
 
 
 def columns_of(rows: list[dict[str, Any]], problems: list[str]) -> tuple[tuple[str, ...], Curve]:
-    """Return the names of all numbers in rows of metrics, and the numbers (names, rows) by rising step."""
+    """Return the names of all numbers in rows of metrics, and the numbers, (names, rows), by increasing step."""
     names, values = _columns(rows, problems)
     if "step" not in names:
         if rows:
             problems.append("metrics.jsonl has no steps: its curves are left out")
         return (), np.empty((0, 0))
-    values, told = _by_rising_step(names.index("step"), values)
-    problems.extend(told)
+    values, about_steps = _by_increasing_step(names.index("step"), values)
+    problems.extend(about_steps)
     return tuple(names), values
 
 
@@ -329,19 +330,19 @@ def _verdict(
         columns = dict(zip(names, values, strict=True))
         losses = [columns[name] for name in ("loss_d", "loss_g") if name in columns]
         if len(losses) == 2 and len(losses[0]) == len(rows) and np.isfinite(losses).all():
-            # Each line has both losses, so that columns tell the same as lines do, and sooner.
+            # Every line has both losses, so columns give the same verdict as lines, and faster.
             unknown = np.full(len(rows), np.nan)
             verdict = judge_columns({name: columns.get(name, unknown) for name in SIGNALS}, diverged=diverged)
         else:
             try:
                 verdict = judge(rows, diverged=diverged)
-            except (ValueError, TypeError, KeyError, OverflowError):  # values that are no numbers
+            except (ValueError, TypeError, KeyError, OverflowError):  # values that are not numbers
                 verdict = judge([numbers_of(row) for row in rows], diverged=diverged)
     return {"name": verdict.name, "reason": verdict.reason, "score": _none_if_nan(verdict.score)}
 
 
 def numbers_of(row: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return what a line of metrics has of numbers and nulls, which is what a verdict is made of."""
+    """Return the numbers and nulls of a line of metrics, which are all that a verdict uses."""
     kept = {name: _number(value) for name, value in row.items() if _is_number(value)}
     return {"step": 0.0, **kept, **{name: None for name, value in row.items() if value is None}}
 
@@ -351,12 +352,12 @@ def _none_if_nan(value: float) -> float | None:
 
 
 def parse_rows(content: bytes | None, problems: list[str]) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl, without those that are cut or damaged, which are told in `problems`."""
+    """Return the lines of metrics.jsonl; lines that are cut or damaged are left out, and added to `problems`."""
     if content is None:
         return []
     whole = content.removesuffix(b"\n")
     try:
-        # All at once is faster; two cut lines that make a whole one together change how many there are.
+        # Parsing all lines at once is faster. Two cut lines may form a valid one together: then the count differs.
         rows = orjson.loads(b"[" + whole.replace(b"\n", b",") + b"]")
         if len(rows) == whole.count(b"\n") + 1 and set(map(type, rows)) == {dict}:
             return list(rows)
@@ -377,13 +378,13 @@ def parse_rows(content: bytes | None, problems: list[str]) -> list[dict[str, Any
             damaged.append(number)
     if damaged:
         last = content.count(b"\n") + 1
-        told = f"line {damaged[0]:,} is {'cut' if damaged[0] == last else 'damaged'}"
-        problems.append(f"metrics.jsonl {told}" + (f", and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""))
+        first = f"line {damaged[0]:,} is {'cut' if damaged[0] == last else 'damaged'}"
+        problems.append(f"metrics.jsonl {first}" + (f", and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""))
     return rows
 
 
 def _columns(rows: list[dict[str, Any]], problems: list[str]) -> tuple[list[str], Curve]:
-    """Return the names of all numbers in the rows, and the numbers (names, rows)."""
+    """Return the names of all numbers in the rows, and the numbers, (names, rows)."""
     if not rows:
         return [], np.empty((0, 0))
     names = list(rows[0])
@@ -392,7 +393,7 @@ def _columns(rows: list[dict[str, Any]], problems: list[str]) -> tuple[list[str]
             values = np.array(list(map(itemgetter(*names), rows)), dtype=np.float64)
             return names, np.ascontiguousarray(values.T)
         except (KeyError, ValueError, TypeError, OverflowError):
-            pass  # rows of different kinds, or values that are no numbers
+            pass  # rows of different kinds, or values that are not numbers: the slower way below
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if _is_number(value)))
     if len(names) > COLUMNS:
         problems.append(f"metrics.jsonl has {len(names):,} metrics: the first {COLUMNS} are shown")
@@ -411,20 +412,20 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _by_rising_step(row: int, values: Curve) -> tuple[Curve, list[str]]:
-    """Sort by step; of several rows of one step, the last number of each metric counts."""
+def _by_increasing_step(row: int, values: Curve) -> tuple[Curve, list[str]]:
+    """Sort by step; if several rows have the same step, the last number of each metric counts."""
     steps = values[row]
     if steps.size == 0 or (np.isfinite(steps).all() and (steps[1:] > steps[:-1]).all()):
         return values, []
-    told = []
+    problems = []
     usable = np.isfinite(steps)
     if not usable.all():
-        told.append(f"metrics.jsonl has {int((~usable).sum()):,} lines without a step: they are left out")
+        problems.append(f"metrics.jsonl has {int((~usable).sum()):,} lines without a step: they are left out")
     values = values[:, usable]
-    kept, place = np.unique(values[row], return_inverse=True)
+    kept, targets = np.unique(values[row], return_inverse=True)
     merged = np.full((len(values), len(kept)), np.nan)
-    for number, target in enumerate(place):
+    for number, target in enumerate(targets):
         column = values[:, number]
         given = ~np.isnan(column)
         merged[given, target] = column[given]
-    return merged, told
+    return merged, problems

@@ -1,4 +1,4 @@
-"""Write a report, the page and the tables of what was collected, to the disk or into a sweep."""
+"""Write a report: the page and the tables of a collection, to a disk or into a sweep directory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.paths import expanded
-from dcgan_dist.results.aggregate import Pile, collect
+from dcgan_dist.results.aggregate import Collection, collect
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.tables import write_tables
 from dcgan_dist.results.thumbnails import Thumbnails
@@ -21,16 +21,16 @@ _FILES = ("report", "table", "typed table", "curves")
 
 
 def check_output(output: str | Path) -> Path:
-    """Return the path of the page; its folder need not be there.
+    """Return the path of the page after checking that it can be written; its folder need not exist.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the page cannot be written there.
     """
     path = expanded(output)
     if "://" in str(output):
-        raise ConfigError(f"output is {str(output)!r}: the page is written to a disk; take a path, and copy it then")
+        raise ConfigError(f"output is {str(output)!r}: the page is written to a disk; take a path, then copy the page")
     if not path.name.lower().endswith((".html", ".htm")) and not path.is_dir():
-        raise ConfigError(f"output is {str(output)!r}: name a file that ends in .html; the tables go beside it")
+        raise ConfigError(f"output is {str(output)!r}: name a file that ends in .html; tables go to the same folder")
     if path.is_dir():
         raise ConfigError(f"output is {str(output)!r}, a folder: name a file in it, such as {path / PAGE_NAME}")
     try:
@@ -40,13 +40,13 @@ def check_output(output: str | Path) -> Path:
     return path
 
 
-def write_report(pile: Pile, output: Path, thumbnails: Thumbnails | None = None) -> dict[str, Path]:
-    """Write the page and the tables, and return their paths by what they are.
+def write_report(collection: Collection, output: Path, thumbnails: Thumbnails | None = None) -> dict[str, Path]:
+    """Write the page and the tables, and return their paths by kind.
 
     Args:
-        pile: what they show.
-        output: path of the page; the tables go beside it.
-        thumbnails: given again, grids that have not changed are not decoded again.
+        collection: the runs and sweeps to show.
+        output: path of the page; the tables are written to the same folder.
+        thumbnails: thumbnails of an earlier page, so that unchanged grids are not decoded again.
 
     Raises:
         InputError: a file cannot be written.
@@ -54,26 +54,26 @@ def write_report(pile: Pile, output: Path, thumbnails: Thumbnails | None = None)
     """
     with writing(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
-    tables = write_tables(pile, output.parent)
-    # The page comes last: what it links to is there then.
-    write_page(pile, output, now=time.time(), thumbnails=thumbnails or Thumbnails())
+    tables = write_tables(collection, output.parent)
+    # The page is written last, so that the files that it links to exist.
+    write_page(collection, output, now=time.time(), thumbnails=thumbnails or Thumbnails())
     return dict(zip(_FILES, (output, *tables), strict=True))
 
 
 def write_report_of(location: str) -> dict[str, str]:
-    """Write the report of a sweep into its own folder or URL, and return where its files are, by what they are.
+    """Write the report of a sweep into its own folder or URL, and return the locations of the files by kind.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: a file cannot be written.
         StorageError: the disk is full, or the storage fails.
     """
     where = folder_at(location)
-    pile = collect([location])
+    collection = collect([location])
     if where.path is not None:
         output = check_output(where.path / PAGE_NAME)
-        return {name: str(path) for name, path in write_report(pile, output).items()}
+        return {name: str(path) for name, path in write_report(collection, output).items()}
     with TemporaryDirectory(prefix="dcgan_dist-report-") as folder:
-        files = write_report(pile, Path(folder, PAGE_NAME))
+        files = write_report(collection, Path(folder, PAGE_NAME))
         for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             where.write(path.relative_to(folder).as_posix(), path.read_bytes())
     root = location.rstrip("/")

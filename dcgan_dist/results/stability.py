@@ -1,7 +1,7 @@
-"""Whether a run trains stably, and what has gone wrong where it does not: a verdict from the lines of metrics.jsonl.
+"""The verdict on a run's stability, from the lines of metrics.jsonl: whether it trains stably, or how it fails.
 
-docs/stability.md explains the signals, says on which runs the thresholds below were set, and how often the verdict was
-right on others.
+docs/stability.md explains the signals, and says on which runs the thresholds below were set, and how often the verdict
+was right on other runs.
 """
 
 from __future__ import annotations
@@ -22,57 +22,60 @@ SIGNALS = (
     *("step", "loss_d", "loss_g", "d_real", "d_fake"),
     *("sample_distance", "filter_swing", "filter_oscillation"),
 )
-"""What a verdict is read from, of the lines of metrics.jsonl."""
+"""The keys of metrics.jsonl that a verdict uses."""
 
-MIN_LINES = 12  # log lines without which there is no verdict, but that a run diverged
-RECENT = 0.5  # share of the lines, the newest, that are judged: what has passed is forgiven
+MIN_LINES = 12  # log lines that a verdict needs, except `diverged`
+RECENT = 0.5  # share of the lines, the newest ones, that are judged: a failure that is over does not count
 
-# Diverged: a loss or gradient is not finite, or loss_d or loss_g exceeds this on a judged line, or on an earlier one of
-# a run that fails now in another way. Ignorance costs 0.69; a discriminator that wins outright has been seen to cost
-# the generator 190.
+# Diverged: a loss or gradient is not finite, or loss_d or loss_g exceeds this on a judged line, or on an earlier line
+# of a run that now fails in another way. A discriminator that guesses has a loss of 0.69; the largest loss_g that was
+# seen when the discriminator wins completely is 190.
 LOSS_LIMIT = 500.0
 
-# Collapse: sample_distance, median of the judged lines, is below COLLAPSED of the real images', or below FALLEN of its
-# own highest level (counted at most as high as the real images'). Where the real images' is not known it is taken as
-# REAL_DISTANCE: photographs of things, faces, bedrooms, and drawn rooms have 0.70, 0.59, 0.61, 0.54.
+# Collapse: the median of sample_distance over the judged lines is below COLLAPSED times that of real images, or below
+# FALLEN times its own highest level (which counts at most as much as that of real images). If the distance of the real
+# images is unknown, REAL_DISTANCE is used: photographs of things, faces, bedrooms, and drawn rooms have 0.70, 0.59,
+# 0.61, 0.54.
 REAL_DISTANCE = 0.6
 COLLAPSED = 0.15
 FALLEN = 0.4
 
-# The discriminator wins: D(x) - D(G(z)), from 0 (ignorant) to 1 (certain), exceeds WIN_GAP on WIN_SHARE of the judged
-# lines.
+# The discriminator wins: D(x) - D(G(z)), from 0 (D guesses) to 1 (D is certain), exceeds WIN_GAP on WIN_SHARE of the
+# judged lines.
 WIN_GAP = 0.8
 WIN_SHARE = 0.75
 
-# Oscillation, of the generator's filters: filter_swing or filter_oscillation (docs/metrics.md), median of the judged
-# lines, exceeds its threshold. Lines before SETTLED do not count: their windows of 16 lines show the start itself.
+# Oscillation of the generator's filters: the median of filter_swing or filter_oscillation (docs/metrics.md) over the
+# judged lines exceeds its threshold. Lines before SETTLED do not count: their windows of 16 lines contain the start of
+# training, when all activations change.
 FILTER_SWING = 0.15
 FILTER_SHARE = 0.3
 SETTLED = 20
-# Oscillation, of a loss: over the judged lines, less their linear trend, its autocorrelation falls below TROUGH at some
-# lag and exceeds PEAK at a longer one, up to half of them, and its standard deviation exceeds LOSS_SWING of its mean.
+# Oscillation of a loss: over the judged lines, after subtraction of the linear trend, its autocorrelation falls below
+# TROUGH at some lag and exceeds PEAK at a longer one (up to half the number of lines), and its standard deviation
+# exceeds LOSS_SWING times its mean.
 TROUGH, PEAK = -0.5, 0.5
 LOSS_SWING = 0.25
 
-# Undecided, with lines enough: the run fails in no way, but has not begun either. The samples' distance has never
-# reached UNBORN of the real images', or D(x) - D(G(z)) has never reached the level IGNORANT.
+# Undecided, although there are enough lines: the run does not fail, but has not learned anything yet. The distance of
+# the samples has never reached UNBORN times that of real images, or D(x) - D(G(z)) has never reached IGNORANT.
 UNBORN = 0.25
 IGNORANT = 0.1
 
-AT_THRESHOLD = 0.5  # the score of a signal at its threshold
+AT_THRESHOLD = 0.5  # score of a signal at its threshold
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a run.
+    """The verdict on a run.
 
     Attributes:
-        name: the verdict. Of a run that fails in several ways, the first of `diverged`, `collapse`,
+        name: the verdict. For a run that fails in several ways, the first of `diverged`, `collapse`,
             `discriminator_wins`, `oscillation`.
-        reason: the figures that decided, for people.
-        signals: all figures, by name.
+        reason: the numbers that decided, as text.
+        signals: all numbers, by name.
         score: an objective to be maximised, in [0, 1]: above 0.5 if and only if the run is stable, 0 if it diverged,
-            otherwise that of the signal that is worst.
+            otherwise the score of the worst signal.
     """
 
     name: Name
@@ -85,9 +88,9 @@ def judge(rows: Sequence[Row], *, diverged: bool = False, real_distance: float |
     """Judge a run, finished or not, by its lines so far.
 
     Args:
-        rows: lines of metrics.jsonl, the oldest first. Lines without losses are passed over; null is not finite.
+        rows: lines of metrics.jsonl, the oldest first. Lines without losses are skipped; null is not finite.
         diverged: whether the run ended because a loss or gradient was not finite.
-        real_distance: `sample_distance` of the real images, where it is known.
+        real_distance: `sample_distance` of the real images; None if unknown.
     """
     lines = [row for row in rows if "loss_d" in row]
     return judge_columns(
@@ -101,7 +104,7 @@ def judge_columns(
     """Judge a run by the columns of its lines.
 
     Args:
-        columns: `SIGNALS` by name, each (lines,); NaN for what is not finite or not known.
+        columns: `SIGNALS` by name, each (lines,); NaN for values that are not finite or unknown.
         diverged: see `judge`.
         real_distance: see `judge`.
     """
@@ -109,8 +112,8 @@ def judge_columns(
     count, highest = len(losses), losses.max(1)
     broken = np.flatnonzero(~np.isfinite(highest))
     if diverged or len(broken):
-        place = _by_step(columns["step"][broken[0]]) if len(broken) else ""
-        return Verdict("diverged", f"a loss or gradient is not finite{place}", {}, 0.0)
+        when = _by_step(columns["step"][broken[0]]) if len(broken) else ""
+        return Verdict("diverged", f"a loss or gradient is not finite{when}", {}, 0.0)
     first = count - math.ceil(count * RECENT)
     verdict = Verdict("undecided", f"only {count} log lines: it takes {MIN_LINES}", {}, AT_THRESHOLD)
     if count >= MIN_LINES:
@@ -128,7 +131,7 @@ def _by_step(step: float) -> str:
 
 
 def _weigh(columns: Mapping[str, Values], losses: Values, first: int, real: float) -> Verdict:
-    """Judge finite losses, (lines, 2), and the other signals of the lines, of which those from `first` on count."""
+    """Judge finite losses, (lines, 2), and the other signals; the lines from `first` on are the judged ones."""
     distances, gaps = columns["sample_distance"], columns["d_real"] - columns["d_fake"]
     best_distance, best_gap = _highest_level(distances), _highest_level(gaps)
     distance, real, settled = _median(distances[first:]), max(real, 1e-9), max(first, SETTLED)
@@ -159,19 +162,19 @@ def _weigh(columns: Mapping[str, Values], losses: Values, first: int, real: floa
 
 
 def _column(lines: Sequence[Row], key: str) -> Values:
-    """Return the values of a key, NaN where it is null or missing."""
+    """Return the values of a key, NaN for null and missing ones."""
     return np.array([row.get(key) for row in lines], np.float64)  # None becomes NaN
 
 
 def _median(values: Values) -> float:
-    """Return the median of the values that are known, NaN where none is."""
-    known = np.sort(values[np.isfinite(values)])  # np.median takes five times as long over so few
+    """Return the median of the finite values, NaN if there are none."""
+    known = np.sort(values[np.isfinite(values)])  # for so few values, np.median takes five times as long
     middle = len(known) // 2
     return float(known[middle] + known[-1 - middle]) / 2 if len(known) else math.nan
 
 
 def _highest_level(values: Values) -> float:
-    """Return the highest median of three known values in a row, NaN where there are fewer."""
+    """Return the highest median of three successive finite values, NaN if there are fewer than three."""
     known = values[np.isfinite(values)]
     if len(known) < 3:
         return math.nan
@@ -180,17 +183,17 @@ def _highest_level(values: Values) -> float:
 
 
 def _quantile(values: Values, share: float) -> float:
-    """Return what `share` of the values are below, as `np.quantile` does, only sooner; NaN where one is not known."""
+    """Return a quantile like `np.quantile`, but faster for few values; NaN if a value is NaN."""
     ordered = np.sort(values)
     if np.isnan(ordered[-1]):
         return math.nan
-    place = (len(ordered) - 1) * share
-    below = ordered[int(place)]
-    return float(below + (ordered[math.ceil(place)] - below) * (place - int(place)))
+    index = (len(ordered) - 1) * share
+    below = ordered[int(index)]
+    return float(below + (ordered[math.ceil(index)] - below) * (index - int(index)))
 
 
 def _swing(values: Values) -> float:
-    """Return the standard deviation, as a share of the mean, of values that swing away and come back, else 0."""
+    """Return the standard deviation divided by the mean if the values oscillate (see `TROUGH`), else 0."""
     count = len(values)
     time = np.arange(count) - (count - 1) / 2
     rest = values - values.mean() - time * (time @ values) / (time @ time)
@@ -206,9 +209,9 @@ def _swing(values: Values) -> float:
 
 
 def _health(signals: Mapping[str, float]) -> dict[Name, float]:
-    """Return for each way to fail, the first cause first, a number that is 1 at best, 0.5 at the threshold, 0 at worst.
+    """Return a number for each kind of failure, in order of precedence: 1 is best, 0.5 the threshold, 0 worst.
 
-    Signals that are not known count as well.
+    Unknown signals count as good.
     """
 
     def of(name: str, best: float, threshold: float, worst: float) -> float:

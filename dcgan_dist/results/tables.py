@@ -1,6 +1,6 @@
-"""The tables of a pile: trials.csv and trials.parquet with a row a trial, metrics.parquet with a row a line of metrics.
+"""The tables of a collection: trials.csv and trials.parquet (a row for each trial), metrics.parquet (one per log line).
 
-The columns, and what they mean, are in docs/report.md.
+docs/report.md lists the columns and their meaning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcgan_dist.config import Config, declared_types, flatten
-from dcgan_dist.results.aggregate import Pile, Score, Trial, text
+from dcgan_dist.results.aggregate import Collection, Score, Trial, text
 from dcgan_dist.storage.files import temporary_for, writing
 
 TRIALS_CSV = "trials.csv"
@@ -26,10 +26,10 @@ TRIALS_PARQUET = "trials.parquet"
 METRICS_PARQUET = "metrics.parquet"
 
 WHOLE_METRICS = ("step", "images_seen", "images_lost", "world_size")
-"""Metrics that are whole numbers."""
+"""Metrics that are integers."""
 
-_ROWS = 2000  # trials in one group of rows of a parquet file
-# What a spreadsheet takes for the beginning of a formula.
+_ROWS = 2000  # trials in one row group of a parquet file
+# Characters at which a spreadsheet begins to read a formula.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms of the first
 
 Table = dict[str, tuple[pa.DataType, list[Any]]]
@@ -70,9 +70,9 @@ _OF_SCORE: dict[str, tuple[pa.DataType, Callable[[Score], Any]]] = {
 }
 
 
-def trial_table(pile: Pile) -> Table:
-    """Return all that is known of each trial, a row a trial, as columns in a stable order."""
-    trials = pile.trials
+def trial_table(collection: Collection) -> Table:
+    """Return the table of all trials, one row for each, with its columns in a stable order."""
+    trials = collection.trials
     table: Table = {name: (kind, [value(trial) for trial in trials]) for name, (kind, value) in _ABOUT.items()}
     for key in _names(flatten(Config()), (trial.settings for trial in trials), (trial.parameters for trial in trials)):
         name = key if key not in _ABOUT and not key.startswith(("final.", "best.", "score.")) else f"setting.{key}"
@@ -90,7 +90,7 @@ def trial_table(pile: Pile) -> Table:
 
 
 def _names(*sources: Any) -> list[str]:
-    """Return the keys of all mappings, in the order in which they are met first."""
+    """Return the keys of all mappings, in the order of their first occurrence."""
     names: dict[str, None] = {}
     for source in sources:
         for mapping in [source] if isinstance(source, Mapping) else source:
@@ -100,7 +100,7 @@ def _names(*sources: Any) -> list[str]:
 
 @cache
 def _kind_of_setting(key: str) -> pa.DataType:
-    """Return the declared type of a setting; text for one that is none of ours."""
+    """Return the declared type of a setting; text for an unknown one."""
     declared = _declared().get(key, "str")
     words = set(declared.split(" | ")) - {"None"}
     kinds = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64()}
@@ -116,7 +116,7 @@ def _declared() -> dict[str, str]:
 
 
 def csv_cell(value: Any) -> str:
-    """Return a value as text: "" for null and NaN, and a text that a spreadsheet would compute with a ' before it."""
+    """Return a value as text: "" for null and NaN, and a ' before a text that a spreadsheet would read as a formula."""
     if value is None or value == "":
         return ""
     if isinstance(value, bool):
@@ -130,7 +130,7 @@ def csv_cell(value: Any) -> str:
 
 
 def _fit(kind: pa.DataType, value: Any) -> Any:
-    """Return a value as a column's type has it, None for one that has no place there."""
+    """Return a value converted to the type of a column, None if that is not possible."""
     if value is None or pa.types.is_string(kind):
         return None if value is None else text(value)
     if pa.types.is_boolean(kind):
@@ -145,30 +145,30 @@ def _fit(kind: pa.DataType, value: Any) -> Any:
 # Files
 
 
-def write_tables(pile: Pile, folder: Path) -> list[Path]:
-    """Write trials.csv, trials.parquet and metrics.parquet, each whole or not at all, and return their paths.
+def write_tables(collection: Collection, folder: Path) -> list[Path]:
+    """Write trials.csv, trials.parquet and metrics.parquet, each atomically, and return their paths.
 
     Raises:
-        StorageError: one cannot be written.
+        StorageError: a file cannot be written.
     """
-    table = trial_table(pile)
+    table = trial_table(collection)
     writers: dict[str, Callable[[Path], None]] = {
         TRIALS_CSV: lambda path: _write_csv(table, path),
         TRIALS_PARQUET: lambda path: _write_trials(table, path),
-        METRICS_PARQUET: lambda path: _write_metrics(pile.trials, path),
+        METRICS_PARQUET: lambda path: _write_metrics(collection.trials, path),
     }
     for name, write in writers.items():
         _replace(folder / name, write)
     return [folder / name for name in writers]
 
 
-def write_trials_csv(pile: Pile, path: Path) -> None:
-    """Write trials.csv alone.
+def write_trials_csv(collection: Collection, path: Path) -> None:
+    """Write only trials.csv.
 
     Raises:
         StorageError: it cannot be written.
     """
-    _replace(path, lambda temporary: _write_csv(trial_table(pile), temporary))
+    _replace(path, lambda temporary: _write_csv(trial_table(collection), temporary))
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
@@ -195,7 +195,7 @@ def _write_trials(table: Table, path: Path) -> None:
 
 
 def _write_metrics(trials: Sequence[Trial], path: Path) -> None:
-    """Write all curves below each other: the trial, and its metrics; NaN as null."""
+    """Write the metrics of all trials as one table, with the trial as the first column; NaN becomes null."""
     names = ["step", *(name for name in _names(trial.metrics for trial in trials) if name not in ("step", "trial"))]
     kinds = [pa.int64() if name in WHOLE_METRICS else pa.float64() for name in names]
     schema = pa.schema([("trial", pa.dictionary(pa.int32(), pa.string())), *zip(names, kinds, strict=True)])

@@ -1,7 +1,7 @@
-"""Grids of samples made small enough to be sent in a page: read with care, cut to fewer images, packed as JPEG.
+"""Thumbnails of sample grids for the page: cut to fewer images, and compressed as JPEG.
 
-A grid is cut, not shrunk: fewer of the same images at their own size say more than all of them blurred. Nothing is
-decoded whose header claims more pixels than a grid can have.
+A grid is cut and not shrunk, because a few images at their own size show more than all of them blurred. A file is not
+decoded if its header states more pixels than a grid can have.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Unreadable(Exception):
-    """A file is no grid that could be shown; the message says why."""
+    """A file that cannot be shown; the message says why."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How grids are cut and packed.
+    """How grids are cut and compressed.
 
     Attributes:
-        steps: most grids of one trial.
-        cells: most images along a side of the grid.
-        pixels: longest side of the result; what is larger is shrunk.
-        quality: of JPEG, 0 to 100.
+        steps: grids of one trial, at most.
+        cells: images along a side of the grid, at most.
+        pixels: longest side of the result in pixels; larger ones are shrunk.
+        quality: JPEG quality, 0 to 100.
         figure: width of a figure in pixels; 0 leaves figures out.
     """
 
@@ -49,11 +49,11 @@ class Style:
 
     @property
     def of_figures(self) -> Style:
-        """How figures are packed: whole, and as wide as their text needs."""
+        """The style of figures: not cut, and wide enough for their text."""
         return Style(steps=1, cells=0, pixels=self.figure, quality=80)
 
 
-# From lavish to frugal: a page takes the first with which its images fit.
+# From large to small: a page takes the first style with which its images fit.
 STYLES = (
     Style(steps=12, cells=8, pixels=560, quality=72, figure=1080),
     Style(steps=12, cells=6, pixels=420, quality=68, figure=1080),
@@ -63,19 +63,19 @@ STYLES = (
     Style(steps=4, cells=3, pixels=136, quality=40),
     Style(steps=2, cells=2, pixels=96, quality=30),
 )
-ROW = Style(steps=1, cells=4, pixels=112, quality=55)  # beside a trial's name
+ROW = Style(steps=1, cells=4, pixels=112, quality=55)  # next to a trial's name in the leaderboard
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A packed image.
+    """A compressed image.
 
     Attributes:
-        name: says what it was made of: digest of the file, and style.
-        data: JPEG.
-        width: in pixels.
-        height: in pixels.
-        images: how many images of the grid it shows, 0 where that is unknown.
+        name: identifies the content and the style: digest of the file, and the numbers of the style.
+        data: the JPEG; empty if it was written to a folder.
+        width: width in pixels.
+        height: height in pixels.
+        images: number of images of the grid that it shows, 0 if unknown.
     """
 
     name: str
@@ -89,7 +89,7 @@ def png_size(content: bytes) -> tuple[int, int]:
     """Return the width and height that the header of a PNG states.
 
     Raises:
-        Unreadable: it is no PNG, or larger than any grid.
+        Unreadable: it is not a PNG, or larger than any grid.
     """
     if len(content) < 24 or not content.startswith(_SIGNATURE) or content[12:16] != b"IHDR":
         raise Unreadable("it is no PNG")
@@ -97,18 +97,18 @@ def png_size(content: bytes) -> tuple[int, int]:
     if not width or not height:
         raise Unreadable("it has no pixels")
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise Unreadable(f"it claims {width:,} x {height:,} pixels, more than a grid of samples has")
+        raise Unreadable(f"its header states {width:,} x {height:,} pixels, more than a grid of samples has")
     return width, height
 
 
 def cut(width: int, height: int, cell: int | None, cells: int) -> tuple[int, int, int]:
-    """Return width and height of what is kept of a grid, from its upper left, and how many images that shows.
+    """Return width and height of the upper left part of a grid to keep, and the number of images in it.
 
     Args:
-        width: of the grid in pixels.
-        height: of the grid in pixels.
-        cell: side of one of its images; None where that is unknown: all is kept.
-        cells: most images along a side.
+        width: width of the grid in pixels.
+        height: height of the grid in pixels.
+        cell: side of one of its images in pixels; None if unknown, then the whole grid is kept.
+        cells: images along a side to keep, at most.
     """
     pitch = (cell or 0) + GAP
     if not cell or (width + GAP) % pitch or (height + GAP) % pitch:
@@ -118,16 +118,16 @@ def cut(width: int, height: int, cell: int | None, cells: int) -> tuple[int, int
 
 
 def make_thumbnail(content: bytes, cell: int | None, style: Style, name: str = "") -> Thumbnail:
-    """Return a grid of samples, cut and packed.
+    """Return the thumbnail of a sample grid.
 
     Args:
-        content: of a PNG.
-        cell: side of one of its images in pixels, where it is known.
-        style: how.
-        name: of the result.
+        content: content of the PNG.
+        cell: side of one of its images in pixels; None if unknown.
+        style: how to cut and compress it.
+        name: name of the thumbnail.
 
     Raises:
-        Unreadable: it is no PNG, too large, or damaged.
+        Unreadable: it is not a PNG, too large, or damaged.
     """
     if len(content) > MAX_BYTES:
         raise Unreadable(f"it has {len(content):,} bytes, more than a grid of samples has")
@@ -138,7 +138,7 @@ def make_thumbnail(content: bytes, cell: int | None, style: Style, name: str = "
             image = picture.crop((0, 0, kept_width, kept_height)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Unreadable(f"it is damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
-    # A figure, of which nothing is cut, may be higher than wide.
+    # A figure (cells is 0) is limited in width only, because it may be higher than wide.
     image.thumbnail((style.pixels, style.pixels if style.cells else MAX_SIDE), Image.Resampling.LANCZOS)
     packed = io.BytesIO()
     image.save(packed, "JPEG", quality=style.quality, optimize=True)
@@ -147,12 +147,12 @@ def make_thumbnail(content: bytes, cell: int | None, style: Style, name: str = "
 
 @dataclass
 class Thumbnails:
-    """Makes thumbnails, each once: also for grids with the same content under several names, and from page to page.
+    """Thumbnails, each made once: also for equal files under several names, and for one page after another.
 
-    Any thread may ask for them.
+    It can be used by several threads.
 
     Attributes:
-        folder: where they are kept, as files `NAME.jpg`; None keeps them in memory.
+        folder: folder where they are kept as files `NAME.jpg`; None keeps them in memory.
     """
 
     folder: Path | None = None
@@ -165,13 +165,13 @@ class Thumbnails:
         """Return the thumbnail of a file.
 
         Args:
-            key: identifies the file as it is now: the same key stands for the same content.
-            read: returns its content, None where it is gone; called only if the key is new, or the style.
-            cell: side of one of its images in pixels, where it is known.
-            style: how.
+            key: identifies the current content of the file: equal keys mean equal content.
+            read: function that returns the content, None if the file is gone; only called for a new key or style.
+            cell: side of one of its images in pixels; None if unknown.
+            style: how to cut and compress it.
 
         Raises:
-            Unreadable: it is missing, no PNG, too large, or damaged.
+            Unreadable: the file is missing, not a PNG, too large, or damaged.
             StorageError: the folder cannot be written to.
         """
         content = None
@@ -179,7 +179,7 @@ class Thumbnails:
             content = _existing(read())
             self._digests[key] = xxhash.xxh3_64_hexdigest(content)
         name = f"{self._digests[key]}-{cell or 0}-{style.cells}x{style.pixels}q{style.quality}"
-        with self._makers.setdefault(name, Lock()):  # several threads may ask for the same one
+        with self._makers.setdefault(name, Lock()):  # only one of several threads makes it
             if name in self._refused:
                 raise Unreadable(self._refused[name])
             if name not in self._made or (self.folder is not None and self._made[name].data):
@@ -204,7 +204,7 @@ def _existing(content: bytes | None) -> bytes:
 
 
 def choose_steps(steps: list[int], most: int) -> list[int]:
-    """Return at most `most` of the ascending steps: the first, the last, and evenly between them."""
+    """Return at most `most` of the ascending steps: the first, the last, and evenly spaced ones between them."""
     if len(steps) <= most or most < 2:
         return steps[-most:]
-    return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+    return [steps[round(number * (len(steps) - 1) / (most - 1))] for number in range(most)]

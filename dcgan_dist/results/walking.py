@@ -1,4 +1,4 @@
-"""Run and sweep directories below some places, local folders and URLs, and what tells whether one has changed."""
+"""Find run and sweep directories below some locations, local folders and URLs, and detect which have changed."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
 SWEEP_NAME = "sweep.json"
 TRIALS = "trials"
 
-# A run directory has one of these; scores.json alone makes none.
+# A folder with one of these is a run directory; scores.json alone is not enough.
 _MARKS = frozenset(RUN_FILES[:3])
-# Folders with many files in which no run is.
-_PASSED_BY = frozenset({"checkpoints", SAMPLES, FIGURES, SET_ASIDE, "report_files", "__pycache__"})
-# Most bytes that are read of one file; what is larger was not written by a run.
+# Folders that contain many files and no runs.
+_SKIPPED = frozenset({"checkpoints", SAMPLES, FIGURES, SET_ASIDE, "report_files", "__pycache__"})
+# Bytes that a file may have; a larger one was not written by a run.
 _LARGEST = {"config.yaml": 2**20, "status.json": 2**20, "metrics.jsonl": 2**29}
 _LARGEST_OTHER = 2**28
 
 
 @dataclass(frozen=True)
-class Found:
-    """A run or a sweep directory.
+class Scan:
+    """A run or a sweep directory that was found.
 
     Attributes:
-        directory: path or URL, starting with the place as it was given.
-        real: the same with no links in it; of two ways to one directory, the first one found counts.
-        is_sweep: whether it is a sweep's.
-        stamp: changes when any of the files that are read of it does.
-        files: of a URL, the names of its files; of a folder, they are looked up when it is read.
+        directory: path or URL, beginning with the location as it was given.
+        real: the same path with links resolved; if several paths lead to a directory, the first one found is taken.
+        is_sweep: whether it is a sweep directory.
+        stamp: text that changes when one of the files that are read changes.
+        files: names of the files below a URL, which were listed anyway; None for a folder, which is listed when read.
     """
 
     directory: str
@@ -43,28 +43,30 @@ class Found:
     files: tuple[str, ...] | None = field(default=None, repr=False)
 
 
-def find(places: Sequence[str]) -> tuple[list[Found], list[tuple[str, str]]]:
-    """Return every run and sweep directory below `places`, each once, in the order of names; and what is unreadable.
+def find(locations: Sequence[str]) -> tuple[list[Scan], list[tuple[str, str]]]:
+    """Return every run and sweep directory below some locations, once each and in order of names.
+
+    Also return (path, reason) of the folders that cannot be read.
 
     Raises:
-        InputError: a place is no directory, or a URL that cannot be listed.
+        InputError: a location is not a directory, or is a URL that cannot be listed.
     """
-    found: list[Found] = []
+    scans: list[Scan] = []
     unreadable: list[tuple[str, str]] = []
     seen: set[tuple[int, int] | str] = set()
-    for place in places:
-        if "://" in place and not place.startswith("file://"):
-            found += _find_url(place.rstrip("/"), seen)
+    for location in locations:
+        if "://" in location and not location.startswith("file://"):
+            scans += _find_url(location.rstrip("/"), seen)
             continue
-        folder = expanded(place.removeprefix("file://"))
+        folder = expanded(location.removeprefix("file://"))
         if not folder.is_dir():
-            raise InputError(f"no such directory: {place!r}")
-        found += _find_folder(str(folder), seen, unreadable)
-    return found, unreadable
+            raise InputError(f"no such directory: {location!r}")
+        scans += _find_folder(str(folder), seen, unreadable)
+    return scans, unreadable
 
 
-def _find_folder(top: str, seen: set[tuple[int, int] | str], unreadable: list[tuple[str, str]]) -> Iterator[Found]:
-    """Walk down, following links, each folder once; not into run directories."""
+def _find_folder(top: str, seen: set[tuple[int, int] | str], unreadable: list[tuple[str, str]]) -> Iterator[Scan]:
+    """Walk down, following links; visit each folder once, and do not enter run directories."""
     waiting = [(top, os.path.realpath(top))]
     while waiting:
         folder, real = waiting.pop()
@@ -76,14 +78,14 @@ def _find_folder(top: str, seen: set[tuple[int, int] | str], unreadable: list[tu
             with os.scandir(folder) as entries:
                 here = {entry.name: entry for entry in entries}
             folders = [
-                name for name, entry in here.items() if name[0] != "." and name not in _PASSED_BY and entry.is_dir()
+                name for name, entry in here.items() if name[0] != "." and name not in _SKIPPED and entry.is_dir()
             ]
         except OSError as error:
             unreadable.append((folder, error.strerror or str(error)))
             continue
         is_sweep = SWEEP_NAME in here or (not here.keys() & {"config.yaml", "metrics.jsonl"} and TRIALS in here)
         if (is_sweep and here.keys() & {SWEEP_NAME, "status.json"}) or here.keys() & _MARKS:
-            yield Found(folder, real, is_sweep, _stamp(folder, (SWEEP_NAME, "status.json") if is_sweep else RUN_FILES))
+            yield Scan(folder, real, is_sweep, _stamp(folder, (SWEEP_NAME, "status.json") if is_sweep else RUN_FILES))
             if not is_sweep:
                 continue
         for name in sorted(folders, reverse=True):
@@ -103,7 +105,7 @@ def _stamp(folder: str, names: Sequence[str]) -> str:
     return " ".join(parts)
 
 
-def _find_url(url: str, seen: set[tuple[int, int] | str]) -> Iterator[Found]:
+def _find_url(url: str, seen: set[tuple[int, int] | str]) -> Iterator[Scan]:
     try:
         versions = folder_at(url, patience=1).versions()
     except (DataError, StorageError) as error:
@@ -117,7 +119,7 @@ def _find_url(url: str, seen: set[tuple[int, int] | str]) -> Iterator[Found]:
     for folder in sorted(folders):
         names = set(folders[folder])
         is_sweep = SWEEP_NAME in names
-        if set(folder.split("/")) & _PASSED_BY or not (is_sweep or names & _MARKS):
+        if set(folder.split("/")) & _SKIPPED or not (is_sweep or names & _MARKS):
             continue
         directory = f"{url}/{folder}".rstrip("/")
         if directory in seen:
@@ -129,27 +131,27 @@ def _find_url(url: str, seen: set[tuple[int, int] | str]) -> Iterator[Found]:
         ]
         wanted = [name for name in (SWEEP_NAME, *RUN_FILES) if name in names] + pictures
         stamp = " ".join(f"{name}={versions[prefix + name]}" for name in wanted)
-        yield Found(directory, directory, is_sweep, stamp, tuple(wanted))
+        yield Scan(directory, directory, is_sweep, stamp, tuple(wanted))
 
 
 def read_bytes(directory: str, name: str) -> bytes | None:
-    """Return a file of a run directory, None where there is none.
+    """Return the content of a file in a run directory, None if there is no such file.
 
     Args:
-        directory: path or URL.
-        name: relative to it.
+        directory: path or URL of the run directory.
+        name: name of the file, relative to the directory.
 
     Raises:
-        StorageError: it cannot be read, is no plain file, or is larger than any that a run writes.
+        StorageError: it cannot be read, is not a plain file, or is larger than any file of a run.
     """
     return folder_at(directory, patience=1).get(name, _LARGEST.get(name, _LARGEST_OTHER))
 
 
-def names_in(found: Found, below: str) -> list[str]:
-    """Return the names in a folder of a run directory, without the folder; [] where there is none."""
-    if found.files is not None:
-        return [name.removeprefix(f"{below}/") for name in found.files if name.startswith(f"{below}/")]
+def names_in(scan: Scan, below: str) -> list[str]:
+    """Return the names of the files in a folder of a run directory; [] if there is no such folder."""
+    if scan.files is not None:
+        return [name.removeprefix(f"{below}/") for name in scan.files if name.startswith(f"{below}/")]
     try:
-        return sorted(os.listdir(f"{found.directory}/{below}"))
+        return sorted(os.listdir(f"{scan.directory}/{below}"))
     except OSError:
         return []

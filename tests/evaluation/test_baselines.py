@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def striped(count, side=16):
-    """Noisy grey images with upright or lying stripes, as rows of uint8 RGB, and which of both."""
+    """Noisy grey images with vertical or horizontal stripes, as rows of uint8 RGB, and their classes."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, count)
     images = random.integers(0, 60, (count, side, side, 3))
@@ -41,13 +41,13 @@ def test_neighbours_are_those_of_scikit_learn():
     np.testing.assert_array_equal(models[1].predict(probe).numpy()[clear], votes.argmax(1)[clear])
 
 
-def test_of_equal_votes_the_nearest_wins():
+def test_with_equal_votes_the_nearest_wins():
     x = np.array([[0.0], [1.0], [3.0], [4.0]], dtype=np.float32)
     (models,) = NearestNeighbours(CPU).fit(x, np.array([1, 0, 0, 1]), [np.arange(4)], (4.0,), 2)
     assert models[0].predict(torch.tensor([[-1.0]])).item() == 1
 
 
-def test_whitened_patches_have_no_contrast_and_equal_spread_where_there_is_any():
+def test_whitened_patches_ignore_contrast_and_have_equal_variance_where_there_is_any():
     random = np.random.default_rng(0)
     mixed = random.normal(size=(4000, 12)) @ random.normal(size=(12, 12)) * 20 + 100
     patches = torch.from_numpy(mixed).float()
@@ -106,7 +106,7 @@ def test_features_are_standardised_by_the_training_images_alone():
     np.testing.assert_allclose(tests[np.arange(10)], (test_values - values[:1000].mean(0)) / ours.spread, rtol=1e-4)
 
 
-def test_mapped_pixels_go_to_other_processes_as_the_name_of_their_file(tmp_path):
+def test_memory_mapped_pixels_are_pickled_as_the_name_of_their_file(tmp_path):
     rows, _ = striped(200)
     rows.tofile(tmp_path / "values")
     mapped = np.memmap(tmp_path / "values", np.uint8, "r", shape=rows.shape)
@@ -117,7 +117,7 @@ def test_mapped_pixels_go_to_other_processes_as_the_name_of_their_file(tmp_path)
         np.testing.assert_array_equal(pickle.loads(packed)[some - 3], Pixels(values)[some - 3])
 
 
-def test_the_supervised_network_learns_and_its_search_is_judged_on_validation_images():
+def test_the_supervised_network_learns_and_its_search_uses_validation_images():
     rows, labels = striped(400)
     model = ModelConfig(image_size=16, channels=3, classes=0, ndf=4)
     learner = SupervisedCNN(model, epochs=8, seed=0, device=CPU, grid=(0.0, 1.0, 2.0))

@@ -1,4 +1,4 @@
-"""The fixed feature space, and what is measured in it, beside brute force and on real images."""
+"""The fixed feature space, and the metrics in it, compared with brute force and on real images."""
 
 import io
 import os
@@ -53,7 +53,7 @@ def test_the_weights_of_the_feature_space_are_these_bits():
         np.testing.assert_allclose(weights.sum((1, 2, 3)), 0, atol=1e-5)
 
 
-def test_a_weight_is_what_the_recipe_says_in_whole_numbers():
+def test_a_weight_is_what_the_recipe_says_in_integers():
     source = np.random.Philox(key=np.array([1, 0], np.uint64), counter=np.array([0, 0, 2, 0], np.uint64))
     raw = []
     for _ in range(128 * 9):
@@ -143,7 +143,7 @@ def test_metrics_are_the_same_in_small_blocks_and_far_from_the_origin(monkeypatc
         np.testing.assert_allclose(parts[name].ci95, metric.ci95, rtol=1e-6)
 
 
-def test_what_is_left_out_for_the_interval_is_left_out_of_everything():
+def test_a_group_that_is_left_out_is_left_out_of_everything():
     real, samples = normal(100), normal(80, seed=1, shift=0.3)
     without = brute_force(real[5:], samples[4:])  # the first of 20 groups of each
     reference, points = Reference(real, CPU), Rows(samples, CPU, Rows(real, CPU).centre)
@@ -163,18 +163,18 @@ def test_what_is_left_out_for_the_interval_is_left_out_of_everything():
         assert value == pytest.approx(without[name], rel=1e-9), name
 
 
-def test_equal_rows_are_at_distance_0_whatever_the_rounding():
+def test_equal_rows_have_distance_0_despite_rounding():
     real = normal(100, 50) * 1e3
     metrics = Reference(real, CPU).compare(np.repeat(real[:1], 100, axis=0))
     assert metrics["sample_distance"].value == 0
-    assert metrics["recall"].value == pytest.approx(0.01)  # the ball of radius 0 holds the image itself
+    assert metrics["recall"].value == pytest.approx(0.01)  # the ball of radius 0 contains the image itself
     same = Reference(real, CPU).compare(real)
     assert [same[name].value for name in ("precision", "recall", "coverage")] == [1, 1, 1]
     assert same["frechet_distance"].value == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Matrix is singular")
-def test_the_frechet_distance_is_that_of_scipy_and_bears_singular_covariances():
+def test_the_frechet_distance_is_that_of_scipy_also_for_singular_covariances():
     random = np.random.default_rng(0)
     for rank in (40, 7, 0):
         a, b = (m.T @ m for m in (random.normal(size=(60, 40)), random.normal(size=(rank, 40))))
@@ -210,7 +210,7 @@ def test_nearest_distances_are_those_of_all_pairs_and_0_for_copies():
     assert found[3] == 0
 
 
-def test_copies_are_told_from_new_images():
+def test_copies_are_distinguished_from_new_images():
     training, held_out, new = normal(400, 8), normal(150, 8, seed=1), normal(150, 8, seed=2)
     copies = training[:150] + normal(150, 8, seed=3, scale=0.01)
     half = np.concatenate((copies[:75], new[:75]))
@@ -229,7 +229,7 @@ def test_copies_are_told_from_new_images():
     assert of["copies"]["distance_ratio"].ci95[1] < 0.1
 
 
-def test_the_auc_is_the_share_of_pairs_and_its_interval_holds_the_truth_as_often_as_it_says():
+def test_the_auc_is_the_share_of_pairs_and_its_interval_has_the_stated_coverage():
     samples, held_out = np.round(normal(50, 1)[:, 0], 1), np.round(normal(40, 1, seed=1)[:, 0], 1)
     pairs = (samples[:, None] < held_out) + 0.5 * (samples[:, None] == held_out)
     assert judge_copies(samples, held_out, 0)["auc"].value == pytest.approx(pairs.mean())
@@ -241,7 +241,7 @@ def test_the_auc_is_the_share_of_pairs_and_its_interval_holds_the_truth_as_often
 
 
 def known_sets(images, other, seed=0):
-    """Features of sets that anyone would rank, the real images first."""
+    """Features of sets with an obvious ranking, the real images first."""
     random, extract = np.random.default_rng(seed), RandomConv()
     as_float, real = images.astype(np.float64), extract(images)
     return {
@@ -286,7 +286,7 @@ def test_every_metric_ranks_known_good_images_above_known_bad_ones(name):
     for kind in ("noisy", "noise"):
         assert found[kind]["precision"].ci95[1] < real["precision"].value, kind
     for kind in ("noisy", "other", "noise"):
-        # Precision is taken in by the wide balls of outliers among the real images; density is not.
+        # The large balls of outliers among the real images mislead precision, but not density.
         assert found[kind]["density"].ci95[1] < real["density"].value, kind
     for kind in ("blurred", "other", "subset", "repeated", "noise"):
         assert found[kind]["recall"].ci95[1] < real["recall"].value, kind

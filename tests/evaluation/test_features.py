@@ -40,7 +40,7 @@ def images_of(count, size, channels=3):
 
 
 def reference(trained, images):
-    """The features straight from the definition: scale, run in evaluation, pool by loops, join."""
+    """Return the features by their definition: scale, run in evaluation mode, pool by loops, concatenate."""
     low, high = trained.image_range
     real = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255 * (high - low) + low
     network = trained.network.double()
@@ -60,7 +60,7 @@ def reference(trained, images):
 
 
 @pytest.mark.parametrize(("model", "values"), [(IMAGENET, 28_672), (SVHN, 7_168)])
-def test_the_nets_of_the_paper_give_as_many_values_as_it_says(tmp_path, model, values):
+def test_the_networks_of_the_paper_have_its_numbers_of_features(tmp_path, model, values):
     assert prepare_extractor(random_discriminator(model, 0), tmp_path).dimension == values
 
 
@@ -70,7 +70,7 @@ def test_features_are_the_maxima_over_a_grid_of_every_layer(tmp_path):
     np.testing.assert_allclose(extractor(images), reference(trained, images), rtol=1e-4, atol=1e-5)
 
 
-def test_batch_norm_is_folded_with_its_statistics_gains_and_biases(tmp_path):
+def test_batch_norm_is_folded_with_its_statistics_weights_and_biases(tmp_path):
     trained, images = random_discriminator(SVHN, 3), images_of(3, 32)
     random = torch.Generator().manual_seed(0)
     for module in trained.network.modules():
@@ -81,11 +81,11 @@ def test_batch_norm_is_folded_with_its_statistics_gains_and_biases(tmp_path):
     np.testing.assert_allclose(extractor(images), reference(trained, images), rtol=1e-4, atol=1e-4)
 
 
-def test_the_released_pooling_of_three_layers_gives_the_grid_of_the_paper_and_refuses_other_nets(tmp_path):
+def test_the_released_pooling_of_three_layers_gives_the_grid_of_the_paper_and_refuses_other_networks(tmp_path):
     trained, images = random_discriminator(SVHN, 0), images_of(2, 32)
     both = [prepare_extractor(trained, tmp_path, pooling=pooling)(images) for pooling in ("paper", "released")]
     np.testing.assert_array_equal(*both)
-    with pytest.raises(ConfigError, match="3 conv layers, and this one has 6"):
+    with pytest.raises(ConfigError, match="3 conv layers, but this one has 6"):
         prepare_extractor(random_discriminator(IMAGENET, 0), tmp_path, pooling="released")
 
 
@@ -95,7 +95,7 @@ def test_maps_that_do_not_divide_by_four_are_pooled_to_the_grid_too():
     torch.testing.assert_close(rows, nn.functional.adaptive_max_pool2d(maps, 4).flatten(1))
 
 
-def test_a_conditional_discriminator_is_given_no_label(tmp_path):
+def test_a_conditional_discriminator_gets_no_label(tmp_path):
     model = ModelConfig(name="cdcgan", image_size=28, channels=1, classes=10, ngf=4, ndf=4)
     trained, images = random_discriminator(model, 0), images_of(3, 28, 1)
     assert trained.image_range == (0.0, 1.0)
@@ -125,7 +125,7 @@ def test_the_features_of_dense_layers_are_their_activations_whatever_the_pooling
     )
 
 
-def test_bf16_stays_near_float32(tmp_path):
+def test_bf16_is_close_to_float32(tmp_path):
     trained, images = random_discriminator(SVHN, 0), images_of(8, 32)
     exact, short = (prepare_extractor(trained, tmp_path, precision=name)(images) for name in ("fp32", "bf16"))
     difference = np.abs(exact.astype(np.float64) - short).mean() / np.abs(exact.astype(np.float64)).mean()
@@ -154,7 +154,7 @@ def test_measured_statistics_are_the_means_of_each_batchs_own(tmp_path):
     assert len(keys) == 2
 
 
-def test_nan_features_are_told_with_their_layer(tmp_path):
+def test_nan_features_are_refused_with_their_layer(tmp_path):
     trained = random_discriminator(SVHN, 0)
     with torch.no_grad():
         trained.network.layers[1].conv.weight[0, 0, 0, 0] = float("nan")
@@ -177,7 +177,7 @@ def test_a_run_gives_its_discriminators_by_step(finished_run):
     assert load_discriminator(Run(run), steps[0]).digest != trained.digest
 
 
-def test_runs_that_cannot_be_scored_are_told_in_a_line(finished_run, tmp_path):
+def test_runs_that_cannot_be_scored_are_refused_in_a_line(finished_run, tmp_path):
     with pytest.raises(RunDirectoryError, match="is no run directory"):
         _ = Run(tmp_path).steps
     run = tmp_path / "run"
@@ -218,7 +218,7 @@ def test_two_processes_give_the_same_rows_as_one(tmp_path):
     np.testing.assert_allclose(made[0].astype(float), made[1].astype(float), rtol=1e-3)
 
 
-def test_rows_are_found_again_by_the_same_weights_data_and_settings_only(tmp_path):
+def test_rows_are_reused_only_for_the_same_weights_data_and_settings(tmp_path):
     dataset = open_dataset("rooms:300", image_size=16)
     files = FeatureFiles(tmp_path)
     trained = random_discriminator(SMALL, 0)
@@ -233,7 +233,7 @@ def test_rows_are_found_again_by_the_same_weights_data_and_settings_only(tmp_pat
     assert not list(files.folder.iterdir())
 
 
-def test_the_cache_is_bounded_and_drops_what_was_unused_for_longest(tmp_path):
+def test_the_cache_is_bounded_and_removes_the_least_recently_used_entries(tmp_path):
     datasets = [open_dataset(f"rooms:{count}", image_size=16) for count in (300, 301, 302)]
     pixels = RawPixels(16, 3)
     limit = 2.5 * 300 * 768 / (1 << 30)
@@ -265,7 +265,7 @@ feature_files.FeatureFiles(Path(sys.argv[1])).get(
 
 
 @pytest.mark.slow
-def test_a_killed_command_is_gone_on_with(tmp_path):
+def test_a_killed_extraction_is_continued(tmp_path):
     dataset = open_dataset("rooms:1500", image_size=16)
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=os.environ, check=False, timeout=100)
     assert done.returncode == -signal.SIGKILL
@@ -275,7 +275,7 @@ def test_a_killed_command_is_gone_on_with(tmp_path):
     np.testing.assert_array_equal(values, read_records(dataset, 0, 0, 1500)[0].reshape(1500, -1))
 
 
-def test_damaged_shards_end_the_extraction_and_leave_no_whole_entry(tmp_path):
+def test_damaged_shards_end_the_extraction_and_leave_no_complete_entry(tmp_path):
     folder = tmp_path / "shards"
     shutil.copytree(open_dataset("rooms:300", image_size=16).cache, folder)
     tar = next(folder.glob("*.tar"))
@@ -285,11 +285,11 @@ def test_damaged_shards_end_the_extraction_and_leave_no_whole_entry(tmp_path):
     assert not list((tmp_path / "features").glob("*/about.json"))
 
 
-def test_checkpoints_that_a_live_run_has_removed_meanwhile_are_passed_over(finished_run):
-    run, told = Run(finished_run(1)), []
-    loaded = run.load_each(load_discriminator, [16, 18, 24], told.append)
+def test_checkpoints_that_a_live_run_has_removed_meanwhile_are_skipped(finished_run):
+    run, lines = Run(finished_run(1)), []
+    loaded = run.load_each(load_discriminator, [16, 18, 24], lines.append)
     assert [trained.step for trained in loaded] == [16, 24]
-    (line,) = told
+    (line,) = lines
     assert line.startswith("step 18 is not scored: its checkpoint is gone")
     with pytest.raises(RunDirectoryError, match="no whole checkpoint of step 18"):
-        next(run.load_each(load_discriminator, [18], told.append))
+        next(run.load_each(load_discriminator, [18], lines.append))

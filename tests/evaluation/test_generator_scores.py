@@ -41,7 +41,7 @@ def entries(run, task):
     return json.loads((run / "scores.json").read_text())[task]
 
 
-def test_samples_are_compared_with_what_the_run_was_trained_on_beside_real_images(run, capsys):
+def test_samples_are_compared_with_training_images_and_real_images_are_the_control(run, capsys):
     words = ("--run", run, "--task=fidelity", "--count=100", "--device=cpu")
     code, out, err = status(capsys, *words)
     assert (code, err) == (0, "")
@@ -65,7 +65,7 @@ def test_samples_are_compared_with_what_the_run_was_trained_on_beside_real_image
     assert [entry["metrics"] for entry in entries(run, "fidelity")] == [real["metrics"], generated["metrics"]]
 
 
-def test_all_checkpoints_are_scored_and_those_that_were_are_not_scored_again(run, capsys):
+def test_all_checkpoints_are_scored_but_none_twice(run, capsys):
     words = ("--run", run, "--task=fidelity", "--count=100", "--device=cpu", "--step=all")
     assert status(capsys, *words)[0] == 0
     first = entries(run, "fidelity")
@@ -110,7 +110,7 @@ def test_bad_input_is_one_line_status_2_and_no_score(run, tmp_path, capsys, word
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
-def test_without_the_package_inception_says_how_to_get_it(run, capsys):
+def test_without_the_package_the_message_says_how_to_install_it(run, capsys):
     words = ("--task=fidelity", "--extractor=inception", "--inception-weights=weights.pth")
     code, _, err = status(capsys, "--run", run, *words)
     assert code == 2
@@ -118,7 +118,7 @@ def test_without_the_package_inception_says_how_to_get_it(run, capsys):
     assert err.count("\n") == 1
 
 
-def test_weights_that_are_missing_or_others_are_refused(tmp_path):
+def test_missing_or_wrong_weights_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="there is no such file"):
         check_weights(str(tmp_path / "weights.pth"))
     (tmp_path / "weights.pth").write_bytes(b"others")
@@ -142,7 +142,7 @@ def test_the_kernel_distance_is_that_of_all_pairs():
     assert values[0] == pytest.approx(brute(x[3:], y[2:]))
 
 
-def test_the_inception_score_is_the_number_of_classes_that_are_told_apart():
+def test_the_inception_score_is_the_number_of_distinguished_classes():
     sure = 100 * torch.nn.functional.one_hot(torch.arange(1000) % 7, 20).float()
     assert inception_score(sure).value == pytest.approx(7, rel=0.01)
     assert inception_score(torch.zeros(100, 20)).value == pytest.approx(1)
@@ -170,7 +170,7 @@ def test_a_sample_depends_on_the_seed_and_its_number_alone(statistics):
     assert not np.array_equal(few, other)
 
 
-def test_samples_that_are_not_finite_are_told(tmp_path):
+def test_samples_that_are_not_finite_are_refused(tmp_path):
     model = ModelConfig(image_size=16, channels=3, classes=0, ngf=4, z_dim=8)
     generator = build_networks(model)[0]
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_samples_that_are_not_finite_are_told(tmp_path):
         next(sample_batches(generator.eval(), model, 10, 0, CPU))
 
 
-def test_chosen_rows_are_those_of_all_rows_and_have_a_place_of_their_own(tmp_path):
+def test_chosen_rows_equal_those_of_all_rows_and_have_an_entry_of_their_own(tmp_path):
     dataset = open_dataset("rooms:2300", image_size=16)
     assert len(dataset.sizes) > 1
     files = FeatureFiles(tmp_path)
@@ -191,7 +191,7 @@ def test_chosen_rows_are_those_of_all_rows_and_have_a_place_of_their_own(tmp_pat
     assert files.made_images == made + 700
 
 
-def test_copies_of_rooms_are_told_from_new_rooms_in_pixels_and_in_features():
+def test_copies_of_rooms_are_distinguished_from_new_rooms_in_pixels_and_in_features():
     rooms = np.stack([fit(draw_room(0, number)[0], 32, 3) for number in range(260)])
     training, held_out, new = rooms[:140], rooms[140:200], rooms[200:]
     noise = np.random.default_rng(0).normal(0, 3, training[:60].shape)
@@ -199,7 +199,7 @@ def test_copies_of_rooms_are_told_from_new_rooms_in_pixels_and_in_features():
     for extract in (RawPixels(32, 3), RandomConv()):
         among = extract(training)
         far, new_ones, copied = (nearest_distances(extract(x), among, CPU) for x in (held_out, new, copies))
-        told = judge_copies(copied, far, 0)
-        assert told["auc"].value > 0.99
-        assert told["near_copies"].value > 0.9
+        metrics = judge_copies(copied, far, 0)
+        assert metrics["auc"].value > 0.99
+        assert metrics["near_copies"].value > 0.9
         assert judge_copies(new_ones, far, 0)["auc"].ci95[0] < 0.5 < judge_copies(new_ones, far, 0)["auc"].ci95[1]

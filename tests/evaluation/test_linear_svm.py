@@ -1,4 +1,4 @@
-"""The SVM against scikit-learn's LinearSVC on problems of every shape, and against itself where it has two ways."""
+"""The SVM against scikit-learn's LinearSVC on problems of every shape, and its two representations."""
 
 import tracemalloc
 
@@ -15,7 +15,7 @@ TEST = 2000
 
 
 def blobs(count, width, classes, seed=0, spread=3.0, shares=None):
-    """Classes around random centres."""
+    """Return samples of classes around random centres."""
     random = np.random.default_rng(seed)
     centres = random.normal(size=(classes, width)) * spread / np.sqrt(width)
     y = random.choice(classes, size=count, p=shares)
@@ -24,7 +24,7 @@ def blobs(count, width, classes, seed=0, spread=3.0, shares=None):
 
 
 def activations(count, width, classes):
-    """Like those of a network: many zeros, a large common mean, a few strong directions, values in the hundreds."""
+    """Return features like a network's: many zeros, a large common mean, few strong directions, values over 100."""
     x, y = blobs(count, 40, classes, seed=3)
     mixing = np.random.default_rng(4).normal(size=(40, width)) * np.linspace(3, 0.1, 40)[:, None]
     return (50 * np.maximum(x @ mixing + 1, 0)).astype(np.float32), y
@@ -43,7 +43,7 @@ PROBLEMS = {
 
 
 def objectives(weights, intercepts, x, y, c, classes):
-    """P of each class, by its definition, in float64."""
+    """Return P of each class by its definition, in float64."""
     scores = x.astype(np.float64) @ weights.T + intercepts
     signs = 2.0 * (y[:, None] == np.arange(classes)) - 1
     norms = (weights**2).sum(axis=1) + intercepts**2
@@ -56,7 +56,7 @@ def test_objective_and_accuracy_are_those_of_linear_svc(name):
     count = len(x) - TEST
     train_x, train_y, test_x, test_y = x[:count], y[:count], x[count:], y[count:]
     for c, ours in zip(cs, fit_path(train_x, train_y, cs, classes=classes), strict=True):
-        # Its own default tolerance is too loose to be a reference; see the bench for that.
+        # LinearSVC's default tolerance is too loose for a reference; the benchmark measures that.
         theirs = LinearSVC(C=c, dual="auto", tol=1e-6, max_iter=100_000).fit(train_x, train_y)
         weights, intercepts = theirs.coef_, theirs.intercept_
         if classes == 2:
@@ -92,14 +92,14 @@ def test_a_path_gives_what_single_fits_give_in_fewer_products():
 
 
 def correlated(count, width, classes):
-    """Directions whose strength falls as 1 / rank, as the features of a network have them."""
+    """Return samples with directions whose strength falls as 1 / rank, as in the features of a network."""
     x, y = blobs(count, width, classes, seed=5, spread=8.0)
     turned, _ = np.linalg.qr(np.random.default_rng(6).normal(size=(width, width)))
     return ((x * (100 / np.arange(1, width + 1))) @ turned).astype(np.float32), y
 
 
 @pytest.mark.parametrize(("make", "cs", "share"), [(correlated, [1e-3], 0.5), (blobs, [1e-4, 1e-2], 1.2)])
-def test_a_few_samples_that_stand_for_all_save_products_and_leave_the_minimum_where_it_is(monkeypatch, make, cs, share):
+def test_a_subsample_as_preconditioner_saves_products_and_keeps_the_minimum(monkeypatch, make, cs, share):
     x, y = make(6000, 600, 5)
     with_them = fit_path(x, y, cs, classes=5)
     monkeypatch.setattr(linear_svm._Rows, "preconditioner", linear_svm._Space.preconditioner)
@@ -109,12 +109,12 @@ def test_a_few_samples_that_stand_for_all_save_products_and_leave_the_minimum_wh
     assert sum(fit.iterations for fit in with_them) < share * sum(fit.iterations for fit in without)
 
 
-def test_the_preconditioner_is_the_inverse_of_what_the_samples_that_stand_for_all_add_up_to():
+def test_the_preconditioner_is_the_inverse_of_the_hessian_of_the_subsample():
     x, _ = blobs(800, 80, 2)
     space = linear_svm._Rows(linear_svm._Samples(torch.from_numpy(x), torch.device("cpu")))
     active = torch.rand(3, 800, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     active[active < 0.5] = 0
-    rows = space._standing[0]
+    rows = space._subsample[0]
     assert len(rows) == 10
     few = torch.cat((torch.from_numpy(x).double()[rows], torch.ones(10, 1, dtype=torch.float64)), dim=1)
     weights = active[:, rows] * 80
@@ -132,13 +132,13 @@ def test_c_may_be_a_whole_number():
     assert torch.equal(whole.weights, real.weights)
 
 
-def test_few_different_samples_at_a_huge_c_are_no_trouble_to_the_preconditioner():
+def test_few_different_samples_at_a_huge_c_do_not_break_the_preconditioner():
     x, y = activations(30, 100, 3)
     many = np.tile(x, (20, 1)), np.tile(y, 20)
     assert fit_path(*many, [1e2], classes=3)[0].gap <= 1e-4
 
 
-def test_draws_from_one_pool_are_the_fits_to_each_subset(monkeypatch):
+def test_draws_from_one_pool_equal_the_fits_to_each_subset(monkeypatch):
     x, y = blobs(450, 500, 4)
     random = torch.Generator().manual_seed(0)
     draws = [torch.randperm(len(x), generator=random)[:200] for _ in range(8)]
@@ -178,14 +178,14 @@ def test_a_separable_problem_at_a_huge_c_still_ends_within_its_tolerance():
     assert bool((fit.predict(x[:150]) == torch.from_numpy(y[:150])).all())
 
 
-def test_repeated_samples_and_constant_features_are_no_trouble():
+def test_repeated_samples_and_constant_features_are_fitted():
     x, y = blobs(100, 300, 3)
     x[:, 5] = 7.0
     x[50:100], y[50:100] = x[:50], y[:50]
     assert fit_path(x, y, [1e-2, 1e1], classes=3)[1].gap <= 1e-4
 
 
-def test_rounding_that_hides_the_minimum_is_told(monkeypatch):
+def test_rounding_that_hides_the_minimum_is_warned_about(monkeypatch):
     monkeypatch.setattr(linear_svm, "NEWTON_STEPS", 2)
     x, y = activations(150, 800, 3)
     with pytest.warns(UserWarning, match="C = 1 did not converge"):
@@ -229,5 +229,5 @@ def test_features_of_another_width_are_refused():
     x, y = blobs(40, 6, 2)
     fit = fit_path(x, y, [1.0], classes=2)[0]
     assert fit.decide(x[:0]).shape == (0, 2)
-    with pytest.raises(DataError, match="5 features a sample, but the SVM was fitted to 6"):
+    with pytest.raises(DataError, match="5 features for each sample, but the SVM was fitted to 6"):
         fit.decide(x[:, :5])

@@ -1,4 +1,4 @@
-"""The task one-nn: its classifier says what scikit-learn's says of the same samples, in any number of processes."""
+"""The task one-nn: its classifier agrees with scikit-learn's on the same samples, in any number of processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcgan_dist.config import EvaluateConfig
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.evaluation.baselines import Pixels
 from dcgan_dist.evaluation.labelled import class_labels, open_labelled
-from dcgan_dist.evaluation.one_nn import RealImages, evaluate_one_nn, kind_of, moved
+from dcgan_dist.evaluation.one_nn import RealImages, deform, evaluate_one_nn, kind_of
 from dcgan_dist.generation.samples import open_samples
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.runs.run import Run
@@ -77,38 +77,38 @@ def test_all_steps_are_not_scored_again(trained: Callable[..., Path], capsys: py
     run = trained("cgan")
     first = evaluated(run, seed=5)
     again = evaluated(run, seed=5, step="all")
-    assert again[0] == first[0]  # seconds too
+    assert again[0] == first[0]  # also the seconds
     assert "scored before" in capsys.readouterr().out
 
 
-def test_how_an_image_is_moved_depends_on_the_seed_and_its_number_alone() -> None:
+def test_the_deformation_of_an_image_depends_only_on_the_seed_and_its_number() -> None:
     rows = np.random.default_rng(0).integers(0, 256, (20, 8 * 8 * 3), dtype=np.uint8)
-    all_at_once = moved(rows, 8, 3, 100)
-    np.testing.assert_array_equal(moved(rows[7:12], 8, 3, 107), all_at_once[7:12])
-    assert (moved(rows, 8, 4, 100) != all_at_once).any(axis=1).all()
-    assert (moved(np.tile(rows[:1], (20, 1)), 8, 3, 100) != rows[0]).any(axis=1).all()
+    all_at_once = deform(rows, 8, 3, 100)
+    np.testing.assert_array_equal(deform(rows[7:12], 8, 3, 107), all_at_once[7:12])
+    assert (deform(rows, 8, 4, 100) != all_at_once).any(axis=1).all()
+    assert (deform(np.tile(rows[:1], (20, 1)), 8, 3, 100) != rows[0]).any(axis=1).all()
 
 
-def test_moving_is_small_and_keeps_what_is_in_the_picture() -> None:
+def test_deformations_are_small_and_keep_the_content() -> None:
     image = np.zeros((28, 28), np.uint8)
     image[10:18, 12:16] = 200
     rows = np.tile(image.reshape(1, -1), (300, 1))
-    results = moved(rows, 28, 0, 0).reshape(300, 28, 28).astype(np.float64)
+    results = deform(rows, 28, 0, 0).reshape(300, 28, 28).astype(np.float64)
     np.testing.assert_allclose(results.sum(axis=(1, 2)), image.sum(), rtol=0.02)  # nothing is lost
     grid = np.arange(28)
     middle = np.stack([(results.sum(axis=axis) * grid).sum(axis=1) for axis in (1, 2)], axis=1)
     offsets = middle / results.sum(axis=(1, 2))[:, None] - [13.5, 13.5]
-    assert 1.5 < np.abs(offsets).max() < 2.4  # 28 / 14 pixels, and what turning adds
+    assert 1.5 < np.abs(offsets).max() < 2.4  # 28 / 14 pixels, and the effect of the rotation
     assert np.abs(offsets.mean(axis=0)).max() < 0.2
     constant = np.full((4, 64), 77, np.uint8)
-    np.testing.assert_array_equal(moved(constant, 8, 0, 0), constant)
+    np.testing.assert_array_equal(deform(constant, 8, 0, 0), constant)
 
 
-def test_real_images_come_as_they_are_once_and_moved_after_that() -> None:
+def test_real_images_come_unchanged_first_and_deformed_afterwards() -> None:
     rows = np.random.default_rng(0).integers(0, 256, (10, 64), dtype=np.uint8)
     source = RealImages(Pixels(rows), np.array([4, 2, 9]), 8, 0)
     np.testing.assert_array_equal(source.rows(0, 3), rows[[4, 2, 9]])
-    np.testing.assert_array_equal(source.rows(3, 8), moved(rows[[4, 2, 9, 4, 2]], 8, 0, 3))
+    np.testing.assert_array_equal(source.rows(3, 8), deform(rows[[4, 2, 9, 4, 2]], 8, 0, 3))
     np.testing.assert_array_equal(source.rows(2, 5), np.concatenate((source.rows(2, 3), source.rows(3, 5))))
 
 
@@ -122,7 +122,7 @@ def test_another_control_than_its_own_is_refused(trained: Callable[..., Path]) -
         evaluated(trained("cgan"), baselines=("knn",))
 
 
-def test_scores_on_other_images_stand_beside_each_other(trained: Callable[..., Path]) -> None:
+def test_scores_on_other_images_do_not_replace_each_other(trained: Callable[..., Path]) -> None:
     run = trained("cgan")
     one, other = evaluated(run, data_count=150)[0], evaluated(run, data_count=160)[0]
     assert one["protocol"] != other["protocol"]
@@ -145,7 +145,7 @@ def test_data_with_other_classes_than_the_runs_are_refused(trained: Callable[...
         ({"data": "HERE"}, "test_data is missing"),
     ],
 )
-def test_images_that_the_run_has_seen_are_no_test(
+def test_training_images_are_refused_as_test_images(
     trained: Callable[..., Path], tmp_path: Path, settings: dict[str, Any], says: str
 ) -> None:
     from dcgan_dist.data.shards import Recipe, write_shards
@@ -157,7 +157,7 @@ def test_images_that_the_run_has_seen_are_no_test(
         evaluated(trained("cgan"), **given)
 
 
-def test_files_of_known_sets_are_known_by_their_names(tmp_path: Path) -> None:
+def test_files_of_known_data_sets_are_recognised_by_their_names(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte.gz").touch()
     assert kind_of(str(tmp_path)) == "mnist"
     assert kind_of("cifar10_train.tar.gz") == "cifar10"

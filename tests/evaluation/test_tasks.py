@@ -1,4 +1,4 @@
-"""Protocols: splits by seed, choices on validation images alone, intervals that mean what they say."""
+"""Protocols: splits by seed, choices on validation images alone, intervals with the stated coverage."""
 
 import dataclasses
 import re
@@ -37,7 +37,7 @@ def noisy_classes(count=900, width=30, classes=3, noise=2.0, seed=0):
     return (centres[labels] + noise * random.normal(size=(count, width))).astype(np.float32), labels
 
 
-def test_divisions_are_functions_of_the_seed_and_share_nothing():
+def test_splits_depend_on_the_seed_and_do_not_overlap():
     labels = noisy_classes()[1]
     first, again, other = (divide(labels, seed=seed) for seed in (0, 0, 1))
     for name, size in (("test", 180), ("validation", 90), ("train", 630)):
@@ -48,7 +48,7 @@ def test_divisions_are_functions_of_the_seed_and_share_nothing():
     np.testing.assert_array_equal(divide(labels, seed=0, validation=300).test, first.test)
 
 
-def test_images_without_a_label_are_in_no_part():
+def test_images_without_a_label_are_left_out():
     labels = np.where(np.arange(100) % 3 == 0, -1, np.arange(100) % 2)
     parts = divide(labels, seed=0)
     assert (labels[np.concatenate((parts.train, parts.validation, parts.test))] >= 0).all()
@@ -63,7 +63,7 @@ def test_a_separate_test_set_is_used_whole():
         divide(labels, seed=0, test_labels=test_labels + 1)
 
 
-def test_sizes_that_leave_nothing_are_told():
+def test_sizes_that_leave_nothing_are_refused():
     with pytest.raises(DataError, match="leave 0 to train on; set --test and --validation"):
         divide(np.arange(100) % 2, seed=0, test=90, validation=50)
 
@@ -163,7 +163,7 @@ def test_two_classes_are_predicted_as_well():
     assert score_full(SVM, values, values, divide(labels, seed=0), CPU).value > 99
 
 
-def test_rooms_are_asked_for_what_is_in_them(tmp_path):
+def test_rooms_have_the_labels_of_their_attributes(tmp_path):
     dataset = open_dataset("rooms:60", image_size=16)
     labels = room_labels(dataset)
     views = [dataset.classes[label] for label in dataset.labels()]
@@ -175,7 +175,7 @@ def test_rooms_are_asked_for_what_is_in_them(tmp_path):
     assert labels["window"].sum() <= sum(attributes["window"] for attributes in known)
 
 
-def test_labels_that_are_missing_or_all_the_same_are_told(tmp_path):
+def test_missing_labels_and_a_single_class_are_refused(tmp_path):
     from dcgan_dist.data.images import encode
 
     def pictures(*names):
@@ -192,7 +192,7 @@ def test_labels_that_are_missing_or_all_the_same_are_told(tmp_path):
         open_labelled("rooms:60", "folder", image_size=16, channels=1, cache=tmp_path)
 
 
-def test_questions_about_the_same_images_share_what_does_not_depend_on_labels(monkeypatch):
+def test_targets_of_the_same_images_share_the_gram_matrix(monkeypatch):
     values, labels = noisy_classes(width=1000)
     counted = []
     plain = linear_svm._Samples.gram
@@ -203,22 +203,22 @@ def test_questions_about_the_same_images_share_what_does_not_depend_on_labels(mo
 
     monkeypatch.setattr(linear_svm._Samples, "gram", counting)
     svm = L2SVM((1e-3, 1e-2), CPU)
-    questions = [labels, (labels == 0).astype(np.int64), (labels == 1).astype(np.int64)]
-    together = [score_full(svm, values, values, divide(answers, seed=0), CPU) for answers in questions]
+    targets = [labels, (labels == 0).astype(np.int64), (labels == 1).astype(np.int64)]
+    together = [score_full(svm, values, values, divide(labels_of, seed=0), CPU) for labels_of in targets]
     assert counted == [630, 720]
     alone = [
-        score_full(L2SVM((1e-3, 1e-2), CPU), values, values, divide(answers, seed=0), CPU) for answers in questions
+        score_full(L2SVM((1e-3, 1e-2), CPU), values, values, divide(labels_of, seed=0), CPU) for labels_of in targets
     ]
     assert [score.value for score in together] == [score.value for score in alone]
 
 
-def test_a_long_fit_tells_how_far_it_is(monkeypatch, capsys):
+def test_a_long_fit_reports_its_progress(monkeypatch, capsys):
     monkeypatch.setattr(progress, "PLAIN_PERIOD_S", 0.0)
     values, labels = noisy_classes()
     score_full(L2SVM((1e-3, 1e-1), CPU), values, values, divide(labels, seed=0), CPU)
     lines = capsys.readouterr().err.splitlines()
     pattern = r"SVM of (630|720) images: C = (\S+), duality gap (\S+), sought 1e-04, 0:00"
-    told = [re.fullmatch(pattern, line).groups() for line in lines]
-    assert {count for count, _, _ in told} == {"630", "720"}
-    ends = {(count, c): float(gap) for count, c, gap in told}  # between the values of the grid, fits end sooner
+    reports = [re.fullmatch(pattern, line).groups() for line in lines]
+    assert {count for count, _, _ in reports} == {"630", "720"}
+    ends = {(count, c): float(gap) for count, c, gap in reports}  # fits between the values of the grid end sooner
     assert max(gap for (_, c), gap in ends.items() if c in ("0.001", "0.1")) <= 1e-4

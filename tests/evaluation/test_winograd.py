@@ -1,4 +1,4 @@
-"""The quick convolution is the plain one."""
+"""Winograd's convolution equals the direct one."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from dcgan_dist.evaluation.winograd import WinogradConv2d, is_suitable
 
 @pytest.mark.parametrize("side", [4, 8, 12, 16, 10])
 @pytest.mark.parametrize("bias", [True, False])
-def test_outputs_are_those_of_the_direct_way(side, bias):
+def test_outputs_equal_those_of_the_direct_convolution(side, bias):
     torch.manual_seed(side)
     conv = nn.Conv2d(64, 96, 3, padding=1, bias=bias)
     maps = torch.randn(3, 64, side, side).to(memory_format=torch.channels_last)
@@ -29,7 +29,7 @@ def test_outputs_are_those_of_the_direct_way(side, bias):
         *({"kernel_size": 5}, {"in_channels": 3}),
     ],
 )
-def test_other_convolutions_are_left_alone(changes):
+def test_other_convolutions_are_not_replaced(changes):
     settings = {"in_channels": 64, "out_channels": 64, "kernel_size": 3, "padding": 1}
     assert is_suitable(nn.Conv2d(**settings))
     assert not is_suitable(nn.Conv2d(**settings | changes))

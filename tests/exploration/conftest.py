@@ -1,4 +1,4 @@
-"""Networks to look into: those of the tiny runs of every family."""
+"""Networks of a tiny run of every family."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def opened(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., Traine
 
 
 def with_settings(trained: Trained, settings: dict[str, Any]) -> Trained:
-    """Return the same networks, of a run whose config.yaml says something else."""
+    """Return the same networks, of a run with another config.yaml."""
     run = Run(trained.location)
     run.settings = settings
     return replace(trained, run=run)

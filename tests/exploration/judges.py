@@ -1,4 +1,4 @@
-"""Judges of what images show that need no training, since they look at brightness."""
+"""Judges that need no training: they classify images by brightness."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ A_MINUS_B_PLUS_C = [Term(1, "a"), Term(-1, "b"), Term(1, "c")]
 
 @pytest.fixture
 def panels(monkeypatch: pytest.MonkeyPatch) -> list[Panel]:
-    """All panels that are put on a canvas."""
+    """All panels that are added to a canvas."""
     seen: list[Panel] = []
     whole = Canvas.images
 
@@ -53,9 +53,9 @@ def panels(monkeypatch: pytest.MonkeyPatch) -> list[Panel]:
 
 
 def _middling(run: Trained, label: str | None = None) -> AttributeJudge:
-    """A judge to whom half of the samples are bright."""
+    """A judge for which half of the samples are bright."""
     images = run.generate(run.z(range(64)), run.y(64, label))
-    # A little off, so that no image is exactly as bright.
+    # Shifted a little, so that no image is exactly at the threshold.
     return by_brightness(float(np.median(images.astype(float).mean(axis=(1, 2, 3)))) + 1e-5)
 
 
@@ -71,12 +71,12 @@ def test_a_formula_with_an_empty_concept_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(("a", "b", "c"), list(product(range(3), repeat=3)))
-def test_wanted_is_what_a_has_and_b_has_not_else_what_c_has(a: int, b: int, c: int) -> None:
+def test_wanted_is_the_value_of_a_where_a_and_b_differ_else_that_of_c(a: int, b: int, c: int) -> None:
     wanted = derive_wanted(A_MINUS_B_PLUS_C, [{"hair": a}, {"hair": b}, {"hair": c, "hat": 1}])
     assert wanted == {"hair": a if a != b else c, "hat": 1}
 
 
-def test_what_is_only_taken_off_is_not_wanted() -> None:
+def test_values_that_are_only_subtracted_are_not_wanted() -> None:
     assert derive_wanted([Term(1, "a"), Term(-1, "b")], [{"x": 1}, {"y": 0}]) == {"x": 1}
 
 
@@ -93,7 +93,7 @@ def test_neighbours_stand_around_the_centre_within_the_noise() -> None:
     centre = torch.linspace(-2, 2, 100)
     grid = neighbours(centre, 0.25, seed=3)
     assert grid.shape == (9, 100)
-    assert torch.equal(grid[4], centre)  # not cut off at [-1, 1]
+    assert torch.equal(grid[4], centre)  # not clipped to [-1, 1]
     noise = torch.cat([grid[:4], grid[5:]]) - centre
     assert noise.abs().max() <= 0.2501
     assert noise.std() == pytest.approx(0.25 / 3**0.5, rel=0.05)
@@ -111,9 +111,9 @@ def test_alike_is_the_share_of_equal_pairs() -> None:
 
 
 def test_exemplars_are_the_clear_ones_the_clearest_first() -> None:
-    looked = {"bright": np.array([[0.4, 0.6], [0.9, 0.1], [0.05, 0.95], [0.55, 0.45]])}
-    looked["view"] = np.array([[0.9, 0.1], [1.0, 0.0], [0.8, 0.2], [1.0, 0.0]])
-    found = find_exemplars(by_brightness(), looked, "bright, view left")
+    judged = {"bright": np.array([[0.4, 0.6], [0.9, 0.1], [0.05, 0.95], [0.55, 0.45]])}
+    judged["view"] = np.array([[0.9, 0.1], [1.0, 0.0], [0.8, 0.2], [1.0, 0.0]])
+    found = find_exemplars(by_brightness(), judged, "bright, view left")
     assert found == Exemplars((2, 0), 2, {"bright": 1, "view": 0})  # 0.76, 0.54; then 0.45, 0.1
 
 
@@ -125,7 +125,7 @@ def test_shares_are_those_of_results_made_by_hand(family: str, opened: Opened) -
     pools = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     wanted = judge.read("bright")
     (one,) = measure(run, judge, A_MINUS_B_PLUS_C, [Exemplars(tuple(ids)) for ids in pools], wanted, [3], 4, label)
-    # Of three exemplars, three are always the same.
+    # Every draw of three out of three exemplars is the same.
     a, b, c = (run.z(ids).numpy().mean(axis=0) for ids in pools)
     z = torch.from_numpy(a - b + c)[None]
     image = run.generate(z, run.y(1, label))
@@ -137,7 +137,7 @@ def test_shares_are_those_of_results_made_by_hand(family: str, opened: Opened) -
     assert one.outside == pytest.approx(float((np.abs(a - b + c) > 1).mean()))
 
 
-def test_with_all_draws_the_share_is_that_over_all_combinations(opened: Opened) -> None:
+def test_with_many_draws_the_share_approaches_that_over_all_combinations(opened: Opened) -> None:
     run = opened("dcgan")
     judge = _middling(run)
     pools = [(0, 1, 2), (3, 4)]
@@ -158,7 +158,7 @@ def test_picked_samples_make_the_picture(opened: Opened, panels: list[Panel]) ->
     assert drawn.numbers["measured"] == []
     z = run.z([0, 5, 9]).mean(0) - run.z([1, 2, 3]).mean(0) + run.z([20, 21, 22]).mean(0)
     assert drawn.numbers["shown"][1]["outside"] == pytest.approx(float((z.abs() > 1).float().mean()))
-    a, _, _, result, control = panels[5:]  # those of three exemplars
+    a, _, _, result, control = panels[5:]  # the row of three exemplars
     with_mean = torch.cat([run.z([0, 5, 9]), run.z([0, 5, 9]).mean(0, keepdim=True)])
     assert np.abs(a.images.astype(int) - run.generate(with_mean, run.y(4, "1"))).max() <= 1
     assert list(a.marks or ()) == ["0", "5", "9", "mean"]
@@ -175,8 +175,8 @@ def test_found_concepts_are_measured(opened: Opened, monkeypatch: pytest.MonkeyP
         formula="bright - dark + view left", data="x", search=64, draws=5, measured=(1, 2, 60), exemplars=(1, 2)
     )
     drawn = draw_arithmetic(config, run)
-    looked = judge.probabilities(run.generate(run.z(range(64)), run.y(64)))
-    bright, left = looked["bright"].argmax(axis=1) == 1, looked["view"].argmax(axis=1) == 0
+    judged = judge.probabilities(run.generate(run.z(range(64)), run.y(64)))
+    bright, left = judged["bright"].argmax(axis=1) == 1, judged["view"].argmax(axis=1) == 0
     assert drawn.numbers["wanted"] == "bright, view left"
     assert drawn.numbers["base_rate"]["value"] == (bright & left).mean()
     assert drawn.numbers["formula"][0]["found"] == bright.sum()
@@ -184,14 +184,14 @@ def test_found_concepts_are_measured(opened: Opened, monkeypatch: pytest.MonkeyP
     assert "of 5 results on z show bright, view left" in drawn.finding
 
 
-def test_too_few_exemplars_are_told_in_numbers(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_exemplars_are_refused_with_their_number(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "class_attributes", lambda run, data: by_brightness(1000.0))
     config = ArithmeticConfig(formula="bright - dark", data="x", search=40)
     with pytest.raises(ConfigError, match="0 of 40 samples searched clearly show 'bright', but exemplars asks for 3"):
         draw_arithmetic(config, opened("dcgan"))
 
 
-def test_a_person_has_to_choose_where_nothing_can_be_looked_for(opened: Opened) -> None:
+def test_a_person_has_to_choose_where_no_judge_knows_the_concept(opened: Opened) -> None:
     run = with_settings(opened("gan"), {"data": {"path": "photographs"}})
     with pytest.raises(NeedsChoice, match="explore sheet"):
         draw_arithmetic(ArithmeticConfig(), run)

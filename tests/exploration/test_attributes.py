@@ -17,7 +17,7 @@ from dcgan_dist.exploration.attributes import (
     class_attributes,
     confidence,
     first_z,
-    look,
+    judge_samples,
     room_phrases,
     share,
     shows,
@@ -47,17 +47,17 @@ def test_a_concept_is_shown_by_the_rooms_that_have_what_it_says() -> None:
         seen = attributes | {"window": attributes["window_box"] is not None}
         truth[image.tobytes()] = {name: values.index(seen[name]) for name, values in ROOM_ATTRIBUTES.items()}
     judge = _knowing_rooms(truth)
-    looked = judge.probabilities(np.stack([image for image, _ in rooms]))
-    found = shows(looked, judge.read("no window, view left,  lamp"))
+    judged = judge.probabilities(np.stack([image for image, _ in rooms]))
+    found = shows(judged, judge.read("no window, view left,  lamp"))
     by_hand = [a["window_box"] is None and a["view"] == "left" and a["lamp_on"] for _, a in rooms]
     assert found.tolist() == by_hand
     assert 0 < found.sum() < 60
-    found = shows(looked, judge.read("bed red"))
+    found = shows(judged, judge.read("bed red"))
     assert found.tolist() == [a["bed_colour"] == "red" for _, a in rooms]
     assert found.any()
 
 
-def test_every_value_of_a_room_has_words_that_read_as_it() -> None:
+def test_every_value_of_a_room_has_a_phrase_that_reads_back() -> None:
     judge = _knowing_rooms({})
     for name, values in ROOM_ATTRIBUTES.items():
         for number in range(len(values)):
@@ -67,7 +67,7 @@ def test_every_value_of_a_room_has_words_that_read_as_it() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"), [("window, roof", "'roof'.*take of window"), ("window, no window", "two values of window")]
 )
-def test_what_cannot_be_asked_for_is_refused(text: str, reason: str) -> None:
+def test_unknown_and_contradicting_phrases_are_refused(text: str, reason: str) -> None:
     judge = AttributeJudge({}, {"window": ("window", 1), "no window": ("window", 0)}, {}, lambda images: {})
     with pytest.raises(ConfigError, match=reason):
         judge.read(text)
@@ -79,9 +79,9 @@ def test_class_names_may_have_commas() -> None:
 
 
 def test_confidence_is_the_product_over_attributes() -> None:
-    looked = {"a": np.array([[0.3, 0.7], [0.9, 0.1]]), "b": np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])}
-    assert np.allclose(confidence(looked, {"a": 1, "b": 2}), [0.7 * 0.3, 0.1 * 0.8])
-    assert shows(looked, {"a": 0, "b": 2}).tolist() == [False, True]
+    judged = {"a": np.array([[0.3, 0.7], [0.9, 0.1]]), "b": np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])}
+    assert np.allclose(confidence(judged, {"a": 1, "b": 2}), [0.7 * 0.3, 0.1 * 0.8])
+    assert shows(judged, {"a": 0, "b": 2}).tolist() == [False, True]
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (7, 20), (100, 100)])
@@ -93,15 +93,15 @@ def test_shares_have_wilson_intervals(right: int, n: int) -> None:
     assert found["ci95"] == pytest.approx([interval.low, interval.high], abs=2e-5)  # 1.96 for the quantile
 
 
-def test_looking_in_parts_is_looking_at_the_samples(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judging_in_batches_equals_judging_all_samples_at_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcgan_dist.exploration.attributes._BATCH", 16)
     run, judge = opened("cdcgan"), by_brightness()
     z = first_z(run, 70)
     assert torch.equal(z, run.z(range(70)))
-    looked = look(run, judge, z, "1", "looking")
+    judged = judge_samples(run, judge, z, "1", "looking")
     at_once = judge.probabilities(run.generate(z, run.y(70, "1")))
-    assert np.allclose(looked["view"], at_once["view"], atol=0.02)
-    assert looked["bright"].shape == (70, 2)
+    assert np.allclose(judged["view"], at_once["view"], atol=0.02)
+    assert judged["bright"].shape == (70, 2)
 
 
 def _folder(tmp_path: Path, counts: dict[str, int], size: int, channels: int) -> Path:
@@ -116,7 +116,7 @@ def _folder(tmp_path: Path, counts: dict[str, int], size: int, channels: int) ->
 
 
 @pytest.mark.parametrize("family", ["dcgan", "cgan"])
-def test_classes_of_labelled_images_are_told_apart(family: str, opened: Opened, tmp_path: Path) -> None:
+def test_classes_of_labelled_images_are_distinguished(family: str, opened: Opened, tmp_path: Path) -> None:
     run = opened(family)
     folder = _folder(tmp_path, {"dark": 30, "light": 30}, run.image_size, run.channels)
     judge = class_attributes(run, str(folder))
@@ -125,9 +125,9 @@ def test_classes_of_labelled_images_are_told_apart(family: str, opened: Opened, 
     shape = (5, run.image_size, run.image_size, run.channels)
     random = np.random.default_rng(1)
     dark, light = random.integers(0, 90, shape, np.uint8), random.integers(160, 250, shape, np.uint8)
-    looked = judge.probabilities(np.concatenate([dark, light]))
-    assert shows(looked, judge.read("light")).tolist() == [False] * 5 + [True] * 5
-    assert np.allclose(looked["class"].sum(axis=1), 1)
+    judged = judge.probabilities(np.concatenate([dark, light]))
+    assert shows(judged, judge.read("light")).tolist() == [False] * 5 + [True] * 5
+    assert np.allclose(judged["class"].sum(axis=1), 1)
 
 
 def test_a_class_of_few_images_is_refused(opened: Opened, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def drag(browser: Browser, sample: int, start: tuple[float, float], end: tuple[float, float], size: int) -> None:
-    """Drag the mouse over a sample, between places in its pixels."""
+    """Drag the mouse over a sample, from one position to another, in pixels of the sample."""
     left, top, width = browser.run(
         f"(() => {{ const e = document.querySelector('.sample[data-id=\"{sample}\"]'); e.scrollIntoView();"
         " const p = e.getBoundingClientRect(); return [p.left, p.top, p.width]; })()"
@@ -45,7 +45,7 @@ def test_boxes_are_drawn_saved_and_read(browser: Browser, opened: Callable[..., 
     assert browser.run("document.getElementById('save').disabled")
     size = run.image_size
     drag(browser, 2, (2.5, 3.5), (8.5, 9.2), size)
-    drag(browser, 68, (12.5, 14.4), (4.2, 5.5), size)  # from the lower right
+    drag(browser, 68, (12.5, 14.4), (4.2, 5.5), size)  # from the lower right to the upper left
     drag(browser, 5, (10.5, 10.5), (40, 40), size)  # ends outside of the image
     drag(browser, 6, (5, 5), (5, 5), size)  # a click is no box
     drag(browser, 7, (1.5, 1.5), (5.5, 5.5), size)

@@ -1,4 +1,4 @@
-"""The canvas: images keep their pixels, pictures their order, and texts are taken as they are."""
+"""The canvas keeps the pixels of images and the order of blocks, and prints texts unchanged."""
 
 import io
 
@@ -32,7 +32,7 @@ def test_blocks_come_from_the_top_down_and_panels_side_by_side():
     assert places["red"][:2] == places["green"][:2]
     assert places["red"][3] < places["green"][2]
     assert places["red"][1] < places["blue"][0]
-    # Grids of two by two with a gap of 2 pixels: as high as wide.
+    # Grids of two by two images with a gap of 2 pixels are square.
     top, bottom, left, right = places["red"]
     assert abs((bottom - top) - (right - left)) <= 2
 
@@ -52,16 +52,16 @@ def test_grey_images_are_shown_as_they_are():
     assert ((picture(canvas) == 77).all(axis=2)).sum() > 500
 
 
-def test_texts_are_no_formulas_and_long_ones_are_wrapped():
+def test_texts_are_not_parsed_as_mathematics_and_long_ones_are_wrapped():
     canvas = Canvas("$\\frac{broken" * 20, "x_$ " * 100)
     canvas.images(Panel("$_{", images(1, (9, 9, 9)), marks=["$^"]))
     canvas.text("word " * 200)
     pixels = picture(canvas)
     right = pixels[:, -20:]
-    assert (right == 255).all()  # nothing runs over the edge
+    assert (right == 255).all()  # no text crosses the margin
 
 
-def test_an_animation_goes_there_and_back_without_end():
+def test_an_animation_plays_forwards_and_backwards_in_a_loop():
     frames = np.stack([images(1, (value, 0, 0), side=4)[0] for value in (0, 100, 200)])
     moving = Image.open(io.BytesIO(animation(frames, seconds=1, scale=2)))
     assert (moving.n_frames, moving.size, moving.info["loop"]) == (4, (8, 8), 0)

@@ -69,7 +69,7 @@ def copied(opened: Opened, tmp_path: Path) -> Callable[..., tuple[Path, dict[str
     return get
 
 
-def test_a_filter_that_died_and_one_that_swings_are_marked_and_no_others(copied, tmp_path):
+def test_only_dead_and_oscillating_filters_are_marked(copied, tmp_path):
     run, generator = copied()
     for number in range(WINDOW):
         changed = {name: value.clone() for name, value in generator.items()}
@@ -93,7 +93,7 @@ def test_a_filter_that_died_and_one_that_swings_are_marked_and_no_others(copied,
     assert earlier.numbers["rows"][-1] == {"step": 12, "source": "checkpoint"}
 
 
-def test_log_lines_that_checkpoints_kept_are_joined_and_what_was_not_kept_is_not_known(copied, tmp_path):
+def test_log_lines_that_checkpoints_kept_are_joined_and_the_others_are_nan(copied, tmp_path):
     run, generator = copied()
     history = torch.rand(90, 12, generator=torch.Generator().manual_seed(0)) + 1
     history[:, 5] = 1 + 0.5 * torch.sin(2 * torch.pi * torch.arange(90) / PERIOD)
@@ -116,7 +116,7 @@ def test_log_lines_that_checkpoints_kept_are_joined_and_what_was_not_kept_is_not
     assert float(torch.from_numpy(swings).median()) == filter_swing(history)
 
 
-def test_oscillation_is_unknown_while_the_newest_times_are_too_few_or_not_kept():
+def test_oscillation_is_unknown_if_the_newest_times_are_too_few_or_not_kept():
     values = np.random.default_rng(0).random((WINDOW, 3))
     assert Activations(np.arange(WINDOW), values, "log lines").oscillating() is not None
     assert Activations(np.arange(WINDOW - 1), values[1:], "log lines").oscillating() is None
@@ -188,7 +188,7 @@ def test_a_run_of_dense_layers_with_a_single_checkpoint_and_no_log_lines_is_draw
     assert drawn.canvas.png()[:4] == b"\x89PNG"
 
 
-def test_the_first_and_the_last_step_are_shown_and_those_between_lie_evenly():
+def test_the_first_and_the_last_step_are_shown_and_evenly_spaced_ones_between():
     steps = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100]
     assert choose_steps(steps, 3) == [0, 50, 100]
     assert choose_steps(steps, 1) == [100]

@@ -38,7 +38,7 @@ MODEL = ModelConfig(image_size=16, channels=3, classes=0, z_dim=4, ngf=4, ndf=4)
 
 
 def discriminator(seed: int = 0, **changes: object) -> Discriminator:
-    """With statistics of batch norm that are not those of the start."""
+    """Return a network whose batch norm has other statistics than at initialisation."""
     model = replace(MODEL, **changes)  # type: ignore[arg-type]
     network = build_networks(model)[1]
     initialise(network, model, seed)
@@ -72,7 +72,7 @@ def by_hand(network: Discriminator, image: Tensor, feature: int, place: int) -> 
     above = (convolved - float(norm.running_mean[feature])) * gain + float(norm.bias[feature])  # type: ignore[index]
     row, column = divmod(place, above.shape[1])
     to_first = np.zeros_like(a)
-    if above[row, column] > 0:  # the gradient there is 1, which is positive
+    if above[row, column] > 0:  # the gradient of the response itself is 1, so it passes
         k = w2.shape[2]
         to_first[:, 2 * row : 2 * row + k, 2 * column : 2 * column + k] += w2[feature] * gain
     to_first = to_first[:, pad : pad + below.shape[1], pad : pad + below.shape[2]]
@@ -88,7 +88,7 @@ def test_guided_gradients_are_those_computed_by_hand() -> None:
     network = discriminator()
     pixels = images(5)
     values, positions = highest_responses(network, pixels, torch.zeros(5, 0), 1)
-    features = values.argmax(dim=1)  # positive ones
+    features = values.argmax(dim=1)  # positive responses
     places = positions[torch.arange(5), features]
     found = guided_gradients(network, pixels, torch.zeros(5, 0), 1, features, places).numpy()
     for number in range(5):
@@ -97,7 +97,7 @@ def test_guided_gradients_are_those_computed_by_hand() -> None:
         np.testing.assert_allclose(found[number], wanted, atol=1e-5 * np.abs(wanted).max(), rtol=1e-4)
 
 
-def test_nothing_goes_back_from_a_negative_response() -> None:
+def test_a_negative_response_has_no_gradient() -> None:
     network = discriminator()
     pixels = images(1)
     lowest = network.feature_maps(pixels, torch.zeros(1, 0))[1].flatten(2).min(dim=2)
@@ -107,7 +107,7 @@ def test_nothing_goes_back_from_a_negative_response() -> None:
     assert not guided_gradients(network, pixels, torch.zeros(1, 0), 1, feature, place).any()
 
 
-def test_network_is_left_as_it_was() -> None:
+def test_the_network_is_not_changed() -> None:
     network = discriminator()
     pixels, y = images(3), torch.zeros(3, 0)
     before = network(pixels, y)
@@ -119,14 +119,14 @@ def test_network_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(("kernel", "per_scale"), [(3, 1), (4, 1), (5, 1), (3, 2), (5, 2)])
-def test_receptive_field_is_where_pixels_matter(kernel: int, per_scale: int) -> None:
+def test_the_receptive_field_contains_exactly_the_pixels_that_matter(kernel: int, per_scale: int) -> None:
     size = 64
     shape = {"image_size": size, "kernel_size": kernel, "convs_per_scale": per_scale}
     network = discriminator(**shape, batch_norm="none", slope=0.9)
     with torch.no_grad():
         for part in network.modules():
             if isinstance(part, nn.Conv2d):
-                part.weight.fill_(0.1)  # so that every pixel counts, and none cancels another
+                part.weight.fill_(0.1)  # so that every pixel counts, and none cancels out
     layer = len(conv_layers(network)) // 2
     field = ReceptiveField.of(conv_layers(network)[: layer + 1])
     pixels = images(1, size).requires_grad_()
@@ -142,7 +142,7 @@ def test_receptive_field_is_where_pixels_matter(kernel: int, per_scale: int) -> 
 
 def test_highest_responses_are_those_of_sorting_everything() -> None:
     random = np.random.default_rng(0)
-    values = random.integers(0, 12, (200, 5)).astype(np.float32)  # many equal ones
+    values = random.integers(0, 12, (200, 5)).astype(np.float32)  # many ties
     places = random.integers(0, 16, (200, 5))
     top = TopResponses(7, 5)
     for start, stop in ((0, 3), (3, 64), (64, 199), (199, 200)):
@@ -169,7 +169,7 @@ def test_best_feature_is_found_on_one_half_and_measured_on_the_other() -> None:
     labels = random.integers(0, 2, 400)
     values = random.standard_normal((400, 20))
     values[:, 3] -= 2.0 * labels  # its low values speak for the attribute
-    values[:200, 7] = labels[:200] * 10  # deceives: of no use on the second half
+    values[:200, 7] = labels[:200] * 10  # misleading: useless on the second half
     told = best_single_features(values, {"window": labels}, {"window": 2})["window"]
     assert told["features"] == [7]
     assert told["n"] == 200
@@ -183,7 +183,7 @@ def test_best_feature_is_found_on_one_half_and_measured_on_the_other() -> None:
 def test_error_of_a_mean_auc_is_that_of_leaving_images_out() -> None:
     random = np.random.default_rng(0)
     positives = random.random((150, 3)) < (0.2, 0.5, 0.6)
-    values = np.round(random.standard_normal((150, 3)) + positives, 1)  # with equal ones
+    values = np.round(random.standard_normal((150, 3)) + positives, 1)  # with ties
 
     def area(rows: npt.NDArray[np.int64]) -> float:
         return float(np.diagonal(aucs(values[rows], positives[rows])).mean())
@@ -194,10 +194,10 @@ def test_error_of_a_mean_auc_is_that_of_leaving_images_out() -> None:
     assert error == pytest.approx(np.sqrt(149 / 150 * np.square(without - without.mean()).sum()), rel=0.02)
 
 
-def test_half_of_a_gradient_is_found_on_as_few_pixels_as_can_be() -> None:
+def test_half_area_counts_the_fewest_pixels_that_hold_half_of_the_squares() -> None:
     gradient = torch.zeros(3, 10, 10)
     gradient[0, 0, :4] = 1
-    gradient[2, 5, 5] = 2  # as much as those four together
+    gradient[2, 5, 5] = 2  # as much as the other four together
     field = ReceptiveField(0, 1, 10)
     assert half_area(gradient, field) == 1 / 100
     gradient[0, 0, 4] = 1
@@ -208,7 +208,7 @@ def test_half_of_a_gradient_is_found_on_as_few_pixels_as_can_be() -> None:
 @pytest.mark.parametrize("family", ["dcgan", "cdcgan"])
 def test_figure_of_a_tiny_run(opened: Callable[..., Trained], family: str) -> None:
     run = opened(family)
-    if family == "cdcgan":  # not on rooms, as far as it knows
+    if family == "cdcgan":  # its config.yaml does not name rooms
         run = with_settings(run, {"model": run.settings["model"]})
     config = FiltersConfig(count=128, filters=("0-2", "5"), top=3, layer=2, data="rooms:256")
     drawn = draw_filters(config, run)
@@ -224,13 +224,13 @@ def test_figure_of_a_tiny_run(opened: Callable[..., Trained], family: str) -> No
         assert np.array_equal(again["trained"]["half_of_gradient"], trained["half_of_gradient"], equal_nan=True)
 
 
-def test_layers_that_are_not_there_are_refused(opened: Callable[..., Trained]) -> None:
+def test_missing_layers_are_refused(opened: Callable[..., Trained]) -> None:
     run = opened("dcgan")
     with pytest.raises(ConfigError, match=r"layer is 9.* 1 \(4 maps of 8x8\), 2 \(8 maps of 4x4\)"):
         chosen_layer(run, 9)
     with pytest.raises(ConfigError, match="numbers from 0 to 7"):
         draw_filters(FiltersConfig(filters=("8",)), run)
-    with pytest.raises(ConfigError, match="dense layers alone"):
+    with pytest.raises(ConfigError, match="only dense layers"):
         draw_filters(FiltersConfig(), opened("gan"))
 
 

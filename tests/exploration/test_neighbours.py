@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Path]:
-    """Shards of so many rooms of a seed, 16x16 pixels, in two files or more."""
+    """Write shards of rooms of a seed, 16x16 pixels, in two files or more."""
 
     def make(count: int, seed: int) -> Path:
         folder = tmp_path_factory.mktemp("shards")
@@ -105,14 +105,14 @@ def test_neighbours_by_features_are_those_of_float64(tmp_path):
     np.testing.assert_allclose(found.distances, np.sort(distances, axis=1)[:, :3], rtol=1e-6)
 
 
-def test_an_image_is_no_neighbour_of_itself_but_its_copy_is():
+def test_an_image_is_not_its_own_neighbour_but_its_copy_is():
     found = Nearest(np.array([[0.0, 0.0, 2.0], [1.0, 2.0, 3.0]]), np.array([[4, 9, 1], [5, 6, 7]]))
     others = found.without(np.array([9, -1]))
     assert others.rows.tolist() == [[4, 1], [5, 6]]
     assert others.distances.tolist() == [[0.0, 2.0], [1.0, 2.0]]
 
 
-def test_distances_alike_give_half_and_copies_give_one():
+def test_equal_distances_give_an_auc_of_half_and_copies_one():
     random = np.random.default_rng(0)
     alike = compare(random.normal(5, 1, 300), random.normal(5, 1, 300), 0)
     copies = compare(np.zeros(300), random.normal(5, 1, 300), 0)
@@ -123,10 +123,10 @@ def test_distances_alike_give_half_and_copies_give_one():
 
 def test_the_interval_of_a_median_is_that_of_the_binomial_distribution():
     found = compare(np.arange(1.0, 101.0), np.arange(1.0, 101.0), 0)["median"]
-    assert found == {"value": 50.5, "ci95": [40.0, 61.0], "n": 100}  # as in any table of order statistics
+    assert found == {"value": 50.5, "ci95": [40.0, 61.0], "n": 100}  # as in tables of order statistics
 
 
-def test_a_generator_that_memorises_is_found_out_and_another_is_not(opened: Opened, rooms):
+def test_only_a_generator_that_memorises_is_detected(opened: Opened, rooms):
     run, shards = opened("gan"), rooms(60, 0)
     images = all_images(open_dataset(shards))
     stored = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -159,17 +159,17 @@ def test_held_out_images_are_taken_where_they_are_given(opened: Opened, rooms):
 
 def test_held_out_images_that_were_trained_on_are_refused(opened: Opened, rooms):
     shards = rooms(60, 0)
-    for config, told in (
+    for config, message in (
         (NeighboursConfig(compared=20, data=str(shards), test_data=str(shards)), "holds images of data"),
         (NeighboursConfig(compared=20, data=str(shards), test_data=str(rooms(30, 0))), "pixel for pixel"),
         (NeighboursConfig(compared=20, test_data="rooms:100"), "holds images of data"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             draw_neighbours(config, opened("gan"))
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"count": 0}, "count is 0"),
         ({"nearest": 0}, "nearest is 0"),
@@ -177,8 +177,8 @@ def test_held_out_images_that_were_trained_on_are_refused(opened: Opened, rooms)
         ({"data_count": 5}, "data_count is 5"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, told):
-    with pytest.raises(ConfigError, match=told):
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
         NeighboursConfig(**settings)
 
 

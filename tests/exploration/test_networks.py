@@ -1,4 +1,4 @@
-"""The networks that figures look into: an image depends on its z and label alone, and ids are those of `sample`."""
+"""Networks of the figures: an image depends only on its z and label, and ids are the same as in `sample`."""
 
 import shutil
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_ids_are_the_numbers_of_samples(opened, name):
     samples = open_samples(Run(run.location), seed=5)
     for image, number in zip(images, ids, strict=True):
         ((expected, _),) = samples.images(number, number + 1)
-        # In another batch, sums may be rounded otherwise.
+        # In another batch, sums may be rounded differently.
         assert np.abs(image.astype(int) - expected[0]).max() <= 1
 
 
@@ -68,7 +68,7 @@ def test_statistics_of_batches_are_measured_once_over_many_samples(opened):
     assert torch.allclose(norm.running_var, spread**2, rtol=0.15)  # type: ignore[arg-type]
 
 
-def test_labels_come_in_turn_or_are_those_asked_for(opened):
+def test_labels_come_in_turn_or_are_of_the_class_asked_for(opened):
     run = opened("cgan")
     assert run.y(4).argmax(dim=1).tolist() == [0, 1, 0, 1]
     assert run.y(3, first=1).argmax(dim=1).tolist() == [1, 0, 1]
@@ -114,5 +114,5 @@ def test_a_run_on_prepared_rooms_knows_that_they_are_rooms(tmp_path, client):
     assert open_trained(Run(tmp_path / "run-0"), "latest", seed=0, device=run.device, cache=tmp_path).is_rooms
 
 
-def test_a_run_on_other_images_is_none_on_rooms(tmp_path):
+def test_a_run_on_other_images_is_not_on_rooms(tmp_path):
     assert not train_on(str(make_set(tmp_path / "set", [16]).folder), tmp_path / "run").is_rooms

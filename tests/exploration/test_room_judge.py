@@ -1,4 +1,4 @@
-"""The judge of rooms: what it learns from is true, and what it has learned is kept."""
+"""The judge of rooms: its training data is correct, and the trained judge is kept in the cache."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def judged(window_maps: np.ndarray, there: list[int]) -> Judged:
     return Judged({"window": np.array(there)}, {}, window_maps)
 
 
-def test_a_window_is_the_box_around_its_places():
+def test_a_window_is_the_bounding_box_of_its_positions():
     maps = np.zeros((4, MAP, MAP), np.float32)
     maps[0, 2:5, 6:8] = 0.9
     maps[1, 2:5, 6:8] = 0.9
@@ -42,12 +42,12 @@ def test_a_window_is_the_box_around_its_places():
 
 
 @pytest.mark.slow
-def test_what_was_learned_is_kept_and_damage_is_mended(tmp_path, monkeypatch):
+def test_the_trained_judge_is_kept_and_a_damaged_one_is_trained_again(tmp_path, monkeypatch):
     for name, value in (("_ROOMS", 256), ("_HELD_OUT", 64), ("_EPOCHS", 12), ("_BATCH", 32)):
         monkeypatch.setattr(module, name, value)
     (tmp_path / "locks").mkdir()
     first = room_judge(tmp_path)
-    assert first.accuracy["view"] > 0.75  # guessing gives a half
+    assert first.accuracy["view"] > 0.75  # guessing gives 0.5
     assert 0 < first.window_overlap < 1
     images = np.stack([draw_room(9, number)[0] for number in range(20)])
     expected = first(images)

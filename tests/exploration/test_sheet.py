@@ -15,7 +15,7 @@ Opened = Callable[..., Trained]
 
 @pytest.fixture
 def panels(monkeypatch: pytest.MonkeyPatch) -> list[Panel]:
-    """All panels that are put on a canvas."""
+    """All panels that are added to a canvas."""
     seen: list[Panel] = []
     whole = Canvas.images
 
@@ -27,12 +27,12 @@ def panels(monkeypatch: pytest.MonkeyPatch) -> list[Panel]:
     return seen
 
 
-def test_each_sample_bears_its_number_in_the_row_of_samples(opened: Opened, panels: list[Panel]) -> None:
+def test_each_sample_is_marked_with_its_number(opened: Opened, panels: list[Panel]) -> None:
     run = opened("dcgan", seed=5)
     drawn = draw_sheet(SheetConfig(count=7, first=61, seed=5), run)
     (panel,) = panels
     of_sample = np.concatenate([images for images, _ in run.samples.images(61, 68)])
-    assert np.abs(panel.images.astype(int) - of_sample).max() <= 1  # rounded otherwise in batches of another size
+    assert np.abs(panel.images.astype(int) - of_sample).max() <= 1  # batches of another size round differently
     assert panel.marks == ["61", "62", "63", "64", "65", "66", "67"]
     assert drawn.numbers["ids"] == [61, 62, 63, 64, 65, 66, 67]
 

@@ -16,7 +16,7 @@ from tests.exploration.judges import by_brightness
 Opened = Callable[..., Trained]
 
 
-def test_the_vector_leads_from_the_left_mean_to_the_right_mean() -> None:
+def test_the_vector_goes_from_the_left_mean_to_the_right_mean() -> None:
     random = torch.Generator().manual_seed(0)
     left, right = torch.randn(4, 10, generator=random), torch.randn(3, 10, generator=random)
     assert torch.allclose(left.mean(0) + turn_vector(left, right), right.mean(0))
@@ -31,11 +31,11 @@ def test_random_vectors_are_as_long_and_of_any_direction() -> None:
     assert cosines.std() == pytest.approx(50**-0.5, rel=0.1)
 
 
-def test_sides_are_those_that_the_judge_is_surest_of() -> None:
-    looked = {"view": np.array([[0.9, 0.1], [0.2, 0.8], [0.97, 0.03], [0.4, 0.6], [0.01, 0.99]])}
-    assert find_sides(by_brightness(), looked, 2) == ([2, 0], [4, 1])
+def test_sides_are_the_samples_of_which_the_judge_is_most_certain() -> None:
+    judged = {"view": np.array([[0.9, 0.1], [0.2, 0.8], [0.97, 0.03], [0.4, 0.6], [0.01, 0.99]])}
+    assert find_sides(by_brightness(), judged, 2) == ([2, 0], [4, 1])
     with pytest.raises(ConfigError, match="2 of 5 samples searched show 'view left', and exemplars asks for 3"):
-        find_sides(by_brightness(), looked, 3)
+        find_sides(by_brightness(), judged, 3)
 
 
 @pytest.mark.parametrize("family", ["dcgan", "cgan"])
@@ -93,7 +93,7 @@ def test_bad_settings_name_the_way_out(settings: dict[str, object], reason: str)
         TurnConfig(**settings)  # type: ignore[arg-type]
 
 
-def test_a_person_has_to_choose_sides_of_what_is_no_room(opened: Opened) -> None:
+def test_a_person_has_to_choose_the_sides_for_other_images_than_rooms(opened: Opened) -> None:
     run = with_settings(opened("gan"), {"data": {"path": "photographs"}})
     with pytest.raises(NeedsChoice, match="explore sheet"):
         draw_turn(TurnConfig(), run)

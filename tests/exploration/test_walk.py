@@ -22,7 +22,7 @@ Opened = Callable[..., Trained]
 
 
 class Memoriser(Generator):
-    """Gives the stored image whose z is nearest."""
+    """Return the stored image whose z is nearest."""
 
     def __init__(self, z: torch.Tensor, images: torch.Tensor) -> None:
         super().__init__(z.shape[1], 0, (-1.0, 1.0))
@@ -77,7 +77,7 @@ def test_a_stretch_begins_and_ends_exactly_at_the_random_z(distribution):
 
 
 @pytest.mark.parametrize("frames", [9, 27, 60])
-def test_a_generator_that_memorises_is_told_from_a_smooth_one_however_fine_the_steps(opened: Opened, frames):
+def test_a_memorising_generator_is_distinguished_from_a_smooth_one_at_any_step_size(opened: Opened, frames):
     smooth = opened("gan")
     z = smooth.draw_z("stored", 6)
     stored = Memoriser(z, smooth.generator(z, smooth.y(6)))
@@ -143,7 +143,7 @@ def test_the_walk_is_drawn_the_same_for_the_same_seed(opened: Opened, monkeypatc
         assert film.n_frames > 3
 
 
-def test_films_hold_every_frame_there_and_back():
+def test_animations_play_every_frame_forwards_and_backwards():
     frames = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     made = films(frames, 1.0, "gif") | films(frames, 1.0, "webp")
     assert set(made) == {".gif", ".webp"}
@@ -168,7 +168,7 @@ def test_ffmpeg_makes_an_mp4(channels):
     assert films(frames, 1.0, "mp4")[".mp4"][4:8] == b"ftyp"
 
 
-def test_a_failing_ffmpeg_is_told_in_one_line(monkeypatch, tmp_path):
+def test_a_failing_ffmpeg_is_reported_in_one_line(monkeypatch, tmp_path):
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\n/bin/cat > /dev/null\necho 'Unknown\nencoder' >&2\nexit 1\n")
     program.chmod(0o755)
@@ -178,15 +178,15 @@ def test_a_failing_ffmpeg_is_told_in_one_line(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"points": 1}, "points is 1"),
         ({"between": -1}, "between is -1"),
         ({"between": 9, "frames": 9}, "frames is 9, but between is 9"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, told):
-    with pytest.raises(ConfigError, match=told):
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
         WalkConfig(**settings)
 
 
@@ -208,12 +208,12 @@ def test_a_run_without_the_checkpoint_is_refused_in_one_line(opened: Opened, fig
     empty = tmp_path / "empty"
     empty.mkdir()
     shutil.copy(location / "config.yaml", empty)
-    for words, told in (
+    for words, message in (
         (["--run", str(empty)], "has no checkpoint yet"),
         (["--run", str(location), "--step", "77"], "no whole checkpoint of step 77"),
     ):
         assert main([figure, *words, "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]) == 2
         error = capsys.readouterr().err
-        assert told in error
+        assert message in error
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Boxes become positions, maps are dropped and brought back, and what changed is counted as it truly is."""
+"""Boxes become positions, maps are dropped and restored, and the measured changes are the true ones."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from dcgan_dist.exploration.windows import (
     dropped,
     fit_region,
     inside,
+    judge_before,
     judged_boxes,
-    look_at,
     painted,
     pixel_changes,
     with_boxes,
@@ -41,7 +41,7 @@ ROOM_IMAGES: Pixels = np.stack([image for image, _ in ROOMS])
 
 
 class KnowingJudge:
-    """Knows the rooms that it is shown: by their bytes."""
+    """Knows the truth about the rooms of the test, which it recognises by their bytes."""
 
     def __init__(self) -> None:
         self._known = {image.tobytes(): about for image, about in ROOMS}
@@ -66,13 +66,13 @@ def truth(name: str) -> list[Any]:
     return [about[name] for _, about in ROOMS]
 
 
-def test_positions_inside_boxes_are_those_whose_middle_is() -> None:
+def test_positions_inside_boxes_are_those_whose_centre_is() -> None:
     mask = inside([(16, 8, 32, 24), (60, 60, 64, 64)], 16, 64)
     assert [(int(y), int(x)) for y, x in zip(*np.nonzero(mask), strict=True)] == [
         *((y, x) for y in range(2, 6) for x in range(4, 8)),
         (15, 15),
     ]
-    # Middles are 8, 24, 40, 56 pixels: 25 to 39 has none, and its own lies in the third position.
+    # Centres are at 8, 24, 40, 56 pixels. The box from 25 to 39 contains none; its own centre is in the third position.
     assert np.argwhere(inside([(25, 0, 39, 16)], 4, 64)).tolist() == [[0, 2]]
 
 
@@ -107,7 +107,7 @@ def test_regression_finds_the_maps_that_speak_for_the_region() -> None:
 
 
 @pytest.mark.parametrize("family", ["dcgan", "cdcgan"])
-def test_dropped_maps_are_zero_everywhere_and_come_back(opened: Callable[..., Trained], family: str) -> None:
+def test_dropped_maps_are_zero_everywhere_and_are_restored(opened: Callable[..., Trained], family: str) -> None:
     run = opened(family)
     layer = chosen_layer(run, 2)
     z, y = run.draw_z("test", 5), run.y(5, "0" if run.classes else None)
@@ -122,7 +122,7 @@ def test_dropped_maps_are_zero_everywhere_and_come_back(opened: Callable[..., Tr
     assert not after[:, [1, 3]].any()
     others = [number for number in range(layer.maps) if number not in (1, 3)]
     assert torch.equal(after[:, others], own[:, others])
-    # What follows is the last layer alone: it sees maps without those two.
+    # Only the last layer follows: it gets the maps without those two.
     cut = own.clone()
     cut[:, [1, 3]] = 0
     last = run.generator.layers[-1]
@@ -137,13 +137,13 @@ def test_layer_of_the_paper_is_the_one_below_the_highest_hidden_one(opened: Call
     assert chosen_layer(run, None).number == 1
     with pytest.raises(ConfigError, match=r"layer is 3.*1 \(8 maps of 4x4\), 2 \(4 maps of 8x8\)"):
         chosen_layer(run, 3)
-    with pytest.raises(ConfigError, match="dense layers alone"):
+    with pytest.raises(ConfigError, match="only dense layers"):
         chosen_layer(opened("gan"), None)
 
 
 def test_shares_are_those_of_what_is_truly_there() -> None:
     judge = KnowingJudge()
-    before = look_at(ROOM_IMAGES, judge, RandomConv())
+    before = judge_before(ROOM_IMAGES, judge, RandomConv())
     shift = np.roll(np.arange(len(ROOMS)), 1)
     found = compared(before, ROOM_IMAGES[shift], judge, RandomConv())
     had = np.array([box is not None for box in truth("window_box")])
@@ -160,9 +160,9 @@ def test_shares_are_those_of_what_is_truly_there() -> None:
     assert low < has.mean() < high
 
 
-def test_change_elsewhere_does_not_see_the_window() -> None:
+def test_change_elsewhere_ignores_the_window() -> None:
     judge = KnowingJudge()
-    before = look_at(ROOM_IMAGES, judge, RandomConv())
+    before = judge_before(ROOM_IMAGES, judge, RandomConv())
     bricked = painted(ROOM_IMAGES, before.boxes)
     assert not np.array_equal(bricked, ROOM_IMAGES)
     darker = (ROOM_IMAGES * 0.8).astype(np.uint8)
@@ -176,16 +176,16 @@ def test_change_elsewhere_does_not_see_the_window() -> None:
     assert slight["relative"] < 1
 
 
-def test_change_elsewhere_of_other_rooms_altogether_is_that_between_two_samples() -> None:
+def test_change_elsewhere_between_different_rooms_equals_the_distance_of_two_samples() -> None:
     def blind(images: Pixels) -> Judged:
         return Judged({"window": np.zeros(len(images), np.int64)}, {}, np.zeros((len(images), MAP, MAP), np.float32))
 
-    before = look_at(ROOM_IMAGES, blind, RandomConv())
+    before = judge_before(ROOM_IMAGES, blind, RandomConv())
     shifted = compared(before, np.roll(ROOM_IMAGES, 1, axis=0), blind, RandomConv())["elsewhere"]
     assert shifted["relative"] == pytest.approx(1)
 
 
-def test_pixel_changes_are_told_apart_by_the_boxes() -> None:
+def test_pixel_changes_are_measured_inside_and_outside_the_boxes() -> None:
     before = np.full((2, 8, 8, 1), 100, np.uint8)
     after = before.copy()
     boxes = [[(0, 0, 4, 4), (2, 2, 6, 6)], [(6, 6, 8, 8)]]
@@ -273,7 +273,7 @@ def test_figure_of_boxes_drawn_by_hand(opened: Callable[..., Trained], tmp_path:
     assert draw_windows(config, run).numbers == numbers
 
 
-def test_boxes_that_only_a_person_can_draw_are_asked_for(opened: Callable[..., Trained]) -> None:
+def test_missing_boxes_of_other_images_are_requested(opened: Callable[..., Trained]) -> None:
     with pytest.raises(NeedsChoice, match="explore boxes "):
         draw_windows(WindowsConfig(region_name="bed"), opened())
 

@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over its own pipe: no further package, no port, no network."""
+"""Headless Chromium, controlled over its pipe: no further package, no port, no network."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Browser:
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
 
     def run(self, script: str) -> Any:
-        """Return the value of an expression, or of what it promises."""
+        """Return the value of an expression; if it is a promise, wait for its value."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise AssertionError(answer["exceptionDetails"]["exception"].get("description", answer))
@@ -130,7 +130,7 @@ class Browser:
         return found
 
     def requests(self) -> list[str]:
-        """Return what was asked for, but for what lies in the page itself."""
+        """Return the requests of the page, without data URLs."""
         self.settle()
         urls = [
             event["params"]["request"]["url"]

@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from dcgan_dist.config import Config, flatten, override
-from dcgan_dist.results.aggregate import Pile, Score, Sweep, Trial, Verdict
+from dcgan_dist.results.aggregate import Collection, Score, Sweep, Trial, Verdict
 
 EVIL = '"><img src=x onerror="hacked=1"><script>hacked=1</script>\n\u2028{{ 7*7 }}</script><!--\'`${hacked=1}`'
 VERDICTS = ("stable", "discriminator_wins", "collapse", "oscillation", "diverged", "undecided")
 
 
 def grid_png(seed: int, side: int = 16, count: int = 8) -> bytes:
-    """Return a grid of count x count smooth images, as a run draws it."""
+    """Return a grid of count x count smooth images, like those of a run."""
     small = np.random.default_rng(seed).integers(0, 255, (count * count, 4, 4, 3), dtype=np.uint8)
     grid = np.full((count * (side + 2) - 2, count * (side + 2) - 2, 3), 255, np.uint8)
     for place, cell in enumerate(small):
@@ -31,7 +31,7 @@ def grid_png(seed: int, side: int = 16, count: int = 8) -> bytes:
 
 
 def huge_png() -> bytes:
-    """Return a small file whose header claims 20,000 x 20,000 pixels."""
+    """Return a small file whose header states 20,000 x 20,000 pixels."""
     content = bytearray(grid_png(0))
     content[16:24] = struct.pack(">II", 20_000, 20_000)
     return bytes(content)
@@ -43,7 +43,7 @@ def score(task: str, metric: str, value: float, **changes: Any) -> Score:
 
 
 def make_trial(folder: Path, number: int, grids: int = 5, rows: int = 60, side: int = 16, **changes: Any) -> Trial:
-    """Return a trial of a sweep whose grids are of its own."""
+    """Return a trial of a sweep with its own grids."""
     draw = random.Random(number)
     parameters = {
         "optim.lr": 10 ** draw.uniform(-5, -3),
@@ -75,7 +75,7 @@ def make_trial(folder: Path, number: int, grids: int = 5, rows: int = 60, side: 
         "metrics": {"step": steps, **dict(zip(names, waves, strict=True))},
         "scores": {f"{one.task}.{one.metric}": one for one in scores},
         "all_scores": scores,
-        "verdict": Verdict(verdict, f"as told by number {number}"),
+        "verdict": Verdict(verdict, f"reason {number}"),
         "samples": tuple(samples),
         "real": samples[0][1] if samples else None,
         "command": f"python -m dcgan_dist.train --config t{number}.yaml",
@@ -90,7 +90,7 @@ def make_trial(folder: Path, number: int, grids: int = 5, rows: int = 60, side: 
     return Trial(**{**given, **changes})
 
 
-def make_pile(folder: Path, count: int = 8, **changes: Any) -> Pile:
+def make_collection(folder: Path, count: int = 8, **changes: Any) -> Collection:
     """Return a sweep of `count` trials."""
     trials = [make_trial(folder, number, **changes) for number in range(count)]
     best = max(trials, key=lambda trial: trial.scores["sweep.representation"].value)
@@ -106,4 +106,4 @@ def make_pile(folder: Path, count: int = 8, **changes: Any) -> Pile:
         best=best.key,
         importance={"optim.lr": (0.6, 0.5, 0.7), "optim.beta1": (0.1, -0.1, 0.2)},
     )
-    return Pile(trials=tuple(trials), sweeps=(sweep,))
+    return Collection(trials=tuple(trials), sweeps=(sweep,))

@@ -21,28 +21,28 @@ from dcgan_dist.command_line import parse_settings
 from dcgan_dist.config import Config, SweepConfig, flatten
 from dcgan_dist.errors import InputError
 from dcgan_dist.results import aggregate
-from dcgan_dist.results.aggregate import Parent, Pile, Trial, collect, read_image
+from dcgan_dist.results.aggregate import Collection, Parent, Trial, collect, read_image
 from dcgan_dist.results.reading import FigureFile, parse_plain_yaml
 from dcgan_dist.results.stability import judge
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
-from tests.results.piles import add_score, make_run, metrics_row
+from tests.results.made_collections import add_score, make_run, metrics_row
 
 
-def only(pile: Pile) -> Trial:
-    assert len(pile.trials) == 1
-    return pile.trials[0]
+def only(collection: Collection) -> Trial:
+    assert len(collection.trials) == 1
+    return collection.trials[0]
 
 
 def read(folder: Path) -> Trial:
     return only(collect([str(folder)]))
 
 
-# What is there
+# Runs
 
 
-def test_a_run_of_an_earlier_version_differs_by_none_of_its_spellings(tmp_path):
+def test_former_spellings_of_settings_are_no_difference(tmp_path):
     run = make_run(tmp_path / "rooms", optim__lr=1e-3)
     text = (run / "config.yaml").read_text()
     assert "sample_statistics: running" in text
@@ -91,7 +91,7 @@ def test_the_command_trains_the_same_run_in_another_directory(tmp_path):
     assert replace(config, run_dir=None, cluster=Config().cluster) == replace(
         Config(), optim=replace(Config().optim, lr=1e-3)
     )
-    assert config.cluster.storage is None  # else the run would be STORAGE/NAME, the old one
+    assert config.cluster.storage is None  # otherwise the run would be STORAGE/NAME, the old one
 
 
 def test_the_newest_score_of_the_discriminator_counts_and_all_are_kept(tmp_path):
@@ -108,7 +108,7 @@ def test_the_newest_score_of_the_discriminator_counts_and_all_are_kept(tmp_path)
     assert sorted(score.value for score in trial.all_scores) == [60.0, 70.0, 75.0, 99.0]
 
 
-def test_runs_of_one_name_get_keys_that_tell_them_apart(tmp_path):
+def test_runs_with_the_same_name_get_different_keys(tmp_path):
     for place in ("a/rooms", "b/rooms", "b/faces", "b/c/rooms"):
         make_run(tmp_path / place, steps=10)
     keys = {trial.key: trial.directory for trial in collect([str(tmp_path)]).trials}
@@ -120,16 +120,16 @@ def test_runs_of_one_name_get_keys_that_tell_them_apart(tmp_path):
     }
 
 
-def test_a_run_reached_in_several_ways_is_one(tmp_path, monkeypatch):
+def test_a_run_that_is_reached_by_several_paths_is_one_run(tmp_path, monkeypatch):
     run = make_run(tmp_path / "runs" / "rooms", steps=10)
     (tmp_path / "runs" / "again").symlink_to(run)
     (tmp_path / "runs" / "circle").symlink_to(tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    pile = collect(["runs", str(run), "runs/rooms/", f"file://{run}"])
-    assert len(pile.trials) == 1
+    collection = collect(["runs", str(run), "runs/rooms/", f"file://{run}"])
+    assert len(collection.trials) == 1
 
 
-def test_a_place_named_by_a_dot_has_its_real_name(tmp_path, monkeypatch):
+def test_a_location_named_by_a_dot_has_its_real_name(tmp_path, monkeypatch):
     monkeypatch.chdir(make_run(tmp_path / "rooms", steps=10))
     assert only(collect(["."])).key == "rooms"
 
@@ -139,7 +139,7 @@ def test_a_place_named_by_a_dot_has_its_real_name(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """A sweep as its driver leaves it: a good trial, one stopped early, a refused one, a copy, and one that waits."""
+    """Return a sweep as its driver leaves it: trials that are good, stopped early, refused, copied, and waiting."""
     folder = tmp_path / "lr"
     config = SweepConfig(space={"optim.lr": {"loguniform": [1e-5, 1e-1]}}, trials=5)
     with Ledger.open(config, str(folder)) as ledger:
@@ -158,15 +158,15 @@ def sweep(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_sweep_tells_what_it_knows_of_its_trials(sweep):
+def test_the_records_of_a_sweep_are_part_of_its_trials(sweep):
     make_run(sweep.parent / "alone", steps=10)
-    pile = collect([str(sweep.parent)])
-    (found,) = pile.sweeps
+    collection = collect([str(sweep.parent)])
+    (found,) = collection.sweeps
     assert (found.key, found.status, found.objective) == ("lr", "stopped", "representation")
     assert found.space == {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
     assert found.trials == tuple(f"lr/t000{number}" for number in range(5))
     assert found.best == "lr/t0000"
-    trials = {trial.key: trial for trial in pile.trials}
+    trials = {trial.key: trial for trial in collection.trials}
     assert set(trials) == {*found.trials, "alone"}
     assert trials["alone"].sweep is None
     best = trials["lr/t0000"]
@@ -182,25 +182,25 @@ def test_a_sweep_tells_what_it_knows_of_its_trials(sweep):
     assert refused.problems == ("it has no run directory",)
     assert trials["lr/t0003"].parent == Parent("lr/t0000", 100, "ab")
     assert trials["lr/t0004"].status == "stopped"
-    assert "goes on when the sweep does" in trials["lr/t0004"].reason
+    assert "resumes with the sweep" in trials["lr/t0004"].reason
 
 
-def test_a_sweep_whose_ledger_is_cut_is_told_by_its_trials(sweep):
+def test_a_sweep_with_a_damaged_ledger_is_shown_by_its_trials(sweep):
     ledger = sweep / "sweep.json"
     ledger.write_bytes(ledger.read_bytes()[:500])
-    pile = collect([str(sweep)])
-    assert pile.sweeps[0].problems == ("sweep.json is cut or damaged: it is no JSON",)
-    assert [trial.key for trial in pile.trials] == ["lr/t0000", "lr/t0001", "lr/t0003"]
+    collection = collect([str(sweep)])
+    assert collection.sweeps[0].problems == ("sweep.json is cut or damaged: it is no JSON",)
+    assert [trial.key for trial in collection.trials] == ["lr/t0000", "lr/t0001", "lr/t0003"]
     ledger.unlink()
     assert "missing" in collect([str(sweep)]).sweeps[0].problems[0]
 
 
-def test_a_trial_of_its_own_accord_is_a_run(sweep):
+def test_a_trial_without_its_sweep_is_a_single_run(sweep):
     trial = only(collect([str(sweep / "trials" / "t0001")]))
     assert (trial.key, trial.sweep, trial.status) == ("t0001", None, "finished")
 
 
-# Runs that go on, and those that seem to
+# Runs that are running, and those that only seem to be
 
 
 def test_a_run_whose_process_lives_is_running_and_one_whose_process_is_gone_died(tmp_path, start_writer):
@@ -239,13 +239,13 @@ def test_an_impossible_process_is_gone(tmp_path, pid):
 def draw_figure(run: Path, name: str, content: bytes | None = None, **about: object) -> None:
     (run / "figures").mkdir(exist_ok=True)
     (run / "figures" / f"{name}.png").write_bytes(b"a picture")
-    told = json.dumps({"title": "A walk", "finding": "Neighbours are near.", "step": 20} | about).encode()
-    (run / "figures" / f"{name}.json").write_bytes(told if content is None else content)
+    valid = json.dumps({"title": "A walk", "finding": "Neighbours are near.", "step": 20} | about).encode()
+    (run / "figures" / f"{name}.json").write_bytes(valid if content is None else content)
 
 
-def test_figures_are_read_with_what_they_say_of_themselves(tmp_path):
+def test_figures_are_read_with_title_and_finding(tmp_path):
     run = make_run(tmp_path / "runs" / "a", steps=20)
-    cache = tmp_path / "pile.arrow"
+    cache = tmp_path / "collection.arrow"
     assert only(collect([str(tmp_path / "runs")], cache)).figures == ()
     draw_figure(run, "walk")
     draw_figure(run, "nasty", title="<b>\n" + "x" * 9, finding=[1], step="many")
@@ -267,7 +267,7 @@ def test_figures_are_read_with_what_they_say_of_themselves(tmp_path):
 # Bad and hostile files
 
 
-def test_a_metrics_file_cut_in_the_middle_of_a_line_keeps_all_whole_lines(tmp_path):
+def test_a_metrics_file_that_is_cut_in_a_line_keeps_all_complete_lines(tmp_path):
     run = make_run(tmp_path / "run")
     whole = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(whole[:-20])
@@ -280,7 +280,7 @@ def test_a_metrics_file_cut_in_the_middle_of_a_line_keeps_all_whole_lines(tmp_pa
     assert read(run).problems == ("metrics.jsonl line 5 is damaged",)
 
 
-def test_two_cut_lines_are_not_taken_for_a_whole_one(tmp_path):
+def test_two_cut_lines_are_not_read_as_one_complete_line(tmp_path):
     run = make_run(tmp_path / "run", steps=10)
     (run / "metrics.jsonl").write_text('{"step": 1\n"loss_d": 2.0}\n{"step": 3, "loss_d": 1.0}\n')
     trial = read(run)
@@ -288,7 +288,7 @@ def test_two_cut_lines_are_not_taken_for_a_whole_one(tmp_path):
     assert trial.problems == ("metrics.jsonl line 1 is damaged, and 1 more",)
 
 
-def test_nan_infinity_and_what_is_no_number_do_no_harm(tmp_path):
+def test_nan_infinity_and_values_that_are_not_numbers_are_no_error(tmp_path):
     run = make_run(tmp_path / "run", steps=10)
     (run / "metrics.jsonl").write_text(
         '{"step": 1, "loss_d": NaN, "loss_g": Infinity, "note": "a"}\n'
@@ -315,12 +315,12 @@ def test_a_loss_that_is_not_finite_is_a_divergence_whatever_else_the_line_has(tm
     run = make_run(tmp_path / "run", steps=10)
     (run / "metrics.jsonl").write_text(f'{{"step": 1, "loss_d": {word}, "loss_g": 1.0, "d_real": "a", "note": []}}\n')
     assert read(run).verdict.name == "diverged"
-    # The line of a copied checkpoint's parent has no losses, and is none of training.
+    # The line that names the parent of a copied checkpoint has no losses: it is not a line of training.
     (run / "metrics.jsonl").write_text('{"step": 1, "parent": "t0001", "parent_step": 1, "parent_digest": "ab"}\n')
     assert read(run).verdict.name == "undecided"
 
 
-def test_steps_that_go_back_are_put_in_order_and_the_last_line_of_each_counts(tmp_path):
+def test_steps_that_go_back_are_sorted_and_the_last_line_of_each_counts(tmp_path):
     run = make_run(tmp_path / "run", steps=10)
     rows = [{"step": 1, "loss_d": 1.0}, {"step": 3, "loss_d": 3.0}, {"step": 2, "loss_d": 2.0}]
     rows += [{"step": 3, "parent": "t0001", "parent_step": 3, "parent_digest": "cd"}, {"step": 1, "loss_d": 9.0}]
@@ -334,7 +334,7 @@ def test_steps_that_go_back_are_put_in_order_and_the_last_line_of_each_counts(tm
 HOSTILE = '<script>alert("1")</script>\n=1+1 \udcff ' + "x" * 10_000
 
 
-def test_hostile_settings_and_reasons_come_through_as_text(tmp_path):
+def test_hostile_settings_and_reasons_are_kept_as_text(tmp_path):
     run = make_run(tmp_path / "run", steps=10)
     content = yaml.safe_load((run / "config.yaml").read_text())
     content["data"]["path"] = content["new"] = HOSTILE.replace("\udcff", "")
@@ -349,7 +349,7 @@ def test_hostile_settings_and_reasons_come_through_as_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (b"", "config.yaml is empty"),
         (b"- 1\n", "config.yaml holds no settings"),
@@ -363,13 +363,13 @@ def test_hostile_settings_and_reasons_come_through_as_text(tmp_path):
         (b"#" * (2**20 + 1), "more than the 1,048,576"),
     ],
 )
-def test_a_config_that_is_none_is_told_in_one_line(tmp_path, content, told):
+def test_an_invalid_config_is_reported_in_one_line(tmp_path, content, expected):
     run = make_run(tmp_path / "run", steps=10)
     (run / "config.yaml").write_bytes(content)
     begun = time.process_time()
     trial = read(run)
     assert time.process_time() - begun < 5
-    assert told in trial.problems[0]
+    assert expected in trial.problems[0]
     assert len(trial.problems[0].splitlines()) == 1
     assert len(trial.metrics["step"]) == 1
 
@@ -380,9 +380,9 @@ def test_damaged_json_is_no_error(tmp_path, name, content):
     run = make_run(tmp_path / "runs" / "run", steps=10)
     target = tmp_path / "runs" if name == "sweep.json" else run
     (target / name).write_bytes(content)
-    pile = collect([str(tmp_path)])
-    assert len(pile.trials) == 1
-    problems = [*pile.trials[0].problems, *(line for sweep in pile.sweeps for line in sweep.problems)]
+    collection = collect([str(tmp_path)])
+    assert len(collection.trials) == 1
+    problems = [*collection.trials[0].problems, *(line for sweep in collection.sweeps for line in sweep.problems)]
     assert problems if content != b'{"status": {"a": 1}, "pid": "x"}' else not problems
 
 
@@ -402,7 +402,7 @@ def test_scores_of_another_form_are_no_error(tmp_path, scores):
     assert set(read(run).scores) <= {"rooms.a", "rooms.b", "rooms.c", "rooms.d"}
 
 
-def test_pipes_folders_and_links_in_place_of_files_are_told_not_waited_for(tmp_path):
+def test_pipes_folders_and_links_instead_of_files_are_reported_without_waiting(tmp_path):
     run = make_run(tmp_path / "run", steps=10)
     (run / "metrics.jsonl").unlink()
     os.mkfifo(run / "metrics.jsonl")
@@ -410,11 +410,11 @@ def test_pipes_folders_and_links_in_place_of_files_are_told_not_waited_for(tmp_p
     (run / "status.json").unlink()
     (run / "status.json").symlink_to("nowhere")
     trial = read(run)
-    assert trial.problems == ("metrics.jsonl is not a regular file", "scores.json is not a regular file")
+    assert trial.problems == ("metrics.jsonl is no plain file", "scores.json is no plain file")
     assert (trial.status, trial.reason) == ("unknown", "status.json is missing")
 
 
-def test_half_written_directories_are_shown_as_far_as_they_go(tmp_path):
+def test_incomplete_directories_are_shown_as_far_as_possible(tmp_path):
     run = make_run(tmp_path / "whole", steps=10)
     for number, name in enumerate(("config.yaml", "status.json", "metrics.jsonl")):
         (tmp_path / f"only{number}").mkdir()
@@ -434,12 +434,12 @@ def test_a_config_of_something_else_is_listed_as_unreadable(tmp_path):
     make_run(tmp_path / "run", steps=10)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.yaml").write_text("server: {port: 80}\n")
-    pile = collect([str(tmp_path)])
-    assert len(pile.trials) == 1
-    assert pile.unreadable == ((f"{tmp_path}/other", "its config.yaml holds no settings of a run"),)
+    collection = collect([str(tmp_path)])
+    assert len(collection.trials) == 1
+    assert collection.unreadable == ((f"{tmp_path}/other", "its config.yaml holds no settings of a run"),)
 
 
-def test_a_name_that_is_no_utf_8_is_shown_with_a_mark(tmp_path):
+def test_a_name_that_is_not_utf_8_is_shown_with_a_question_mark(tmp_path):
     make_run(tmp_path / "run", steps=10).rename(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\n<b>"))
     trial = only(collect([str(tmp_path)], tmp_path / "cache.arrow"))
     assert trial.key == "a?\n<b>"
@@ -458,7 +458,7 @@ def test_an_older_run_without_newer_settings_and_metrics_is_shown(tmp_path):
     assert (trial.status, trial.step, trial.seconds, trial.throughput) == ("finished", 10, None, None)
 
 
-def test_nothing_there_is_one_clear_line(tmp_path):
+def test_an_empty_location_is_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match="no such directory: '/nowhere/at/all'"):
         collect(["/nowhere/at/all"])
     with pytest.raises(InputError, match=r"no directory there holds config\.yaml"):
@@ -482,7 +482,7 @@ LINES = st.builds(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(LINES, max_size=6))
-def test_plain_yaml_is_read_as_yaml_has_it_or_left_to_yaml(lines):
+def test_plain_yaml_is_parsed_like_yaml_or_left_to_the_yaml_parser(lines):
     text = "\n".join(lines) + "\n"
     ours = parse_plain_yaml(text)
     if ours is not None:
@@ -490,7 +490,7 @@ def test_plain_yaml_is_read_as_yaml_has_it_or_left_to_yaml(lines):
         assert repr(ours) == repr(aggregate.clean(theirs))
 
 
-def test_what_a_run_writes_is_plain(tmp_path):
+def test_the_config_that_a_run_writes_is_plain_yaml(tmp_path):
     text = (make_run(tmp_path / "run", steps=10, optim__lr=1e-5) / "config.yaml").read_text()
     assert parse_plain_yaml(text) == yaml.safe_load(text)
 
@@ -501,7 +501,7 @@ def test_what_a_run_writes_is_plain(tmp_path):
 def test_only_changed_runs_are_read_again_and_nothing_else_differs(tmp_path):
     runs = [make_run(tmp_path / "runs" / f"r{number}", steps=20) for number in range(4)]
     add_score(runs[0], "rooms", 20, 80.0)
-    cache = tmp_path / "cache" / "pile.arrow"
+    cache = tmp_path / "cache" / "collection.arrow"
     first = collect([str(tmp_path / "runs")], cache)
     again = collect([str(tmp_path / "runs")], cache)
     assert (first.read, again.read) == (4, 0)
@@ -518,23 +518,23 @@ def test_only_changed_runs_are_read_again_and_nothing_else_differs(tmp_path):
     assert third.trials[2].scores["rooms.accuracy"].value == 70.0
 
 
-def test_a_damaged_cache_is_made_anew(tmp_path):
+def test_a_damaged_cache_is_replaced(tmp_path):
     make_run(tmp_path / "runs" / "a", steps=20)
-    cache = tmp_path / "pile.arrow"
+    cache = tmp_path / "collection.arrow"
     expected = collect([str(tmp_path / "runs")], cache)
     whole = cache.read_bytes()
     for content in (b"", b"no arrow", whole[:-200], whole[: len(whole) // 2], b"\0" * len(whole)):
         cache.write_bytes(content)
-        pile = collect([str(tmp_path / "runs")], cache)
-        assert pile.read == 1
-        assert pile.trials[0].settings == expected.trials[0].settings
+        collection = collect([str(tmp_path / "runs")], cache)
+        assert collection.read == 1
+        assert collection.trials[0].settings == expected.trials[0].settings
         assert collect([str(tmp_path / "runs")], cache).read == 0
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_no_error(tmp_path):
+def test_a_cache_that_cannot_be_written_is_reported_and_no_error(tmp_path):
     make_run(tmp_path / "runs" / "a", steps=20)
     lines: list[str] = []
-    assert len(collect([str(tmp_path / "runs")], Path("/proc/none/pile.arrow"), lines.append).trials) == 1
+    assert len(collect([str(tmp_path / "runs")], Path("/proc/none/collection.arrow"), lines.append).trials) == 1
     assert len(lines) == 1
     assert "read again" in lines[0]
 
@@ -542,44 +542,46 @@ def test_a_cache_that_cannot_be_written_is_told_and_no_error(tmp_path):
 def test_many_runs_are_read_by_several_processes_in_order(tmp_path, monkeypatch):
     for number in range(6):
         make_run(tmp_path / f"r{number}", steps=10, seed=number)
-    monkeypatch.setattr(aggregate, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(aggregate, "_RUNS_PER_PROCESS", 1)
     monkeypatch.setattr(aggregate, "_BATCH", 2)
     monkeypatch.setattr(aggregate, "usable_cores", lambda: 2)
-    pile = collect([str(tmp_path)])
-    assert [trial.settings["seed"] for trial in pile.trials] == list(range(6))
+    collection = collect([str(tmp_path)])
+    assert [trial.settings["seed"] for trial in collection.trials] == list(range(6))
 
 
 # Storage
 
 
 def test_runs_and_sweeps_on_object_storage_are_read(s3_server, tmp_path):
-    make_run("s3://results/pile/rooms", steps=20)
+    make_run("s3://results/collection/rooms", steps=20)
     draw_figure(tmp_path, "walk")
     for name in ("walk.png", "walk.json"):
-        folder_at("s3://results/pile/rooms/figures").write(name, (tmp_path / "figures" / name).read_bytes())
-    add_score("s3://results/pile/rooms", "rooms", 20, 80.0)
-    with Ledger.open(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=1), "s3://results/pile/sweep") as ledger:
+        folder_at("s3://results/collection/rooms/figures").write(name, (tmp_path / "figures" / name).read_bytes())
+    add_score("s3://results/collection/rooms", "rooms", 20, 80.0)
+    with Ledger.open(
+        SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=1), "s3://results/collection/sweep"
+    ) as ledger:
         ledger.start(TrialRecord(trial="t0000", parameters={"seed": 1}, steps=20))
-        make_run(trial_location("s3://results/pile/sweep", "t0000"), steps=20)
+        make_run(trial_location("s3://results/collection/sweep", "t0000"), steps=20)
         ledger.finish("t0000", "finished", objective=0.7)
-    cache = tmp_path / "pile.arrow"
-    pile = collect(["s3://results/pile"], cache)
-    assert [(trial.key, trial.status, trial.objective) for trial in pile.trials] == [
+    cache = tmp_path / "collection.arrow"
+    collection = collect(["s3://results/collection"], cache)
+    assert [(trial.key, trial.status, trial.objective) for trial in collection.trials] == [
         ("sweep/t0000", "finished", 0.7),
         ("rooms", "finished", None),
     ]
-    rooms = pile.trials[1]
+    rooms = collection.trials[1]
     assert rooms.scores["rooms.accuracy"].value == 80.0
     assert rooms.metrics["step"].tolist() == [10, 20]
     assert (read_image(rooms.samples[0][1]) or b"").startswith(b"\x89PNG")
     assert [figure.title for figure, _ in rooms.figures] == ["A walk"]
     assert read_image(rooms.figures[0][1]) == b"a picture"
     assert "s3://" not in rooms.command.partition("--")[0]
-    assert collect(["s3://results/pile"], cache).read == 0
-    with open_run("s3://results/pile/rooms") as run:
+    assert collect(["s3://results/collection"], cache).read == 0
+    with open_run("s3://results/collection/rooms") as run:
         run.append_metrics(metrics_row(30))
         run.set_status("finished")
-    assert collect(["s3://results/pile"], cache).read == 1
+    assert collect(["s3://results/collection"], cache).read == 1
     with pytest.raises(InputError, match="nothing is at s3://results/none"):
         collect(["s3://results/none"])
 
@@ -606,18 +608,18 @@ def test_one_damaged_run_is_marked_and_all_others_are_shown(tmp_path, capsys):
     }
     for name, (file, content) in damages.items():
         (make_run(tmp_path / "runs" / name, steps=10) / file).write_bytes(content)
-    # A number that no float holds is no damage, but has no place in a table.
+    # A number that is too large for a float is no damage, but cannot be in a table.
     (make_run(tmp_path / "runs" / "huge", steps=10) / "config.yaml").write_text(f"optim: {{lr: 1{'0' * 400}}}\n")
     problems = {trial.key: trial.problems for trial in collect([str(tmp_path / "runs")]).trials}
     assert not problems.pop("good") + problems.pop("huge")
-    assert {name: damages[name][0] in told[0] for name, told in problems.items()} == dict.fromkeys(damages, True)
+    assert {name: damages[name][0] in found[0] for name, found in problems.items()} == dict.fromkeys(damages, True)
     assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "report.html")]) == 0
     assert compare.main([str(tmp_path / "runs")]) == 0
     page, table = (tmp_path / "report.html").read_text(), capsys.readouterr().out
     assert all(name in page and name in table for name in ("good", "huge", *damages))
 
 
-def test_grids_and_scores_of_averaged_weights_go_before_those_of_the_raw_ones(tmp_path: Path) -> None:
+def test_grids_and_scores_of_averaged_weights_take_precedence_over_raw_ones(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "samples").mkdir(parents=True)
     (run / "config.yaml").write_text("model: {name: dcgan}\n")

@@ -1,4 +1,4 @@
-"""The page in a real browser: it asks for nothing, complains of nothing, and is used by hand and by key."""
+"""The page in a real browser: no requests, no errors on the console, usable by mouse and by keyboard."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from dcgan_dist.results import page
-from dcgan_dist.results.aggregate import Pile
+from dcgan_dist.results.aggregate import Collection
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.thumbnails import Thumbnails
 
 from .chromium import Browser, chromium, find_chromium
-from .made_trials import make_pile, make_trial, score
+from .made_trials import make_collection, make_trial, score
 from .test_page import NOW, hostile
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
@@ -28,17 +28,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def pile(tmp_path_factory: pytest.TempPathFactory) -> Pile:
-    made = make_pile(tmp_path_factory.mktemp("grids"), 12)
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    made = make_collection(tmp_path_factory.mktemp("grids"), 12)
     scores = (score("cifar10", "accuracy", 58.0, protocol="full"), *made.trials[0].all_scores)
     first = dataclasses.replace(made.trials[0], all_scores=scores, status="stopped")
     return dataclasses.replace(made, trials=(first, *made.trials[1:]))
 
 
 @pytest.fixture(scope="module")
-def report(pile: Pile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(pile, path, now=NOW)
+    write_page(collection, path, now=NOW)
     return path
 
 
@@ -56,7 +56,7 @@ def focused(browser: Browser, what: str) -> str:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
-def test_page_is_quiet_and_fits(browser: Browser, report: Path, width: int, dark: bool) -> None:
+def test_the_page_has_no_errors_and_fits_the_width(browser: Browser, report: Path, width: int, dark: bool) -> None:
     browser.open(report, width, dark=dark)
     assert browser.run("document.documentElement.scrollWidth") <= width
     for section in ("leaderboard", "trial", "compare", "space", "representation", "budgets"):
@@ -76,7 +76,7 @@ def test_page_is_quiet_and_fits(browser: Browser, report: Path, width: int, dark
     assert browser.run(labelled)
 
 
-def test_theme_can_be_changed_by_hand(browser: Browser, report: Path) -> None:
+def test_the_theme_can_be_changed(browser: Browser, report: Path) -> None:
     browser.open(report)
     before = browser.run("getComputedStyle(document.body).backgroundColor")
     browser.click("#theme")
@@ -85,12 +85,12 @@ def test_theme_can_be_changed_by_hand(browser: Browser, report: Path) -> None:
     assert browser.run("getComputedStyle(document.body).backgroundColor") == before
 
 
-def test_table_is_sorted_by_any_column_both_ways(browser: Browser, report: Path, pile: Pile) -> None:
+def test_table_is_sorted_by_any_column_both_ways(browser: Browser, report: Path, collection: Collection) -> None:
     browser.open(report)
-    by_score = sorted(pile.trials, key=lambda trial: -trial.scores["sweep.representation"].value)
+    by_score = sorted(collection.trials, key=lambda trial: -trial.scores["sweep.representation"].value)
     assert names(browser) == [trial.key for trial in by_score]
     assert browser.run("document.querySelector('th[aria-sort=descending]').textContent") == "representation"
-    by_rate = [trial.key for trial in sorted(pile.trials, key=lambda trial: trial.parameters["optim.lr"])]
+    by_rate = [trial.key for trial in sorted(collection.trials, key=lambda trial: trial.parameters["optim.lr"])]
     browser.click("#board th[data-id='p:optim.lr'] button")
     assert names(browser) == by_rate
     assert focused(browser, "textContent") == "lr"
@@ -133,7 +133,7 @@ def test_slider_shows_the_same_z_at_other_steps(browser: Browser, report: Path) 
     assert source_of(browser, picture) == newest
 
 
-def test_trial_is_opened_by_key_and_by_address(browser: Browser, report: Path) -> None:
+def test_a_trial_is_opened_by_keyboard_and_by_address(browser: Browser, report: Path) -> None:
     browser.open(report)
     order = names(browser)
     browser.run("document.querySelector('#board .name').focus()")
@@ -152,9 +152,9 @@ def test_trial_is_opened_by_key_and_by_address(browser: Browser, report: Path) -
     assert "--config t5.yaml" in browser.run("document.querySelector('.command pre').textContent")
 
 
-def test_everything_can_be_reached_by_tab(browser: Browser, pile: Pile, tmp_path: Path) -> None:
-    few = dataclasses.replace(pile.sweeps[0], trials=("t0000", "t0001", "t0002"), best="t0001")
-    write_page(Pile(trials=pile.trials[:3], sweeps=(few,)), tmp_path / "few.html", now=NOW)
+def test_everything_can_be_reached_with_the_tab_key(browser: Browser, collection: Collection, tmp_path: Path) -> None:
+    few = dataclasses.replace(collection.sweeps[0], trials=("t0000", "t0001", "t0002"), best="t0001")
+    write_page(Collection(trials=collection.trials[:3], sweeps=(few,)), tmp_path / "few.html", now=NOW)
     browser.open(tmp_path / "few.html", height=400)
     reached: list[str] = []
     while "budgets" not in reached and len(reached) < 120:
@@ -166,7 +166,7 @@ def test_everything_can_be_reached_by_tab(browser: Browser, pile: Pile, tmp_path
 def test_trials_are_compared_side_by_side(browser: Browser, report: Path) -> None:
     browser.open(report)
     shown = "[...document.querySelectorAll('#compare-view .side .name-link')].map(e => e.textContent)"
-    assert len(browser.run(shown)) == 3  # the best, one in the middle, one that went wrong
+    assert len(browser.run(shown)) == 3  # the best, a median one, and one that is not stable
     for key in browser.run("board.picked.slice()"):
         browser.click(f"#board input[data-key={key}]")
     assert "Tick two to six trials" in browser.run("document.getElementById('compare-view').textContent")
@@ -179,7 +179,7 @@ def test_trials_are_compared_side_by_side(browser: Browser, report: Path) -> Non
     browser.press("ArrowLeft")
     before = browser.run(pictures)
     assert len({*newest, *before}) == 8
-    assert "Each place of a grid shows the same z" in browser.run("document.querySelector('#compare-view').textContent")
+    assert "Each cell of a grid shows the same z" in browser.run("document.querySelector('#compare-view').textContent")
     lines = "document.querySelectorAll('#compare-view .charts figure:first-child path.line').length"
     assert browser.run(lines) == 4
     differing = "[...document.querySelectorAll('#compare-view tbody tr td:first-child')].map(e => e.textContent)"
@@ -189,14 +189,14 @@ def test_trials_are_compared_side_by_side(browser: Browser, report: Path) -> Non
     assert browser.run("document.querySelectorAll('#compare-view .legend b').length") == 4  # the values at that step
 
 
-def test_different_seeds_are_told_when_compared(browser: Browser, pile: Pile, tmp_path: Path) -> None:
-    other = dataclasses.replace(pile.trials[1], settings={**pile.trials[1].settings, "seed": 5})
-    write_page(Pile(trials=(pile.trials[0], other)), tmp_path / "two.html", now=NOW)
+def test_a_comparison_says_that_seeds_differ(browser: Browser, collection: Collection, tmp_path: Path) -> None:
+    other = dataclasses.replace(collection.trials[1], settings={**collection.trials[1].settings, "seed": 5})
+    write_page(Collection(trials=(collection.trials[0], other)), tmp_path / "two.html", now=NOW)
     browser.open(tmp_path / "two.html")
     assert "Their z differ" in browser.run("document.querySelector('#compare-view').textContent")
 
 
-def test_space_is_walked_by_key(browser: Browser, report: Path) -> None:
+def test_the_space_is_usable_by_keyboard(browser: Browser, report: Path) -> None:
     browser.open(report)
     maps = browser.run("document.querySelectorAll('#space-view .maps')[0].querySelectorAll('svg').length")
     assert maps == 3  # lr and beta1, lr and slope, beta1 and slope
@@ -227,10 +227,10 @@ def test_hostile_names_do_nothing(browser: Browser, tmp_path: Path, width: int) 
         make_trial(tmp_path, 2, key="same"),
         make_trial(tmp_path, 3, key="other/same"),
     )
-    base = make_pile(tmp_path, 3)
+    base = make_collection(tmp_path, 3)
     sweep = dataclasses.replace(base.sweeps[0], key=trials[0].key, best="same")
     nasty = dataclasses.replace(trials[2], sweep=sweep.key, parameters={**trials[2].parameters, trials[0].key: "<b>x"})
-    write_page(Pile(trials=(*trials[:2], nasty, trials[3]), sweeps=(sweep,)), tmp_path / "evil.html", now=NOW)
+    write_page(Collection(trials=(*trials[:2], nasty, trials[3]), sweeps=(sweep,)), tmp_path / "evil.html", now=NOW)
     browser.open(tmp_path / "evil.html", width)
     for place in range(4):
         browser.run(f"openTrial(core.trials[{place}].key)")
@@ -243,27 +243,32 @@ def test_hostile_names_do_nothing(browser: Browser, tmp_path: Path, width: int) 
     assert browser.run("document.documentElement.scrollWidth") <= width
 
 
-def test_empty_piles_and_lonely_runs_make_quiet_pages(browser: Browser, tmp_path: Path) -> None:
-    lonely = make_trial(
+def test_empty_collections_and_single_runs_have_pages_without_errors(browser: Browser, tmp_path: Path) -> None:
+    single = make_trial(
         tmp_path, 0, grids=0, metrics={}, scores={}, all_scores=(), settings={}, sweep=None, parameters={}
     )
-    waiting = dataclasses.replace(make_pile(tmp_path, 2), trials=(dataclasses.replace(lonely, sweep="sweep"),))
-    for pile in (Pile(), Pile(trials=(lonely,)), Pile(trials=(lonely, dataclasses.replace(lonely, key="b"))), waiting):
-        write_page(pile, tmp_path / "few.html", now=NOW)
+    waiting = dataclasses.replace(make_collection(tmp_path, 2), trials=(dataclasses.replace(single, sweep="sweep"),))
+    for collection in (
+        Collection(),
+        Collection(trials=(single,)),
+        Collection(trials=(single, dataclasses.replace(single, key="b"))),
+        waiting,
+    ):
+        write_page(collection, tmp_path / "few.html", now=NOW)
         browser.open(tmp_path / "few.html")
         assert browser.complaints() == []
 
 
-def test_many_trials_are_loaded_as_they_are_shown(
-    browser: Browser, pile: Pile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_many_trials_are_loaded_when_they_are_shown(
+    browser: Browser, collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "IN_ONE_FILE", 5)
     path = tmp_path / "many.html"
-    write_page(pile, path, now=NOW)
+    write_page(collection, path, now=NOW)
     browser.open(path)
     browser.wait_for("document.querySelectorAll('#compare-view img').length === 3")
     asked = {url.rpartition("/")[2] for url in browser.requests() if url.endswith(".js")}
-    assert 0 < len(asked) < 12  # those that are shown
+    assert 0 < len(asked) < 12  # only those that are shown
     assert all(url.startswith(tmp_path.as_uri()) for url in browser.requests())
     browser.run("openTrial('t0009')")
     browser.wait_for("document.querySelector('#trial-view h3').textContent === 't0009'")
@@ -274,25 +279,27 @@ def test_many_trials_are_loaded_as_they_are_shown(
     other = next(number for number in range(12) if f"trial-{number}.js" not in asked)
     (tmp_path / "many_files" / f"trial-{other}.js").unlink()
     browser.run(f"openTrial('t{other:04d}')")
-    browser.wait_for("document.querySelector('#trial-view').textContent.includes('is not beside this page')")
+    browser.wait_for("document.querySelector('#trial-view').textContent.includes('is not in the folder of this page')")
 
 
-def test_two_hundred_trials_stay_small_and_quick(browser: Browser, tmp_path: Path) -> None:
-    # The bounds are those of a quiet machine; on a busy one, a page with nothing on it tells how busy.
+def test_a_page_of_two_hundred_trials_is_small_and_fast(browser: Browser, tmp_path: Path) -> None:
+    # The bounds hold for an idle machine; the time of an empty page measures how busy the machine is.
     (tmp_path / "nothing.html").write_text("<!doctype html><title>nothing</title><p>nothing")
     painted = "performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000"
     browser.open(tmp_path / "nothing.html")
     browser.wait_for("performance.getEntriesByName('first-contentful-paint').length")
     idle = browser.run(painted)
-    grids = [path for trial in make_pile(tmp_path / "grids", 10, grids=5, side=32).trials for _, path in trial.samples]
-    few = make_pile(tmp_path, 200, grids=0, rows=400, side=32)
+    grids = [
+        path for trial in make_collection(tmp_path / "grids", 10, grids=5, side=32).trials for _, path in trial.samples
+    ]
+    few = make_collection(tmp_path, 200, grids=0, rows=400, side=32)
     trials = [
         dataclasses.replace(trial, samples=[(step, grids[(place + 7 * step) % 50]) for step in range(8)])
         for place, trial in enumerate(few.trials)
     ]
-    pile = dataclasses.replace(few, trials=trials)
+    collection = dataclasses.replace(few, trials=trials)
     path = tmp_path / "report.html"
-    write_page(pile, path, now=NOW, thumbnails=Thumbnails())
+    write_page(collection, path, now=NOW, thumbnails=Thumbnails())
     assert path.stat().st_size < 30_000_000
     browser.open(path)
     browser.wait_for("performance.getEntriesByName('first-contentful-paint').length")

@@ -16,7 +16,7 @@ FILES = {"report": "report.html", "table": "trials.csv", "typed table": "trials.
 
 
 @pytest.mark.parametrize("location", ["local", "s3"], indirect=True)
-def test_the_page_of_a_sweep_lies_in_the_sweep_wherever_that_is(
+def test_the_page_of_a_sweep_is_written_into_the_sweep_on_a_disk_or_object_storage(
     location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -30,4 +30,4 @@ def test_the_page_of_a_sweep_lies_in_the_sweep_wherever_that_is(
         assert folder_at(location).read(name), name
     assert b"there" in folder_at(location).read("report.html")
     assert {path.name for path in set(tmp_path.iterdir()) - set(before)} <= {"my run"}
-    assert [trial.name for trial in collect([location]).trials] == ["t0000"]  # the page is no trial
+    assert [trial.name for trial in collect([location]).trials] == ["t0000"]  # the page is not taken for a trial

@@ -1,4 +1,4 @@
-"""Verdicts: on rows made for each failure, at every threshold, and on the lines of real runs labelled by eye."""
+"""Verdicts: on synthetic rows for each failure, at every threshold, and on lines of real runs labelled by eye."""
 
 import json
 import math
@@ -14,7 +14,7 @@ RUNS = Path(__file__).with_name("runs")
 
 
 def rows(count=40, **values):
-    """Rows of a sound run; a value given is a constant or a function of the line's number."""
+    """Return rows of a stable run; given values are constants or functions of the line's number."""
     noise = np.random.default_rng(0).normal(size=(4, count))
     sound = {
         "loss_d": 1.0 + 0.1 * noise[0],
@@ -48,7 +48,7 @@ FAILURES = {
 }
 
 
-def test_a_sound_run_is_stable():
+def test_a_healthy_run_is_stable():
     verdict = judge(rows())
     assert verdict.name == "stable"
     assert 0.5 < verdict.score <= 1
@@ -71,7 +71,7 @@ def test_each_failure_is_recognised_and_scores_below_one_half(what):
         ("d_real", stability.WIN_GAP, "discriminator_wins", True),
     ],
 )
-def test_the_verdict_turns_at_its_threshold_and_the_score_passes_one_half_there(key, threshold, failure, grows):
+def test_the_verdict_changes_at_its_threshold_where_the_score_is_one_half(key, threshold, failure, grows):
     others = {"d_fake": 0.0} if key == "d_real" else {}
     sign = 1 if grows else -1
     before, after = (judge(rows(**{key: threshold * (1 + sign * by)}, **others)) for by in (-0.02, 0.02))
@@ -80,7 +80,7 @@ def test_the_verdict_turns_at_its_threshold_and_the_score_passes_one_half_there(
     assert before.score >= 0.5 > after.score > 0.45
 
 
-def test_the_score_falls_steadily_as_a_signal_worsens():
+def test_the_score_decreases_steadily_as_a_signal_worsens():
     scores = [judge(rows(d_real=0.5 + gap / 2, d_fake=0.5 - gap / 2)).score for gap in np.linspace(0.5, 1, 11)]
     assert scores == sorted(scores, reverse=True)
     assert scores[-1] == 0.0
@@ -88,23 +88,23 @@ def test_the_score_falls_steadily_as_a_signal_worsens():
 
 
 @pytest.mark.parametrize("period", [4, 5, 7, 9])
-def test_a_loss_that_comes_back_is_an_oscillation_and_one_that_rises_or_trembles_is_none(period):
+def test_a_periodic_loss_is_an_oscillation_and_a_rising_or_noisy_one_is_not(period):
     assert judge(rows(loss_g=wave(period))).name == "oscillation"
     assert judge(rows(loss_g=wave(period, amplitude=0.1))).name == "stable"
     assert judge(rows(loss_g=lambda line: 1 + line / 10)).name == "stable"
 
 
-def test_collapse_is_told_against_the_real_images_where_they_are_known():
+def test_collapse_is_relative_to_the_real_images_if_they_are_known():
     alike = rows(sample_distance=0.08)
     assert judge(alike).name == "collapse"
     assert judge(alike, real_distance=0.1).name == "stable"
 
 
-def test_noise_that_settled_at_the_level_of_real_images_is_no_collapse():
+def test_noise_that_settles_at_the_level_of_real_images_is_no_collapse():
     assert judge(rows(sample_distance=lambda line: 1.6 if line < 5 else 0.5)).name == "stable"
 
 
-def test_what_has_passed_is_forgiven_in_a_run_that_is_sound_now():
+def test_a_failure_that_is_over_does_not_count_in_a_run_that_is_healthy_now():
     early = {
         "sample_distance": lambda line: 0.01 if line < 10 else 0.5,
         "d_real": lambda line: 0.999 if line < 15 else 0.7,
@@ -114,14 +114,14 @@ def test_what_has_passed_is_forgiven_in_a_run_that_is_sound_now():
     assert judge(rows(**early)).name == "stable"
 
 
-def test_an_explosion_is_the_cause_of_what_fails_after_it():
+def test_an_explosion_takes_precedence_over_failures_after_it():
     died = rows(loss_d=lambda line: 900.0 if line == 3 else 1.0, sample_distance=lambda line: 0.4 if line < 5 else 0.0)
     verdict = judge(died)
     assert verdict.name == "diverged"
     assert verdict.reason == "losses exploded: 900 by step 80"
 
 
-def test_a_short_run_is_undecided_but_one_that_diverged():
+def test_a_short_run_is_undecided_unless_it_diverged():
     assert judge(rows(MIN_LINES - 1)).name == "undecided"
     assert judge([]).name == "undecided"
     assert judge([], diverged=True).name == "diverged"
@@ -129,7 +129,7 @@ def test_a_short_run_is_undecided_but_one_that_diverged():
     assert judge(rows(3, loss_d=1e6)).name == "diverged"
 
 
-def test_a_run_that_has_not_begun_is_undecided():
+def test_a_run_that_has_not_learned_anything_yet_is_undecided():
     assert judge(rows(sample_distance=0.11)).name == "undecided"
     assert judge(rows(d_real=0.5, d_fake=0.5)).name == "undecided"
 
@@ -144,7 +144,7 @@ def test_signals_that_are_null_or_missing_are_left_out():
         assert "nan" not in verdict.reason
 
 
-def test_lines_without_losses_are_passed_over():
+def test_lines_without_losses_are_skipped():
     lineage = {"step": 400, "parent": "t0003", "parent_step": 400, "parent_digest": "d"}
     whole = rows()
     assert judge([*whole[:20], lineage, *whole[20:]]) == judge(whole)
@@ -158,22 +158,22 @@ LABELLED = json.loads((RUNS / "labels.json").read_text())
 
 
 @pytest.mark.parametrize("name", LABELLED)
-def test_real_runs_are_judged_as_they_look(name):
+def test_verdicts_on_real_runs_agree_with_their_labels(name):
     assert judge(recorded(name)).name == LABELLED[name]
 
 
-# Their discriminators are far ahead until the generator gets going.
+# Their discriminators are far ahead until the generator has learned something.
 LATE = ("faces-slow", "faces-linear-discriminator")
 
 
 @pytest.mark.parametrize("name", [name for name, label in LABELLED.items() if label == "stable" and name not in LATE])
-def test_a_sound_run_raises_no_alarm_at_any_length(name):
+def test_a_healthy_run_has_no_failure_at_any_length(name):
     lines = recorded(name)
     assert {judge(lines[:count]).name for count in range(len(lines) + 1)} == {"stable", "undecided"}
 
 
 @pytest.mark.parametrize("name", LATE)
-def test_the_verdict_on_a_run_on_its_way_turns_when_the_run_does(name):
+def test_the_verdict_on_an_unfinished_run_changes_with_the_run(name):
     lines = recorded(name)
     assert judge(lines[:MIN_LINES]).name == "discriminator_wins"
     assert judge(lines).name == "stable"

@@ -1,9 +1,9 @@
-// What all parts of the page share: its data, elements made without markup, how numbers are written.
+// Shared by all parts of the page: its data, elements that are made without markup, the format of numbers.
 
 const core = JSON.parse(document.getElementById("core").textContent);
 const byKey = new Map(core.trials.map((trial) => [trial.key, trial]));
 
-// Makes an element. Text is always text: nothing on this page is ever parsed as markup.
+// Make an element. Text is inserted as text nodes: nothing on this page is parsed as markup.
 function make(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -23,9 +23,9 @@ function fill(element, attributes, children) {
 }
 
 function show(id, ...children) {
-  const place = document.getElementById(id);
-  place.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
-  return place;
+  const element = document.getElementById(id);
+  element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  return element;
 }
 
 // Numbers with about `digits` significant digits: 2e-4, 0.05, 53.1, 12,345.
@@ -57,7 +57,7 @@ function hours(seconds) {
   return `${number(seconds / 3600)} h`;
 }
 
-// Verdicts have a symbol of their own besides their colour.
+// Each verdict has its own symbol, so that it does not depend on colours alone.
 const SYMBOLS = {
   stable: (r) => draw("circle", { r }),
   discriminator_wins: (r) => draw("path", { d: `M0 ${-1.15 * r}L${1.1 * r} ${0.85 * r}H${-1.1 * r}Z` }),
@@ -81,14 +81,14 @@ function verdictMark(verdict, score = null) {
   return make("span", { class: "verdict" }, icon, short(plain(verdict || "not judged"), 24), finite(score) ? make("small", { title: "stability, 0 to 1" }, number(score, 2)) : null);
 }
 
-// Images lie in the page itself, each once, or in files beside it.
+// Images are in the page itself, each once, or in the folder next to it.
 function imageSource(name) {
   if (core.files !== null) return `${core.files}/${name}.jpg`;
   const holder = document.getElementById(`image-${name}`);
   return holder ? holder.textContent : "";
 }
 
-// The curves, settings and grids of a trial: read when they are first shown.
+// The curves, settings and grids of a trial, loaded when they are first shown.
 const details = new Map();
 const waiting = new Map();
 
@@ -108,7 +108,7 @@ function withDetail(trial, done) {
   const list = waiting.get(trial.index);
   if (list) return list.push(done);
   waiting.set(trial.index, [done]);
-  const missing = () => receiveTrial(trial.index, { ...core.empty, problems: [`${core.files}/ is not beside this page`] });
+  const missing = () => receiveTrial(trial.index, { ...core.empty, problems: [`${core.files}/ is not in the folder of this page`] });
   document.head.append(make("script", { src: `${core.files}/trial-${trial.index}.js`, onerror: missing }));
 }
 
@@ -129,7 +129,7 @@ function setUpTheme() {
   try {
     chosen = localStorage.getItem("theme");
   } catch (error) {
-    if (!(error instanceof DOMException)) throw error; // a browser may keep storage from pages on disk
+    if (!(error instanceof DOMException)) throw error; // a browser may deny storage to pages on a disk
   }
   const button = document.getElementById("theme");
   const apply = () => {

@@ -38,7 +38,7 @@ function drawCompare() {
       const said = make("small", { class: "said" });
       marks.push((step) => {
         const grid = all[place].grids.length ? gridAt(all[place].grids, step) : null;
-        said.textContent = grid && grid.step !== step ? `its newest: step ${number(grid.step)}` : "";
+        said.textContent = grid && grid.step !== step ? `newest grid: step ${number(grid.step)}` : "";
         shown.replaceChildren(gridPicture(grid, `Samples of ${trialName(trial)} at step ${number(grid ? grid.step : 0)}`));
       });
       return make("figure", {}, make("figcaption", {}, make("div", { class: "title" }, swatch, make("button", { type: "button", class: "name-link", onclick: () => openTrial(trial.key) }, trialName(trial, 24)), close), verdictMark(trial.verdict), said), shown, facts);
@@ -54,7 +54,7 @@ function drawCompare() {
     const side = make("div", { class: "side" }, columns);
     side.style.setProperty("--columns", Math.min(trials.length, 3));
     show("compare-view",
-      make("p", { class: "quiet" }, same ? "Each place of a grid shows the same z in all of them." : "Their z differ, since their seed, z_dim or z_distribution does: compare the grids as a whole, not place by place."),
+      make("p", { class: "quiet" }, same ? "Each cell of a grid shows the same z in all of them." : "Their z differ, because their seed, z_dim or z_distribution differs: compare the grids as a whole, not cell by cell."),
       side, slider, charts.length ? make("h3", {}, "Curves, on the same axes") : null, make("div", { class: "charts" }, charts), make("h3", {}, "Settings that differ"), differences(trials, all));
   });
 }

@@ -1,4 +1,4 @@
-// The table first; what needs the data further down waits until the whole page is there.
+// The table is drawn first; parts that need the data further down wait until the whole page is loaded.
 
 setUpTheme();
 if (core.trials.length) {

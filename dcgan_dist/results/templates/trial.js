@@ -1,4 +1,4 @@
-// One trial: its samples over time, curves, scores, settings, and the command that makes it again.
+// One trial: its samples over time, curves, scores, settings, and the command that reproduces it.
 
 let shownTrial = null;
 
@@ -67,7 +67,7 @@ function samplesOf(trial, detail, marks) {
   const tell = (step) => {
     const grid = gridAt(grids, step);
     shown.replaceChildren(gridPicture(grid, `Samples of ${trialName(trial)} at step ${number(step)}`));
-    if (detail.raw.length) shownRaw.replaceChildren(gridPicture(gridAt(detail.raw, step), `The same by the raw weights at step ${number(step)}`));
+    if (detail.raw.length) shownRaw.replaceChildren(gridPicture(gridAt(detail.raw, step), `Samples of the raw weights at step ${number(step)}`));
     for (const mark of marks) mark(step);
   };
   const slider = grids.length ? stepSlider(grids.map((grid) => grid.step), "Step of the samples", tell) : null;
@@ -78,7 +78,7 @@ function samplesOf(trial, detail, marks) {
   return [make("div", { class: raw ? "grids three" : "grids" }, samples, raw, real), slider];
 }
 
-// What `explore` has drawn of it.
+// The figures that `explore` has drawn of it.
 function figuresOf(trial, detail) {
   if (!detail.figures.length) return null;
   const drawn = detail.figures.map((figure) => make("figure", { class: "explored" },
@@ -115,7 +115,7 @@ function commandBox(command) {
       else bySelection();
     },
   }, "Copy");
-  return [make("h3", {}, "Make it again"), make("div", { class: "command" }, text, button)];
+  return [make("h3", {}, "Reproduce"), make("div", { class: "command" }, text, button)];
 }
 
 function settingsTable(detail) {
@@ -163,7 +163,7 @@ function drawTrial(trial, detail) {
     make("p", { class: "quiet" }, make("small", {}, short(detail.directory, 300))));
 }
 
-// The best trial's newest samples, beside the summary.
+// The newest samples of the best trial, next to the summary.
 function drawHero() {
   const place = document.getElementById("hero");
   const trial = byKey.get(core.hero);

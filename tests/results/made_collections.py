@@ -1,4 +1,4 @@
-"""Runs and sweeps as the real writers leave them, for the tests of what reads them."""
+"""Runs written by the real writers, for the tests of their readers."""
 
 from __future__ import annotations
 
