@@ -16,22 +16,16 @@ import yaml
 from dcgan_dist import __version__
 from dcgan_dist.__main__ import FRONT_DOORS
 from dcgan_dist.command_line import build_settings, parse_settings, run
-from dcgan_dist.config import (
-    CompareConfig,
-    Config,
-    DoctorConfig,
-    EvaluateConfig,
-    ExportConfig,
-    PrepareConfig,
-    ReportConfig,
-    SampleConfig,
-    SweepConfig,
-    _former,
-    flatten,
-)
+from dcgan_dist.config import Config, _former, flatten
+from dcgan_dist.data.settings import PrepareConfig
+from dcgan_dist.doctor import DoctorConfig
 from dcgan_dist.errors import ConfigError, Diverged, Stopped
+from dcgan_dist.evaluation.settings import EvaluateConfig
 from dcgan_dist.exploration.catalogue import FIGURES
 from dcgan_dist.exploration.figure import AllConfig
+from dcgan_dist.generation.settings import ExportConfig, SampleConfig
+from dcgan_dist.results.settings import CompareConfig, ReportConfig
+from dcgan_dist.sweeps.settings import SweepConfig
 
 
 def settings(*arguments: str) -> Config:

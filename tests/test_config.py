@@ -10,23 +10,14 @@ from hypothesis import strategies as st
 
 from dcgan_dist import config
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import (
-    ALTERNATIVES,
-    IMAGE_SIZES,
-    CompareConfig,
-    Config,
-    EvaluateConfig,
-    ModelConfig,
-    PrepareConfig,
-    ReportConfig,
-    SampleConfig,
-    SweepConfig,
-    declared_types,
-    flatten,
-    override,
-)
+from dcgan_dist.config import ALTERNATIVES, IMAGE_SIZES, Config, ModelConfig, declared_types, flatten, override
+from dcgan_dist.data.settings import PrepareConfig
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.evaluation.settings import EvaluateConfig
 from dcgan_dist.exploration.catalogue import FIGURES
+from dcgan_dist.generation.settings import SampleConfig
+from dcgan_dist.results.settings import CompareConfig, ReportConfig
+from dcgan_dist.sweeps.settings import SweepConfig
 
 
 @pytest.mark.parametrize(

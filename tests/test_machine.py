@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dcgan_dist import machine
-from dcgan_dist.config import DoctorConfig
+from dcgan_dist.doctor import DoctorConfig
 from dcgan_dist.errors import DataError
 from dcgan_dist.machine import Finding, examine
 from tests.runs.conftest import s3_server  # noqa: F401 - a fixture

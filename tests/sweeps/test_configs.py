@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from dcgan_dist.command_line import parse_settings, read_yaml_settings
-from dcgan_dist.config import Config, SweepConfig, flatten, override
+from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.models import build_networks, family_of
 from dcgan_dist.models.family import COMMON
 from dcgan_dist.sweeps.ledger import wanted_trials
 from dcgan_dist.sweeps.objective import Objective
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space, Values, run_settings
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "sweeps"

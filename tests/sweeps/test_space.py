@@ -8,8 +8,9 @@ import optuna
 import pytest
 from scipy import stats
 
-from dcgan_dist.config import Config, SweepConfig, flatten, override
+from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space, run_settings
 
 NESTED = {
