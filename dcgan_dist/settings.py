@@ -22,6 +22,7 @@ import itertools
 import operator
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -181,10 +182,18 @@ def convert(key: str, value: Any, hint: Any) -> Any:
         if isinstance(value, hint):
             return value
         raise ConfigError(f"{key} is {value!r}: it is a group of settings, a {hint.__name__}")
+    plain = _plain(value, hint)
     try:
-        return msgspec.convert(_plain(value, hint), hint, strict=False)
+        return msgspec.convert(plain, hint, strict=False)
     except msgspec.ValidationError as error:
+        with suppress(msgspec.ValidationError):  # a number out of range is shown as a number
+            found = msgspec.convert(plain, _without_bounds(hint), strict=False)
+            value = value if isinstance(found, tuple) else found
         raise ConfigError(f"{key} is {'null' if value is None else repr(value)}: expected {describe(hint)}") from error
+
+
+def _without_bounds(hint: Any) -> Any:
+    return functools.reduce(operator.or_, [kind for kind, _ in members(hint)])
 
 
 def typed(group: type[Group], key: str, value: Any) -> Any:
@@ -193,8 +202,7 @@ def typed(group: type[Group], key: str, value: Any) -> Any:
     Raises:
         ConfigError: the type does not admit it.
     """
-    kinds = [kind for kind, _ in members(settings_in(group)[key].hint)]
-    return convert(key, former_value(group, key, value), functools.reduce(operator.or_, kinds))
+    return convert(key, former_value(group, key, value), _without_bounds(settings_in(group)[key].hint))
 
 
 def _plain(value: Any, hint: Any) -> Any:
