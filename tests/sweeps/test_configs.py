@@ -28,8 +28,8 @@ def load(name: str) -> SweepConfig:
 def points(config: SweepConfig) -> list[Values]:
     space = Space.parse(config.space)
     if config.search == "grid":
-        return space.grid(config.seed, config.trials)
-    return [space.sample(config.seed, number) for number in range(config.trials)]
+        return space.grid(config.train.seed, config.trials)
+    return [space.sample(config.train.seed, number) for number in range(config.trials)]
 
 
 def test_there_is_a_config_for_each_sweep() -> None:
@@ -41,7 +41,7 @@ def test_a_config_loads_is_complete_and_says_how_to_start_it(name: str) -> None:
     path, config = CONFIGS / f"{name}.yaml", load(name)
     written = read_yaml_settings(path, SweepConfig)
     expected = {key for key in flatten(SweepConfig()) if key.startswith("optim.")}
-    expected |= {f"model.{setting}" for setting in COMMON | family_of(config.model).settings}
+    expected |= {f"model.{setting}" for setting in COMMON | family_of(config.train.model).settings}
     expected |= {"seed", "name", "space", "trials", "search", "schedule", "milestones", "objective", "score.task"}
     expected |= {"data.path", "training.epochs", "training.batch_size", "training.updates"}
     assert expected - written.keys() == set()
