@@ -23,6 +23,7 @@ import torch
 import xxhash
 from torch.nn import functional
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.config import ModelConfig, is_rooms
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.progress import ProgressLine

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.config import ModelConfig, is_rooms
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.progress import ProgressLine
