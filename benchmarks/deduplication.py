@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from dcgan_dist.config import DeduplicationConfig
 from dcgan_dist.data.images import Pixels, decode, decode_stored, encode, fit
 from dcgan_dist.data.rooms import draw_room
+from dcgan_dist.data.settings import DeduplicationConfig
 from dcgan_dist.deduplication.autoencoder import SIDE, train_autoencoder
 from dcgan_dist.deduplication.codes import pack_codes
 from dcgan_dist.deduplication.groups import find_groups

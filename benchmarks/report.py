@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +27,7 @@ from dcgan_dist.parallel import usable_cores
 from dcgan_dist.results.aggregate import collect
 from dcgan_dist.results.page import write_page
 from dcgan_dist.results.tables import TRIALS_CSV, write_tables, write_trials_csv
+from dcgan_dist.settings import as_record
 
 TRIALS = 10_000
 ROWS = 200
@@ -54,7 +54,7 @@ def make_runs(folder: Path, trials: int = TRIALS, rows: int = ROWS) -> None:
             "model.slope": round(draw.uniform(0, 0.5), 4),
             "training.steps": 50 * rows,
         }
-        settings = asdict(override(Config(), changes)) | {"environment": {"torch": "2.13.0+cpu", "host": "a"}}
+        settings = as_record(override(Config(), changes)) | {"environment": {"torch": "2.13.0+cpu", "host": "a"}}
         (run / "config.yaml").write_text(_yaml(settings))
         status = {"status": "finished", "reason": "", "host": "a", "pid": 1, "heartbeat": 1e9, "step": 50 * rows}
         (run / "status.json").write_text(json.dumps(status))

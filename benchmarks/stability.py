@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from dcgan_dist.config import Config, ModelConfig, OptimConfig, PrepareConfig, TrainingConfig, override
+from dcgan_dist.config import Config, ModelConfig, OptimConfig, TrainingConfig, override
 from dcgan_dist.data.preparation import prepare
+from dcgan_dist.data.settings import PrepareConfig
 from dcgan_dist.distributed import World
 from dcgan_dist.errors import Diverged
 from dcgan_dist.parallel import LocalPool, usable_cores

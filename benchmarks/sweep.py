@@ -28,9 +28,9 @@ from ray.tune.schedulers import TrialScheduler
 
 from benchmarks.trial_start import measure_trial_start
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.ray_tune import METRIC, TIME, TUNE_SETTINGS, WORST, make_scheduler, run_sweep
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 
 TRIALS = 100
 AT_ONCE = 2

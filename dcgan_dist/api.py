@@ -23,12 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dcgan_dist.command_line import settings_of
-from dcgan_dist.config import Config, EvaluateConfig, PrepareConfig, SampleConfig, SweepConfig, Weights, check_whole
+from dcgan_dist.config import Config, Weights, check_whole
+from dcgan_dist.data.settings import PrepareConfig
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.evaluation.settings import EvaluateConfig
+from dcgan_dist.generation.settings import SampleConfig
 from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.printing import heard_by
 from dcgan_dist.runs.run import Run as SavedRun
 from dcgan_dist.runs.scores import Score
+from dcgan_dist.settings import Group
+from dcgan_dist.sweeps.settings import SweepConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +47,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Progress = bool | Callable[[Row], None]
 Overrides = Mapping[str, Any] | None
-Settings = TypeVar("Settings")
+Settings = TypeVar("Settings", bound=Group)
 
 
 class Run(SavedRun):

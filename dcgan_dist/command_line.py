@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import errno
-import functools
 import importlib
 import inspect
-import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, get_args
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
 
-from dcgan_dist.config import (
-    ALTERNATIVES,
-    coerce,
-    declared_types,
-    describe_type,
-    flatten,
-    former_names,
-    former_value,
-    is_list,
-    modernised,
-    unknown_setting,
-)
+from dcgan_dist.config import ALTERNATIVES
 from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.parallel import yield_idle_cores
 from dcgan_dist.printing import keep_streams, output_failure
+from dcgan_dist.settings import (
+    Settings,
+    build_settings,
+    convert,
+    describe,
+    documentation,
+    flatten,
+    former_names,
+    former_value,
+    kinds_of,
+    members,
+    modernised,
+    settings_in,
+    unknown_setting,
+)
 from dcgan_dist.stopping import Interrupted, final, raising
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.version import __version__
-
-Settings = TypeVar("Settings")
 
 # What no check at the start foresees: the disk is full, over quota, broken, read-only, or somebody else's.
 _OF_THE_MACHINE = frozenset(
@@ -53,57 +51,62 @@ RECORDED_KEYS = ("environment",)
 # In a checkout a link to the folder at the top; a wheel has the files.
 CONFIGS = Path(__file__).parent / "configs"
 
-
 _CONFIG_HELP = (
     "YAML file of settings, or the name of one that comes with the package, such as rooms or sweeps/stability; later "
     "files and options override it."
 )
 
 
-class _Parser(ArgumentParser):
-    """A parser whose errors are exceptions, not an exit."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ConfigError(_one_line(message))
-
-
-# Kept: one takes an eighth of a second to make, and a sweep makes the settings of hundreds of trials. (Mypy takes the
-# class of a type variable for unhashable, hence the two comments where this is called.)
-@functools.cache
-def _make_parser(
-    settings_class: type, prog: str | None = None, description: str | None = None, words: str = ""
-) -> _Parser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    usage = f"%(prog)s {words}[--config FILE] [--SETTING VALUE ...]"
-    parser = _Parser(prog=prog, description=description, usage=usage, exit_on_error=False)
-    parser.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
-    parser.add_argument("--version", action="version", version=__version__, help="Print the version and exit.")
-    parser.add_class_arguments(settings_class, nested_key=None, as_group=True)
-    known = {"help", "config", "version", *declared_types(settings_class)}
-    for action in parser._actions:
-        # jsonargparse also lists a file option for each group (--model FILE); settings come from --config alone.
-        if action.dest not in known:
-            action.help = argparse.SUPPRESS
-    return parser
-
-
 def _one_line(text: str) -> str:
     return " ".join(str(text).split())
 
 
-def _flatten_mapping(
-    mapping: dict[Any, Any], known: Sequence[str], former: Sequence[str], prefix: str = ""
-) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _print_help(settings_class: type[Settings], prog: str, description: str, word_for: str | None) -> None:
+    """Print every setting with its docstring, what it admits and its default."""
+    known, defaults = settings_in(settings_class), flatten(settings_class())
+    word = (
+        "" if word_for is None else f"{word_for.upper()} ... " if defaults[word_for] == () else f"[{word_for.upper()}] "
+    )
+    usage = f"%(prog)s {word}[--config FILE] [--SETTING VALUE ...]"
+    parser = argparse.ArgumentParser(prog=prog, description=description, usage=usage, add_help=False)
+    parser.add_argument("-h", "--help", action="store_true", help="Show this help message and exit.")
+    parser.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    parser.add_argument("--version", action="store_true", help="Print the version and exit.")
+    sections: dict[type, Any] = {}
+    for name, setting in known.items():
+        if setting.group not in sections:
+            sections[setting.group] = parser.add_argument_group(_one_line(setting.group.__doc__ or "").rstrip("."))
+        default = _word(defaults[name])
+        text = f"{documentation(setting.group)[setting.path[-1]]} ({describe(setting.hint)}; default: {default})"
+        choices = ["true", "false"] if setting.hint is bool else _choices(setting.hint)
+        metavar = f"{{{','.join(map(str, choices))}}}" if choices else setting.path[-1].upper()
+        sections[setting.group].add_argument(f"--{name}", metavar=metavar, help=text.replace("%", "%%"))
+    parser.print_help()
+
+
+def _choices(hint: Any) -> list[Any]:
+    return [value for kind, _ in members(hint) if Literal in kinds_of(kind) for value in get_args(kind)]
+
+
+def _word(value: object) -> str:
+    """Return a value as it would stand on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(_word, value)) or "[]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _by_name(mapping: Mapping[Any, Any], settings_class: type[Settings], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested or dotted names by dotted name, with underscores for hyphens."""
+    known, flat = settings_in(settings_class), dict[str, Any]()
     for raw, value in mapping.items():
         key = prefix + str(raw).replace("-", "_")
         is_group = any(name.startswith(f"{key}.") for name in known)
-        if is_group and isinstance(value, dict | None):  # None: a group with all its lines commented out
-            flat.update(_flatten_mapping(value or {}, known, former, f"{key}."))
+        if is_group and isinstance(value, Mapping | None):  # None: a group with all its lines commented out
+            flat.update(_by_name(value or {}, settings_class, f"{key}."))
         elif is_group:
             raise ConfigError(f"{key} is {value!r}: it is a group of settings, such as {key}.NAME: VALUE")
-        elif key not in known and key not in former:
-            raise unknown_setting(key, value, known)
+        elif key not in known and key not in former_names(settings_class, {}):
+            raise unknown_setting(key, value, list(known))
         else:
             flat[key] = value
     return flat
@@ -146,7 +149,7 @@ def _config_file(path: str) -> Path:
     )
 
 
-def _refuse_twice(text: str, known: Mapping[str, str], where: str) -> None:
+def _refuse_twice(text: str, known: Mapping[str, Any], where: str) -> None:
     """Check that no setting stands twice in a text of YAML, of which the last would win.
 
     Raises:
@@ -172,7 +175,7 @@ def _refuse_twice(text: str, known: Mapping[str, str], where: str) -> None:
     walk(yaml.compose(text, yaml.SafeLoader), "")
 
 
-def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]:
+def read_yaml_settings(path: str | Path, settings_class: type[Settings]) -> dict[str, Any]:
     """Return the settings of a YAML file, a path or URL, as ``{"optim.lr": 2e-4, ...}``; values are as YAML reads them.
 
     Settings that an earlier version named otherwise are given by the names that they have now.
@@ -183,25 +186,25 @@ def read_yaml_settings(path: str | Path, settings_class: type) -> dict[str, Any]
     return modernised(settings_class, _read_yaml(path, settings_class)[0])
 
 
-def _read_yaml(path: str | Path, settings_class: type) -> tuple[dict[str, Any], bool]:
+def _read_yaml(path: str | Path, settings_class: type[Settings]) -> tuple[dict[str, Any], bool]:
     """Return the settings of a YAML file with the names they have there, and whether a run has recorded them."""
+    about = f"the config file {str(path)!r}"
     try:
         text = _read_text(str(path))
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, StorageError) as error:
-        raise ConfigError(f"cannot read the config file {str(path)!r}: {_one_line(str(error))}") from error
+        raise ConfigError(f"cannot read {about}: {_one_line(str(error))}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"the config file {str(path)!r} is not YAML: {_one_line(str(error))}") from error
+        raise ConfigError(f"{about} is not YAML: {_one_line(str(error))}") from error
     if not isinstance(content, dict | None):
-        raise ConfigError(f"the config file {str(path)!r} holds no settings: write them as `optim: {{lr: 2e-4}}`")
-    _refuse_twice(text, declared_types(settings_class), f"the config file {str(path)!r}")
+        raise ConfigError(f"{about} holds no settings: write them as `optim: {{lr: 2e-4}}`")
+    _refuse_twice(text, settings_in(settings_class), about)
     settings = {key: value for key, value in (content or {}).items() if key not in RECORDED_KEYS}
-    flat = _flatten_mapping(settings, list(declared_types(settings_class)), list(former_names(settings_class, {})))
-    return flat, len(settings) < len(content or {})
+    return _by_name(settings, settings_class), len(settings) < len(content or {})
 
 
 def _renamed(
-    settings_class: type, settings: Mapping[str, Any], given: Mapping[str, Any], dashes: str = ""
+    settings_class: type[Settings], settings: Mapping[str, Any], given: Mapping[str, Any], dashes: str = ""
 ) -> tuple[dict[str, Any], list[str]]:
     """Return `settings` with today's names and values, and for each of an earlier version a line that says so.
 
@@ -231,18 +234,12 @@ def _renamed(
 
 
 def _read_arguments(
-    arguments: Sequence[str], types: dict[str, Any], former: Mapping[str, str], word_for: str | None
-) -> tuple[list[str], dict[str, str]]:
-    """Split a command line into config files and dotted settings; hyphens count as underscores in names.
-
-    Args:
-        arguments: the command line.
-        types: of the settings, by dotted name.
-        former: names that settings had.
-        word_for: the setting that a word without a name is the value of.
-    """
+    arguments: Sequence[str], settings_class: type[Settings], word_for: str | None
+) -> tuple[list[str], dict[str, Any]]:
+    """Split a command line into config files and values by dotted name; hyphens count as underscores in names."""
+    known = settings_in(settings_class)
     files: list[str] = []
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     words: list[str] = []
     rest = list(arguments)
     while rest:
@@ -254,77 +251,47 @@ def _read_arguments(
             raise ConfigError(f"unexpected argument {word!r}: settings are given as --name value")
         name, has_value, value = word[2:].partition("=")
         key = name.replace("-", "_")
-        is_flag = types.get(key) == "bool"
+        hint = known[key].hint if key in known else None
         if not has_value:
-            # A word behind a switch is its value, unless the word can stand for a setting itself.
-            is_alone = not rest or rest[0].startswith("--") or (word_for and rest[0].lower() not in ("true", "false"))
-            if is_flag and is_alone:
-                value = "true"
-            elif rest and not rest[0].startswith("--"):
-                value = rest.pop(0)
-            else:
-                raise ConfigError(f"--{name} needs a value")
+            alone = settings_class.ALONE.get(key, "true" if hint is bool else None)
+            value = _next_value(name, rest, alone, None if word_for is None else hint)
         if key == "config":
             files.append(value)
-        elif key not in types and key not in former:
-            raise unknown_setting(key, value, list(types))
+        elif hint is None and key not in former_names(settings_class, {}):
+            raise unknown_setting(key, value, list(known))
         else:
             values[key] = value
     if word_for is not None and words:
-        values[word_for] = _only_one(word_for, words, values.get(word_for))
+        values[word_for] = _words(word_for, words, values.get(word_for), tuple in kinds_of(known[word_for].hint))
     return files, values
 
 
-def _only_one(key: str, words: Sequence[str], named: str | None) -> str:
-    """Return the value of a setting that is given once, as a word without a name.
-
-    Raises:
-        ConfigError: there are more words, or it is given by its name too.
-    """
-    if len(words) > 1:
+def _words(key: str, words: list[str], named: str | None, takes_all: bool) -> str | list[str]:
+    """Return the value of the setting that is given by words without a name."""
+    if len(words) > 1 and not takes_all:
         raise ConfigError(f"unexpected argument {words[1]!r}: {key} is {words[0]!r} already")
     if named is not None:
         raise ConfigError(f"{key} is given twice, as {words[0]!r} and as --{key} {named}: keep one of them")
-    return words[0]
+    return words if takes_all else words[0]
 
 
-def split_words(arguments: Sequence[str], optional: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Split a command line into the words that belong to no setting, and the settings for `parse_settings`.
+def _next_value(name: str, rest: list[str], alone: str | None, hint: Any) -> str:
+    """Take the value of an option from the words behind it.
 
-    Args:
-        arguments: the command line; after `--` all are words.
-        optional: settings that can be given without a number, and the one that is meant then.
+    One that can stand `alone` takes a word that is of its type, or, where words without a name are refused, any.
     """
-    words: list[str] = []
-    settings: list[str] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if word == "--":
-            return words + rest, settings
-        if not word.startswith("-") or word == "-":
-            words.append(word)
-            continue
-        settings.append(word)
-        name, has_value, _ = word.removeprefix("--").partition("=")
-        if has_value or word in ("-h", "--help"):
-            continue
-        if name in optional and not (rest and _is_number(rest[0])):
-            settings.append(optional[name])
-        elif rest and not rest[0].startswith("--"):
-            settings.append(rest.pop(0))
-    return words, settings
+    if rest and not rest[0].startswith("--") and (alone is None or hint is None or _can_be(hint, rest[0])):
+        return rest.pop(0)
+    if alone is None:
+        raise ConfigError(f"--{name} needs a value")
+    return alone
 
 
-def need_places(words: Sequence[str]) -> list[str]:
-    """Return the directories and URLs given.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    if not words:
-        raise ConfigError("no directory given: name those with runs and sweeps, such as `runs` or `s3://bucket/runs`")
-    return list(words)
+def _can_be(hint: Any, word: str) -> bool:
+    with suppress(ConfigError):
+        convert("", word, hint)
+        return True
+    return False
 
 
 def print_progress(line: str) -> None:
@@ -332,20 +299,11 @@ def print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
 def parse_settings(
     settings_class: type[Settings],
     arguments: Sequence[str],
     prog: str,
     description: str,
-    words: str = "",
     *,
     word_for: str | None = None,
 ) -> Settings:
@@ -359,21 +317,19 @@ def parse_settings(
         arguments: the command line.
         prog: name of the command.
         description: what it does.
-        words: what the usage shows for arguments without a name, such as ``DIR ... ``.
         word_for: the setting that can be given without its name: ``run`` for ``sample RUN``.
 
     Raises:
         ConfigError: unknown key, wrong type, or value out of range; the message names the key and the value.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        words = f"[{word_for.upper()}] " if word_for is not None else words
-        _make_parser(settings_class, prog, description, words).print_help()  # type: ignore[arg-type]
+        _print_help(settings_class, prog, description, word_for)
         raise SystemExit(0)
-    types = declared_types(settings_class)
-    files, overrides = _read_arguments(arguments, types, former_names(settings_class, {}), word_for)
-    for key in (key for key in overrides if types.get(key, "").startswith("dict")):
-        with suppress(yaml.YAMLError):  # refused when the settings are built, as no mapping
-            _refuse_twice(overrides[key], {"": ""}, f"--{key}")
+    files, overrides = _read_arguments(arguments, settings_class, word_for)
+    for key, value in overrides.items():
+        if key in settings_in(settings_class) and dict in kinds_of(settings_in(settings_class)[key].hint):
+            with suppress(yaml.YAMLError):  # refused when the settings are built, as no mapping
+                _refuse_twice(value, {"": ""}, f"--{key}")
     read = [(file, *_read_yaml(file, settings_class)) for file in files]
     given: dict[str, Any] = {key: value for _, settings, _ in read for key, value in settings.items()} | overrides
     values: dict[str, Any] = {}
@@ -399,38 +355,6 @@ def _overlay(values: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in ended} | layer
 
 
-def build_settings(settings_class: type[Settings], values: dict[str, Any]) -> Settings:
-    """Make settings from dotted values, coercing each to its declared type (``"2e-4"`` becomes a float).
-
-    Names and values of earlier versions are taken too.
-
-    Raises:
-        ConfigError: unknown key, wrong type, or value out of range.
-    """
-    types = declared_types(settings_class)
-    values = modernised(settings_class, values)
-    for key, value in values.items():
-        if key not in types:
-            raise unknown_setting(key, value, list(types))
-        if value is None and "None" not in str(types[key]):
-            raise ConfigError(f"{key} is null: expected {describe_type(types[key])}")
-    given, values = (
-        values,
-        {key: coerce(key, value, types[key]) if is_list(types[key]) else value for key, value in values.items()},
-    )
-    parser = _make_parser(settings_class)  # type: ignore[arg-type]
-    words = {key: f"--{key}={_word(value)}" for key, value in values.items()}
-    try:
-        parsed = parser.parse_args(list(words.values()))
-    except ConfigError as error:
-        for key, word in words.items():
-            if not _is_accepted(parser, word):
-                raise ConfigError(f"{key} is {given[key]!r}: expected {describe_type(types[key])}") from error
-        raise
-    made = parser.instantiate(parsed)
-    return settings_class(**{entry.name: made[entry.name] for entry in dataclasses.fields(settings_class)})  # type: ignore[arg-type]
-
-
 def settings_of(
     settings_class: type[Settings],
     config: str | Path | Settings | Mapping[str, Any] | None,
@@ -446,34 +370,17 @@ def settings_of(
     Raises:
         ConfigError: no such file, an unknown setting, a wrong type, or a value out of range.
     """
-    known, former = list(declared_types(settings_class)), list(former_names(settings_class, {}))
     if isinstance(config, str | Path):
         values = read_yaml_settings(config, settings_class)
     elif isinstance(config, Mapping):
-        values = _flatten_mapping(dict(config), known, former)
+        values = _by_name(config, settings_class)
     elif config is None or isinstance(config, settings_class):
         values = {} if config is None else flatten(config)
     else:
         raise ConfigError(f"settings are {config!r}: give a YAML file, a mapping, or a {settings_class.__name__}")
     if not isinstance(overrides, Mapping | None):
         raise ConfigError(f"overrides are {overrides!r}: give a mapping, such as {{'optim.lr': 1e-3}}")
-    layer = _flatten_mapping(dict(overrides or {}), known, former)
-    return build_settings(settings_class, _overlay(values, layer))
-
-
-def _word(value: object) -> str:
-    """Write a value as it would stand on the command line."""
-    if value is None:
-        return "null"
-    return json.dumps(value) if isinstance(value, dict | tuple) else str(value)
-
-
-def _is_accepted(parser: _Parser, word: str) -> bool:
-    try:
-        parser.parse_args([word])
-    except ConfigError:
-        return False
-    return True
+    return build_settings(settings_class, _overlay(values, _by_name(overrides or {}, settings_class)))
 
 
 class FrontDoor(ModuleType):
@@ -546,11 +453,9 @@ def run(
 
 __all__ = [
     "build_settings",
-    "need_places",
     "parse_settings",
     "print_progress",
     "read_yaml_settings",
     "run",
-    "split_words",
     "yield_idle_cores",
 ]

@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dcgan_dist.command_line import need_places, parse_settings, print_progress, run, split_words
-from dcgan_dist.config import CompareConfig, Config, flatten
+from dcgan_dist.command_line import parse_settings, print_progress, run
+from dcgan_dist.config import Config, flatten
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.results.aggregate import Collection, Score, Trial, collect
 from dcgan_dist.results.page_content import is_lower_better, score_names
 from dcgan_dist.results.read_cache import cache_file
+from dcgan_dist.results.settings import CompareConfig
 from dcgan_dist.results.tables import trial_table
 
 PROG = "dcgan-dist compare"
@@ -45,9 +46,8 @@ _STYLES = {
 
 def compare_command(arguments: Sequence[str]) -> None:
     """Read the places given and print the table."""
-    words, options = split_words(arguments, {})
-    config = parse_settings(CompareConfig, options, PROG, __doc__ or "", "DIR ... ")
-    places = need_places(words)
+    config = parse_settings(CompareConfig, arguments, PROG, __doc__ or "", word_for="directories")
+    places = config.places
     collection = collect(places, cache_file(config.cache, "\n".join(places)), print_progress)
     order, sorted_by = sort_trials(collection, config.sort)
     shown = order if config.rows == 0 else order[: config.rows]

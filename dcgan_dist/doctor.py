@@ -13,19 +13,32 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcgan_dist.command_line import parse_settings, run
-from dcgan_dist.config import DoctorConfig
+from dcgan_dist.config import Config
 from dcgan_dist.errors import ClusterError, DcganDistError
 from dcgan_dist.launch.locations import lasting_output
 from dcgan_dist.machine import Finding, checks_of_machine, examine
+from dcgan_dist.settings import INLINE, Group
 
 PROG = "dcgan-dist doctor"
 
 SECONDS = 4.3  # for the checks of a machine; a host of a cluster has more to be reached in
 
 Findings = dict[str, list[Finding]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Group):
+    """Settings of `doctor`: those of the run that is to work, and what is shown."""
+
+    train: Config = field(default_factory=Config, metadata=INLINE)
+    storage: str | None = None
+    """Folder or URL for results that is tried. Left out, cluster.storage, else run_dir."""
+    json: bool = False
+    """Whether to print the findings as JSON."""
 
 
 def doctor_command(arguments: Sequence[str]) -> None:
@@ -35,7 +48,7 @@ def doctor_command(arguments: Sequence[str]) -> None:
         DcganDistError: something will fail.
     """
     config = parse_settings(DoctorConfig, arguments, PROG, __doc__ or "")
-    location = lasting_output(config.storage or config.cluster.storage or config.run_dir or "runs")
+    location = lasting_output(config.storage or config.train.cluster.storage or config.train.run_dir or "runs")
     found = _of_cluster(config, location) or _of_this_machine(config, location)
     if config.json:
         hosts = {host: [dataclasses.asdict(finding) for finding in findings] for host, findings in found.items()}
@@ -50,7 +63,7 @@ def doctor_command(arguments: Sequence[str]) -> None:
 
 
 def _of_this_machine(config: DoctorConfig, location: str) -> Findings:
-    return {f"{socket.gethostname()} (this machine)": examine(checks_of_machine(config, location), SECONDS)}
+    return {f"{socket.gethostname()} (this machine)": examine(checks_of_machine(config.train, location), SECONDS)}
 
 
 def _of_cluster(config: DoctorConfig, location: str) -> Findings:
@@ -62,7 +75,7 @@ def _of_cluster(config: DoctorConfig, location: str) -> Findings:
     from dcgan_dist.launch.hosts import examine_hosts
 
     try:
-        return examine_hosts(named or started, config, location, SECONDS)
+        return examine_hosts(named or started, config.train, location, SECONDS)
     except ClusterError as error:
         cluster = Finding("Ray cluster", "fail", str(error))
     if started:

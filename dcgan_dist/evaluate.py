@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dcgan_dist.command_line import FrontDoor, parse_settings, run, yield_idle_cores
-from dcgan_dist.config import EvaluateConfig, override
+from dcgan_dist.config import override
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.evaluation.settings import EvaluateConfig
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 from dcgan_dist.printing import tell

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
-from dcgan_dist.config import ExportConfig
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.generation.settings import ExportConfig
 from dcgan_dist.launch.locations import lasting_output
 from dcgan_dist.runs.run import Run
 

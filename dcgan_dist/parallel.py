@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
+from dcgan_dist.config import Workers
 from dcgan_dist.errors import WorkerFailed
 from dcgan_dist.printing import keep_streams
+from dcgan_dist.settings import FormerValues, Group
 from dcgan_dist.stopping import shielding
 
 Task = TypeVar("Task")
@@ -33,6 +35,17 @@ GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 # Submitted tasks per worker: one to work on and one that waits, so that no worker is idle.
 AHEAD = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskClusterConfig(Group, prefix="cluster."):
+    """Where independent tasks are done."""
+
+    workers: Workers = 1
+    """Processes of a Ray cluster that share the work, a GPU each where there is use for them; 1 works without Ray, on
+    this machine alone."""
+
+    FORMER_VALUES: ClassVar[FormerValues] = {"workers": {"0": 1}}
 
 
 class TaskPool(Protocol):

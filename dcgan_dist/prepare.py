@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dcgan_dist.command_line import FrontDoor, parse_settings, run, yield_idle_cores
-from dcgan_dist.config import PrepareConfig, override
+from dcgan_dist.config import override
 from dcgan_dist.data.preparation import prepare
+from dcgan_dist.data.settings import PrepareConfig
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores

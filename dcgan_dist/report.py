@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dcgan_dist.command_line import FrontDoor, need_places, parse_settings, print_progress, run, split_words
-from dcgan_dist.config import ReportConfig
+from dcgan_dist.command_line import FrontDoor, parse_settings, print_progress, run
 from dcgan_dist.errors import InputError, StorageError
 from dcgan_dist.results.aggregate import Collection, collect
 from dcgan_dist.results.read_cache import cache_file
 from dcgan_dist.results.report import check_output, write_report
+from dcgan_dist.results.settings import ReportConfig
 from dcgan_dist.results.thumbnails import Thumbnails
 from dcgan_dist.stopping import Interrupted
 
@@ -29,9 +29,8 @@ _FAILURES = 10  # looks in a row that may fail while watching
 
 def report_command(arguments: Sequence[str]) -> None:
     """Read the places given and write the page and the tables; with `watch`, again and again."""
-    words, options = split_words(arguments, {"watch": "10"})
-    config = parse_settings(ReportConfig, options, PROG, __doc__ or "", "DIR ... ")
-    places = need_places(words)
+    config = parse_settings(ReportConfig, arguments, PROG, __doc__ or "", word_for="directories")
+    places = config.places
     output = check_output(config.output)
     cache = cache_file(config.cache, str(output.absolute()))
     thumbnails = Thumbnails()

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dcgan_dist.command_line import FrontDoor, parse_settings, run, yield_idle_cores
-from dcgan_dist.config import SampleConfig
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.generation.settings import SampleConfig
 from dcgan_dist.launch.locations import absolute_input, lasting_output
 from dcgan_dist.parallel import LocalPool, TaskPool, usable_cores
 from dcgan_dist.printing import tell

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcgan_dist.command_line import parse_settings, run, yield_idle_cores
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.locations import lasting_output
 from dcgan_dist.results.report import write_report_of
+from dcgan_dist.sweeps.settings import SweepConfig
 
 if TYPE_CHECKING:
     from dcgan_dist.sweeps.ledger import Ledger
@@ -53,8 +53,8 @@ def sweep_location(config: SweepConfig) -> str:
     """Return the folder or URL of the sweep: sweep_dir as given, else STORAGE/NAME or sweeps/NAME."""
     if config.sweep_dir:
         return config.sweep_dir
-    if config.cluster.storage:
-        return f"{config.cluster.storage.rstrip('/')}/{config.name}"
+    if config.train.cluster.storage:
+        return f"{config.train.cluster.storage.rstrip('/')}/{config.name}"
     return str(Path("sweeps") / config.name)
 
 

@@ -54,7 +54,7 @@ import sys, time
 begun = time.process_time()
 import dcgan_dist
 seconds = time.process_time() - begun
-print([name for name in ("torch", "ray", "numpy", "jsonargparse", "fsspec") if name in sys.modules], seconds)
+print([name for name in ("torch", "ray", "numpy", "msgspec", "fsspec") if name in sys.modules], seconds)
 assert {"train", "Run", "stream"} <= set(dir(dcgan_dist))
 """
     done = in_new_process(code)

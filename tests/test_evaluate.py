@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dcgan_dist import evaluate, explore, export, report, sample
-from dcgan_dist.config import EvaluateConfig
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.images import encode
 from dcgan_dist.data.sources import CIFAR10_CLASSES
@@ -23,6 +22,7 @@ from dcgan_dist.evaluate import main
 from dcgan_dist.evaluation.feature_files import RawPixels
 from dcgan_dist.evaluation.features import DiscriminatorFeatures, load_discriminator
 from dcgan_dist.evaluation.scoring import Evaluation
+from dcgan_dist.evaluation.settings import EvaluateConfig
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.prepare import main as prepare
 from dcgan_dist.runs.checkpoints import read_checkpoint, write_checkpoint

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from dcgan_dist import machine
-from dcgan_dist.config import DoctorConfig
+from dcgan_dist.command_line import build_settings
+from dcgan_dist.doctor import DoctorConfig
 from dcgan_dist.errors import DataError
 from dcgan_dist.machine import Finding, examine
 from tests.runs.conftest import s3_server  # noqa: F401 - a fixture
@@ -48,7 +49,7 @@ def test_a_program_that_hangs_is_ended_and_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_all_is_well_on_a_machine_that_passes_these_tests(tmp_path: Path) -> None:
-    config = DoctorConfig(run_dir=str(tmp_path / "runs"))
+    config = build_settings(DoctorConfig, {"run_dir": str(tmp_path / "runs")}).train
     found = examine(machine.checks_of_machine(config, str(tmp_path / "runs"), 0), 60)
     assert [finding for finding in found if finding.status == "fail"] == []
     assert not list(tmp_path.iterdir())  # it only looked

@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from dcgan_dist import compare, report
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.errors import InputError
 from dcgan_dist.results.aggregate import collect
 from dcgan_dist.results.report import write_report
 from dcgan_dist.results.thumbnails import Thumbnails
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
+from dcgan_dist.sweeps.settings import SweepConfig
 from tests.results.made_collections import add_score, make_run, metrics_row
 
 FILES = {"report.html", "trials.csv", "trials.parquet", "metrics.parquet"}

@@ -10,11 +10,11 @@ import ray
 import yaml
 
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.errors import DataError
 from dcgan_dist.launch.ray_tune import check_data
 from dcgan_dist.sweep import main, sweep_location
 from dcgan_dist.sweeps.ledger import Ledger
+from dcgan_dist.sweeps.settings import SweepConfig
 
 SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
 OF_SIZES = {"model.ngf": {"choice": [4, 8]}}

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dcgan_dist.config import IMAGE_SIZES, PrepareConfig
+from dcgan_dist.config import IMAGE_SIZES
 from dcgan_dist.data.colours import Remarks
 from dcgan_dist.data.downloads import download
 from dcgan_dist.data.manifest import Manifest
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.repair import repair_shards
+from dcgan_dist.data.settings import PrepareConfig
 from dcgan_dist.data.shards import Recipe, find_finished, made_with, write_shards
 from dcgan_dist.data.sources import Source, open_source
 from dcgan_dist.data.verification import verify

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import affine_grid, grid_sample
 
-from dcgan_dist.config import DeduplicationConfig
 from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.data.settings import DeduplicationConfig
 
 SIDE = 32
 VALUES = SIDE * SIDE * 3

@@ -21,11 +21,11 @@ import numpy.typing as npt
 import torch
 import xxhash
 
-from dcgan_dist.config import DeduplicationConfig
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.images import fit
 from dcgan_dist.data.manifest import KEEP_NAME, MANIFEST_NAME, KeepList, Manifest, pack_keep
 from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.data.settings import DeduplicationConfig
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.deduplication.audit import audit_page
 from dcgan_dist.deduplication.autoencoder import SIDE, Autoencoder, jitter, to_values, train_autoencoder

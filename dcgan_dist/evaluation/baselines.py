@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.evaluation.labelled import Labels
 from dcgan_dist.evaluation.tasks import Classifier, Rows, Values

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.evaluation.tasks import Z95
 

@@ -36,6 +36,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.training.sampling import to_real

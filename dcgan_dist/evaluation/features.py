@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels, fit
@@ -34,6 +35,7 @@ from dcgan_dist.evaluation.winograd import WinogradConv2d, is_suitable
 from dcgan_dist.models import build_networks, initialise
 from dcgan_dist.models.network import Discriminator
 from dcgan_dist.runs.run import Run
+from dcgan_dist.settings import as_record
 from dcgan_dist.storage.files import write_atomically, writing
 from dcgan_dist.training.checkpoint import copy_tensors
 from dcgan_dist.training.sampling import to_real
@@ -103,7 +105,7 @@ def random_discriminator(model: ModelConfig, seed: int) -> TrainedDiscriminator:
     """
     generator, network = build_networks(model)
     initialise(network, model, seed)
-    digest = xxhash.xxh3_128_hexdigest(repr((sorted(asdict(model).items()), seed)).encode())
+    digest = xxhash.xxh3_128_hexdigest(repr((sorted(as_record(model).items()), seed)).encode())
     return TrainedDiscriminator(network.eval(), model, generator.image_range, None, f"random-{digest}")
 
 
@@ -309,7 +311,7 @@ def prepare_extractor(
     with torch.inference_mode():
         maps = trained.network.feature_maps(sides, _no_label(1, trained.model, sides))
         dimension = sum(part.shape[1] for part in pool_maps(maps, pooling))
-    content = (trained.digest, trained.statistics, sorted(asdict(trained.model).items()), trained.image_range)
+    content = (trained.digest, trained.statistics, sorted(as_record(trained.model).items()), trained.image_range)
     name = xxhash.xxh3_128_hexdigest(repr(content).encode())
     path = cache / "networks" / f"{name}.safetensors"
     tensors = {key: value.contiguous() for key, value in trained.network.state_dict().items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import RunDirectoryError

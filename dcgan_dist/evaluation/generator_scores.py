@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dcgan_dist.config import EvaluateConfig, ModelConfig, is_rooms
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
+from dcgan_dist.config import ModelConfig, is_rooms
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
@@ -30,6 +31,7 @@ from dcgan_dist.evaluation.generated import sample_batches
 from dcgan_dist.evaluation.inception import INCEPTION_FEATURES, InceptionFeatures, measure_inception, open_inception
 from dcgan_dist.evaluation.labelled import open_labelled
 from dcgan_dist.evaluation.scoring import device_name
+from dcgan_dist.evaluation.settings import EvaluateConfig
 from dcgan_dist.evaluation.tasks import Rows, permutation
 from dcgan_dist.models.network import Generator
 from dcgan_dist.parallel import TaskPool

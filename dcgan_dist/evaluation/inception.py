@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.evaluation.diversity import GROUPS, Floats, Metric, Rows, jackknife

@@ -18,6 +18,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.evaluation.feature_files import Array
 from dcgan_dist.evaluation.tasks import Rows, Values

@@ -36,6 +36,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.errors import ConfigError, DataError
 
 Features = Tensor | npt.NDArray[Any]

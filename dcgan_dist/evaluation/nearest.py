@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
+
 Bytes = npt.NDArray[np.uint8]
 
 _CENTRE = 128

@@ -23,7 +23,8 @@ import torch
 import xxhash
 from torch.nn import functional
 
-from dcgan_dist.config import EvaluateConfig, ModelConfig, is_rooms
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
+from dcgan_dist.config import ModelConfig, is_rooms
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError, DataError
@@ -32,6 +33,7 @@ from dcgan_dist.evaluation.feature_files import FeatureFiles, RawPixels
 from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled
 from dcgan_dist.evaluation.nearest import Bytes, NearestRows, Neighbours
 from dcgan_dist.evaluation.scoring import device_name
+from dcgan_dist.evaluation.settings import EvaluateConfig
 from dcgan_dist.evaluation.tasks import Rows, permutation, wilson
 from dcgan_dist.generation.samples import BLOCK, Samples, open_samples
 from dcgan_dist.parallel import TaskPool

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dcgan_dist.config import EvaluateConfig, ModelConfig, as_list, is_rooms, modernised
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
+from dcgan_dist.config import ModelConfig, is_rooms
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
@@ -28,6 +29,7 @@ from dcgan_dist.evaluation.features import (
 )
 from dcgan_dist.evaluation.kmeans import fit_kmeans, standardise
 from dcgan_dist.evaluation.labelled import Labels, class_labels, open_labelled, room_labels
+from dcgan_dist.evaluation.settings import EvaluateConfig
 from dcgan_dist.evaluation.supervised import SupervisedCNN, draw_trial
 from dcgan_dist.evaluation.tasks import (
     L2SVM,
@@ -46,6 +48,7 @@ from dcgan_dist.evaluation.tasks import (
 from dcgan_dist.parallel import TaskPool
 from dcgan_dist.runs.run import Run
 from dcgan_dist.runs.scores import Entry, add_each
+from dcgan_dist.settings import as_list, modernised
 from dcgan_dist.storage.cache import cache_directory
 
 _SVHN_LABELS = 100

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.evaluation.labelled import Labels
 from dcgan_dist.evaluation.tasks import Classifier, Rows, Values, permutation, predict_all

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import DataError
 from dcgan_dist.evaluation.feature_files import Array

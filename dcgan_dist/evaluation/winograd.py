@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
+
 TILE = 4  # side of a tile of outputs
 _SPAN = TILE + 2  # side of the inputs that a tile depends on
 _FEWEST_CHANNELS = 64  # with fewer, the changes of basis cost more than is saved

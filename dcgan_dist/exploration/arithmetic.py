@@ -13,15 +13,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
+from msgspec import Meta
 from torch import Tensor
 
-from dcgan_dist.config import as_list
+from dcgan_dist.config import NonNegativeFloat
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, NeedsChoice
 from dcgan_dist.evaluation.tasks import Z95
@@ -41,6 +42,7 @@ from dcgan_dist.exploration.attributes import (
 from dcgan_dist.exploration.drawing import Canvas, Panel, line_with_intervals
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained, parse_ids
+from dcgan_dist.settings import as_list
 from dcgan_dist.training.draws import draw_z
 
 ROOMS = "window, view left - no window, view left + no window, view right"
@@ -48,6 +50,7 @@ ROOMS = "window, view left - no window, view left + no window, view right"
 
 _CLEAR = 0.5  # a sample is an exemplar of a concept if it shows all of it with at least this probability
 _MOST_EXEMPLARS = 200  # of a concept; the clearest ones, because their images are held in memory
+Number = Annotated[int, Meta(ge=1, le=_MOST_EXEMPLARS)]
 _NEIGHBOURS = 8
 
 
@@ -67,31 +70,22 @@ class ArithmeticConfig(FigureConfig):
     wanted: str | None = None
     """What the results should show, as a concept that is looked for. Left out, the formula done on the attributes that
     its concepts name; for classes, which say nothing of each other, nothing is measured then."""
-    exemplars: tuple[int, ...] = ()
+    exemplars: tuple[Number, ...] = ()
     """List of how many exemplars make a concept in the picture, of found ones the clearest. Left out, 1 and 3
     (as in the paper), or 1 and all of the shortest list in `concept` where that lists all concepts."""
-    noise: float = 0.25
+    noise: NonNegativeFloat = 0.25
     """Bound of the uniform noise that the 8 neighbours of a result have (paper: 0.25)."""
-    search: int = 2000
+    search: Annotated[int, Meta(ge=1, le=10**6)] = 2000
     """Samples, from number 0 on, among which exemplars are looked for, and the base rate is counted."""
-    draws: int = 100
+    draws: Annotated[int, Meta(ge=0, le=10**4)] = 100
     """How often exemplars are drawn for the measurement; 0 for none."""
-    measured: tuple[int, ...] = (1, 2, 3, 5, 10, 20)
+    measured: Annotated[tuple[Number, ...], Meta(min_length=1)] = (1, 2, 3, 5, 10, 20)
     """List of the numbers of exemplars of a concept that are measured, as far as so many were found."""
     label: str | None = None
     """Number or name of the class that all images have; conditional runs only. Left out, the first class."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.noise < float("inf"):
-            raise ConfigError(f"noise is {self.noise}: take 0 or a positive number")
-        if not 1 <= self.search <= 10**6:
-            raise ConfigError(f"search is {self.search}: take 1 to 1,000,000")
-        if not 0 <= self.draws <= 10**4:
-            raise ConfigError(f"draws is {self.draws}: take 0 to 10,000")
-        if self.exemplars:
-            _check_numbers("exemplars", self.exemplars)
-        _check_numbers("measured", self.measured)
         if self.formula is not None:
             parse_formula(self.formula)
         unused = set(_listed(self.concept)) - {term.concept for term in parse_formula(self.formula or ROOMS)}
@@ -136,12 +130,6 @@ def parse_formula(text: str) -> list[Term]:
     if any(re.match(r"([-+] |[-+]?$)", term.concept) for term in terms):
         raise ConfigError(f"formula is {text!r}: write concepts with + and - between them, such as a - b + c")
     return terms
-
-
-def _check_numbers(name: str, numbers: Sequence[int]) -> None:
-    if not (numbers and all(1 <= number <= _MOST_EXEMPLARS for number in numbers)):
-        found = ",".join(map(str, numbers))
-        raise ConfigError(f"{name} is {found!r}: list numbers of exemplars from 1 to {_MOST_EXEMPLARS}, such as 1,3")
 
 
 def _listed(concepts: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -10,21 +10,25 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jinja2
 import torch
+from msgspec import Meta
 
-from dcgan_dist.config import FormerNames
 from dcgan_dist.data.images import Pixels, encode
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.exploration.drawing import Canvas, Panel
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Ids, Trained
 from dcgan_dist.exploration.room_judge import Box
+from dcgan_dist.settings import FormerNames, like
 
 _SIDE = 192  # pixels that the side of an image has on the page, about
 _MOST_SAMPLES = 2000  # on a page
+RegionName = Annotated[
+    str, like(r"(?=.*[^\W_])(?:[^\W_]|[ -]){1,40}", "a few letters that say what the boxes hold, such as window")
+]
 _MOST_BYTES = 1 << 24  # of a file of boxes; a larger one is refused before it fills the memory
 _SHOWN = 400  # samples in the PNG, at most
 
@@ -36,30 +40,14 @@ Boxes = dict[int, list[Box]]
 class BoxesConfig(FigureConfig):
     """Settings of `explore boxes`."""
 
-    count: int = 150
+    count: Annotated[int, Meta(ge=1, le=_MOST_SAMPLES)] = 150
     """How many samples are on the page (150 in the paper)."""
     label: str | None = None
     """Number or name of the class that all samples have; conditional runs only."""
-    region_name: str = "window"
+    region_name: RegionName = "window"
     """What the boxes are drawn around; the texts use it."""
 
     FORMER_NAMES: ClassVar[FormerNames] = {"samples": "count"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.count <= _MOST_SAMPLES:
-            raise ConfigError(f"count is {self.count}: take 1 to {_MOST_SAMPLES:,}")
-        check_region_name(self.region_name)
-
-
-def check_region_name(name: str) -> None:
-    """Check the name of a region.
-
-    Raises:
-        ConfigError: it is empty, longer than 40 characters, or has others than letters, digits, spaces and hyphens.
-    """
-    if not 1 <= len(name) <= 40 or not name.replace(" ", "").replace("-", "").isalnum():
-        raise ConfigError(f"region_name is {name!r}: take a few letters that say what the boxes hold, such as window")
 
 
 def samples_of(run: Trained, ids: Ids, label: str | None) -> Pixels:
@@ -190,9 +178,9 @@ def draw_boxes(config: BoxesConfig, run: Trained) -> Drawn:
 __all__ = [
     "Boxes",
     "BoxesConfig",
+    "RegionName",
     "boxes_content",
     "boxes_page",
-    "check_region_name",
     "draw_boxes",
     "read_boxes",
     "samples_of",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from msgspec import Meta
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
@@ -51,18 +52,12 @@ Metrics = dict[str, Floats]
 class EvolutionConfig(FigureConfig):
     """Settings of `explore evolution`; `step` is the last one that is shown."""
 
-    count: int = 10
+    count: Annotated[int, Meta(ge=1, le=200)] = 10
     """Samples that are followed, at most as many as the run's grids have."""
-    rows: int = 10
+    rows: Annotated[int, Meta(ge=1, le=200)] = 10
     """Steps that are shown, at most: the first, the last, and those between that lie best."""
     label: str | None = None
     """Number or name of the class of the samples; conditional runs only. Left out, the classes in turn."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("count", "rows"):
-            if not 1 <= getattr(self, name) <= 200:
-                raise ConfigError(f"{name} is {getattr(self, name)}: take 1 to 200")
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
-from dcgan_dist.config import check_numbers, is_whole
-from dcgan_dist.errors import ConfigError
+from dcgan_dist.config import Seed, Step, Weights
 from dcgan_dist.exploration.drawing import Canvas
 from dcgan_dist.exploration.networks import Trained
+from dcgan_dist.settings import Group, like
 from dcgan_dist.storage.files import to_json
 from dcgan_dist.storage.folder import folder_at
 
@@ -23,21 +23,21 @@ _FILES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".html", ".j
 
 
 @dataclass(frozen=True, kw_only=True)
-class FigureConfig:
+class FigureConfig(Group):
     """Settings that every figure has."""
 
     run: str | None = None
     """Folder or URL of the run directory."""
-    step: str = "latest"
+    step: Step = "latest"
     """Which checkpoint to look into: `latest`, or a step."""
-    weights: Literal["auto", "average", "raw"] = "auto"
+    weights: Weights = "auto"
     """Weights of the generator: their `average` over training, or `raw`; `auto` takes the average where the run has one
     (`training.average`)."""
-    seed: int = 0
+    seed: Seed = 0
     """Of everything that is drawn; the ids of samples are those of `sample --seed` and of `explore sheet --seed`."""
     output: str | None = None
     """Folder or URL to write to. Left out, `figures` in the run directory, where the report finds them."""
-    name: str | None = None
+    name: Annotated[str, like(r"[^./\\\x00][^/\\\x00]*", "no path, and no dot at the start")] | None = None
     """Name of the files. Left out, that of the figure, so that a second one replaces the first."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` takes the GPU when there is one."""
@@ -45,15 +45,9 @@ class FigureConfig:
     """Folder of what can be made again. Left out: $DCGAN_DIST_CACHE, else ~/.cache/dcgan_dist."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        if self.step != "latest" and not is_whole(self.step):
-            raise ConfigError(f"step is {self.step!r}: take a step, or latest")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed is {self.seed}: take a whole number in [0, 2**32)")
-        if self.output is not None and self.output.lower().endswith(_FILES):
-            raise ConfigError(f"output is {self.output!r}: name a folder, and the files in it by --name")
-        if self.name is not None and (not self.name or set(self.name) & set("/\\\0") or self.name.startswith(".")):
-            raise ConfigError(f"name is {self.name!r}: take one that is no path and does not start with a dot")
+        super().__post_init__()
+        is_folder = self.output is None or not self.output.lower().endswith(_FILES)
+        self.require(is_folder, "output", "name a folder, and the files in it by --name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +65,7 @@ class AllConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name is not None:
-            raise ConfigError(f"name is {self.name!r}: of all figures each has its own, leave it out")
+        self.require(self.name is None, "name", "of all figures each has its own, leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from dcgan_dist.config import FormerNames
+from dcgan_dist.config import MOST, PositiveInt
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.data.progress import ProgressLine
@@ -32,6 +33,7 @@ from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained, parse_ids
 from dcgan_dist.models.network import Discriminator
+from dcgan_dist.settings import FormerNames
 from dcgan_dist.training.sampling import to_real
 
 Values = npt.NDArray[np.float64]
@@ -47,32 +49,26 @@ _NAMES = ("trained", "random")
 class FiltersConfig(FigureConfig):
     """Settings of `explore filters`."""
 
-    layer: int | None = None
+    layer: PositiveInt | None = None
     """Conv layer of D, 1 for that next to the image. Left out, the last one, as in the paper."""
     filters: tuple[str, ...] = ("0-5",)
     """List of the layer's features that are shown, such as 0-5,17 (the first 6 in the paper)."""
-    top: int = 6
+    top: Annotated[int, Meta(ge=1, le=24)] = 6
     """Images that are shown for each feature: those with the highest responses."""
     data: str | None = None
     """Images to look through: shards, a folder or an archive. Left out, those that the run was trained on."""
-    count: int = 10000
+    count: Annotated[int, Meta(ge=2, le=MOST)] = 10000
     """How many of them at most, drawn evenly."""
 
     FORMER_NAMES: ClassVar[FormerNames] = {"images": "count"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layer is not None and self.layer < 1:
-            raise ConfigError(f"layer is {self.layer}: the layers are numbered from 1, next to the image")
         chosen = set(parse_ids("filters", self.filters, "numbers of features"))
         if len(chosen) > _MOST_FILTERS:
             raise ConfigError(
                 f"filters is {','.join(self.filters)!r}, {len(chosen)} features: take {_MOST_FILTERS} or fewer"
             )
-        if not 1 <= self.top <= 24:
-            raise ConfigError(f"top is {self.top}: take 1 to 24 images for each feature")
-        if self.count < 2:
-            raise ConfigError(f"count is {self.count}: take 2 or more")
 
 
 class _GuidedRectifier(torch.autograd.Function):

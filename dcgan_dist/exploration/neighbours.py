@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from msgspec import Meta
 from scipy.stats import quantile_test
 from sklearn.neighbors import NearestNeighbors
 
-from dcgan_dist.config import FormerNames, is_rooms
+from dcgan_dist.config import MOST, is_rooms
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.stream import read_records
-from dcgan_dist.errors import ConfigError, DataError
+from dcgan_dist.errors import DataError
 from dcgan_dist.evaluation.diversity import Floats, Metric, judge_copies
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import Array, FeatureFiles, fitted
@@ -33,6 +34,7 @@ from dcgan_dist.exploration.drawing import COLOURS, LINES, Canvas, Panel
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.parallel import LocalPool
+from dcgan_dist.settings import FormerNames
 
 AMONG_THEMSELVES = "training images against the others"
 """`HeldOut.about` if there are no held-out images, and training images take their part."""
@@ -46,33 +48,23 @@ _UNITS = {"pixel": "root mean square difference, grey levels", "feature": "dista
 class NeighboursConfig(FigureConfig):
     """Settings of `explore neighbours`."""
 
-    count: int = 10
+    count: Annotated[int, Meta(ge=1, le=200)] = 10
     """Samples that are shown, the first ones of the sheet."""
-    nearest: int = 3
+    nearest: Annotated[int, Meta(ge=1, le=20)] = 3
     """Nearest training images that are shown of each, by pixels and by features."""
-    compared: int = 200
+    compared: Annotated[int, Meta(ge=_FEWEST, le=10**5)] = 200
     """Samples, and held-out images, whose distances to the nearest training image are compared."""
     data: str | None = None
     """The training images. Left out, what the run says that it was trained on."""
     test_data: str | None = None
     """Images that the run was not trained on. Left out, other rooms for a run on rooms, and for others training images,
     each compared with all but itself."""
-    data_count: int | None = None
+    data_count: Annotated[int, Meta(ge=_FEWEST, le=MOST)] | None = None
     """How many training images are looked through, drawn by the seed. Left out, all."""
     label: str | None = None
     """Number or name of the class of the samples; conditional runs only. Left out, the classes in turn."""
 
     FORMER_NAMES: ClassVar[FormerNames] = {"images": "data_count"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, most in (("count", 200), ("nearest", 20)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ConfigError(f"{name} is {getattr(self, name)}: take 1 to {most}")
-        if not _FEWEST <= self.compared <= 10**5:
-            raise ConfigError(f"compared is {self.compared}: take {_FEWEST} to 100,000")
-        if self.data_count is not None and self.data_count < _FEWEST:
-            raise ConfigError(f"data_count is {self.data_count}: take {_FEWEST} or more")
 
 
 @dataclass(frozen=True)

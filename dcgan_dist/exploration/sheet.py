@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from dcgan_dist.errors import ConfigError
+from msgspec import Meta
+
 from dcgan_dist.exploration.drawing import Canvas, Panel
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained
-
-_MOST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class SheetConfig(FigureConfig):
     """Settings of `explore sheet`."""
 
-    count: int = 200
-    """How many samples."""
-    first: int = 0
+    count: Annotated[int, Meta(ge=1, le=1000)] = 200
+    """How many samples; further sheets begin at another `first`."""
+    first: Annotated[int, Meta(ge=0, lt=2**40)] = 0
     """Number of the first."""
-    columns: int = 10
+    columns: Annotated[int, Meta(ge=1, le=40)] = 10
     """Samples in a row."""
     label: str | None = None
     """Number or name of the class that all samples have; conditional runs only. Left out, the classes in turn."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.count <= _MOST:
-            raise ConfigError(f"count is {self.count}: take 1 to {_MOST:,}, and further sheets with --first")
-        if not 0 <= self.first < 2**40:
-            raise ConfigError(f"first is {self.first}: take 0 or more, below 2**40")
-        if not 1 <= self.columns <= 40:
-            raise ConfigError(f"columns is {self.columns}: take 1 to 40")
 
 
 def draw_sheet(config: SheetConfig, run: Trained) -> Drawn:

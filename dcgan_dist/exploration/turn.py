@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
 
+from dcgan_dist.config import PositiveInt
 from dcgan_dist.errors import ConfigError, NeedsChoice
 from dcgan_dist.evaluation.tasks import Z95
 from dcgan_dist.exploration.arithmetic import share_outside
@@ -48,15 +50,15 @@ class TurnConfig(FigureConfig):
     that the judge is surest of when left out."""
     right: tuple[str, ...] = ()
     """List of samples that look right."""
-    exemplars: int = 4
+    exemplars: PositiveInt = 4
     """How many samples of each side are taken for rooms, where none are listed."""
-    search: int = 500
+    search: Annotated[int, Meta(ge=1, le=10**6)] = 500
     """Samples, from number 0 on, among which they are looked for."""
-    rows: int = 5
+    rows: Annotated[int, Meta(ge=1, le=50)] = 5
     """New samples that are turned in the picture."""
-    columns: int = 7
+    columns: Annotated[int, Meta(ge=3, le=25)] = 7
     """Parts of the vector that are added, from -1 to 1: an odd number, so that nothing is added in the middle."""
-    measured: int = 200
+    measured: Annotated[int, Meta(ge=0, le=10**5)] = 200
     """New samples that the measurement is over; 0 for none."""
     label: str | None = None
     """Number or name of the class that all samples have; conditional runs only. Left out, the first class."""
@@ -71,14 +73,8 @@ class TurnConfig(FigureConfig):
                     raise ConfigError(
                         f"{side} is {','.join(words)!r} and {other} is missing: list samples of both sides"
                     )
-        if not 1 <= self.exemplars <= self.search <= 10**6:
-            raise ConfigError(f"exemplars is {self.exemplars} and search {self.search}: take 1 or more, and no fewer")
-        if not 1 <= self.rows <= 50:
-            raise ConfigError(f"rows is {self.rows}: take 1 to 50")
-        if not (3 <= self.columns <= 25 and self.columns % 2):
-            raise ConfigError(f"columns is {self.columns}: take an odd number from 3 to 25")
-        if not 0 <= self.measured <= 10**5:
-            raise ConfigError(f"measured is {self.measured}: take 0 to 100,000")
+        self.require(self.exemplars <= self.search, "exemplars", f"take no more than search, {self.search}")
+        self.require(self.columns % 2 == 1, "columns", "take an odd number from 3 to 25")
 
 
 def turn_vector(left: Tensor, right: Tensor) -> Tensor:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from msgspec import Meta
 from torch import Tensor
 
 from dcgan_dist.data.images import Pixels
-from dcgan_dist.errors import ConfigError
 from dcgan_dist.evaluation.diversity import Floats
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import Array, fitted
@@ -39,11 +39,11 @@ _SECONDS = 2.0  # duration of the animation from one random z to the next
 class WalkConfig(FigureConfig):
     """Settings of `explore walk`."""
 
-    points: int = 9
+    points: Annotated[int, Meta(ge=2, le=100)] = 9
     """Random z that the path goes through (9 in the paper)."""
-    between: int = 8
+    between: Annotated[int, Meta(ge=0, le=40)] = 8
     """Images between one of them and the next, in the picture."""
-    frames: int = 27
+    frames: Annotated[int, Meta(ge=1, le=200)] = 27
     """Steps from one of them to the next in the animation, and where smoothness is measured."""
     label: str | None = None
     """Number or name of the class of all samples; conditional runs only. Left out, each row has the next class."""
@@ -53,14 +53,7 @@ class WalkConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.points <= 100:
-            raise ConfigError(f"points is {self.points}: take 2 to 100")
-        if not 0 <= self.between <= 40:
-            raise ConfigError(f"between is {self.between}: take 0 to 40")
-        if self.frames <= self.between:
-            raise ConfigError(f"frames is {self.frames}, but between is {self.between}: take more frames than that")
-        if self.frames > 200:
-            raise ConfigError(f"frames is {self.frames}: take 200 or fewer")
+        self.require(self.frames > self.between, "frames", f"take more frames than images between, {self.between}")
         check_film(self.animation)
 
 

@@ -16,30 +16,32 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec import Meta
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from dcgan_dist.config import FormerNames
+from dcgan_dist.config import PositiveInt
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError, NeedsChoice
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import fitted
 from dcgan_dist.exploration.attributes import share
-from dcgan_dist.exploration.boxes import Boxes, check_region_name, read_boxes, samples_of
+from dcgan_dist.exploration.boxes import Boxes, RegionName, read_boxes, samples_of
 from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.exploration.room_judge import Box, Judged, room_judge
 from dcgan_dist.models.network import Generator
+from dcgan_dist.settings import FormerNames
 
 Values = npt.NDArray[np.float64]
 Judge = Callable[[Pixels], Judged]
@@ -58,36 +60,22 @@ class WindowsConfig(FigureConfig):
     boxes: str | None = None
     """JSON file of boxes over samples, which the page of `explore boxes` saves. Left out, of a run on procedural rooms
     the windows that a judge of rooms finds."""
-    region_name: str = "window"
+    region_name: RegionName = "window"
     """What the boxes are drawn around; the texts use it."""
-    search: int = 150
+    search: Annotated[int, Meta(ge=2, le=20000)] = 150
     """Samples, from number 0 on, that windows are looked for in, where no boxes are given (150 in the paper)."""
-    layer: int | None = None
+    layer: PositiveInt | None = None
     """Layer of G whose maps are dropped, 1 for that next to z. Left out, the one below the highest hidden one."""
-    strongest: int | None = None
+    strongest: PositiveInt | None = None
     """Drop only so many of the maps with a positive weight, those with the largest. Left out, all, as in the paper."""
     label: str | None = None
     """Number or name of the class that all samples have; conditional runs only."""
-    count: int = 500
+    count: Annotated[int, Meta(ge=2, le=20000)] = 500
     """Fresh samples, of other z than those with boxes, in which windows are counted before and after."""
-    random_draws: int = 5
+    random_draws: Annotated[int, Meta(ge=1, le=100)] = 5
     """How often as many random maps are dropped, to compare with."""
 
     FORMER_NAMES: ClassVar[FormerNames] = {"samples": "search"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_region_name(self.region_name)
-        if not 2 <= self.search <= 20000:
-            raise ConfigError(f"search is {self.search}: take 2 to 20,000")
-        if self.layer is not None and self.layer < 1:
-            raise ConfigError(f"layer is {self.layer}: the layers are numbered from 1, next to z")
-        if self.strongest is not None and self.strongest < 1:
-            raise ConfigError(f"strongest is {self.strongest}: take 1 or more maps, or leave it out")
-        if not 2 <= self.count <= 20000:
-            raise ConfigError(f"count is {self.count}: take 2 to 20,000")
-        if not 1 <= self.random_draws <= 100:
-            raise ConfigError(f"random_draws is {self.random_draws}: take 1 to 100")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.errors import ConfigError, DcganDistError, StorageError
 from dcgan_dist.generation.samples import Samples
 from dcgan_dist.models.network import Generator

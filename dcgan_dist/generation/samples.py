@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
 from dcgan_dist.config import ModelConfig, Weights, is_whole
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, RunDirectoryError

@@ -43,7 +43,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.text import Text
 
-from dcgan_dist.config import SweepConfig, is_rooms, override
+from dcgan_dist.config import is_rooms, override
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.errors import ClusterError, ConfigError, DataError, DcganDistError, InputError, Stopped, TrialsFailed
 from dcgan_dist.launch.capacity import Capacity
@@ -60,6 +60,7 @@ from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, check_directory, trial_
 from dcgan_dist.sweeps.objective import Objective, ranked
 from dcgan_dist.sweeps.proposals import Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space
 from dcgan_dist.sweeps.table import LiveTable, figure, make_console
 
@@ -309,13 +310,13 @@ def work_here(
         should_stop,
         session=launch.session,
         known=known,
-        device=launch.device if sweep.cluster.workers == 1 else "cpu",
+        device=launch.device if sweep.train.cluster.workers == 1 else "cpu",
         threads=max(1, int(sweep.cpus_per_trial)),
         note=note,
         donor=None
         if parent is None
         else Donor(trial_location(launch.location, parent["trial"]), parent["step"], parent["digest"]),
-        train_by=None if sweep.cluster.workers == 1 else partial(train_in_workers, launch, plan, should_stop),
+        train_by=None if sweep.train.cluster.workers == 1 else partial(train_in_workers, launch, plan, should_stop),
     )
     return told(end.result, end.status, end.reason)
 
@@ -568,7 +569,7 @@ class _Population(PopulationBasedTraining):
             donor = Donor(**json.loads(Path(folder, DONOR_NAME).read_text(encoding="utf-8")))
         records, name = self._ledger.records, _name_of(trial)
         number = list(records).index(name) + len(records) * donor.step
-        values = explore(self._ledger.space, records[donor.trial].parameters, self._ledger.config.seed, number)
+        values = explore(self._ledger.space, records[donor.trial].parameters, self._ledger.config.train.seed, number)
         made = self._ledger.start(replace(records[name], parameters=values, parent=donor.as_parent(), step=donor.step))
         return to_tune(made), {}
 
@@ -617,10 +618,12 @@ def check_sweep(config: SweepConfig) -> None:
         check_space(Space.parse(config.space))
         if config.search == "optuna":
             raise ConfigError("search is 'optuna', but schedule is 'pbt', which changes values on the way: take random")
-    if config.training.device == "cuda" and not config.gpus_per_trial:
+    if config.train.training.device == "cuda" and not config.gpus_per_trial:
         raise ConfigError("training.device is 'cuda', but gpus_per_trial is 0: give a share of a GPU such as 0.5")
-    if config.run_dir is not None:
-        raise ConfigError(f"run_dir is {config.run_dir!r}: each trial has its own; sweep_dir says where the sweep lies")
+    if config.train.run_dir is not None:
+        raise ConfigError(
+            f"run_dir is {config.train.run_dir!r}: each trial has its own; sweep_dir says where the sweep lies"
+        )
 
 
 def check_data(config: SweepConfig) -> None:
@@ -631,13 +634,13 @@ def check_data(config: SweepConfig) -> None:
     """
     searched = Space.parse(config.space).keys
     # Rooms are made by the trial that needs them first.
-    if "data.path" not in searched and not is_rooms(config.data.path):
+    if "data.path" not in searched and not is_rooms(config.train.data.path):
         open_dataset(
-            config.data.path,
-            image_size=None if "model.image_size" in searched else config.model.image_size,
-            channels=None if "model.channels" in searched else config.model.channels,
-            cache=config.data.cache,
-            image_member=config.data.image_member,
+            config.train.data.path,
+            image_size=None if "model.image_size" in searched else config.train.model.image_size,
+            channels=None if "model.channels" in searched else config.train.model.channels,
+            cache=config.train.data.cache,
+            image_member=config.train.data.image_member,
         )
     data = config.score.data
     if data is not None and not is_url(data) and not is_rooms(data) and not Path(data).exists():
@@ -650,7 +653,7 @@ def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
     Raises:
         ClusterError: for none.
     """
-    cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.cluster.workers
+    cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.train.cluster.workers
     room = capacity.room(cpus, gpus)
     if room < workers:
         each = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "")
@@ -663,8 +666,8 @@ def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
 
 def absolute_paths(config: SweepConfig) -> SweepConfig:
     """Return the settings with paths that mean the same in every process."""
-    inputs = {"data.path": config.data.path, "score.data": config.score.data}
-    outputs = {"data.cache": config.data.cache, "cluster.storage": config.cluster.storage}
+    inputs = {"data.path": config.train.data.path, "score.data": config.score.data}
+    outputs = {"data.cache": config.train.data.cache, "cluster.storage": config.train.cluster.storage}
     changes = {key: absolute_input(value) for key, value in inputs.items() if value is not None}
     return override(config, changes | {key: absolute_output(value) for key, value in outputs.items() if value})
 
@@ -700,7 +703,7 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
         most = trials_at_once(config, capacity)
         if capacity.hosts == 1:
             check_data(config)  # of several hosts, this one may be without the data
-        if capacity.hosts > 1 and not is_url(location) and not config.cluster.storage:
+        if capacity.hosts > 1 and not is_url(location) and not config.train.cluster.storage:
             raise ClusterError(
                 "cluster.storage is left out, but the cluster has several hosts: give a folder or URL that all of them "
                 "share, such as --cluster.storage s3://BUCKET/sweeps"
@@ -926,7 +929,7 @@ class _Sweep:
         books.take()
 
     def _resources(self) -> dict[str, float]:
-        if self._config.cluster.workers > 1:
+        if self._config.train.cluster.workers > 1:
             return {"cpu": 0, "gpu": 0, "memory": 1 << 20}  # the workers have theirs; Tune takes no trial of nothing
         return {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
 

@@ -22,7 +22,7 @@ class MlpGenerator(Generator):
         super().__init__(config.z_dim, classes, (-1.0, 1.0))
         self.layers = nn.ModuleList()
         inputs = config.z_dim + classes
-        for units in config.generator_layers:
+        for units in config.generator_units:
             self.layers.append(layer(dense=nn.Linear(inputs, units), activation=leaky_relu(config)))
             inputs = units
         shape = (channels, image_size, image_size)
@@ -58,10 +58,10 @@ class MlpDiscriminator(Discriminator):
     def __init__(self, config: ModelConfig, image_size: int, channels: int, classes: int) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.dropout_units = sum(config.discriminator_layers) if config.dropout else 0
+        self.dropout_units = sum(config.discriminator_units) if config.dropout else 0
         self.layers = nn.ModuleList()
         inputs = channels * image_size**2 + classes
-        for units in config.discriminator_layers:
+        for units in config.discriminator_units:
             pieces = config.maxout or 1
             activation = Maxout(pieces) if config.maxout else leaky_relu(config)
             self.layers.append(layer(dense=nn.Linear(inputs, units * pieces), activation=activation))

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_dist.config import Config, coerce, flatten, modernised
+from dcgan_dist.config import Config, flatten
 from dcgan_dist.errors import ConfigError, InputError, StorageError
 from dcgan_dist.parallel import LocalPool, usable_cores
 from dcgan_dist.results.read_cache import ReadCache
@@ -30,6 +30,7 @@ from dcgan_dist.results.reading import Curve, FigureFile, RunFiles, clean, one_l
 from dcgan_dist.results.walking import SWEEP_NAME, TRIALS, Scan, find, read_bytes
 from dcgan_dist.runs.lease import is_alive, parse_status
 from dcgan_dist.runs.names import FIGURES, SAMPLES
+from dcgan_dist.settings import as_text, convert, modernised
 from dcgan_dist.storage.files import to_json
 
 SWEPT_TASK = "sweep"
@@ -471,7 +472,7 @@ def _all_unique(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
 @once
 def _defaults() -> dict[str, Any]:
-    return flatten(Config())
+    return {key: as_text(value) for key, value in flatten(Config()).items()}
 
 
 def _trial(scan: Scan, files: RunFiles) -> Trial:
@@ -655,7 +656,7 @@ def _as_declared(settings: Mapping[str, Any]) -> dict[str, Any]:
         value = settings.get(key)
         if isinstance(value, str):
             with suppress(ConfigError):  # not a number: it stays a text
-                declared[key] = coerce(key, value, "float")
+                declared[key] = convert(key, value, float)
     return declared
 
 

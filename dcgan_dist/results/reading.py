@@ -16,12 +16,13 @@ import numpy.typing as npt
 import orjson
 import yaml
 
-from dcgan_dist.config import Config, modernised
+from dcgan_dist.config import Config
 from dcgan_dist.errors import StorageError
 from dcgan_dist.results.stability import SIGNALS, judge, judge_columns
 from dcgan_dist.results.walking import Scan, names_in, read_bytes
 from dcgan_dist.runs.checkpoints import RAW
 from dcgan_dist.runs.names import FIGURES, SAMPLES
+from dcgan_dist.settings import modernised
 
 Curve = npt.NDArray[np.float64]
 

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcgan_dist.config import Config, declared_types, flatten
+from dcgan_dist.config import Config, flatten
 from dcgan_dist.results.aggregate import Collection, Score, Trial, text
+from dcgan_dist.settings import kinds_of, settings_in
 from dcgan_dist.storage.files import temporary_for, writing
 
 TRIALS_CSV = "trials.csv"
@@ -101,15 +102,9 @@ def _names(*sources: Any) -> list[str]:
 @cache
 def _kind_of_setting(key: str) -> pa.DataType:
     """Return the declared type of a setting; text for an unknown one."""
-    declared = _declared().get(key, "str")
-    words = set(declared.split(" | ")) - {"None"}
-    kinds = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64()}
-    return kinds.get(words.pop(), pa.string()) if len(words) == 1 else pa.string()
-
-
-@cache
-def _declared() -> dict[str, str]:
-    return declared_types(Config)
+    known = settings_in(Config)
+    kinds = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    return kinds.get(kinds_of(known[key].hint)[0], pa.string()) if key in known else pa.string()
 
 
 # Cells

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 
-from dcgan_dist.config import ModelConfig, check_whole, is_rooms, modernised
+from dcgan_dist.config import ModelConfig, check_whole, is_rooms
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.runs.checkpoints import STATE_NAME, Checkpoint, name_of, step_of, step_of_grid, steps_in
 from dcgan_dist.runs.documents import Row, StatusRecord
 from dcgan_dist.runs.lease import read_status
 from dcgan_dist.runs.names import CONFIG_NAME, METRICS_NAME, SCORES_NAME
 from dcgan_dist.runs.scores import Entry, Score, add_scores, read_scores
+from dcgan_dist.settings import modernised
 from dcgan_dist.storage.folder import Folder, folder_at
 from dcgan_dist.storage.remote import FIRST_PATIENCE_S
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 
 import yaml
 
-from dcgan_dist.config import Config, SweepConfig, override
+from dcgan_dist.config import Config, override
+from dcgan_dist.settings import as_record, as_text
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, trial_location
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import run_settings
 
 BEST_NAME = "best.yaml"
@@ -40,7 +41,7 @@ def write_best(ledger: Ledger) -> str | None:
     best = ledger.best
     if best is None:
         return None
-    content = yaml.safe_dump(asdict(best_config(ledger.config, best)), sort_keys=False)
+    content = yaml.safe_dump(as_record(best_config(ledger.config, best)), sort_keys=False)
     data = f"{_header(ledger, best)}\n{content}".encode()
     folder_at(ledger.location).write(BEST_NAME, data)
     return best_location(ledger.location)
@@ -51,7 +52,7 @@ def _header(ledger: Ledger, best: TrialRecord) -> str:
     lines = [
         f"The best of {len(ledger.records)} trials of the sweep {ledger.config.name}: {best.trial}, by"
         f" {ledger.objective.label} {best.objective:.4g}{verdict}, after {best.step:,} of {best.steps:,} steps.",
-        "Its values: " + ", ".join(f"{key} {value}" for key, value in best.parameters.items()),
+        "Its values: " + ", ".join(f"{key} {as_text(value)}" for key, value in best.parameters.items()),
         f"Its run directory: {trial_location(ledger.location, best.trial)}",
         f"Train it: {train_command(ledger.location)}",
     ]

@@ -17,14 +17,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from dcgan_dist.config import SweepConfig, flatten, modernised
+from dcgan_dist.config import flatten
 from dcgan_dist.errors import ConfigError, DcganDistError, RunDirectoryError, Stopped, StorageError
 from dcgan_dist.runs.lease import Lease
 from dcgan_dist.runs.names import STATUS_NAME
+from dcgan_dist.settings import as_text, modernised
 from dcgan_dist.storage.files import parse_json_object, temporary_for, to_json
 from dcgan_dist.storage.folder import LOCK_NAME, Folder, folder_at
 from dcgan_dist.sweeps.objective import Objective, best_of, pareto_front
 from dcgan_dist.sweeps.record import TrialRecord, TrialStatus
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space
 
 SWEEP_NAME = "sweep.json"
@@ -261,12 +263,13 @@ class Ledger:
                 "name": self.config.name,
                 "status": self._status,
                 "reason": self._reason,
-                "seed": self.config.seed,
+                "seed": self.config.train.seed,
                 "trials_wanted": self.trials_wanted,
                 **{
-                    key: getattr(self.config, key) for key in ("space", "search", "schedule", "objective", "milestones")
+                    key: as_text(getattr(self.config, key))
+                    for key in ("space", "search", "schedule", "objective", "milestones")
                 },
-                "settings": flatten(self.config),
+                "settings": {key: as_text(value) for key, value in flatten(self.config).items()},
                 "started": self._started,
                 "updated": time.time(),
                 "best": None if best is None else best.trial,
@@ -386,7 +389,7 @@ def wanted_trials(config: SweepConfig) -> int:
     """Return how many trials a sweep has in all."""
     if config.search != "grid":
         return config.trials
-    return len(Space.parse(config.space).grid(config.seed, config.trials))
+    return len(Space.parse(config.space).grid(config.train.seed, config.trials))
 
 
 def _refuse_other_content(location: str, names: set[str]) -> None:
@@ -401,7 +404,7 @@ def _refuse_other_content(location: str, names: set[str]) -> None:
 
 def _refuse_other_sweep(location: str, found: Mapping[str, Any], config: SweepConfig) -> None:
     recorded = modernised(SweepConfig, found.get("settings") or {})
-    ours = json.loads(to_json(flatten(config)))
+    ours = json.loads(to_json({key: as_text(value) for key, value in flatten(config).items()}))
     different = [
         key
         for key, value in recorded.items()

@@ -13,9 +13,10 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dcgan_dist.config import ScoreConfig
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.settings import as_list
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import ScoreConfig
 
 OF_SAMPLES = ("precision", "recall", "density", "coverage", "distance_ratio", "frechet_distance")
 """Scores that compare samples with real images."""
@@ -41,11 +42,11 @@ class Objective:
     weights: tuple[float, ...] | None = None
 
     @classmethod
-    def parse(cls, text: str, known: Collection[str] = SCORES) -> Objective:
+    def parse(cls, scores: str | Sequence[str], known: Collection[str] = SCORES) -> Objective:
         """Read the setting `objective`, such as `representation`, `representation,coverage` or `coverage:1,recall:2`.
 
         Args:
-            text: the setting.
+            scores: the setting, or its text.
             known: the scores that there are.
 
         Raises:
@@ -53,6 +54,7 @@ class Objective:
         """
         names: list[str] = []
         weights: list[float] = []
+        text = ",".join(as_list(scores))
         for part in text.split(","):
             name, colon, weight = (word.strip() for word in part.partition(":"))
             if name not in known:

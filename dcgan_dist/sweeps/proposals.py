@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.sweeps.objective import Objective
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space, Values
 
 if TYPE_CHECKING:
@@ -127,11 +127,11 @@ def proposals(config: SweepConfig, space: Space, objective: Objective, ended: It
         ended: trials of an earlier start.
     """
     if config.search == "optuna":
-        return Asked(space, objective, config.seed, config.trials, ended)
+        return Asked(space, objective, config.train.seed, config.trials, ended)
     if config.search == "grid":
-        points = space.grid(config.seed, config.trials)
+        points = space.grid(config.train.seed, config.trials)
         return _Listed(len(points), points.__getitem__)
-    return _Listed(config.trials, lambda number: space.sample(config.seed, number))
+    return _Listed(config.trials, lambda number: space.sample(config.train.seed, number))
 
 
 __all__ = ["Asked", "Proposals", "proposals"]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dcgan_dist.config import Config, modernised
+from dcgan_dist.config import Config
+from dcgan_dist.settings import as_text, modernised, settings_in, typed
 
 TrialStatus = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]
 ENDED = ("finished", "stopped", "diverged", "failed")
@@ -88,6 +89,7 @@ class TrialRecord:
     def as_json(self) -> dict[str, Any]:
         """Return the record as sweep.json has it."""
         fields = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        fields["parameters"] = {key: as_text(value) for key, value in self.parameters.items()}
         return {"trial": fields.pop("trial"), "directory": self.directory, **fields}
 
     @classmethod
@@ -105,7 +107,10 @@ class TrialRecord:
         if wrong or not all(isinstance(score, dict) for score in scores):
             raise TypeError(f"{wrong[0] if wrong else 'a score'} of trial {entry.get('trial')!r} is of a wrong type")
         if "parameters" in fields:
-            fields["parameters"] = modernised(Config, fields["parameters"])
+            known, given = settings_in(Config), modernised(Config, fields["parameters"])
+            fields["parameters"] = {
+                key: typed(Config, key, value) if key in known else value for key, value in given.items()
+            }
         return cls(**fields | {"milestones": tuple(fields.get("milestones", ()))})
 
 

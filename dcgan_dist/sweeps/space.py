@@ -24,17 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dcgan_dist.config import (
-    ALTERNATIVES,
-    Config,
-    SweepConfig,
-    coerce,
-    declared_types,
-    flatten,
-    former_value,
-    unknown_setting,
-)
+from dcgan_dist.config import ALTERNATIVES, Config, flatten
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.settings import convert, kinds_of, settings_in, typed, unknown_setting
+from dcgan_dist.sweeps.settings import SweepConfig
 
 if TYPE_CHECKING:
     import optuna
@@ -135,21 +128,20 @@ class Entry:
         return self._typed(trial.suggest_float(self.name, self.low, self.high, log=self.kind == "loguniform"))
 
 
-_TYPES = declared_types(Config)
-_TYPES_OF_SWEEP = declared_types(SweepConfig)
+_KNOWN = settings_in(Config)
 
 
 def _is_whole(key: str) -> bool:
-    return "int" in _TYPES[key].split(" | ")
+    return int in kinds_of(_KNOWN[key].hint)
 
 
 def _parse_entry(name: str, raw: object) -> Entry:
     keys = tuple(part.strip().replace("-", "_") for part in name.split(","))
     for key in keys:
-        if key not in _TYPES and key in _TYPES_OF_SWEEP:
+        if key not in _KNOWN and key in settings_in(SweepConfig):
             raise ConfigError(f"{key} cannot be searched: it is the same for all trials of a sweep")
-        if key not in _TYPES:
-            raise unknown_setting(key, raw, list(_TYPES))
+        if key not in _KNOWN:
+            raise unknown_setting(key, raw, list(_KNOWN))
         if key in _TAKEN:
             raise ConfigError(f"{key} cannot be searched: {_TAKEN[key]}")
     kinds = RANGES + LISTS
@@ -170,17 +162,13 @@ def _parse_entry(name: str, raw: object) -> Entry:
     return Entry(keys, kind, low, high, when=when)
 
 
-def _value(key: str, written: object) -> Any:
-    return coerce(key, former_value(Config, key, written), _TYPES[key])
-
-
 def _parse_values(name: str, keys: tuple[str, ...], given: list[Any]) -> tuple[tuple[Any, ...], ...]:
     values: list[tuple[Any, ...]] = []
     for item in given:
         row = item if len(keys) > 1 else [item]
         if not isinstance(row, list) or len(row) != len(keys):
             raise ConfigError(f"space has {item!r} for {name}: expected a list of {len(keys)} values, one for each")
-        made = tuple(_value(key, value) for key, value in zip(keys, row, strict=True))
+        made = tuple(typed(Config, key, value) for key, value in zip(keys, row, strict=True))
         if made in values:
             raise ConfigError(f"space has {item!r} twice for {name}")
         values.append(made)
@@ -188,13 +176,13 @@ def _parse_values(name: str, keys: tuple[str, ...], given: list[Any]) -> tuple[t
 
 
 def _parse_range(key: str, kind: str, given: list[Any]) -> tuple[float, float]:
-    if not {"int", "float"} & set(_TYPES[key].split(" | ")):
+    if not {int, float} & set(kinds_of(_KNOWN[key].hint)):
         raise ConfigError(f"space has {key}: {kind}: {key} is no number of any size: take choice or grid")
     if kind != "randint" and _is_whole(key):
         raise ConfigError(f"space has {key}: {kind}: {key} is a whole number: take randint, choice or grid")
     if len(given) != 2:
         raise ConfigError(f"space has {key}: {kind}: {given!r}: expected [LOW, HIGH]")
-    low, high = (coerce(key, value, "int" if kind == "randint" else "float") for value in given)
+    low, high = (convert(key, value, int if kind == "randint" else float) for value in given)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(f"space has {key}: {kind}: {given!r}: LOW must be less than HIGH, both finite")
     if kind == "loguniform" and low <= 0:
@@ -208,10 +196,10 @@ def _parse_when(name: str, raw: object) -> dict[str, tuple[Any, ...]]:
     when: dict[str, tuple[Any, ...]] = {}
     for other, values in raw.items():
         key = str(other).replace("-", "_")
-        if key not in _TYPES:
-            raise unknown_setting(key, values, list(_TYPES))
+        if key not in _KNOWN:
+            raise unknown_setting(key, values, list(_KNOWN))
         listed = values if isinstance(values, list) else [values]
-        when[key] = tuple(_value(key, value) for value in listed)
+        when[key] = tuple(typed(Config, key, value) for value in listed)
     return when
 
 
@@ -345,8 +333,7 @@ def run_settings(config: SweepConfig, parameters: Mapping[str, Any]) -> Values:
     by ``override(Config(), settings)``.
     """
     ended = {other for group in ALTERNATIVES for key in group if key in parameters for other in group}
-    settings = {key: value for key, value in flatten(config).items() if key in _TYPES}
-    return settings | dict.fromkeys(ended) | dict(parameters)
+    return flatten(config.train) | dict.fromkeys(ended) | dict(parameters)
 
 
 __all__ = ["Entry", "Space", "run_settings"]

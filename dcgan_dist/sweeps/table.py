@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dcgan_dist.printing import is_heard
+from dcgan_dist.settings import as_text
 from dcgan_dist.sweeps.best import best_location, train_command
 from dcgan_dist.sweeps.ledger import Ledger, trial_location
 from dcgan_dist.sweeps.objective import Objective, ranked
@@ -150,7 +151,7 @@ def figure(value: object) -> str:
     """Return a value as a table shows it: three significant digits, nothing for None."""
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(as_text(value))
 
 
 def coloured(name: str | None) -> Text:

@@ -19,12 +19,13 @@ from typing import Any, Literal
 import torch
 
 import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
-from dcgan_dist.config import Config, EvaluateConfig, ScoreConfig, SweepConfig, override
+from dcgan_dist.config import Config, override
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World, join_world
 from dcgan_dist.errors import Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.evaluation.generator_scores import GeneratorEvaluation
 from dcgan_dist.evaluation.scoring import evaluate
+from dcgan_dist.evaluation.settings import EvaluateConfig
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.results.stability import MIN_LINES, UNBORN, Verdict, judge
 from dcgan_dist.runs.checkpoints import step_of
@@ -33,8 +34,10 @@ from dcgan_dist.runs.lease import STALE_SECONDS, Status, is_alive
 from dcgan_dist.runs.run import Run
 from dcgan_dist.runs.scores import Entry
 from dcgan_dist.runs.writer import open_run
+from dcgan_dist.settings import as_record, as_text
 from dcgan_dist.sweeps.exploit import Donor, take_over
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
+from dcgan_dist.sweeps.settings import ScoreConfig, SweepConfig
 from dcgan_dist.sweeps.space import run_settings
 from dcgan_dist.training.setup import environment, resolve_config
 from dcgan_dist.training.trained import load_generator
@@ -402,7 +405,7 @@ def _run(
     except Stopped as stop:
         return TrialEnd("stopped", str(stop), watcher.last | {"step": watcher.step})
     except InputError as error:
-        settle(plan.location, "failed", str(error), session=session, settings=dataclasses.asdict(plan.config))
+        settle(plan.location, "failed", str(error), session=session, settings=as_record(plan.config))
         return TrialEnd("failed", str(error), watcher.last | {"step": watcher.step})
 
 
@@ -444,7 +447,7 @@ def record_refusal(
         group = nested
         for part in groups:
             group = group.setdefault(part, {})
-        group[last] = value
+        group[last] = as_text(value)
     settle(location, "failed", reason, session=session, settings=nested)
 
 
@@ -464,7 +467,7 @@ def score_in_full(
         DataError, RunDirectoryError: the data or the run cannot be used.
     """
     torch.set_num_threads(threads)
-    score, cache, pool, here = sweep.score, sweep.data.cache, LocalPool(1), join_world(device).device
+    score, cache, pool, here = sweep.score, sweep.train.data.cache, LocalPool(1), join_world(device).device
     scores: dict[str, Any] = {}
     run = Run(location)
     if score.task != "none":

@@ -6,7 +6,6 @@ import math
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from dcgan_dist.machine import compiler
 from dcgan_dist.models.family import families, family_of
 from dcgan_dist.runs.names import CONFIG_NAME
 from dcgan_dist.runs.writer import RunWriter, open_run
+from dcgan_dist.settings import as_record, as_text
 from dcgan_dist.version import __version__
 
 DEFAULT_EPOCHS = 5.0
@@ -169,7 +169,7 @@ def open_run_directory(config: Config, dataset: Dataset, location: str, session:
             written_every = config.training.checkpoint_every
         run.go_back(on_damaged_run, written_every)
         facts = {"data_digest": dataset.digest, "classes": list(dataset.classes)}
-        run.write_config(asdict(config), environment() | facts | {"rooms_seed": dataset.rooms_seed})
+        run.write_config(as_record(config), environment() | facts | {"rooms_seed": dataset.rooms_seed})
     except BaseException:
         run.close()
         raise
@@ -218,14 +218,14 @@ def _group(settings: Mapping[str, object], name: str) -> dict[str, object]:
 
 def _refuse_other_run(config: Config, dataset: Dataset, before: Mapping[str, object], location: str) -> None:
     """Refuse to go on with settings under which the checkpoints of the run would mean something else."""
-    new, defaults = flatten(config), flatten(Config())
+    new, defaults = ({key: as_text(value) for key, value in flatten(each).items()} for each in (config, Config()))
     old: dict[str, Any] = {}
     for key in new:
         value: Any = before
         for part in key.split("."):
             # A setting that the run was made before has the value that changes nothing.
             value = value.get(part, defaults.get(key)) if isinstance(value, dict) else None
-        old[key] = value
+        old[key] = as_text(tuple(value)) if isinstance(value, list) else value
     fixed = [key for key in new if key.startswith("model.") and key not in FREE_MODEL_SETTINGS]
     differing = [
         f"{key} ({old[key]!r} then, {new[key]!r} now)" for key in (*FIXED_SETTINGS, *fixed) if old[key] != new[key]

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.sweep import Halved, replay
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 
 
 def config(schedule: str) -> SweepConfig:

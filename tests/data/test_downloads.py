@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks.flaky_server import FlakyServer
-from dcgan_dist.config import PrepareConfig, override
+from dcgan_dist.config import override
 from dcgan_dist.data import downloads
 from dcgan_dist.data.downloads import download
 from dcgan_dist.data.preparation import prepare
+from dcgan_dist.data.settings import PrepareConfig
 from dcgan_dist.data.sources import open_source
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.parallel import LocalPool

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from dcgan_dist.config import DeduplicationConfig
 from dcgan_dist.data.rooms import draw_room
+from dcgan_dist.data.settings import DeduplicationConfig
 from dcgan_dist.deduplication.autoencoder import Autoencoder, jitter, to_values, train_autoencoder
 from dcgan_dist.deduplication.thresholds import choose_thresholds, choose_units
 

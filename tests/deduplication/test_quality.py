@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.deduplication import DATA_VARIABLE, KINDS, distance, measure, plant, read_images
-from dcgan_dist.config import DeduplicationConfig
+from dcgan_dist.data.settings import DeduplicationConfig
 
 SETTINGS = DeduplicationConfig(steps=250, batch_size=64)
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 import xxhash
 
-from dcgan_dist.config import DeduplicationConfig
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.manifest import Manifest, unpack_keep
 from dcgan_dist.data.rooms import draw_room
+from dcgan_dist.data.settings import DeduplicationConfig
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.deduplication import Summary, deduplicate
 from dcgan_dist.deduplication.autoencoder import Autoencoder, train_autoencoder

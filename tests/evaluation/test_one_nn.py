@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from dcgan_dist.config import EvaluateConfig
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.evaluation.baselines import Pixels
 from dcgan_dist.evaluation.labelled import class_labels, open_labelled
 from dcgan_dist.evaluation.one_nn import RealImages, deform, evaluate_one_nn, kind_of
+from dcgan_dist.evaluation.settings import EvaluateConfig
 from dcgan_dist.generation.samples import open_samples
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.runs.run import Run

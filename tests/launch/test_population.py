@@ -15,13 +15,13 @@ from ray.tune import Checkpoint
 from safetensors.torch import load_file
 
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.ray_tune import DONOR_NAME, _Population, to_tune, told
 from dcgan_dist.runs.checkpoints import name_of, read_checkpoint
 from dcgan_dist.runs.run import Run
 from dcgan_dist.sweeps.exploit import Donor
 from dcgan_dist.sweeps.ledger import Ledger
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 from tests.launch.test_ray_tune import SWEEP, Driver, drive, trials
 
 pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a run are slow to start

@@ -19,11 +19,11 @@ import pytest
 import yaml
 
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.errors import ClusterError
 from dcgan_dist.launch.capacity import Capacity
 from dcgan_dist.launch.ray_tune import METRIC, TIME, WORST, TrialThread, make_scheduler, scratch_folder, trials_at_once
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 from tests.conftest import TINY, metrics
 from tests.launch.conftest import RayCluster
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dcgan_dist import compare, report
 from dcgan_dist.command_line import parse_settings
-from dcgan_dist.config import Config, SweepConfig, flatten
+from dcgan_dist.config import Config, flatten
 from dcgan_dist.errors import InputError
 from dcgan_dist.results import aggregate
 from dcgan_dist.results.aggregate import Collection, Parent, Trial, collect, read_image
@@ -27,6 +27,7 @@ from dcgan_dist.results.stability import judge
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
+from dcgan_dist.sweeps.settings import SweepConfig
 from tests.results.made_collections import add_score, make_run, metrics_row
 
 

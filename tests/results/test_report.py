@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.results.aggregate import collect
 from dcgan_dist.results.report import write_report_of
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 
 FILES = {"report": "report.html", "table": "trials.csv", "typed table": "trials.parquet", "curves": "metrics.parquet"}
 

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from dcgan_dist.config import Config, declared_types, flatten
+from dcgan_dist.config import Config, flatten
 from dcgan_dist.errors import StorageError
 from dcgan_dist.results.aggregate import Collection, Trial, collect
 from dcgan_dist.results.tables import METRICS_PARQUET, TRIALS_CSV, TRIALS_PARQUET, csv_cell, trial_table, write_tables
+from dcgan_dist.settings import kinds_of, settings_in
 from tests.results.made_collections import add_score, make_run, metrics_row
 
 
@@ -72,9 +73,11 @@ def test_types_do_not_depend_on_the_values(tmp_path):
     for name, (kind, values) in none.items():
         assert one[name][0] == kind
         assert values == [None] or name in ("trial", "directory", "status", "reason", "verdict") or values[0] in ("", 0)
-    known = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-    for key, declared in declared_types(Config).items():
-        assert none[key][0] == known.get(declared.removesuffix(" | None"), pa.string())
+    known = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    for key, setting in settings_in(Config).items():
+        assert none[key][0] == known.get(kinds_of(setting.hint)[0], pa.string())
+    assert [none[key][0] for key in ("model.image_size", "optim.lr", "training.compile")] == list(known.values())
+    assert none["model.generator_units"][0] == none["training.precision"][0] == pa.string()
 
 
 def test_all_curves_are_in_one_file(collection, tmp_path):

@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from dcgan_dist.command_line import parse_settings
-from dcgan_dist.config import Config, SweepConfig, flatten, override
+from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.best import write_best
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 from tests.conftest import TINY, train
 
 CONFIG = override(

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from dcgan_dist.command_line import parse_settings, read_yaml_settings
-from dcgan_dist.config import Config, SweepConfig, flatten, override
+from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.models import build_networks, family_of
 from dcgan_dist.models.family import COMMON
 from dcgan_dist.sweeps.ledger import wanted_trials
 from dcgan_dist.sweeps.objective import Objective
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space, Values, run_settings
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "sweeps"
@@ -27,8 +28,8 @@ def load(name: str) -> SweepConfig:
 def points(config: SweepConfig) -> list[Values]:
     space = Space.parse(config.space)
     if config.search == "grid":
-        return space.grid(config.seed, config.trials)
-    return [space.sample(config.seed, number) for number in range(config.trials)]
+        return space.grid(config.train.seed, config.trials)
+    return [space.sample(config.train.seed, number) for number in range(config.trials)]
 
 
 def test_there_is_a_config_for_each_sweep() -> None:
@@ -40,7 +41,7 @@ def test_a_config_loads_is_complete_and_says_how_to_start_it(name: str) -> None:
     path, config = CONFIGS / f"{name}.yaml", load(name)
     written = read_yaml_settings(path, SweepConfig)
     expected = {key for key in flatten(SweepConfig()) if key.startswith("optim.")}
-    expected |= {f"model.{setting}" for setting in COMMON | family_of(config.model).settings}
+    expected |= {f"model.{setting}" for setting in COMMON | family_of(config.train.model).settings}
     expected |= {"seed", "name", "space", "trials", "search", "schedule", "milestones", "objective", "score.task"}
     expected |= {"data.path", "training.epochs", "training.batch_size", "training.updates"}
     assert expected - written.keys() == set()

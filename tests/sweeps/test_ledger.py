@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from dcgan_dist.config import SweepConfig, override
+from dcgan_dist.config import override
 from dcgan_dist.errors import ConfigError, DataError, InputError, RunDirectoryError, Stopped, StorageError
 from dcgan_dist.runs.run import Run
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, read_sweep, trial_location
+from dcgan_dist.sweeps.settings import SweepConfig
 from tests.conftest import fill
 
 CONFIG = SweepConfig(space={"optim.lr": {"loguniform": ["1e-5", "1e-1"]}}, trials=6)
@@ -26,7 +27,7 @@ both = pytest.mark.parametrize("location", ["local", "s3"], indirect=True)
 
 WRITER = """
 import sys
-from dcgan_dist.config import SweepConfig
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
 
 config = SweepConfig(space={"optim.lr": {"loguniform": ["1e-5", "1e-1"]}}, trials=10**6)

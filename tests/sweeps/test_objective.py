@@ -6,11 +6,11 @@ import numpy as np
 import optuna
 import pytest
 
-from dcgan_dist.config import ScoreConfig
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.evaluation import diversity
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, SCORES, Objective, best_of, pareto_front, ranked
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import ScoreConfig
 
 GOOD = {"representation": 0.8, "coverage": 0.5, "frechet_distance": 12.0}
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.sweeps.objective import Objective
 from dcgan_dist.sweeps.proposals import Asked, Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space
 
 RAW = {"optim.lr": {"loguniform": [1e-5, 1e-1]}, "model.batch_norm": {"choice": ["paper", "all"]}}

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import SweepConfig
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space
 from dcgan_dist.sweeps.trial import plan_trial
 from dcgan_dist.training.reporter import Silent

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dcgan_dist.config import SweepConfig, override
+from dcgan_dist.config import override
 from dcgan_dist.sweeps import table
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.table import LiveTable, print_results, share_done, short_names, sweep_seconds_left
 
 SPACE = {"optim.lr": {"loguniform": ["1e-5", "1e-1"]}, "optim.beta1": {"uniform": [0, 0.99]}}

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import SweepConfig, flatten
+from dcgan_dist.config import flatten
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.runs.writer import open_run
+from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.trial import (
     Milestones,
     TrialEnd,
