@@ -84,7 +84,7 @@ class Moment:
             if next(calls) == self.call:
                 sender = threading.Thread(target=send)
                 sender.start()
-                sender.join()  # the main thread obeys meanwhile
+                sender.join()  # the main thread handles the signals in the meantime
             return original(*arguments, **named)
 
         setattr(holder, name, hooked)

@@ -134,7 +134,7 @@ def test_full_shared_memory_and_full_disks_are_found(small_disk: Path) -> None:
     assert machine.shared_memory(small_disk / "gone").status == "warn"
 
 
-def test_a_disk_without_room_for_more_names_is_full(small_disk: Path) -> None:
+def test_a_disk_without_free_inodes_is_full(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,nr_inodes=3", small_disk], check=True)
     (small_disk / "one").touch()
     (small_disk / "two").touch()

@@ -177,7 +177,7 @@ def test_a_containers_quota_of_cpus_counts(
 
 
 @pytest.mark.parametrize("most", [4, 6, 8, 10, 30])
-def test_a_container_without_room_for_a_pool_is_one_line_and_no_wait(most: int, tmp_path: Path) -> None:
+def test_a_container_whose_limit_is_too_low_for_a_pool_is_one_line_and_no_wait(most: int, tmp_path: Path) -> None:
     group = Path(f"/sys/fs/cgroup/pids/dcgan-dist-{os.getpid()}")
     try:
         group.mkdir()

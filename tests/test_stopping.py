@@ -79,7 +79,7 @@ def test_where_a_signal_is_noted_a_second_one_is_raised(monkeypatch: pytest.Monk
             os.kill(os.getpid(), TERM)
 
 
-def test_a_hangup_that_nohup_has_switched_off_stays_so() -> None:
+def test_sighup_that_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(HUP, signal.SIG_IGN)
     try:
         with raising():
@@ -113,7 +113,7 @@ sys.exit(run(lambda _words: os.kill(os.getpid(), signal.SIGINT), "test", []))
 """
 
 
-def test_a_signal_while_the_libraries_are_unloaded_does_not_take_the_place_of_the_exit_status() -> None:
+def test_a_signal_while_libraries_are_unloaded_does_not_replace_the_exit_status() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", ENDING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -176,7 +176,7 @@ SETS = [(TERM,), (INT,), (HUP,), (TERM, TERM), (INT, TERM, HUP), (HUP, HUP)]
 def end_of(
     words: Sequence[str], moment: Moment, command: str = "train", own: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run a command that gets signals; its exit status and what it wrote to stderr, after its last process is gone."""
+    """Run a command that gets signals; return its exit status and stderr, after its last process has ended."""
     with start_training(words, own or environment(), command=command, moment=moment) as running:
         code, (_, errors) = running.finish(60)
         group, deadline = running.process.pid or 0, time.monotonic() + 10
@@ -238,10 +238,10 @@ def test_training_ends_in_order_when_signals_come_during_an_upload(number: int, 
         assert (code, errors, max(whole)) == (0, "", 12)
     else:
         assert (code, errors.count("\n")) == (128 + signals[-1 if pause > 1 else 0], 1), errors
-    assert end_of(words, Moment(request, ())) == (0, "")  # it goes on from there
+    assert end_of(words, Moment(request, ())) == (0, "")  # it resumes
 
 
-def test_an_impatient_second_signal_keeps_the_checkpoints_that_there_are(tmp_path: Path) -> None:
+def test_a_second_signal_keeps_the_existing_checkpoints(tmp_path: Path) -> None:
     # The second comes while the last checkpoint is being written.
     moment = Moment(f"{TRAINER}.save_tensors", (TERM, TERM), pause=1.1, call=5)
     code, errors = end_of(options({**TINY, "run_dir": tmp_path / "run"}), moment)

@@ -179,8 +179,8 @@ def write_shards(
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 raise DataError(f"output {str(output)!r} was filled by another process in the meantime") from error
             raise StorageError(
-                f"the shards of {str(output)!r} cannot be written: {error.strerror or error}; solve that and run it "
-                "again, and it continues from the finished shards"
+                f"the shards of {str(output)!r} cannot be written: {error.strerror or error}; run it again when that "
+                "is solved, and it continues from the finished shards"
             ) from error
     return manifest
 

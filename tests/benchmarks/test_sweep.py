@@ -39,7 +39,7 @@ def test_halving_stops_what_is_not_among_the_best_half_so_far() -> None:
     assert replay(TRIALS, config("asha"), 1) == Halved(steps=125, seconds=125.0, stopped=3, best=0.6)
 
 
-def test_trials_are_told_of_in_the_order_in_which_they_are_there() -> None:
+def test_trials_are_reported_in_the_order_of_their_arrival() -> None:
     # Side by side, the second is judged at its first milestone after the first one's.
     assert replay(TRIALS[:2], config("asha"), 2) == Halved(steps=50, seconds=50.0, stopped=1, best=0.5)
     assert replay(TRIALS[1::-1], config("asha"), 2) == Halved(steps=60, seconds=60.0, stopped=1, best=0.9)

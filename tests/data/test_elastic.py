@@ -57,7 +57,7 @@ def parts_of(dataset, batch_size, world_size, first, stop):
 
 @pytest.mark.parametrize("keep_every", [0, 3])
 @pytest.mark.parametrize("shards", range(1, 10))
-def test_each_image_comes_once_in_one_order_for_every_split_and_every_stop(tmp_path, shards, keep_every):
+def test_each_image_is_read_once_in_the_same_order_for_every_split_and_every_stop(tmp_path, shards, keep_every):
     sizes = UNEVEN[-shards:]
     dataset, labels = make_small_set(tmp_path / "set", sizes, keep_every)
     for batch_size in BATCHES:
@@ -72,14 +72,14 @@ def test_each_image_comes_once_in_one_order_for_every_split_and_every_stop(tmp_p
             assert set(shown.values()) == {1}
             assert shown.total() == per_epoch * batch_size
             assert set(shown) <= set(labels)
-        # Equal for every split: so a run stopped anywhere and resumed with any other number of ranks goes on in it.
+        # Equal for every split, so that a run stopped anywhere can be resumed with any other number of ranks.
         for world_size in (2, 3, 4):
             assert parts_of(dataset, batch_size, world_size, 0, per_epoch) == alone[:per_epoch]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 3), (2, 0), (3, 0), (4, 0)])
-def test_real_workers_read_the_same_and_go_on_from_any_stop(tmp_path, world_size, workers):
+def test_real_workers_read_the_same_and_resume_from_any_stop(tmp_path, world_size, workers):
     dataset, _ = make_small_set(tmp_path / "set", UNEVEN, 3)
     batch_size = 12
     per_epoch = dataset.count // batch_size
@@ -176,7 +176,7 @@ def test_resuming_late_in_a_long_epoch_is_quick_and_reads_no_more_than_its_batch
     assert len(batch.images) == 128
     assert len(opened) == len(set(opened)) <= 64
     assert len(read) == 128
-    # Images and their headers, and the index of each shard, with some room for the interpreter's own needs; and a
+    # Images and their headers, and the index of each shard, with a margin for the interpreter; and a
     # shard that this batch is the last to read, which is looked at as a whole.
     left = len(stream._left(0).get(stream.batches_per_epoch * 9 // 10, []))
     of_a_shard = dataset.manifest.shards[0].bytes

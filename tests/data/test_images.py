@@ -104,7 +104,7 @@ def photograph(rows: int, columns: int) -> np.ndarray:
 
 @pytest.mark.parametrize("subsampling", [0, 2])
 @pytest.mark.parametrize(("rows", "columns"), [(256, 341), (401, 256), (600, 704), (255, 300), (64, 64), (40, 50)])
-def test_a_jpeg_decoded_small_is_close_to_one_decoded_whole(rows, columns, subsampling):
+def test_a_jpeg_decoded_at_low_resolution_is_close_to_one_decoded_at_full_resolution(rows, columns, subsampling):
     content = saved(Image.fromarray(photograph(rows, columns)), "JPEG", quality=85, subsampling=subsampling)
     for channels in (1, 3):
         slow = fit(decode(content, channels), 64, channels)
@@ -289,7 +289,7 @@ def test_a_stored_image_of_another_size_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "MPO", *(["AVIF"] if "AVIF" in images.FORMATS else [])])
-def test_what_photographs_come_as_besides_is_read(kind):
+def test_other_formats_of_photographs_are_read(kind):
     image = photograph(64, 80)
     content = saved(Image.fromarray(image), kind)
     assert images.looks_like_image(content)

@@ -86,7 +86,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_the_order_of_a_seed_never_changes():
-    # Written down once: a run resumed with a later version must go on where it was.
+    # Fixed values: a run resumed with a later version must continue in the same order.
     known = [(2, 3), (2, 2), (2, 1), (2, 0), (0, 1), (0, 0), (0, 2), (1, 0), (1, 1)]
     assert whole_order([3, 2, 4], seed=7, epoch=1) == known
 

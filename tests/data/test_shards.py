@@ -218,7 +218,7 @@ def test_the_same_again_does_nothing_and_other_settings_are_refused(tmp_path, tr
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_not_changed(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("1")
     with pytest.raises(DataError, match="holds other files"):
@@ -244,7 +244,7 @@ def test_an_empty_source_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_a_write_that_fails_is_said_and_leaves_nothing(tmp_path):
+def test_a_failed_write_is_reported_and_leaves_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
     try:
@@ -256,7 +256,7 @@ def test_a_write_that_fails_is_said_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_keeps_the_finished_shards_and_the_next_run_goes_on(tmp_path, small_disk, workers):
+def test_a_full_disk_keeps_the_finished_shards_and_the_next_run_continues(tmp_path, small_disk, workers):
     make = partial(write_shards, room_source(600), recipe(shard_size=100, encoding="raw"), pool=LocalPool(workers))
     make(tmp_path / "whole")
     with pytest.raises(StorageError, match=r"cannot be written: No space left on device; run it again"):
@@ -333,7 +333,7 @@ def long_archive(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("kind", ["rooms", "archive"])
-def test_killed_at_any_point_it_goes_on_and_ends_with_the_same_bytes(tmp_path, long_archive, kind, workers):
+def test_killed_at_any_point_it_continues_and_ends_with_the_same_bytes(tmp_path, long_archive, kind, workers):
     program, out = tmp_path / "program.py", tmp_path / "made" / "out"
     program.write_text(PROGRAM)
     source = room_source(3000) if kind == "rooms" else open_source("folder", long_archive)
@@ -369,7 +369,7 @@ def test_killed_at_any_point_it_goes_on_and_ends_with_the_same_bytes(tmp_path, l
         assert found[-1] >= 9 * 200
 
 
-def test_two_at_once_are_refused(tmp_path):
+def test_the_second_of_two_concurrent_processes_is_refused(tmp_path):
     program, out = tmp_path / "program.py", tmp_path / "out"
     program.write_text(PROGRAM)
 
@@ -435,7 +435,7 @@ def halfway(long_archive, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", ["images.unordered", "images.journal"])
 @pytest.mark.parametrize("size", [0, 5_000, 100_000, -1])
-def test_a_damaged_spool_is_used_as_far_as_it_is_whole(tmp_path, long_archive, halfway, name, size):
+def test_a_damaged_spool_is_used_up_to_the_damage(tmp_path, long_archive, halfway, name, size):
     shutil.copytree(halfway / ".out.unfinished", tmp_path / ".out.unfinished")
     path = tmp_path / ".out.unfinished" / name
     content = path.read_bytes()
@@ -524,7 +524,7 @@ def test_hidden_files_in_the_output_count_for_nothing_and_stay(tmp_path):
     write_shards(room_source(40), recipe(), out)
 
 
-def test_what_somebody_put_into_the_folder_of_unfinished_work_is_not_removed(tmp_path):
+def test_other_files_in_the_folder_of_unfinished_work_are_not_removed(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.png").write_bytes(b"no image")
     work = tmp_path / ".out.unfinished"

@@ -100,7 +100,7 @@ def test_a_web_server_gives_the_images_of_a_copy_here(tmp_path, inputs, server, 
 
 
 @pytest.mark.parametrize(("kind", "name"), INPUTS[:4])
-def test_an_interrupted_run_goes_on_and_a_replaced_object_is_noticed(tmp_path, inputs, client, kind, name):
+def test_an_interrupted_run_continues_and_a_replaced_object_is_noticed(tmp_path, inputs, client, kind, name):
     url = f"{upload(client, inputs)}/{name}"
     source, recipe = open_source(kind, url), Recipe(image_size=16, shard_size=7, encoding="raw")
 

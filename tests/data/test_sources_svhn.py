@@ -75,5 +75,5 @@ def test_a_damaged_file_is_one_line(tmp_path):
 )
 def test_other_contents_are_refused(tmp_path, changes):
     make(tmp_path / "train_32x32.mat", **changes)
-    with pytest.raises(DataError, match="none of SVHN"):
+    with pytest.raises(DataError, match="no file of SVHN"):
         list(open_source("svhn", tmp_path).items())

@@ -113,7 +113,7 @@ def test_the_keep_list_depends_on_seed_and_settings_and_not_on_the_number_of_wor
     assert results[0][1].sum() > results[3][1].sum()  # four bits make sixteen groups
 
 
-def test_a_rerun_does_nothing_and_other_settings_make_it_anew(folder: Path) -> None:
+def test_a_rerun_does_nothing_and_other_settings_repeat_it(folder: Path) -> None:
     run(folder)
     names = {path.name for path in folder.iterdir()}
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}

@@ -121,7 +121,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
+def test_a_damaged_newest_checkpoint_is_reported_and_the_previous_one_is_used(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_run(str(tmp_path)) as run:

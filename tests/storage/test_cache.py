@@ -22,7 +22,7 @@ from tests.data.shard_sets import make_set
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, counts what is asked for, and fails the first requests if told to."""
+    """Serves a folder, counts requests, and can fail the first ones."""
 
     asked: list[str]
     failures: list[int]
