@@ -323,7 +323,7 @@ class RunWriter:
         if reasons:
             where = f"step {step}" if self.newest else "the start"
             if on_damaged_run == "refuse":
-                raise RunDirectoryError(f"{reasons[0]}; before it, training could go on from {where}: {_WAY_OUT}")
+                raise RunDirectoryError(f"{reasons[0]}; before it, training could resume from {where}: {_WAY_OUT}")
             tell(f"{reasons[0]}; going back to {where}", to_stderr=True)
             self._set_aside_beyond(step)
         self.rewind(step)
