@@ -192,7 +192,10 @@ def test_a_container_whose_limit_is_too_low_for_a_pool_is_one_line_and_no_wait(m
             assert done.returncode == 0, done.stderr
         else:
             assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-            assert "more processes and threads are allowed, but 2 workers take 9: raise the container's limit" in done.stderr
+            assert (
+                "more processes and threads are allowed, but 2 workers take 9: raise the container's limit"
+                in done.stderr
+            )
             assert list(tmp_path.iterdir()) == []
     finally:
         while (group / "cgroup.procs").read_text():

@@ -335,7 +335,6 @@ class RunWriter:
         return self._mirror is not None and not is_local and isinstance(error, IncompleteCheckpoint)
 
     def _last_step(self) -> int:
-        """Return the last step with metrics or samples."""
         steps = [step for name in self._names("samples") if (step := step_of_grid(name)) is not None]
         path = self.local / METRICS_NAME
         if path.exists():
