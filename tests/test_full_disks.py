@@ -1,4 +1,4 @@
-"""A full disk under commands that write files: one line, nothing half-written, what was there stays."""
+"""Commands that write files, on a full disk: a one-line error, no incomplete file, and existing files are kept."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     assert lines[-1].startswith("dcgan-dist"), lines
     after = content(small_disk / "out") | content(tmp_path / "run")
     assert before.items() <= after.items()
-    assert {path.name for path in after.keys() - before.keys()} <= {"trials.csv"}  # a table of the report, whole
+    assert {path.name for path in after.keys() - before.keys()} <= {"trials.csv"}  # a table of the report, complete
 
 
 def content(folder: Path) -> dict[Path, bytes]:

@@ -1,4 +1,4 @@
-"""Each check of a machine, on what it is to find: small limits, full disks, missing programs."""
+"""Each check of a machine, with the problem that it shall find: small limits, full disks, missing programs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_all_is_well_on_a_machine_that_passes_these_tests(tmp_path: Path) -> Non
     config = DoctorConfig(run_dir=str(tmp_path / "runs"))
     found = examine(machine.checks_of_machine(config, str(tmp_path / "runs"), 0), 60)
     assert [finding for finding in found if finding.status == "fail"] == []
-    assert not list(tmp_path.iterdir())  # it only looked
+    assert not list(tmp_path.iterdir())  # nothing was written
 
 
 def test_more_cpus_given_to_ray_than_there_are_cores_is_a_warning() -> None:

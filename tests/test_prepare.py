@@ -76,7 +76,7 @@ def test_unreadable_inputs_are_reported_in_one_line(tmp_path, capsys):
 
 
 def stored(client: Any) -> dict[str, str]:
-    """Name and MD5 of all that is in the bucket."""
+    """Return name and MD5 of all objects in the bucket."""
     found = client.list_objects_v2(Bucket="images").get("Contents", [])
     return {entry["Key"].rpartition("/")[2]: entry["ETag"].strip('"') for entry in found}
 

@@ -1,4 +1,4 @@
-"""What reads a command's output may leave, be full, or take few characters: the command does its work all the same."""
+"""The output of a command may be closed, full, or support few characters: the command still does its work."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_every_module_that_imports_torch_settles_its_vector_functions_first() ->
     computing = [
         file for file in PACKAGE.rglob("*.py") if any(name.partition(".")[0] == "torch" for name in imports(file))
     ]
-    assert len(computing) > 40  # the search finds them
+    assert len(computing) > 40  # the search works
     unsettled = []
     for file in computing:
         packages = [parent / "__init__.py" for parent in file.parents if PACKAGE in parent.parents]

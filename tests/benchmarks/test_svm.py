@@ -1,4 +1,4 @@
-"""What `bench svm` reports, on samples small enough to see that both sides solve the same problem."""
+"""The reports of `svm`, on samples that are small enough to check that both sides solve the same problem."""
 
 import json
 

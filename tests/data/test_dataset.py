@@ -291,7 +291,7 @@ class TestTarReader:
     def test_damage_to_any_byte_of_a_header_is_found_with_its_offset(self, tmp_path):
         whole = tar_with(tmp_path / "a.tar", {f"{i}.png": PICTURE for i in range(3)}).read_bytes()
         second = whole.index(b"1.png")
-        after_the_checksum = second + 155  # a blank that says nothing
+        after_the_checksum = second + 155  # a blank without meaning
         for offset in {*range(second, second + 512)} - {after_the_checksum}:
             content = bytearray(whole)
             content[offset] ^= 0x55

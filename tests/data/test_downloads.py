@@ -74,7 +74,7 @@ def test_a_server_that_breaks_off_and_fails_costs_retries_alone(server, cache):
     server.drop, server.first_failures = 0.9, [500, 503]
     download("mnist", "test", cache, base=server.url)
     assert len(left(cache)) == 2
-    assert any(part for _, _, part in server.asked)  # it went on where it stopped
+    assert any(part for _, _, part in server.asked)  # it continued where it had stopped
 
 
 def test_a_mirror_can_be_named_by_the_environment(server, cache, monkeypatch):

@@ -1,4 +1,4 @@
-"""Each image once an epoch, in one order, however many ranks and workers read it and wherever they stop."""
+"""Each image once per epoch, in the same order for any number of ranks and workers and any stop."""
 
 import io
 import tarfile
@@ -18,13 +18,13 @@ from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import DataError
 from tests.data.shard_sets import make_set
 
-# Shards of 0 and of 1 image among uneven ones; more images than the 64 runs of the order, and fewer.
+# Shards of 0 and of 1 image among uneven ones; more images than the 64 segments of the order, and fewer.
 UNEVEN = [1, 0, 17, 40, 1, 23, 0, 9, 30]
 BATCHES = (1, 5, 12, 64)
 
 
 def make_small_set(folder, sizes, keep_every=0):
-    """A set of raw 16x16 images whose label is their number; with a keep-list that drops one in `keep_every`."""
+    """A set of raw 16x16 images whose label is their number; with a keep-list that leaves out one in `keep_every`."""
     shards = make_set(folder, sizes, channels=1)
     if keep_every:
         kept = np.arange(sum(sizes)) % keep_every > 0
@@ -38,7 +38,7 @@ def make_small_set(folder, sizes, keep_every=0):
 
 
 def parts_of(dataset, batch_size, world_size, first, stop):
-    """Labels by slot of each global batch, put together from all ranks, and how many each rank had."""
+    """Return the labels by slot of each global batch, merged over all ranks, and the number of images of each rank."""
     streams = [
         ImageStream(dataset, seed=7, batch_size=batch_size, rank=rank, world_size=world_size)
         for rank in range(world_size)
@@ -177,7 +177,7 @@ def test_resuming_late_in_a_long_epoch_is_quick_and_reads_no_more_than_its_batch
     assert len(opened) == len(set(opened)) <= 64
     assert len(read) == 128
     # Images and their headers, and the index of each shard, with a margin for the interpreter; and a
-    # shard that this batch is the last to read, which is looked at as a whole.
+    # shard whose last record is in this batch, which is compared as a whole.
     left = len(stream._left(0).get(stream.batches_per_epoch * 9 // 10, []))
     of_a_shard = dataset.manifest.shards[0].bytes
     expected = 128 * (512 + 256) + len(opened) * 500 * RECORD.itemsize + left * of_a_shard

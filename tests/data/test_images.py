@@ -58,7 +58,7 @@ def test_large_shrinking_averages_over_exact_areas(side, size):
 
 
 def test_shrinking_does_not_alias():
-    """A pattern finer than the new pixels becomes even grey, as it does not when pixels are picked."""
+    """A pattern finer than the new pixels becomes uniform grey, unlike with nearest-neighbour sampling."""
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
     small = fit(stripes, 64, 3)
@@ -303,7 +303,7 @@ def test_stretched_and_padded_images_average_over_areas_and_are_enlarged_as_pill
     wanted = image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
     def areas(size, count):
-        """What each of `size` new pixels takes of each of `count` old ones."""
+        """Return the share of each of `count` old pixels in each of `size` new ones."""
         at, old = np.arange(size)[:, None] * count / size, np.arange(count)[None]
         return np.clip(np.minimum(at + count / size, old + 1) - np.maximum(at, old), 0, 1) * size / count
 

@@ -43,7 +43,7 @@ def flip(path, offset):
 
 
 def one_epoch(folder, world_size=2, batch_size=10, **settings):
-    """All batches of one epoch by rank, and what they say of damage."""
+    """Return all batches of one epoch by rank, and their reports of damage."""
     dataset = open_dataset(folder)
     parts = []
     for rank in range(world_size):
@@ -235,7 +235,7 @@ class TestShardsMadeElsewhere:
         place = foreign(tar)["05.png"].offset
         flip(tar, place)
         dataset = open_dataset(tar)
-        # Number 4 stands right in front of it, with its own label.
+        # Number 4 is directly before it, with its own label.
         assert dataset.labels().tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
         (told,) = dataset.manifest.damage
         assert (told["shard"], told["offset"]) == ("a.tar", place)

@@ -16,7 +16,7 @@ def whole_order(sizes, seed=0, epoch=0):
 
 
 def dealt_out_by_hand(line, runs=64):
-    """The order contract as it is written down: cut into runs, deal one item of each in turn, then the left-overs."""
+    """The order by its definition: cut into segments, take one item of each in turn, then the last items."""
     count = len(line)
     cut = [line[run * count // runs : (run + 1) * count // runs] for run in range(runs)]
     even = count // runs

@@ -47,7 +47,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture
 def own_shards(shards, tmp_path):
-    """A set of this test's own, to be damaged."""
+    """A set for this test only, to be damaged."""
     return make_set(tmp_path / "own", SIZES, encoding="png")
 
 
@@ -56,7 +56,7 @@ def labels(samples) -> list[int]:
 
 
 def run_labels(folder, first, last, **order) -> list[list[int]]:
-    """What a run's own stream reads, batch by batch."""
+    """Return what the stream of a run reads, batch by batch."""
     with ImageStream(open_dataset(folder), **order).iterate(first, last) as batches:
         return [batch.labels.tolist() for batch in batches]
 
@@ -382,7 +382,7 @@ class TestPipelines:
     def test_it_does_without_the_library(self, shards):
         program = (
             "import sys, json\n"
-            "sys.modules['webdataset'] = None  # as where it is not installed\n"
+            "sys.modules['webdataset'] = None  # as if it were not installed\n"
             "from torch.utils.data import DataLoader\n"
             "from dcgan_dist.data.pipeline import stream\n"
             f"samples = DataLoader(stream({str(shards.folder)!r}, batch_size=20), batch_size=20)\n"
@@ -453,7 +453,7 @@ class TestDamage:
             member = archive.getmember("000005.cls")
         flip(tar, member.offset_data if part == "content" else member.offset + 3)
         found = labels(stream(own_shards.folder, batch_size=113))
-        lost = {5} if part == "content" else {4, 5}  # what lies between two samples may have been a part of either
+        lost = {5} if part == "content" else {4, 5}  # a member between two samples may belong to either
         assert sorted(found) == without(range(113), lost)
         assert caplog.records
 

@@ -51,7 +51,7 @@ def test_all_attributes_vary():
 
 
 def test_the_window_is_inside_its_box():
-    """By night the glass is dark blue, by day bright: inside the box is unlike the wall around it."""
+    """At night the glass is dark blue, by day bright: the inside of the box differs from the wall around it."""
     inside, around = [], []
     for index in range(300):
         image, attributes = draw_room(0, index)

@@ -103,7 +103,7 @@ def picture(value: int) -> bytes:
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """150 images of three classes, one of them no image."""
+    """150 images of three classes, one of them not an image."""
     for number in range(150):
         path = tmp_path / "tree" / ("cat", "dog", "eel")[number % 3] / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def test_undecodable_inputs_are_left_out_and_listed(tmp_path, tree, workers):
     assert "no readable image" in skipped["reason"]
     assert manifest.classes == ("cat", "dog", "eel")
     for sample in stock(tmp_path / "out", manifest):
-        assert sample["raw"][0] % 3 == int(sample["cls"])  # value 3k+c lies in the folder of class c
+        assert sample["raw"][0] % 3 == int(sample["cls"])  # value 3k+c is in the folder of class c
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_a_full_disk_keeps_the_finished_shards_and_the_next_run_continues(tmp_pa
     assert contents(small_disk / "out") == contents(tmp_path / "whole")
 
 
-# It never ends by itself: however late the signal, it comes before the set is whole.
+# It never ends by itself, so that even a late signal comes before the set is complete.
 PROGRAM = """
 import signal, sys
 from dcgan_dist.data.shards import Recipe, write_shards
@@ -307,7 +307,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 def kill_when(program: list[object], condition: Callable[[], object], number: signal.Signals) -> None:
-    """Start a program, and end it with a signal when a condition holds; its workers end too."""
+    """Start a program, and end it with a signal when a condition holds; wait until its workers end too."""
     process = subprocess.Popen([sys.executable, *map(str, program)], stderr=subprocess.DEVNULL)
     wait_until(lambda: condition() or process.poll() is not None, "the condition does not come")
     assert process.poll() is None, "it ended too early"
@@ -384,7 +384,7 @@ def test_the_second_of_two_concurrent_processes_is_refused(tmp_path):
 
 
 def interrupted(source: Source, out: Path, after: int, **changes) -> None:
-    """Begin a set and end in the middle of it, in this process."""
+    """Start writing a set and stop in the middle of it, in this process."""
 
     def stop(done: int, share: float, bad: int, found: int) -> None:
         if done >= after:
@@ -426,7 +426,7 @@ def test_nothing_half_written_or_damaged_is_trusted(tmp_path):
 
 @pytest.fixture(scope="module")
 def halfway(long_archive, tmp_path_factory) -> Path:
-    """The shards of an archive, made at a stretch, and what an interruption left of the same."""
+    """The shards of an archive, written without interruption, and the rest of an interrupted run."""
     folder, source = tmp_path_factory.mktemp("halfway"), open_source("folder", long_archive)
     write_shards(source, recipe(shard_size=500), folder / "whole")
     interrupted(source, folder / "out", 2000, shard_size=500)

@@ -1,4 +1,4 @@
-"""What of a folder is taken: by content, through links, and labelled as asked."""
+"""The images of a folder: found by content, through links, and labelled as requested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs of `prepare` on object storage and web servers: the same images as of a copy on this host."""
+"""Inputs of `prepare` on object storage and web servers give the same images as a copy on this host."""
 
 import functools
 import http.server
@@ -48,7 +48,7 @@ def inputs(tmp_path) -> Path:
 
 @pytest.fixture
 def server(inputs) -> Iterator[str]:
-    """A web server of the inputs, which gives whole files only."""
+    """A web server with the inputs, which serves whole files only."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:

@@ -214,7 +214,7 @@ def test_processes_that_share_a_cache_download_each_shard_once(shards, tmp_path)
     with flaky(shards.folder, latency_s=0.005) as server:
         words = [sys.executable, "-c", READ, server.url, str(tmp_path)]
         other = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        while not server.whole():  # it has begun
+        while not server.whole():  # until it has begun
             time.sleep(0.001)
         here = labels(open_dataset(server.url, cache=tmp_path))
         assert sum(map(sum, here)) == int(other.communicate(timeout=60)[0]) == sum(range(96 * 8))
@@ -237,12 +237,12 @@ def test_the_least_recently_used_copies_are_removed_and_open_ones_stay(files, tm
         with open_copy(f"{server.url}/0.bin", tmp_path / COPIES / "0.bin", tmp_path, **known) as held:
             for number in range(1, 12):
                 get(server, files, tmp_path, number, limit=limit)
-                get(server, files, tmp_path, 1, limit=limit)  # used again and again
+                get(server, files, tmp_path, 1, limit=limit)  # used repeatedly
                 assert used(tmp_path) <= limit
             assert sorted(os.listdir(tmp_path / COPIES))[:2] == ["0.bin", "1.bin"]
             assert (tmp_path / COPIES / "11.bin").exists()
             assert held.readall() == file.read_bytes()
-        assert len(server.asked) == 12  # what was in use was never fetched twice
+        assert len(server.asked) == 12  # files in use were never downloaded twice
         get(server, files, tmp_path, 2, limit=limit)  # had been removed
         assert len(server.asked) == 13
 
@@ -318,7 +318,7 @@ def test_tars_without_a_manifest_are_copies_like_others(shards, tmp_path):
             assert used(tmp_path / "cache") <= limit
             assert labels(open_dataset(f"{server.url}/{pattern}", **settings)) == here
             assert held.readall() == shards.tars[0].read_bytes()
-        # What is indexed is not downloaded to be opened.
+        # Indexed tars are not downloaded when they are opened.
         asked = gets(server)
         open_dataset(f"{server.url}/{pattern}", **settings)
         assert gets(server) == asked
@@ -414,7 +414,7 @@ def test_worker_processes_end_by_themselves_while_downloads_stall(single_records
         server.stall = 1
         batches = ImageStream(remote, seed=1, batch_size=64, workers=1).iterate()
         processes = multiprocessing.active_children()
-        # The worker asks for single records by itself; for whole shards it waits for this process.
+        # The worker requests single records; this process downloads whole shards.
         while single_records and not any(part for _, _, part in server.asked):
             time.sleep(0.01)
         time.sleep(1 if single_records else 4)

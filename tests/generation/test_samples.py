@@ -1,4 +1,4 @@
-"""Samples as a function of (seed, i), and what z they are made from."""
+"""Samples are a function of (seed, i), or of given z."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The forms in which samples are written: the same images in all, whole or not there."""
+"""The forms of written samples: the same images in all, and only complete outputs."""
 
 import re
 import signal
@@ -204,7 +204,7 @@ sys.exit(main(sys.argv[3:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ends", ["SIGKILL", "SIGTERM"])
-@pytest.mark.parametrize("moment", [1, 2, 3])  # before what stands there is moved, before the new one is, after that
+@pytest.mark.parametrize("moment", [1, 2, 3])  # before the old folder is moved, before the new one is, and after that
 def test_a_replacement_of_a_folder_by_a_killed_process_is_finished_or_undone(trained, tmp_path, moment, ends, capsys):
     run, path = str(trained("gan")), tmp_path / "x"
     assert sample.main([f"--run={run}", "--count=3", f"--output={path}"]) == 0

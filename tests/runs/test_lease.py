@@ -52,7 +52,7 @@ def test_second_live_writer_is_refused_with_host_and_pid(location: str, start_wr
 def test_killed_writers_lock_is_taken_over_at_once(location: str, start_writer: StartWriter) -> None:
     writer = start_writer(HOLD, location)
     wait_for(writer, "open")
-    writer.kill()  # and not waited for: a zombie has its pid still, yet writes no more
+    writer.kill()  # not waited for: a zombie still has its pid, but does not write any more
     time.sleep(0.1)
     begin = time.monotonic()
     with open_run(location) as run:
@@ -155,7 +155,7 @@ time.sleep(60)
 
 @pytest.mark.slow
 def test_a_writer_is_refused_if_another_one_writes_between_its_read_and_its_write(s3_server: object) -> None:
-    """On object storage, which has no locks: the write itself asks whether anything has changed."""
+    """On object storage, which has no locks, the write itself is conditional."""
     url = "s3://results/forestalled"
     second = lease.Lease(RemoteFolder(url), "")
     looks: list[bytes | None] = []
@@ -164,7 +164,7 @@ def test_a_writer_is_refused_if_another_one_writes_between_its_read_and_its_writ
         def read_version(self, name: str) -> tuple[bytes | None, str | None]:
             found = super().read_version(name)
             looks.append(found[0])
-            if len(looks) == 1:  # the look that the first write goes by
+            if len(looks) == 1:  # the read before the first write
                 second.take()
             return found
 
@@ -204,7 +204,7 @@ def test_a_clock_that_jumped_neither_ends_the_lease_of_a_living_writer_nor_keeps
     with pytest.raises(RunDirectoryError, match=r"in use by process .* on host far"):
         open_run(folder)
     beat.join()
-    open_run(folder).close()  # there came no more
+    open_run(folder).close()  # no other heartbeat came
 
 
 def test_same_launch_takes_over_from_its_living_writer_which_then_writes_no_more(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run that is read while it is written."""
+"""Reading a run while it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scores.json: merged by key, replaced whole or not at all."""
+"""scores.json: merged by key, replaced atomically."""
 
 import json
 import math

@@ -119,7 +119,7 @@ def test_a_run_killed_at_any_moment_resumes_and_ends_as_if_it_had_not_been_kille
             writer.wait()
         else:
             rest = writer.stdout.read()
-            assert rest.endswith("finished\n"), rest  # also of one that had nothing left to do
+            assert rest.endswith("finished\n"), rest  # also of a run that had nothing left to do
     assert starts == sorted(starts)
     assert starts[-1] > 0
     assert Run(location).rows() == [{"step": step, "loss_d": 1 / step} for step in range(1, steps + 1)]
@@ -169,7 +169,7 @@ def test_metrics_are_strict_json_with_null_for_what_is_not_finite(tmp_path: Path
         run.append_metrics(
             {"step": 1, "loss_d": float("nan"), "loss_g": float("-inf"), "d_real": 0.1 + 0.2, "note": "é"}
         )
-        (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()  # there at once
+        (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()  # written at once
         assert json.loads(line, parse_constant=refuse) == {
             "step": 1,
             "loss_d": None,
@@ -302,7 +302,7 @@ def test_damaged_object_falls_back_to_the_checkpoint_before(
         lines = capsys.readouterr().err.splitlines()
         assert ["step-00000030 is damaged" in lines[0], "step-00000020 is incomplete" in lines[1]] == [True, True]
         run.rewind(10)
-        # The damaged one is out of the way; the other, as an upload that was cut short leaves it, does not count.
+        # The damaged one was set aside; the other looks like an interrupted upload, and does not count.
         kept = [name.removeprefix("run/") for name in objects() if "step-" in name and "00000010" not in name]
         assert kept == [
             "checkpoints/step-00000020/networks.safetensors",
@@ -327,7 +327,7 @@ def test_on_object_storage_state_comes_last_and_metrics_before(
         run.commit_checkpoint(10, tensors, {"reason": "interval"})
         kinds = [name.split(".")[0] for name in sent if name != "status.json"]
         assert kinds == ["metrics", "events", "networks", "state"]
-        # The same step again, with equal tensors: what counts already is not touched before the new state replaces it.
+        # The same step again, with equal tensors: the valid checkpoint is not changed until the new state replaces it.
         sent.clear()
         run.commit_checkpoint(10, tensors, {"reason": "signal"})
         assert [name for name in sent if name != "status.json"] == ["state.json"]
@@ -445,7 +445,7 @@ def test_a_damaged_run_is_not_changed_unless_it_shall_be_set_aside_and_then_noth
     assert step == {"all cut": 0, "all gone": 0, "one of a later step": 60}.get(damage, 40)
     assert [row["step"] for row in Run(tmp_path).rows()] == list(range(10, step + 1, 10))
     assert set(before.values()) <= set(contents(tmp_path).values())
-    with open_run(str(tmp_path)) as run:  # and that was all
+    with open_run(str(tmp_path)) as run:  # and nothing else
         again = run.go_back("refuse", 20)
     assert (again.step if again else 0) == step
 
@@ -457,7 +457,7 @@ def test_what_a_killed_process_wrote_beyond_its_checkpoint_is_no_damage(tmp_path
         assert newest is not None
         assert newest.step == 60
     assert not (tmp_path / "set_aside").exists()
-    # Nor is what a diverged run left: its last line of metrics follows its checkpoint by up to log_every steps.
+    # A diverged run is not damaged: its last line of metrics is up to log_every steps after its checkpoint.
     with open_run(str(tmp_path)) as run:
         run.append_metrics({"step": 500, "loss_d": None})
         run.commit_checkpoint(61, tensors, {"last_logged": 500})

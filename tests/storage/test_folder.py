@@ -1,4 +1,4 @@
-"""A folder is used alike, whether it is on a disk, on S3, or on other object storage."""
+"""A folder has the same interface on a disk, on S3, and on other object storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buckets that are open to everybody, and those that are not: what is asked for with and without credentials."""
+"""Public and private buckets: requests with and without credentials."""
 
 import http.server
 import threading
@@ -22,7 +22,7 @@ __all__ = ["client"]
 
 @pytest.fixture
 def without_credentials(client, monkeypatch, tmp_path):
-    """What makes this host forget its credentials."""
+    """Make this host have no credentials."""
 
     def forget() -> None:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
