@@ -58,7 +58,7 @@ class RunDirectoryError(InputError):
 
 
 class ClusterError(InputError):
-    """The cluster does not have the resources that the run asks for."""
+    """The cluster does not have the resources that the run needs."""
 
     says_more = DOCTOR
 

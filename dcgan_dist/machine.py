@@ -234,7 +234,7 @@ def open_files() -> Finding:
     soft, hard = (_most(limit) for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
     if soft >= MANY_FILES:
         return Finding("open files", "ok", "no limit" if soft == sys.maxsize else f"at most {soft:,}")
-    found = f"at most {soft:,} open files" + (f", {hard:,} where they are asked for" if hard > soft else "")
+    found = f"at most {soft:,} open files" + (f", {hard:,} if requested" if hard > soft else "")
     way_out = (
         f"Ray needs {LEAST_FILES} or more, a large cluster {MANY_FILES:,}: raise the limit with `ulimit -n` or, as "
     )

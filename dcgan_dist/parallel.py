@@ -155,7 +155,7 @@ def _check_process_limit(workers: int) -> None:
     free = min(limits_of_groups("pids", _free_processes, _free_processes), default=math.inf)
     if free < needed:
         raise WorkerFailed(
-            f"there is room for {free:g} more processes and threads, and {workers} workers take {needed}: raise the "
+            f"only {free:g} more processes and threads are allowed, but {workers} workers take {needed}: raise the "
             "container's limit (--pids-limit), or take --workers 1"
         )
 

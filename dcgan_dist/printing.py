@@ -1,6 +1,6 @@
 """Messages for people, and standard streams that survive the end of their reader.
 
-A command is rarely run for what it prints: `train … | head` must go on training after `head` has ended.
+A command is rarely run for what it prints: `train … | head` must continue training after `head` has ended.
 """
 
 from __future__ import annotations

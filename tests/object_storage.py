@@ -1,4 +1,4 @@
-"""Object storage of this machine's own, for tests."""
+"""Object storage on this machine, for tests."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from moto.server import ThreadedMotoServer
 
 @pytest.fixture
 def client(monkeypatch) -> Iterator[Any]:
-    """Object storage of this machine's own, with a bucket `images`."""
+    """Start object storage on this machine, with a bucket `images`."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -19,7 +19,7 @@ def client(monkeypatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()  # they remember the address of a former test
+    s3fs.S3FileSystem.clear_instance_cache()  # they remember the address of an earlier test
     client = boto3.client("s3")
     client.create_bucket(Bucket="images")
     yield client

@@ -1,4 +1,4 @@
-"""Real processes that start in the time of a fork: a server has imported beforehand what they would import."""
+"""Real processes that start as fast as a fork: a server has already imported their modules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FORKS.set_forkserver_preload(["pytest", "torch._dynamo", "dcgan_dist.train", "d
 
 @dataclass(frozen=True)
 class Running:
-    """A train command in a process of its own, which leads a session, and the streams of what it prints."""
+    """A train command in its own process, which leads a session, and the streams of its output."""
 
     process: BaseProcess
     streams: Sequence[io.TextIOBase]
@@ -54,7 +54,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Moment:
-    """Signals that a command gets when it calls a function of its own for the nth time.
+    """Signals that a command gets when it calls one of its functions for the nth time.
 
     Attributes:
         function: such as `dcgan_dist.training.trainer.Trainer._save`, as its caller finds it.
@@ -69,7 +69,7 @@ class Moment:
     call: int = 1
 
     def arm(self) -> None:
-        """Have the function send them before it does its work."""
+        """Make the function send the signals before it does its work."""
         where, _, name = self.function.rpartition(".")
         holder = pkgutil.resolve_name(where)
         original, calls = getattr(holder, name), itertools.count(1)
@@ -84,7 +84,7 @@ class Moment:
             if next(calls) == self.call:
                 sender = threading.Thread(target=send)
                 sender.start()
-                sender.join()  # the main thread obeys meanwhile
+                sender.join()  # the main thread handles the signals in the meantime
             return original(*arguments, **named)
 
         setattr(holder, name, hooked)
@@ -146,7 +146,7 @@ def _run(
 
 
 def train_together(words: Sequence[str], environment: Mapping[str, str], size: int) -> subprocess.CompletedProcess[str]:
-    """Run the train command to its end, alone or in several processes that are told what torchrun tells them.
+    """Run the train command to its end, alone or in several processes with the environment of torchrun.
 
     Unlike under torchrun, none is ended when another one fails: all must end, with the same exit status.
     """

@@ -1,4 +1,4 @@
-"""A full disk under commands that write files: one line, nothing half-written, what was there stays."""
+"""Commands that write files, on a full disk: a one-line error, no incomplete file, and existing files are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SWEEP = ("--space={optim.lr: {grid: [1e-4, 1e-3]}}", "--sweep-dir=DISK/sweep", *
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [0, 16 << 10])  # with some, it is full in the middle of the work
+@pytest.mark.parametrize("free", [0, 16 << 10])  # with 16 KiB it becomes full in the middle of the work
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -34,7 +34,7 @@ SWEEP = ("--space={optim.lr: {grid: [1e-4, 1e-3]}}", "--sweep-dir=DISK/sweep", *
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     command: Callable[[Sequence[str]], int],
     words: Sequence[str],
-    room: int,
+    free: int,
     small_disk: Path,
     tmp_path: Path,
     finished_run: Callable[..., Path],
@@ -47,7 +47,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
         (small_disk / "out" / old).write_text("old")
     fill(small_disk)
     filler = small_disk / "filler"
-    os.truncate(filler, filler.stat().st_size - room)
+    os.truncate(filler, filler.stat().st_size - free)
     before = content(small_disk / "out") | content(tmp_path / "run")
     assert command(words) in (1, 2)
     lines = capsys.readouterr().err.splitlines()
@@ -55,7 +55,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     assert lines[-1].startswith("dcgan-dist"), lines
     after = content(small_disk / "out") | content(tmp_path / "run")
     assert before.items() <= after.items()
-    assert {path.name for path in after.keys() - before.keys()} <= {"trials.csv"}  # a table of the report, whole
+    assert {path.name for path in after.keys() - before.keys()} <= {"trials.csv"}  # a table of the report, complete
 
 
 def content(folder: Path) -> dict[Path, bytes]:

@@ -1,4 +1,4 @@
-"""Each check of a machine, on what it is to find: small limits, full disks, missing programs."""
+"""Each check of a machine, with the problem that it shall find: small limits, full disks, missing programs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_all_is_well_on_a_machine_that_passes_these_tests(tmp_path: Path) -> Non
     config = build_settings(DoctorConfig, {"run_dir": str(tmp_path / "runs")}).train
     found = examine(machine.checks_of_machine(config, str(tmp_path / "runs"), 0), 60)
     assert [finding for finding in found if finding.status == "fail"] == []
-    assert not list(tmp_path.iterdir())  # it only looked
+    assert not list(tmp_path.iterdir())  # nothing was written
 
 
 def test_more_cpus_given_to_ray_than_there_are_cores_is_a_warning() -> None:
@@ -135,7 +135,7 @@ def test_full_shared_memory_and_full_disks_are_found(small_disk: Path) -> None:
     assert machine.shared_memory(small_disk / "gone").status == "warn"
 
 
-def test_a_disk_without_room_for_more_names_is_full(small_disk: Path) -> None:
+def test_a_disk_without_free_inodes_is_full(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,nr_inodes=3", small_disk], check=True)
     (small_disk / "one").touch()
     (small_disk / "two").touch()

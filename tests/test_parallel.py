@@ -177,7 +177,7 @@ def test_a_containers_quota_of_cpus_counts(
 
 
 @pytest.mark.parametrize("most", [4, 6, 8, 10, 30])
-def test_a_container_without_room_for_a_pool_is_one_line_and_no_wait(most: int, tmp_path: Path) -> None:
+def test_a_container_whose_limit_is_too_low_for_a_pool_is_one_line_and_no_wait(most: int, tmp_path: Path) -> None:
     group = Path(f"/sys/fs/cgroup/pids/dcgan-dist-{os.getpid()}")
     try:
         group.mkdir()
@@ -192,7 +192,10 @@ def test_a_container_without_room_for_a_pool_is_one_line_and_no_wait(most: int, 
             assert done.returncode == 0, done.stderr
         else:
             assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-            assert "more processes and threads, and 2 workers take 9: raise the container's limit" in done.stderr
+            assert (
+                "more processes and threads are allowed, but 2 workers take 9: raise the container's limit"
+                in done.stderr
+            )
             assert list(tmp_path.iterdir()) == []
     finally:
         while (group / "cgroup.procs").read_text():

@@ -1,4 +1,4 @@
-"""What reads a command's output may leave, be full, or take few characters: the command does its work all the same."""
+"""The output of a command may be closed, full, or support few characters: the command still does its work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FULL = "test: standard output cannot be written: No space left on device\n"
         (HELP, ">/dev/full", 1, FULL.replace("test", "dcgan-dist compare")),
     ],
 )
-def test_commands_print_into_whatever_they_are_given(code: str, redirection: str, status: int, errors: str) -> None:
+def test_commands_print_to_any_output(code: str, redirection: str, status: int, errors: str) -> None:
     own = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     line = f'set -o pipefail; "{sys.executable}" -c "$CODE" {redirection}'
     words = ["bash", "-c", line]
@@ -56,7 +56,7 @@ def test_a_closed_stream_is_not_taken_by_the_next_file(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_terminal_that_goes_away_does_not_end_a_command(tmp_path: Path) -> None:
+def test_a_closed_terminal_does_not_end_a_command(tmp_path: Path) -> None:
     leader, terminal = pty.openpty()
     code = (
         "import sys; from dcgan_dist.command_line import run\n"
@@ -75,7 +75,7 @@ def test_a_terminal_that_goes_away_does_not_end_a_command(tmp_path: Path) -> Non
     assert (tmp_path / "done").exists()
 
 
-def test_readers_of_both_streams_that_leave_do_not_end_training(tmp_path: Path) -> None:
+def test_readers_of_both_streams_that_end_do_not_end_training(tmp_path: Path) -> None:
     words = options({**TINY, "run_dir": tmp_path / "run"})
     with start_training(words, environment(), streams=1) as running:
         wait_for_line(running.streams[0], "starting")

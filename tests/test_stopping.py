@@ -1,4 +1,4 @@
-"""Whatever signals come and whenever, a command ends in one line, with its work kept and its status true."""
+"""Any signals at any time: a command ends with one line, its work is kept and its status is correct."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_signals_that_come_at_once_count_as_one_and_later_ones_do_not(monkeypatc
         for number in (TERM, TERM, INT, HUP):
             os.kill(os.getpid(), number)
         assert taken == [TERM]
-        with on_signals(taken.append):  # they are one in whatever block they come
+        with on_signals(taken.append):  # they count as one, in whichever block they come
             os.kill(os.getpid(), INT)
         assert taken == [TERM]
         monkeypatch.setattr(stopping, "SAME_S", 0.0)
@@ -79,7 +79,7 @@ def test_where_a_signal_is_noted_a_second_one_is_raised(monkeypatch: pytest.Monk
             os.kill(os.getpid(), TERM)
 
 
-def test_a_hangup_that_nohup_has_switched_off_stays_so() -> None:
+def test_sighup_that_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(HUP, signal.SIG_IGN)
     try:
         with raising():
@@ -91,7 +91,7 @@ def test_a_hangup_that_nohup_has_switched_off_stays_so() -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_a_command_is_imported_is_one_line(number: int) -> None:
-    # The package is what `python -m` imports first; what comes after it takes its time.
+    # `python -m` imports the package first; the imports after it take some time.
     code = f"import os, sys; sys.argv = ['-m']; import dcgan_dist; os.kill(os.getpid(), {int(number)}); print('on')"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (128 + number, "", 1)
@@ -113,7 +113,7 @@ sys.exit(run(lambda _words: os.kill(os.getpid(), signal.SIGINT), "test", []))
 """
 
 
-def test_a_signal_while_the_libraries_are_unloaded_does_not_take_the_place_of_the_exit_status() -> None:
+def test_a_signal_while_libraries_are_unloaded_does_not_replace_the_exit_status() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", ENDING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -145,7 +145,7 @@ def test_workers_of_a_pool_leave_signals_to_the_one_that_started_them() -> None:
 # Training ------------------------------------------------------------------------------------------------------------
 
 STOPPED, FINISHED, NOTHING = "stopped", "finished", None
-# When, how a run stands then, and whether it has a checkpoint of the last step that it made.
+# The moment, the run's status then, and whether it has a checkpoint of its last step.
 MOMENTS = [
     ("dcgan_dist.train.parse_settings", 1, NOTHING),
     (f"{TRAINER}.open_data", 1, NOTHING),
@@ -176,7 +176,7 @@ SETS = [(TERM,), (INT,), (HUP,), (TERM, TERM), (INT, TERM, HUP), (HUP, HUP)]
 def end_of(
     words: Sequence[str], moment: Moment, command: str = "train", own: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run a command that gets signals; its exit status and what it wrote to stderr, after its last process is gone."""
+    """Run a command that gets signals; return its exit status and stderr, after its last process has ended."""
     with start_training(words, own or environment(), command=command, moment=moment) as running:
         code, (_, errors) = running.finish(60)
         group, deadline = running.process.pid or 0, time.monotonic() + 10
@@ -216,7 +216,7 @@ def test_training_ends_in_order_whenever_signals_come(
         assert (code, errors.count("\n")) == (128 + signals[0], 1), errors
 
 
-# Which request to object storage is under way, in a thread of its own, when signals come; seconds between them.
+# The request to object storage that is in progress, in its own thread, when signals come; seconds between them.
 REQUESTS = [(call, 0.01) for call in (2, 8, 14, 20, 26, 32, 38, 44, 50, 68)] + [(call, 1.1) for call in (27, 33, 46)]
 
 
@@ -230,7 +230,7 @@ def test_training_ends_in_order_when_signals_come_during_an_upload(number: int, 
     code, errors = end_of(words, Moment(request, signals, pause, call))
     names, status = list(folder_at(url).versions()), Run(url).status
     whole = [step_of(name.split("/")[1]) or 0 for name in names if name.endswith("/state.json")]
-    if names:  # else it had not begun
+    if names:  # otherwise it had not begun
         assert status is not None
         assert (status["status"], status["locked"]) == ("stopped" if code else "finished", False)
         assert pause > 1 or max(whole, default=0) == status.get("step", 0)
@@ -238,10 +238,10 @@ def test_training_ends_in_order_when_signals_come_during_an_upload(number: int, 
         assert (code, errors, max(whole)) == (0, "", 12)
     else:
         assert (code, errors.count("\n")) == (128 + signals[-1 if pause > 1 else 0], 1), errors
-    assert end_of(words, Moment(request, ())) == (0, "")  # it goes on from there
+    assert end_of(words, Moment(request, ())) == (0, "")  # it resumes
 
 
-def test_an_impatient_second_signal_keeps_the_checkpoints_that_there_are(tmp_path: Path) -> None:
+def test_a_second_signal_keeps_the_existing_checkpoints(tmp_path: Path) -> None:
     # The second comes while the last checkpoint is being written.
     moment = Moment("dcgan_dist.training.checkpoint.save_tensors", (TERM, TERM), pause=1.1, call=5)
     code, errors = end_of(options({**TINY, "run_dir": tmp_path / "run"}), moment)

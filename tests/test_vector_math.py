@@ -29,7 +29,7 @@ def test_every_module_that_imports_torch_settles_its_vector_functions_first() ->
     computing = [
         file for file in PACKAGE.rglob("*.py") if any(name.partition(".")[0] == "torch" for name in imports(file))
     ]
-    assert len(computing) > 40  # the search finds them
+    assert len(computing) > 40  # the search works
     unsettled = []
     for file in computing:
         packages = [parent / "__init__.py" for parent in file.parents if PACKAGE in parent.parents]
@@ -39,7 +39,7 @@ def test_every_module_that_imports_torch_settles_its_vector_functions_first() ->
 
 
 @pytest.mark.slow
-def test_first_steps_of_fresh_processes_under_load_are_equal_and_a_ledger_is_gone_on_with(tmp_path: Path) -> None:
+def test_first_steps_of_fresh_processes_under_load_are_equal_and_a_ledger_is_continued(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "tests.stress", "steps", "--ledger", str(tmp_path / "ledger")]
     for count, said in [(15, "0 of 15"), (30, "15 of 30")]:
         done = subprocess.run(

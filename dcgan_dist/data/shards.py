@@ -169,7 +169,7 @@ def write_shards(
     with _unfinished(str(output), settings) as work:
         finished = find_finished(output, settings)
         if finished is not None:  # by another process, between the first check and the lock
-            work.give_up()
+            work.discard()
             return finished
         try:
             job = _Job(source, recipe, work, max_bad, report)
@@ -179,8 +179,8 @@ def write_shards(
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 raise DataError(f"output {str(output)!r} was filled by another process in the meantime") from error
             raise StorageError(
-                f"the shards of {str(output)!r} cannot be written: {error.strerror or error}; solve that and run it "
-                "again, and it continues from the finished shards"
+                f"the shards of {str(output)!r} cannot be written: {error.strerror or error}; run it again when that "
+                "is solved, and it continues from the finished shards"
             ) from error
     return manifest
 
@@ -225,10 +225,10 @@ class _Work:
             sync_path(target.path.parent)
             location = target
         else:
-            self.give_up()
+            self.discard()
         _clear_up(location, location.names(), self.name)
 
-    def give_up(self) -> None:
+    def discard(self) -> None:
         """Remove the working folder of this host, unless it has files of others."""
         _clear(LocalFolder(self.folder), self.name)
         with suppress(OSError):

@@ -297,7 +297,7 @@ def _without_content(item: Item) -> Item:
 
 
 def _encode_all(task: tuple[list[Content], Recipe]) -> list[Encoded | str]:
-    """Return each image encoded, or the reason why it cannot be read."""
+    # An error becomes a text, since an exception would end the whole task.
     contents, recipe = task
     return [_encode(content, recipe) for content in contents]
 

@@ -100,8 +100,8 @@ def _neighbours(codes: Codes, unique: Numbers, radius: int, code_size: int) -> I
     # Within a bucket of equal bands, compare each image with the next one, then with the next but one, and so on.
     bands = min(radius + 1, code_size)
     for band in range(bands):
-        order, behind = _buckets(codes, unique, band * code_size // bands, (band + 1) * code_size // bands)
-        here = np.flatnonzero(behind).astype(np.uint32)
+        order, following = _buckets(codes, unique, band * code_size // bands, (band + 1) * code_size // bands)
+        here = np.flatnonzero(following).astype(np.uint32)
         step = 1
         while len(here):
             for start in range(0, len(here), _CHUNK):
@@ -111,8 +111,8 @@ def _neighbours(codes: Codes, unique: Numbers, radius: int, code_size: int) -> I
                 if near.any():
                     yield one[near], other[near]
             step += 1
-            here = here[behind[here] >= step]
-        del order, behind, here  # free the memory before the next band needs as much
+            here = here[following[here] >= step]
+        del order, following, here  # free the memory before the next band needs as much
 
 
 def _buckets(codes: Codes, unique: Numbers, low: int, high: int) -> tuple[Numbers, Numbers]:
@@ -129,9 +129,9 @@ def _buckets(codes: Codes, unique: Numbers, low: int, high: int) -> tuple[Number
     last = np.flatnonzero(ends).astype(np.uint32)
     lengths = last + np.uint32(1)
     lengths[1:] -= lengths[:-1].copy()
-    behind = np.repeat(last, lengths)
-    behind -= np.arange(len(order), dtype=np.uint32)
-    return order, behind
+    following = np.repeat(last, lengths)
+    following -= np.arange(len(order), dtype=np.uint32)
+    return order, following
 
 
 def _word(codes: Codes, unique: Numbers, low: int, high: int) -> npt.NDArray[np.uint64]:

@@ -134,7 +134,6 @@ def export(samples: Samples, path: str, overwrite: bool = False) -> Exported:
 
 
 def _inputs(samples: Samples, count: int) -> tuple[Tensor, ...]:
-    """Return random z and, for a conditional run, labels."""
     model, classes = samples.model, samples.model.classes or 0
     z = draw_z(samples.seed, "export", count, count, model.z_dim, model.z_distribution)
     return (z, one_hot(draw_labels(samples.seed, "export", count, count, classes), classes)) if classes else (z,)

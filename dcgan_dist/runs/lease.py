@@ -44,7 +44,7 @@ _UNKNOWN_START = "unknown"
 
 
 def process_start(pid: int) -> str | None:
-    """Return the start time of a process in ticks since boot, which tells it from others with its pid; None if dead.
+    """Return the start time of a process in ticks since boot, which with the pid identifies it; None if dead.
 
     A zombie counts as dead. If the start time cannot be read (no /proc), `unknown` is returned for a living process.
     """

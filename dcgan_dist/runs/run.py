@@ -236,7 +236,7 @@ class Run:
             except RunDirectoryError:
                 if number == 0 or step in self.steps:
                     raise
-                say(f"step {step} is not scored: the run goes on and has removed its checkpoint, to keep the newest")
+                say(f"step {step} is not scored: its checkpoint is gone, since a run in training keeps only the newest")
 
     # Samples and scores
 

@@ -330,7 +330,7 @@ class RunWriter:
         if reasons:
             where = f"step {step}" if self.newest else "the start"
             if on_damaged_run == "refuse":
-                raise RunDirectoryError(f"{reasons[0]}; before it, training could go on from {where}: {_WAY_OUT}")
+                raise RunDirectoryError(f"{reasons[0]}; before it, training could resume from {where}: {_WAY_OUT}")
             tell(f"{reasons[0]}; going back to {where}", to_stderr=True)
             self._set_aside_beyond(step)
         self.rewind(step)
@@ -342,7 +342,6 @@ class RunWriter:
         return self._mirror is not None and not is_local and isinstance(error, IncompleteCheckpoint)
 
     def _last_step(self) -> int:
-        """Return the last step with metrics or samples."""
         steps = [step for name in self._names("samples") if (step := step_of_grid(name)) is not None]
         path = self.local / METRICS_NAME
         if path.exists():

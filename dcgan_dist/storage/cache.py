@@ -142,10 +142,10 @@ def open_copy(
             if target.exists():  # another process has made it since we looked
                 Path(str(part.name)).unlink()
                 continue
-            _make_room(cache, limit, size or 0)
+            _free_space(cache, limit, size or 0)
             matches = _fill(part, url, size, digest)
             if size is None:
-                _make_room(cache, limit, os.fstat(part.fileno()).st_size)
+                _free_space(cache, limit, os.fstat(part.fileno()).st_size)
             os.rename(str(part.name), target if matches else damaged)
         except (MissingFile, StorageError):  # if the storage is unreachable instead, the next try continues this part
             Path(str(part.name)).unlink(missing_ok=True)
@@ -244,7 +244,7 @@ def _is_at(file: FileIO, path: Path) -> bool:
         return False
 
 
-def _make_room(cache: Path, limit: int | None, size: int) -> None:
+def _free_space(cache: Path, limit: int | None, size: int) -> None:
     """Remove unused copies, the least recently used first, until `size` more bytes fit.
 
     To list all files only seldom, a running total is kept, and a little more space is freed than needed. The total may

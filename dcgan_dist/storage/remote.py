@@ -213,7 +213,7 @@ def download(url: str, part: FileIO, size: int | None, *, resume: bool) -> None:
         Unreachable: the storage was not reached, or lost the connection again and again without a new byte.
     """
     transfer = _Transfer(part, size, resume)
-    persist(url, transfer.continue_, PATIENCE_S, lambda: transfer.most)
+    persist(url, transfer.advance, PATIENCE_S, lambda: transfer.most)
 
 
 def list_url(url: str, patience: float = FIRST_PATIENCE_S) -> set[str]:
@@ -304,7 +304,7 @@ class _Transfer:
     def _length(self) -> int:
         return os.fstat(self._part.fileno()).st_size
 
-    def continue_(self, storage: Any, path: str) -> None:
+    def advance(self, storage: Any, path: str) -> None:
         if self._version is None and not self._resume:
             self._part.truncate(0)
         if self._size is not None and self._length >= self._size:

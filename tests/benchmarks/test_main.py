@@ -1,4 +1,4 @@
-"""The benchmarks' front door, and that the baseline they are judged by is what it claims to be."""
+"""The command line of the benchmarks, and that their baseline is the loop that it claims to be."""
 
 from collections import Counter
 

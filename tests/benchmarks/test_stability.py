@@ -1,4 +1,4 @@
-"""bench stability: a record a run, with the verdict on what it left in its run directory."""
+"""`stability`: a record per run, with the verdict on its run directory."""
 
 import json
 

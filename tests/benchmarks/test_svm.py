@@ -1,4 +1,4 @@
-"""What `bench svm` reports, on samples small enough to see that both sides solve the same problem."""
+"""The reports of `svm`, on samples that are small enough to check that both sides solve the same problem."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_both_sides_reach_the_same_objective_and_accuracy():
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_large_fit_is_that_of_a_process_of_its_own():
+def test_the_memory_of_a_large_fit_is_measured_in_its_own_process():
     x, y = samples(100)
     record = measure_memory(x, y, CPU, count=2000)
     assert record["gap"] <= 1e-4

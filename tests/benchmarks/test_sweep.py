@@ -1,4 +1,4 @@
-"""Halving replayed on trials that went to their end."""
+"""Successive halving replayed on trials that ran to their end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRIALS = [
     record(0, 0.5, 0.5, 0.5, 0.5),
     record(1, 0.4, 0.9, 0.9, 0.9),  # stopped at 10
     record(2, 0.6, 0.4, 0.7, 0.7),  # stopped at 20
-    record(3, 0.6, 0.6, 0.1, 0.6),  # milestone 3 is no rung
+    record(3, 0.6, 0.6, 0.1, 0.6),  # milestone 3 is not a rung
     record(4, None, status="diverged", step=5),
     record(5, None, None, None, None),  # stopped at 10
 ]
@@ -39,7 +39,7 @@ def test_halving_stops_what_is_not_among_the_best_half_so_far() -> None:
     assert replay(TRIALS, config("asha"), 1) == Halved(steps=125, seconds=125.0, stopped=3, best=0.6)
 
 
-def test_trials_are_told_of_in_the_order_in_which_they_are_there() -> None:
-    # Side by side, the second is judged at its first milestone after the first one's.
+def test_trials_are_reported_in_the_order_of_their_arrival() -> None:
+    # In parallel, the second reaches its first milestone after the first one.
     assert replay(TRIALS[:2], config("asha"), 2) == Halved(steps=50, seconds=50.0, stopped=1, best=0.5)
     assert replay(TRIALS[1::-1], config("asha"), 2) == Halved(steps=60, seconds=60.0, stopped=1, best=0.9)

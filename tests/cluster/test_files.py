@@ -1,4 +1,4 @@
-"""The files that make clusters name what exists."""
+"""The files for clusters only name existing things."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_job_uploads_code_and_settings_and_nothing_that_the_documents_have_peo
         shutil.copy(PROJECT / name, checkout)
     (checkout / "mine.yaml").touch()
     needed = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
-    # By the link there: a job knows the configs by their names, too.
+    # Through the link there: a job can also give configs by name.
     needed |= {f"dcgan_dist/{name}" for name in needed if name.startswith("configs/")}
 
     documents = [PROJECT / "README.md", *PROJECT.glob("docs/*.md"), CLUSTER / "README.md"]

@@ -1,4 +1,4 @@
-"""The image of `cluster/Dockerfile` has what the code, and the files that start clusters of it, ask for."""
+"""The image of `cluster/Dockerfile` has all that the code, and the files that start clusters with it, need."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PACKAGES = {
 }  # fmt: skip
 # Programs that the code does without: a commit that is not recorded, films as GIFs.
 DISPENSABLE = {"git", "ffmpeg"}
-# Extras that no cluster file asks for; without them the code names the extra.
+# Extras that no cluster file needs; without them the code names the extra.
 EXTRAS = {name for name in PYPROJECT["optional-dependencies"] if name not in ("s3", "dev")}
 
 
 def test_every_program_that_the_code_starts_is_there_or_dispensable() -> None:
     started = {name for file in sources() for name in programs(file)}
-    assert {"git", "ffmpeg"} <= started  # the scan finds what is known to be there
+    assert {"git", "ffmpeg"} <= started  # the scan finds known programs
     for name in started - DISPENSABLE:
         assert PACKAGES[name] in {"", *debian_packages()}, f"the image has no {name}"
 
@@ -144,7 +144,7 @@ def first_words(node: ast.expr) -> Iterator[str]:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Yield the top-level modules of others that a file imports, anywhere in it."""
+    """Yield the top-level modules of other packages that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):

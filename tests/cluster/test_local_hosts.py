@@ -20,7 +20,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def why_not() -> str:
-    """Why network namespaces cannot be made here; empty where they can."""
+    """Return why network namespaces cannot be created here; "" if they can."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "several hosts need Linux and root"
     if any(shutil.which(tool) is None for tool in ("ip", "nsenter", "unshare", "setsid")):
@@ -35,7 +35,7 @@ def why_not() -> str:
 
 
 class Hosts:
-    """Two hosts of this test's own."""
+    """Two hosts for this test only."""
 
     def __init__(self, checkout: Path = PROJECT, python: Path | str = sys.executable) -> None:
         self.name = f"dcgan-test-{uuid.uuid4().hex[:8]}"
@@ -57,7 +57,7 @@ class Hosts:
         return done
 
     def left(self) -> list[str]:
-        """What of them is still there."""
+        """Return what is left of the hosts."""
         spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
         folder = Path("/tmp", self.name)
         return [line for line in spaces.splitlines() if self.name in line] + [str(folder)] * folder.exists()

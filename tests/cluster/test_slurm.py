@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "cluster/slurm.sh"
-# What Slurm and Ray would do on their nodes: the words are recorded, and Python runs here.
+# Replacements for the programs of Slurm and Ray: they record their arguments, and run Python here.
 SRUN = """#!/usr/bin/env bash
 echo "srun ${SLURM_GPUS:+SLURM_GPUS=$SLURM_GPUS }$*" >>"$RECORD"
 while [ $# -gt 0 ]; do
@@ -34,7 +34,7 @@ NODES_AND_ROUTES = [("head", "127.0.0.1"), ("head,192.0.2.7", "192.0.2.1"), ("he
 
 
 def submit(folder: Path, nodes: str, wrapper: list[str], **more: str) -> tuple[int, str, list[str]]:
-    """Run the script as Slurm would; its exit status, errors, and the words of its steps."""
+    """Run the script as Slurm would; return its exit status, errors, and the arguments of its steps."""
     programs = folder / "programs"
     programs.mkdir(parents=True)
     for name, text in {"srun": SRUN, "scontrol": SCONTROL, "ray": RAY}.items():

@@ -16,7 +16,7 @@ from dcgan_dist.data.manifest import RECORD, Manifest, Shard
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A set of shards on disk, and what is in it: image i has the label i."""
+    """A set of shards on disk, and its content: image i has the label i."""
 
     folder: Path
     images: np.ndarray

@@ -68,7 +68,7 @@ def test_display_p3_becomes_srgb_whatever_the_texts_of_its_profile_say(kind, mod
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     content = saved(of(mode), kind, icc_profile=P3, **options)
     found = decode(content).astype(int)
-    # A JPEG's own rounding is not what is looked at: the middle of each patch, within three levels.
+    # The rounding of JPEG is not tested: compare the middle of each patch, within three levels.
     expected = p3_to_srgb(decode(saved(of(mode), kind, **options)))
     assert np.abs(found - expected)[4::8, 4::8].max() <= 3
     assert np.abs(found - patches()).max() > 20
@@ -108,7 +108,7 @@ def test_a_damaged_profile_is_as_none_and_counted(profile, kind):
 
 
 def deep_png(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits with 1, 3 or 4 channels, written by hand, since Pillow writes grey ones alone."""
+    """Return a PNG of 16 bits with 1, 3 or 4 channels, written by hand, since Pillow only writes grey ones."""
     rows, columns, channels = values.shape
     lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
 

@@ -26,7 +26,7 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def official(tmp_path, monkeypatch):
-    """Small files in place of MNIST's test images, in a mirror's folders, and known by their sizes and checksums."""
+    """Small files instead of MNIST's test images, in a mirror's folders, with known sizes and checksums."""
     images = np.random.default_rng(0).integers(0, 256, (300, 28, 28), dtype=np.uint8)
     contents = (gzip.compress(idx(images)), gzip.compress(idx(np.arange(300, dtype=np.uint8) % 10)))
     names = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
@@ -75,7 +75,7 @@ def test_a_server_that_breaks_off_and_fails_costs_retries_alone(server, cache):
     server.drop, server.first_failures = 0.9, [500, 503]
     download("mnist", "test", cache, base=server.url)
     assert len(left(cache)) == 2
-    assert any(part for _, _, part in server.asked)  # it went on where it stopped
+    assert any(part for _, _, part in server.asked)  # it continued where it had stopped
 
 
 def test_a_mirror_can_be_named_by_the_environment(server, cache, monkeypatch):
@@ -98,7 +98,7 @@ def test_a_file_of_another_content_is_refused_and_not_kept(server, official, cac
     assert len(left(cache)) == 2
 
 
-def test_a_damaged_file_in_the_cache_is_replaced_and_one_put_there_by_hand_is_taken(server, official, cache):
+def test_a_damaged_file_in_the_cache_is_replaced_and_one_put_there_by_hand_is_used(server, official, cache):
     place = download("mnist", "test", cache, base=server.url)
     images = place / "t10k-images-idx3-ubyte.gz"
     whole = images.read_bytes()

@@ -1,4 +1,4 @@
-"""Each image once an epoch, in one order, however many ranks and workers read it and wherever they stop."""
+"""Each image once per epoch, in the same order for any number of ranks and workers and any stop."""
 
 import io
 import tarfile
@@ -18,13 +18,13 @@ from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import DataError
 from tests.data.shard_sets import make_set
 
-# Shards of 0 and of 1 image among uneven ones; more images than the 64 runs of the order, and fewer.
+# Shards of 0 and of 1 image among uneven ones; more images than the 64 segments of the order, and fewer.
 UNEVEN = [1, 0, 17, 40, 1, 23, 0, 9, 30]
 BATCHES = (1, 5, 12, 64)
 
 
 def make_small_set(folder, sizes, keep_every=0):
-    """A set of raw 16x16 images whose label is their number; with a keep-list that drops one in `keep_every`."""
+    """A set of raw 16x16 images whose label is their number; with a keep-list that leaves out one in `keep_every`."""
     shards = make_set(folder, sizes, channels=1)
     if keep_every:
         kept = np.arange(sum(sizes)) % keep_every > 0
@@ -38,7 +38,7 @@ def make_small_set(folder, sizes, keep_every=0):
 
 
 def parts_of(dataset, batch_size, world_size, first, stop):
-    """Labels by slot of each global batch, put together from all ranks, and how many each rank had."""
+    """Return the labels by slot of each global batch, merged over all ranks, and the number of images of each rank."""
     streams = [
         ImageStream(dataset, seed=7, batch_size=batch_size, rank=rank, world_size=world_size)
         for rank in range(world_size)
@@ -57,7 +57,7 @@ def parts_of(dataset, batch_size, world_size, first, stop):
 
 @pytest.mark.parametrize("keep_every", [0, 3])
 @pytest.mark.parametrize("shards", range(1, 10))
-def test_each_image_comes_once_in_one_order_for_every_split_and_every_stop(tmp_path, shards, keep_every):
+def test_each_image_is_read_once_in_the_same_order_for_every_split_and_every_stop(tmp_path, shards, keep_every):
     sizes = UNEVEN[-shards:]
     dataset, labels = make_small_set(tmp_path / "set", sizes, keep_every)
     for batch_size in BATCHES:
@@ -72,14 +72,14 @@ def test_each_image_comes_once_in_one_order_for_every_split_and_every_stop(tmp_p
             assert set(shown.values()) == {1}
             assert shown.total() == per_epoch * batch_size
             assert set(shown) <= set(labels)
-        # Equal for every split: so a run stopped anywhere and resumed with any other number of ranks goes on in it.
+        # Equal for every split, so that a run stopped anywhere can be resumed with any other number of ranks.
         for world_size in (2, 3, 4):
             assert parts_of(dataset, batch_size, world_size, 0, per_epoch) == alone[:per_epoch]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 3), (2, 0), (3, 0), (4, 0)])
-def test_real_workers_read_the_same_and_go_on_from_any_stop(tmp_path, world_size, workers):
+def test_real_workers_read_the_same_and_resume_from_any_stop(tmp_path, world_size, workers):
     dataset, _ = make_small_set(tmp_path / "set", UNEVEN, 3)
     batch_size = 12
     per_epoch = dataset.count // batch_size
@@ -176,8 +176,8 @@ def test_resuming_late_in_a_long_epoch_is_quick_and_reads_no_more_than_its_batch
     assert len(batch.images) == 128
     assert len(opened) == len(set(opened)) <= 64
     assert len(read) == 128
-    # Images and their headers, and the index of each shard, with some room for the interpreter's own needs; and a
-    # shard that this batch is the last to read, which is looked at as a whole.
+    # Images and their headers, and the index of each shard, with a margin for the interpreter; and a
+    # shard whose last record is in this batch, which is compared as a whole.
     left = len(stream._left(0).get(stream.batches_per_epoch * 9 // 10, []))
     of_a_shard = dataset.manifest.shards[0].bytes
     expected = 128 * (512 + 256) + len(opened) * 500 * RECORD.itemsize + left * of_a_shard

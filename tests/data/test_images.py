@@ -58,7 +58,7 @@ def test_large_shrinking_averages_over_exact_areas(side, size):
 
 
 def test_shrinking_does_not_alias():
-    """A pattern finer than the new pixels becomes even grey, as it does not when pixels are picked."""
+    """A pattern finer than the new pixels becomes uniform grey, unlike with nearest-neighbour sampling."""
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
     small = fit(stripes, 64, 3)
@@ -104,7 +104,7 @@ def photograph(rows: int, columns: int) -> np.ndarray:
 
 @pytest.mark.parametrize("subsampling", [0, 2])
 @pytest.mark.parametrize(("rows", "columns"), [(256, 341), (401, 256), (600, 704), (255, 300), (64, 64), (40, 50)])
-def test_a_jpeg_decoded_small_is_close_to_one_decoded_whole(rows, columns, subsampling):
+def test_a_jpeg_decoded_at_low_resolution_is_close_to_one_decoded_at_full_resolution(rows, columns, subsampling):
     content = saved(Image.fromarray(photograph(rows, columns)), "JPEG", quality=85, subsampling=subsampling)
     for channels in (1, 3):
         slow = fit(decode(content, channels), 64, channels)
@@ -289,7 +289,7 @@ def test_a_stored_image_of_another_size_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "MPO", *(["AVIF"] if "AVIF" in images.FORMATS else [])])
-def test_what_photographs_come_as_besides_is_read(kind):
+def test_other_formats_of_photographs_are_read(kind):
     image = photograph(64, 80)
     content = saved(Image.fromarray(image), kind)
     assert images.looks_like_image(content)
@@ -303,7 +303,7 @@ def test_stretched_and_padded_images_average_over_areas_and_are_enlarged_as_pill
     wanted = image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
     def areas(size, count):
-        """What each of `size` new pixels takes of each of `count` old ones."""
+        """Return the share of each of `count` old pixels in each of `size` new ones."""
         at, old = np.arange(size)[:, None] * count / size, np.arange(count)[None]
         return np.clip(np.minimum(at + count / size, old + 1) - np.maximum(at, old), 0, 1) * size / count
 

@@ -43,7 +43,7 @@ def flip(path, offset):
 
 
 def one_epoch(folder, world_size=2, batch_size=10, **settings):
-    """All batches of one epoch by rank, and what they say of damage."""
+    """Return all batches of one epoch by rank, and their reports of damage."""
     dataset = open_dataset(folder)
     parts = []
     for rank in range(world_size):
@@ -68,7 +68,7 @@ def delivered(parts):
 
 
 def assert_only_lost(whole, shards, labels):
-    """All images but those are delivered, each in its place; return what is said of damage."""
+    """Check that all images but those are delivered, each in its slot; return the reports of damage."""
     expected, _, _ = one_epoch(whole.folder)
     parts, damage, flaws = one_epoch(shards.folder)
     expected = {place: image for place, image in delivered(expected).items() if image[0] not in labels}
@@ -97,7 +97,7 @@ def test_any_flipped_byte_of_a_shard_is_found_and_costs_one_image_at_most(whole,
 
 
 @pytest.mark.parametrize("of_label", [False, True])
-def test_a_flipped_header_byte_costs_no_image_and_is_told_of_with_its_place(whole, shards, of_label):
+def test_a_flipped_header_byte_costs_no_image_and_is_reported_with_its_offset(whole, shards, of_label):
     with tarfile.open(shards.tars[1]) as archive:
         header = [m.offset for m in archive if m.name.endswith("cls") == of_label][7]
     flip(shards.tars[1], header + 3)
@@ -106,7 +106,7 @@ def test_a_flipped_header_byte_costs_no_image_and_is_told_of_with_its_place(whol
     assert "damaged header" in flaws[0].reason
 
 
-def test_a_damaged_header_is_told_of_where_its_image_is_read_not_at_the_end_of_the_epoch(shards):
+def test_a_damaged_header_is_reported_when_its_image_is_read_not_at_the_end_of_the_epoch(shards):
     header = int(shards.record(1, 7)["offset"]) - 512
     flip(shards.tars[1], header + 3)
     stream = ImageStream(open_dataset(shards.folder), seed=3, batch_size=10)
@@ -117,7 +117,7 @@ def test_a_damaged_header_is_told_of_where_its_image_is_read_not_at_the_end_of_t
         assert not batch.flaws
 
 
-def test_a_flipped_label_costs_no_image_and_is_told_of_with_its_place(whole, shards):
+def test_a_flipped_label_costs_no_image_and_is_reported_with_its_offset(whole, shards):
     with tarfile.open(shards.tars[2]) as archive:
         place = [member.offset_data for member in archive if member.name.endswith("cls")][4]
     flip(shards.tars[2], place)
@@ -133,7 +133,7 @@ def test_a_flipped_image_byte_costs_that_image_alone(whole, shards):
     assert flaws == []
 
 
-def test_a_cut_anywhere_costs_what_lies_behind_it_and_is_told_of(whole, shards):
+def test_a_truncation_anywhere_costs_the_images_after_it_and_is_reported(whole, shards):
     tar = shards.tars[1]
     content = tar.read_bytes()
     ends = [int(shards.record(1, row)["offset"]) + int(shards.record(1, row)["size"]) for row in range(SIZES[1])]
@@ -146,7 +146,7 @@ def test_a_cut_anywhere_costs_what_lies_behind_it_and_is_told_of(whole, shards):
 
 
 @pytest.mark.parametrize("rubbish", [b"x", bytes(10240), b"\0" * 512 + b"more"])
-def test_bytes_behind_the_end_cost_nothing_and_are_told_of(whole, shards, rubbish):
+def test_bytes_after_the_end_cost_no_image_and_are_reported(whole, shards, rubbish):
     length = shards.tars[0].stat().st_size
     with shards.tars[0].open("ab") as file:
         file.write(rubbish)
@@ -187,7 +187,7 @@ def test_fail_ends_at_damage_that_costs_no_image_too(shards):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_every_byte_of_a_shard_is_looked_at_once_in_an_epoch_over_all_ranks(whole, monkeypatch, world_size):
+def test_every_byte_of_a_shard_is_compared_once_in_an_epoch_over_all_ranks(whole, monkeypatch, world_size):
     looked: list[str] = []
     plain = stream_module._OpenShard.inspect
 
@@ -216,7 +216,7 @@ PICTURES = [encoded(image, "png") for image in random_images(12)]
 
 
 def foreign(path, labels=True, extra=()):
-    """A tar of twelve images with its members' places by name."""
+    """A tar of twelve images, and its members by name."""
     files = [(f"{i:02d}.png", picture) for i, picture in enumerate(PICTURES)]
     if labels:
         files = [file for i, image in enumerate(files) for file in (image, (f"{i:02d}.cls", str(i).encode()))]
@@ -230,12 +230,12 @@ def foreign(path, labels=True, extra=()):
 
 
 class TestShardsMadeElsewhere:
-    def test_a_damaged_header_costs_its_image_and_not_those_behind_it(self, tmp_path):
+    def test_a_damaged_header_costs_its_image_and_not_those_after_it(self, tmp_path):
         tar = tmp_path / "a.tar"
         place = foreign(tar)["05.png"].offset
         flip(tar, place)
         dataset = open_dataset(tar)
-        # Number 4 stands right in front of it, with its own label.
+        # Number 4 is directly before it, with its own label.
         assert dataset.labels().tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
         (told,) = dataset.manifest.damage
         assert (told["shard"], told["offset"]) == ("a.tar", place)
@@ -255,7 +255,7 @@ class TestShardsMadeElsewhere:
         flip(tar, foreign(tar, labels=False)["05.png"].offset)
         assert open_dataset(tar).count == 11
 
-    def test_a_cut_costs_what_lies_behind_it(self, tmp_path):
+    def test_a_truncation_costs_the_samples_after_it(self, tmp_path):
         tar = tmp_path / "a.tar"
         cut = foreign(tar)["07.png"].offset_data + 10
         os.truncate(tar, cut)
@@ -271,7 +271,7 @@ class TestShardsMadeElsewhere:
         tar.write_bytes(content)
         assert open_dataset(tar).labels().tolist() == [0, 1, 2, *range(4, 12)]
 
-    def test_an_empty_tar_among_others_is_told_of(self, tmp_path):
+    def test_an_empty_tar_among_others_is_reported(self, tmp_path):
         foreign(tmp_path / "a-0.tar")
         (tmp_path / "a-1.tar").write_bytes(b"")
         dataset = open_dataset(tmp_path / "a-{0..1}.tar")
@@ -326,7 +326,7 @@ class TestShardsMadeElsewhere:
 
 
 class TestScan:
-    def test_one_damaged_header_hides_its_own_file_alone_wherever_it_is(self, tmp_path):
+    def test_one_damaged_header_hides_only_its_own_file_wherever_it_is(self, tmp_path):
         places = foreign(tmp_path / "a.tar")
         whole = (tmp_path / "a.tar").read_bytes()
         for name, member in places.items():

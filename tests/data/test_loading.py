@@ -50,7 +50,7 @@ def test_answers_come_in_the_order_of_the_numbers_each_with_its_own_slot(count, 
     assert gone(list(processes))
 
 
-def test_a_killed_process_is_one_line_and_holds_up_nobody():
+def test_a_killed_process_is_one_line_and_blocks_no_other():
     loaders = LoaderProcesses(write_number, 1, 2, 64)
     loaders.ask(0)
     answered = loaders.answer()

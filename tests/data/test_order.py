@@ -16,7 +16,7 @@ def whole_order(sizes, seed=0, epoch=0):
 
 
 def dealt_out_by_hand(line, runs=64):
-    """The order contract as it is written down: cut into runs, deal one item of each in turn, then the left-overs."""
+    """The order by its definition: cut into segments, take one item of each in turn, then the last items."""
     count = len(line)
     cut = [line[run * count // runs : (run + 1) * count // runs] for run in range(runs)]
     even = count // runs
@@ -86,7 +86,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_the_order_of_a_seed_never_changes():
-    # Written down once: a run resumed with a later version must go on where it was.
+    # Fixed values: a run resumed with a later version must continue in the same order.
     known = [(2, 3), (2, 2), (2, 1), (2, 0), (0, 1), (0, 0), (0, 2), (1, 0), (1, 1)]
     assert whole_order([3, 2, 4], seed=7, epoch=1) == known
 

@@ -47,7 +47,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture
 def own_shards(shards, tmp_path):
-    """A set of this test's own, to be damaged."""
+    """A set for this test only, to be damaged."""
     return make_set(tmp_path / "own", SIZES, encoding="png")
 
 
@@ -56,7 +56,7 @@ def labels(samples) -> list[int]:
 
 
 def run_labels(folder, first, last, **order) -> list[list[int]]:
-    """What a run's own stream reads, batch by batch."""
+    """Return what the stream of a run reads, batch by batch."""
     with ImageStream(open_dataset(folder), **order).iterate(first, last) as batches:
         return [batch.labels.tolist() for batch in batches]
 
@@ -198,7 +198,7 @@ class TestOrder:
 class TestResuming:
     @settings(max_examples=15, deadline=None)
     @given(st.data(), st.integers(1, 40), st.integers(1, 3))
-    def test_a_state_goes_on_behind_the_last_sample(self, shards, data, batch_size, world_size):
+    def test_a_state_continues_after_the_last_sample(self, shards, data, batch_size, world_size):
         rank = data.draw(st.integers(0, world_size - 1))
         order = {"seed": 4, "batch_size": batch_size, "rank": rank, "world_size": world_size}
         whole = labels(stream(shards.folder, epochs=2, **order))
@@ -235,13 +235,13 @@ class TestResuming:
         assert labels(after) == read
         assert len(read) == 7
 
-    def test_an_iteration_that_was_broken_off_is_gone_on_with(self, shards):
+    def test_an_interrupted_iteration_is_continued(self, shards):
         pipe = stream(shards.folder, batch_size=20)
         parts = [labels(islice(pipe, 33)), labels(islice(pipe, 60)), labels(pipe), labels(islice(pipe, 3))]
         assert [len(part) for part in parts] == [33, 60, 7, 3]
         assert flat(parts) == flat(run_labels(shards.folder, 0, 6, seed=0, batch_size=20))[:103]
 
-    def test_batches_of_later_stages_are_counted_whole(self, shards):
+    def test_batches_of_later_stages_count_completely(self, shards):
         pipe = stream(shards.folder, batch_size=20).decode("rgb8").to_tuple("png", "cls").batched(20)
         for number, (images, of_images) in enumerate(pipe, start=1):
             assert images.shape == (20, 16, 16, 3)
@@ -259,13 +259,13 @@ class TestResuming:
         other.load_state_dict(alone.state_dict())
         assert labels(other) == flat(run_labels(shards.folder, 3, 5, seed=0, batch_size=20))
         list(islice(alone, 4))
-        with pytest.raises(DataError, match="the state has the world_size 2, the stream 1: take the same"):
+        with pytest.raises(DataError, match="the state has the world_size 2, the stream 1: use the same"):
             other.load_state_dict(alone.state_dict())
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"seed": 3}, "has the seed 3, the stream 0: take the same"),
+            ({"seed": 3}, "has the seed 3, the stream 0: use the same"),
             ({"batch_size": 3}, "has the batch_size 3, the stream 20: use the same"),
             ({"digest": "0"}, "has the digest '0', the stream '"),
             ({"workers": 3}, "saved by one of 3 DataLoader workers, but this DataLoader has 1: use the same number"),
@@ -310,7 +310,7 @@ class NamesItsState(IterableDataset):
 
 class TestLoaderWorkers:
     @pytest.mark.parametrize("workers", [0, 1, 2, 3])
-    def test_any_number_of_them_gives_the_batches_of_a_run_in_order(self, shards, workers):
+    def test_any_number_of_workers_yields_the_batches_of_a_run_in_order(self, shards, workers):
         expected = run_labels(shards.folder, 7, 20, seed=5, batch_size=20, rank=1, world_size=2)
         order = {"seed": 5, "batch_size": 20, "rank": 1, "world_size": 2, "start": 7}
         pipe = stream(shards.folder, epochs=None, **order).batched(10)
@@ -326,7 +326,7 @@ class TestLoaderWorkers:
         loader = DataLoader(pipe, batch_size=20, num_workers=2, multiprocessing_context="spawn")
         assert [only_labels(batch) for batch in loader] == run_labels(shards.folder, 0, 5, seed=0, batch_size=20)
 
-    def test_those_that_stay_go_on_with_the_next_epoch_and_new_ones_are_told_it(self, shards):
+    def test_persistent_workers_continue_with_the_next_epoch_and_new_ones_start_at_the_epoch_that_was_set(self, shards):
         expected = run_labels(shards.folder, 0, 10, seed=0, batch_size=20)
         staying = DataLoader(
             stream(shards.folder, batch_size=20), batch_size=20, num_workers=2, persistent_workers=True
@@ -339,7 +339,7 @@ class TestLoaderWorkers:
             assert [only_labels(batch) for batch in new] == expected[5 * epoch :][:5]
 
     @pytest.mark.parametrize("read", [4, 5, 9])
-    def test_each_goes_on_from_its_own_state(self, shards, read):
+    def test_each_worker_continues_from_its_own_state(self, shards, read):
         def loader(states=None):
             pipe = stream(shards.folder, batch_size=20, epochs=2).batched(20)
             return DataLoader(NamesItsState(pipe, states), batch_size=None, num_workers=3, collate_fn=same)
@@ -382,7 +382,7 @@ class TestPipelines:
     def test_it_does_without_the_library(self, shards):
         program = (
             "import sys, json\n"
-            "sys.modules['webdataset'] = None  # as where it is not installed\n"
+            "sys.modules['webdataset'] = None  # as if it were not installed\n"
             "from torch.utils.data import DataLoader\n"
             "from dcgan_dist.data.pipeline import stream\n"
             f"samples = DataLoader(stream({str(shards.folder)!r}, batch_size=20), batch_size=20)\n"
@@ -421,7 +421,7 @@ def without(expected, lost):
 
 
 class TestDamage:
-    def test_a_damaged_image_is_left_out_and_told_of_and_moves_no_other(self, own_shards, caplog):
+    def test_a_damaged_image_is_left_out_and_reported_and_moves_no_other(self, own_shards, caplog):
         expected = labels(stream(own_shards.folder, seed=2, batch_size=16))
         record = own_shards.record(3, 11)
         flip(own_shards.tars[3], int(record["offset"]) + 40)
@@ -434,7 +434,7 @@ class TestDamage:
             list(stream(own_shards.folder, seed=2, batch_size=16, on_damage="fail"))
         assert "\n" not in str(error.value)
 
-    def test_resuming_behind_damage_repeats_and_omits_nothing(self, own_shards):
+    def test_resuming_after_damage_repeats_and_omits_nothing(self, own_shards):
         for row in (3, 4, 30):
             flip(own_shards.tars[3], int(own_shards.record(3, row)["offset"]) + 40)
         whole = labels(stream(own_shards.folder, batch_size=113))
@@ -453,7 +453,7 @@ class TestDamage:
             member = archive.getmember("000005.cls")
         flip(tar, member.offset_data if part == "content" else member.offset + 3)
         found = labels(stream(own_shards.folder, batch_size=113))
-        lost = {5} if part == "content" else {4, 5}  # what lies between two samples may have been a part of either
+        lost = {5} if part == "content" else {4, 5}  # a member between two samples may belong to either
         assert sorted(found) == without(range(113), lost)
         assert caplog.records
 
@@ -464,7 +464,7 @@ class TestDamage:
         assert len(told) == 4
         assert told[-1] == "damage: 40 samples left out in all"
 
-    def test_a_cut_costs_what_lies_behind_it(self, own_shards):
+    def test_a_truncation_costs_the_samples_after_it(self, own_shards):
         os.truncate(own_shards.tars[4], int(own_shards.record(4, 20)["offset"]) + 5)
         lost = range(70 + 20, 70 + 31)
         found = labels(stream(own_shards.folder, batch_size=113))

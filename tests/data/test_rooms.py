@@ -7,7 +7,7 @@ from dcgan_dist.config import IMAGE_SIZES
 from dcgan_dist.data.rooms import BED_COLOURS, VIEWS, draw_room, room_attributes
 
 
-def test_a_room_depends_on_seed_and_index_alone():
+def test_a_room_depends_only_on_seed_and_index():
     alone, attributes = draw_room(3, 17)
     for index in (16, 18):
         draw_room(3, index)
@@ -50,8 +50,8 @@ def test_all_attributes_vary():
         assert low < np.mean([room[key] for room in many]) < high
 
 
-def test_the_window_is_where_its_box_says():
-    """By night the glass is dark blue, by day bright: inside the box is unlike the wall around it."""
+def test_the_window_is_inside_its_box():
+    """At night the glass is dark blue, by day bright: the inside of the box differs from the wall around it."""
     inside, around = [], []
     for index in range(300):
         image, attributes = draw_room(0, index)

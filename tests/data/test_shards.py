@@ -103,7 +103,7 @@ def picture(value: int) -> bytes:
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """150 images of three classes, one of them no image."""
+    """150 images of three classes, one of them not an image."""
     for number in range(150):
         path = tmp_path / "tree" / ("cat", "dog", "eel")[number % 3] / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def test_undecodable_inputs_are_left_out_and_listed(tmp_path, tree, workers):
     assert "no readable image" in skipped["reason"]
     assert manifest.classes == ("cat", "dog", "eel")
     for sample in stock(tmp_path / "out", manifest):
-        assert sample["raw"][0] % 3 == int(sample["cls"])  # value 3k+c lies in the folder of class c
+        assert sample["raw"][0] % 3 == int(sample["cls"])  # value 3k+c is in the folder of class c
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_the_same_again_does_nothing_and_other_settings_are_refused(tmp_path, tr
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_not_changed(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("1")
     with pytest.raises(DataError, match="holds other files"):
@@ -244,7 +244,7 @@ def test_an_empty_source_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_a_write_that_fails_is_said_and_leaves_nothing(tmp_path):
+def test_a_failed_write_is_reported_and_leaves_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
     try:
@@ -256,7 +256,7 @@ def test_a_write_that_fails_is_said_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_keeps_the_finished_shards_and_the_next_run_goes_on(tmp_path, small_disk, workers):
+def test_a_full_disk_keeps_the_finished_shards_and_the_next_run_continues(tmp_path, small_disk, workers):
     make = partial(write_shards, room_source(600), recipe(shard_size=100, encoding="raw"), pool=LocalPool(workers))
     make(tmp_path / "whole")
     with pytest.raises(StorageError, match=r"cannot be written: No space left on device; run it again"):
@@ -274,7 +274,7 @@ def test_a_full_disk_keeps_the_finished_shards_and_the_next_run_goes_on(tmp_path
     assert contents(small_disk / "out") == contents(tmp_path / "whole")
 
 
-# It never ends by itself: however late the signal, it comes before the set is whole.
+# It never ends by itself, so that even a late signal comes before the set is complete.
 PROGRAM = """
 import signal, sys
 from dcgan_dist.data.shards import Recipe, write_shards
@@ -307,7 +307,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 def kill_when(program: list[object], condition: Callable[[], object], number: signal.Signals) -> None:
-    """Start a program, and end it with a signal when a condition holds; its workers end too."""
+    """Start a program, and end it with a signal when a condition holds; wait until its workers end too."""
     process = subprocess.Popen([sys.executable, *map(str, program)], stderr=subprocess.DEVNULL)
     wait_until(lambda: condition() or process.poll() is not None, "the condition does not come")
     assert process.poll() is None, "it ended too early"
@@ -333,7 +333,7 @@ def long_archive(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("kind", ["rooms", "archive"])
-def test_killed_at_any_point_it_goes_on_and_ends_with_the_same_bytes(tmp_path, long_archive, kind, workers):
+def test_killed_at_any_point_it_continues_and_ends_with_the_same_bytes(tmp_path, long_archive, kind, workers):
     program, out = tmp_path / "program.py", tmp_path / "made" / "out"
     program.write_text(PROGRAM)
     source = room_source(3000) if kind == "rooms" else open_source("folder", long_archive)
@@ -369,7 +369,7 @@ def test_killed_at_any_point_it_goes_on_and_ends_with_the_same_bytes(tmp_path, l
         assert found[-1] >= 9 * 200
 
 
-def test_two_at_once_are_refused(tmp_path):
+def test_the_second_of_two_concurrent_processes_is_refused(tmp_path):
     program, out = tmp_path / "program.py", tmp_path / "out"
     program.write_text(PROGRAM)
 
@@ -384,7 +384,7 @@ def test_two_at_once_are_refused(tmp_path):
 
 
 def interrupted(source: Source, out: Path, after: int, **changes) -> None:
-    """Begin a set and end in the middle of it, in this process."""
+    """Start writing a set and stop in the middle of it, in this process."""
 
     def stop(done: int, share: float, bad: int, found: int) -> None:
         if done >= after:
@@ -426,7 +426,7 @@ def test_nothing_half_written_or_damaged_is_trusted(tmp_path):
 
 @pytest.fixture(scope="module")
 def halfway(long_archive, tmp_path_factory) -> Path:
-    """The shards of an archive, made at a stretch, and what an interruption left of the same."""
+    """The shards of an archive, written without interruption, and the rest of an interrupted run."""
     folder, source = tmp_path_factory.mktemp("halfway"), open_source("folder", long_archive)
     write_shards(source, recipe(shard_size=500), folder / "whole")
     interrupted(source, folder / "out", 2000, shard_size=500)
@@ -435,7 +435,7 @@ def halfway(long_archive, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", ["images.unordered", "images.journal"])
 @pytest.mark.parametrize("size", [0, 5_000, 100_000, -1])
-def test_a_damaged_spool_is_used_as_far_as_it_is_whole(tmp_path, long_archive, halfway, name, size):
+def test_a_damaged_spool_is_used_up_to_the_damage(tmp_path, long_archive, halfway, name, size):
     shutil.copytree(halfway / ".out.unfinished", tmp_path / ".out.unfinished")
     path = tmp_path / ".out.unfinished" / name
     content = path.read_bytes()
@@ -524,7 +524,7 @@ def test_hidden_files_in_the_output_count_for_nothing_and_stay(tmp_path):
     write_shards(room_source(40), recipe(), out)
 
 
-def test_what_somebody_put_into_the_folder_of_unfinished_work_is_not_removed(tmp_path):
+def test_other_files_in_the_folder_of_unfinished_work_are_not_removed(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.png").write_bytes(b"no image")
     work = tmp_path / ".out.unfinished"

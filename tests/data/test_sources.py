@@ -89,12 +89,12 @@ def test_folders_and_archives_give_the_same_images_and_labels(tmp_path, name):
         ([("a", "x"), ("b", "x")], ("a", "b"), [0, 1]),
     ],
 )
-def test_the_last_folder_that_tells_images_apart_is_the_class(folders, classes, numbers):
+def test_the_last_folder_that_differs_between_images_is_the_class(folders, classes, numbers):
     names, found = classes_of(folders, None)
     assert (names, [found[path] for path in folders]) == (classes, numbers)
 
 
-def test_archive_members_that_are_no_plain_files_inside_are_left_out_and_told(tmp_path):
+def test_archive_members_that_are_not_regular_files_are_left_out_and_reported(tmp_path):
     with tarfile.open(tmp_path / "evil.tar", "w") as archive:
         for name, kind in (
             ("../up.png", tarfile.REGTYPE),
@@ -322,7 +322,7 @@ def test_mnist_is_read(tmp_path, end):
         list(open_source("mnist", tmp_path).items())
 
 
-def test_a_source_is_known_by_its_content_not_by_its_place_or_dates(tmp_path):
+def test_the_identity_of_a_source_depends_on_its_content_not_on_its_location_or_dates(tmp_path):
     first, second = make(tmp_path / "a" / "x", FILES), make(tmp_path / "b" / "x", FILES)
     os.utime(second / "wnids.txt", (1, 1))
     assert open_source("folder", first).identity == open_source("folder", second).identity

@@ -1,4 +1,4 @@
-"""What of a folder is taken: by content, through links, and labelled as asked."""
+"""The images of a folder: found by content, through links, and labelled as requested."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def made(source: Path, output: Path, *words: str) -> Manifest:
     return Manifest.from_json((output / "manifest.json").read_bytes(), "manifest.json")
 
 
-def test_an_image_is_told_by_its_content_and_what_is_none_is_named(tmp_path: Path) -> None:
+def test_the_content_decides_what_is_an_image_and_other_files_are_named(tmp_path: Path) -> None:
     pictures = tmp_path / "in"
     for number, name in enumerate(["a.jfif", "b.jpeg_large", "c", "d.PNG", "e.dat"]):
         picture(pictures / name, "JPEG" if number < 3 else "PNG", number)
@@ -84,7 +84,7 @@ def test_labels_are_the_first_folder_the_last_or_none_and_hashes_are_pointed_out
     assert prepare.main([*given, "--labels=middle"]) == 2
 
 
-def test_the_last_line_says_what_was_taken_left_out_and_cut_off(
+def test_the_last_line_says_what_was_used_left_out_and_cut_off(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -183,7 +183,7 @@ def test_profiles_that_cannot_be_used_are_counted(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("name", ["a", "a.dat", "a.tar", "a.gz", "a.bz2", "a.xz", "a.jpg"])
-def test_an_archive_is_told_by_its_content_whatever_its_name(tmp_path: Path, name: str) -> None:
+def test_the_content_decides_the_kind_of_an_archive_not_its_name(tmp_path: Path, name: str) -> None:
     for number in range(3):
         picture(tmp_path / f"in/{number}.png", shade=number)
     target = tmp_path / name
@@ -235,7 +235,7 @@ def test_members_of_a_zip_with_a_password_or_an_unknown_compression_are_named_in
         assert expected in entry["reason"]
 
 
-def test_links_in_archives_count_as_inputs_that_were_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_links_in_archives_count_as_lost_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(4):
         picture(tmp_path / f"in/{number}.png", shade=number)
     (tmp_path / "in/4.png").symlink_to("0.png")

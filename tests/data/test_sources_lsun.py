@@ -122,7 +122,7 @@ def test_a_pickle_as_value_is_not_unpickled(tmp_path):
     assert not (tmp_path / "here").exists()
 
 
-def test_the_identity_tells_environments_apart_by_content_not_by_their_place(tmp_path):
+def test_the_identity_of_an_environment_depends_on_its_content_not_on_its_location(tmp_path):
     values = {key: encoded(number) for number, key in enumerate(keys(50))}
     same = [open_source("lsun", make(tmp_path / name / "x_lmdb", values)).identity for name in "ab"]
     assert same[0] == same[1]
@@ -150,7 +150,7 @@ def test_an_environment_cut_short_is_an_error_before_it_is_read(bedroom):
             open_source("lsun", bedroom)
 
 
-def test_an_environment_that_lost_keys_meanwhile_is_an_error(bedroom):
+def test_an_environment_that_loses_keys_while_it_is_read_is_an_error(bedroom):
     source = open_source("lsun", bedroom)
     parts = source.parts(10, 0)
     environment = lmdb.open(str(bedroom), map_size=1 << 26)

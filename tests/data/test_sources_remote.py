@@ -1,4 +1,4 @@
-"""Inputs of `prepare` on object storage and web servers: the same images as of a copy on this host."""
+"""Inputs of `prepare` on object storage and web servers give the same images as a copy on this host."""
 
 import functools
 import http.server
@@ -48,7 +48,7 @@ def inputs(tmp_path) -> Path:
 
 @pytest.fixture
 def server(inputs) -> Iterator[str]:
-    """A web server of the inputs, which gives whole files only."""
+    """A web server with the inputs, which serves whole files only."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -100,7 +100,7 @@ def test_a_web_server_gives_the_images_of_a_copy_here(tmp_path, inputs, server, 
 
 
 @pytest.mark.parametrize(("kind", "name"), INPUTS[:4])
-def test_an_interrupted_run_goes_on_and_a_replaced_object_is_noticed(tmp_path, inputs, client, kind, name):
+def test_an_interrupted_run_continues_and_a_replaced_object_is_noticed(tmp_path, inputs, client, kind, name):
     url = f"{upload(client, inputs)}/{name}"
     source, recipe = open_source(kind, url), Recipe(image_size=16, shard_size=7, encoding="raw")
 

@@ -57,7 +57,7 @@ def test_a_damaged_file_is_one_line(tmp_path):
     damages += [pickle.dumps([1, 2]), b"\x89HDF\r\n\x1a\n" + bytes(600)]
     for damage in damages:
         path.write_bytes(damage)
-        with pytest.raises(DataError, match=r"train_32x32.mat is damaged or none") as error:
+        with pytest.raises(DataError, match=r"train_32x32.mat is damaged or no file") as error:
             list(open_source("svhn", path).items())
         assert "\n" not in str(error.value)
 
@@ -75,5 +75,5 @@ def test_a_damaged_file_is_one_line(tmp_path):
 )
 def test_other_contents_are_refused(tmp_path, changes):
     make(tmp_path / "train_32x32.mat", **changes)
-    with pytest.raises(DataError, match="none of SVHN"):
+    with pytest.raises(DataError, match="no file of SVHN"):
         list(open_source("svhn", tmp_path).items())

@@ -102,7 +102,7 @@ def read(items) -> list[tuple[str, int]]:
     return [(item.name.split()[-1], int(item.content.picture(Target(4, 3))[0][0, 0, 0])) for item in items]
 
 
-def test_the_plain_extension_is_the_image_and_a_setting_says_otherwise(tmp_path):
+def test_the_plain_extension_is_the_image_unless_a_setting_names_another(tmp_path):
     members = {"1.png": png(1), "1.mask.png": png(9), "2.depth.webp": png(9), "2.jpg": png(2), "3.seg.png": png(3)}
     path = tar(tmp_path / "a.tar", members)
     assert read(open_source("webdataset", path).items()) == [("1.png", 1), ("2.jpg", 2), ("3.seg.png", 3)]

@@ -40,7 +40,7 @@ def labels_of(batches):
 
 
 def put_together(parts: list[Batch], batch_size: int) -> list[int]:
-    """The labels of a global batch from the parts of its ranks, by their slots."""
+    """Return the labels of a global batch by slot, from the parts of its ranks."""
     whole = [-1] * batch_size
     for part in parts:
         for slot, label in zip(part.slots.tolist(), part.labels.tolist(), strict=True):

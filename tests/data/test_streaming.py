@@ -71,12 +71,12 @@ def labels(dataset, batches=12, start=0, **settings):
 # Downloads
 
 
-def test_a_download_goes_on_where_the_connection_broke(files, tmp_path):
+def test_a_download_continues_where_the_connection_was_lost(files, tmp_path):
     with flaky(files, drop=1) as server:
         get(server, files, tmp_path)
         starts = [int(part[6:-1]) if part else 0 for _, _, part in server.asked]
     assert len(starts) > 2
-    assert starts == sorted(set(starts))  # each goes on farther on; nothing is sent twice
+    assert starts == sorted(set(starts))  # each continues after the one before; nothing is sent twice
 
 
 @pytest.mark.parametrize("without", ["ranges", "lengths", "digest"])
@@ -88,7 +88,7 @@ def test_broken_downloads_end_well_without(without, files, tmp_path):
             get(server, files, tmp_path, number, **known)
 
 
-def test_a_silent_connection_is_given_up_and_the_download_goes_on(files, tmp_path):
+def test_a_stalled_connection_is_given_up_and_the_download_continues(files, tmp_path):
     with flaky(files, stall=0.5) as server:
         start = time.monotonic()
         for number in range(4):
@@ -177,7 +177,7 @@ FETCH = (
 )
 
 
-def test_a_download_goes_on_after_a_kill_and_is_never_taken_for_whole(files, tmp_path):
+def test_a_download_continues_after_a_kill_and_never_counts_as_complete(files, tmp_path):
     big = tmp_path / "big"
     big.mkdir()
     content = np.random.default_rng(0).bytes(4 << 20)
@@ -214,7 +214,7 @@ def test_processes_that_share_a_cache_download_each_shard_once(shards, tmp_path)
     with flaky(shards.folder, latency_s=0.005) as server:
         words = [sys.executable, "-c", READ, server.url, str(tmp_path)]
         other = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        while not server.whole():  # it has begun
+        while not server.whole():  # until it has begun
             time.sleep(0.001)
         here = labels(open_dataset(server.url, cache=tmp_path))
         assert sum(map(sum, here)) == int(other.communicate(timeout=60)[0]) == sum(range(96 * 8))
@@ -229,7 +229,7 @@ def used(cache):
     return sum(file.stat().st_size for file in (cache / COPIES).iterdir())
 
 
-def test_copies_unused_for_longest_make_room_and_open_ones_stay(files, tmp_path):
+def test_the_least_recently_used_copies_are_removed_and_open_ones_stay(files, tmp_path):
     limit = 450 * KIB
     with flaky(files) as server:
         file = files / "0.bin"
@@ -237,13 +237,13 @@ def test_copies_unused_for_longest_make_room_and_open_ones_stay(files, tmp_path)
         with open_copy(f"{server.url}/0.bin", tmp_path / COPIES / "0.bin", tmp_path, **known) as held:
             for number in range(1, 12):
                 get(server, files, tmp_path, number, limit=limit)
-                get(server, files, tmp_path, 1, limit=limit)  # used again and again
+                get(server, files, tmp_path, 1, limit=limit)  # used repeatedly
                 assert used(tmp_path) <= limit
             assert sorted(os.listdir(tmp_path / COPIES))[:2] == ["0.bin", "1.bin"]
             assert (tmp_path / COPIES / "11.bin").exists()
             assert held.readall() == file.read_bytes()
-        assert len(server.asked) == 12  # what was in use was never fetched twice
-        get(server, files, tmp_path, 2, limit=limit)  # had gone
+        assert len(server.asked) == 12  # files in use were never downloaded twice
+        get(server, files, tmp_path, 2, limit=limit)  # had been removed
         assert len(server.asked) == 13
 
 
@@ -279,7 +279,7 @@ def test_without_a_limit_a_tenth_of_the_disk_stays_free(files, tmp_path, monkeyp
     assert used(tmp_path) > 0
 
 
-def test_making_room_is_cheap_with_ten_thousand_copies(files, tmp_path):
+def test_freeing_space_is_cheap_with_ten_thousand_copies(files, tmp_path):
     folder = tmp_path / COPIES
     folder.mkdir()
     for number in range(10_000):
@@ -294,7 +294,7 @@ def test_making_room_is_cheap_with_ten_thousand_copies(files, tmp_path):
     assert len(os.listdir(folder)) < 10_000
 
 
-def test_a_cache_smaller_than_what_is_in_use_works_and_says_so_once(shards, tmp_path, caplog):
+def test_a_cache_smaller_than_the_files_in_use_works_with_one_warning(shards, tmp_path, caplog):
     small = 20 * shards.tars[0].stat().st_size / 2**30
     with flaky(shards.folder) as server, caplog.at_level(logging.WARNING):
         remote = open_dataset(server.url, cache=tmp_path, cache_gib=small)
@@ -314,11 +314,11 @@ def test_tars_without_a_manifest_are_copies_like_others(shards, tmp_path):
     here = labels(open_dataset(f"{shards.folder}/{pattern}", cache=tmp_path / "other"))
     with flaky(shards.folder) as server:
         with open_dataset(f"{server.url}/{pattern}", **settings).open_tar(0) as held:
-            assert gets(server) == 96 + 1  # each once for its index, and the first again, which had gone
+            assert gets(server) == 96 + 1  # each once for its index, and the first again, which had been removed
             assert used(tmp_path / "cache") <= limit
             assert labels(open_dataset(f"{server.url}/{pattern}", **settings)) == here
             assert held.readall() == shards.tars[0].read_bytes()
-        # What is indexed is not downloaded to be opened.
+        # Indexed tars are not downloaded when they are opened.
         asked = gets(server)
         open_dataset(f"{server.url}/{pattern}", **settings)
         assert gets(server) == asked
@@ -360,7 +360,7 @@ def test_a_stream_from_a_bad_server_is_as_from_the_disk(shards, tmp_path):
         assert len(server.asked) > 2 * 96
 
 
-def test_a_run_goes_on_after_its_server_was_down(shards, tmp_path):
+def test_a_run_continues_after_its_server_was_down(shards, tmp_path):
     with flaky(shards.folder, latency_s=0.01) as server:
         remote = open_dataset(server.url, cache=tmp_path)
         with ImageStream(remote, seed=1, batch_size=64).iterate(0, 12) as batches:
@@ -414,7 +414,7 @@ def test_worker_processes_end_by_themselves_while_downloads_stall(single_records
         server.stall = 1
         batches = ImageStream(remote, seed=1, batch_size=64, workers=1).iterate()
         processes = multiprocessing.active_children()
-        # The worker asks for single records by itself; for whole shards it waits for this process.
+        # The worker requests single records; this process downloads whole shards.
         while single_records and not any(part for _, _, part in server.asked):
             time.sleep(0.01)
         time.sleep(1 if single_records else 4)
@@ -458,7 +458,7 @@ def test_the_first_batch_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_records_that_come_wrong_by_themselves_are_read_from_the_whole_shard(tmp_path, monkeypatch):
+def test_records_that_are_wrong_in_a_range_request_are_read_from_the_whole_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(downloading_module, "_LEAST_BYTES", 0)
     shards = make_set(tmp_path / "set", [60] * 66, size=32)
     with flaky(shards.folder, bytes_per_s=1e6, corrupt=1) as server:

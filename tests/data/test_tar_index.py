@@ -84,7 +84,7 @@ def member_of(archive, member: Member) -> bytes:
     return bytes(archive[member.offset : member.offset + member.size])
 
 
-def test_damage_beside_an_image_is_named_by_its_place_in_the_tar():
+def test_damage_next_to_an_image_is_reported_with_its_offset_in_the_tar():
     archive = bytearray(tar_of([("1.jpg", b"a"), ("1.cls", b"1"), ("2.jpg", b"b"), ("2.cls", b"2")]))
     archive[1024 + 3] ^= 255  # the header of 1.cls
     for start, stop, image in ((0, 2048, 512), (1024, len(archive), 2560)):

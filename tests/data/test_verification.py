@@ -30,7 +30,7 @@ def findings(folder: Path) -> list[str]:
     return list(verify(folder, HERE).findings)
 
 
-def test_a_whole_set_has_no_findings_with_any_number_of_workers(out):
+def test_an_intact_set_has_no_findings_with_any_number_of_workers(out):
     for workers in (1, 2):
         checked = verify(out, LocalPool(workers))
         assert (checked.findings, checked.images, checked.shards) == ((), 20, 3)
@@ -81,7 +81,7 @@ def test_a_finding_names_the_shard_the_byte_and_what_is_wrong(out):
 
 
 def end_of(tar: bytes) -> str:
-    """What is said of a byte behind the last member: where the end mark begins."""
+    """Return the finding for a byte after the last member, where the end mark begins."""
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         last = archive.getmembers()[-1]
     return f"has bytes after its end at byte {last.offset_data + -(-last.size // 512) * 512}"

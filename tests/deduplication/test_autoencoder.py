@@ -55,8 +55,8 @@ def test_units_that_part_images_and_keep_still_are_chosen_first() -> None:
     draws = np.random.default_rng(0)
     bits, mirrored = draws.random((2, 2000, 12)) < 0.5
     copies = bits.copy()
-    copies[:, 6:] ^= draws.random((2000, 6)) < 0.1  # restless units
-    bits[:, 0] = copies[:, 0] = mirrored[:, 0] = True  # a unit that tells nothing
+    copies[:, 6:] ^= draws.random((2000, 6)) < 0.1  # unstable units
+    bits[:, 0] = copies[:, 0] = mirrored[:, 0] = True  # a unit without information
     chosen = choose_units(bits, copies, mirrored, count=2000, units=11)
     assert set(chosen[:5]) == {1, 2, 3, 4, 5}
     assert 0 not in chosen

@@ -1,4 +1,4 @@
-"""Groups of codes, against comparing every pair."""
+"""Groups of codes, compared with an all-pairs search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcgan_dist.deduplication.groups import find_groups
 
 
 def reference(bits: np.ndarray, readable: np.ndarray, radius: int) -> list[int]:
-    """The first image that each is linked to, by all pairs."""
+    """Return the first image that each is connected to, by comparing all pairs."""
     count = len(bits)
     first = list(range(count))
     changed = True

@@ -1,4 +1,4 @@
-"""What de-duplication finds of planted near-duplicates, and what it takes for them."""
+"""The planted near-duplicates that de-duplication finds, and the false ones."""
 
 from __future__ import annotations
 

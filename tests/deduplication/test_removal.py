@@ -49,7 +49,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _train_once_for_the_same_images_and_seed() -> Iterator[None]:
-    """The real training, whose result serves all tests."""
+    """The result of a real training, for all tests."""
     done: dict[tuple[str, int], tuple[Autoencoder, float]] = {}
 
     def train(images: torch.Tensor, settings: DeduplicationConfig, *, seed: int, device: torch.device) -> object:
@@ -113,7 +113,7 @@ def test_the_keep_list_depends_on_seed_and_settings_and_not_on_the_number_of_wor
     assert results[0][1].sum() > results[3][1].sum()  # four bits make sixteen groups
 
 
-def test_a_rerun_does_nothing_and_other_settings_make_it_anew(folder: Path) -> None:
+def test_a_rerun_does_nothing_and_other_settings_repeat_it(folder: Path) -> None:
     run(folder)
     names = {path.name for path in folder.iterdir()}
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -124,7 +124,7 @@ def test_a_rerun_does_nothing_and_other_settings_make_it_anew(folder: Path) -> N
     assert "already" in lines[0]
     few = run(folder, replace(SETTINGS, units=4))
     assert few.kept <= 16
-    assert open_dataset(folder).count == few.kept  # the first keep-list does not shrink what is looked at
+    assert open_dataset(folder).count == few.kept  # the first keep-list does not exclude images from the second
     assert few.images == COUNT
     run(folder)
     assert {path.name for path in folder.iterdir()} == names

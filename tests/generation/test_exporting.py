@@ -23,7 +23,7 @@ needs_onnx = pytest.mark.skipif(
 
 
 def original(run, count):
-    """Return z, labels and the images that the run's generator gives for them, by the code that samples."""
+    """Return z, labels and the images of the run's generator for them, by the code of `sample`."""
     samples = open_samples(Run(run))
     generator, model, _, _ = load_generator(Run(run), samples.step)
     z = draw_z(9, "test", 0, count, model.z_dim, model.z_distribution)

@@ -1,4 +1,4 @@
-"""Samples as a function of (seed, i), and what z they are made from."""
+"""Samples are a function of (seed, i), or of given z."""
 
 import re
 
@@ -155,7 +155,7 @@ def test_a_single_z_has_no_batch_statistics_where_units_are_normalised(trained, 
     assert len(images(open_samples(Run(run), z_file=str(tmp_path / "z.npy"), statistics="running"), 0, 1)) == 1
 
 
-def test_a_checkpoint_that_was_replaced_meanwhile_is_not_sampled(trained):
+def test_a_checkpoint_that_was_just_replaced_is_not_sampled(trained):
     from dataclasses import replace
 
     samples = replace(open_samples(Run(trained("gan"))), digest="0" * 32)

@@ -1,4 +1,4 @@
-"""The forms in which samples are written: the same images in all, whole or not there."""
+"""The forms of written samples: the same images in all, and only complete outputs."""
 
 import re
 import signal
@@ -50,7 +50,7 @@ def images(samples: Samples, count: int) -> np.ndarray:
         ("s3://bucket/grid.png", None, Output("grid", "s3://bucket/grid.png")),
     ],
 )
-def test_the_form_of_the_path_tells_the_form_of_the_output(path, form, expected):
+def test_the_path_determines_the_form_of_the_output(path, form, expected):
     assert output_of(path, form) == expected
 
 
@@ -116,7 +116,7 @@ def test_several_processes_and_one_write_the_same_bytes(trained, tmp_path):
     assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
 
 
-def test_progress_is_told_up_to_the_whole(trained, tmp_path):
+def test_progress_is_reported_up_to_the_end(trained, tmp_path):
     reports = write(open_samples(Run(trained("gan"))), 600, tmp_path / "x.npz")
     assert [done for done, *_ in reports] == [256, 512, 600]
     assert reports[-1][1] == 1
@@ -153,7 +153,7 @@ def test_a_slash_at_the_end_replaces_no_file(trained, tmp_path):
         refuse_existing(output_of(f"{tmp_path}/x.png/"), overwrite=False)
 
 
-def test_rows_of_classes_keep_the_order_and_leave_places_blank():
+def test_rows_of_classes_keep_the_order_and_leave_cells_blank():
     labels = np.array([0, 1, 2, 0, 1, 2, 0])
     assert in_class_rows(labels, 2).reshape(-1, 2).tolist() == [[0, 3], [1, 4], [2, 5], [6, -1]]
     assert in_class_rows(np.array([1, 1, 1]), 2).reshape(-1, 2).tolist() == [[0, 1], [2, -1]]
@@ -204,8 +204,8 @@ sys.exit(main(sys.argv[3:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ends", ["SIGKILL", "SIGTERM"])
-@pytest.mark.parametrize("moment", [1, 2, 3])  # before what stands there is moved, before the new one is, after that
-def test_a_folder_that_was_being_replaced_by_a_killed_process_is_put_right(trained, tmp_path, moment, ends, capsys):
+@pytest.mark.parametrize("moment", [1, 2, 3])  # before the old folder is moved, before the new one is, and after that
+def test_a_replacement_of_a_folder_by_a_killed_process_is_finished_or_undone(trained, tmp_path, moment, ends, capsys):
     run, path = str(trained("gan")), tmp_path / "x"
     assert sample.main([f"--run={run}", "--count=3", f"--output={path}"]) == 0
     words = [f"--run={run}", "--count=4", f"--output={path}", "--overwrite"]
@@ -221,7 +221,7 @@ def test_a_folder_that_was_being_replaced_by_a_killed_process_is_put_right(train
     assert len(list(path.iterdir())) == 5
 
 
-def test_a_hidden_folder_of_other_files_is_not_taken_for_one_that_was_replaced(trained, tmp_path):
+def test_a_hidden_folder_with_other_files_does_not_count_as_a_backup(trained, tmp_path):
     write(open_samples(Run(trained("gan"))), 4, tmp_path / "x")
     (tmp_path / ".x.former").mkdir()
     (tmp_path / ".x.former" / "letter.txt").write_text("dear")
@@ -247,7 +247,7 @@ def test_shards_without_a_folder_of_their_own_are_refused_with_the_rule(tmp_path
 
 
 @pytest.mark.parametrize("name", ["x", "x.png", "x.npz"])
-def test_what_came_to_the_output_while_it_was_made_is_not_replaced(trained, tmp_path, name):
+def test_files_that_others_add_to_the_output_in_the_meantime_are_not_replaced(trained, tmp_path, name):
     samples, path = open_samples(Run(trained("gan"))), tmp_path / name
 
     def come(done: int, share: float, bad: int, found: int) -> None:
@@ -278,7 +278,7 @@ def test_an_interrupted_output_leaves_nothing(trained, tmp_path, name, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_interrupted_shards_go_on_from_those_that_are_finished(trained, tmp_path, monkeypatch):
+def test_interrupted_shards_continue_from_the_finished_ones(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "SHARD_SIZE", BLOCK)
     samples = open_samples(Run(trained("gan")))
 

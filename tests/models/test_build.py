@@ -1,4 +1,4 @@
-"""From settings to networks: what is refused, and the first weights."""
+"""From settings to networks: refused settings, and initial weights."""
 
 import re
 

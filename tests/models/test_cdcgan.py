@@ -153,7 +153,7 @@ def norms(network: nn.Module) -> list[str]:
         ("none", [], []),
     ],
 )
-def test_batch_norm_stands_where_the_setting_says(
+def test_batch_norm_is_in_the_layers_that_the_setting_names(
     setting: str, of_generator: list[str], of_discriminator: list[str]
 ) -> None:
     generator, discriminator = build_networks(conditional(**SMALL | {"batch_norm": setting}))

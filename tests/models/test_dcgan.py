@@ -312,7 +312,7 @@ def batch_norms(network: nn.Module) -> list[str]:
     return [name for name, part in network.named_modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
 
 
-def test_batch_norm_stands_where_the_setting_says() -> None:
+def test_batch_norm_is_in_the_layers_that_the_setting_names() -> None:
     generator, discriminator, _ = networks(SMALL)
     assert batch_norms(generator) == ["projection.norm", "layers.0.norm"]
     assert batch_norms(discriminator) == ["layers.1.norm"]
@@ -354,7 +354,7 @@ def test_norm_eps_and_momentum_reach_every_batch_norm() -> None:
     [({"slope": 0.5}, False), ({"norm_eps": 0.1}, True), ({"batch_norm": "none"}, True), ({"batch_norm": "all"}, True)],
     ids=str,
 )
-def test_a_switch_without_weights_of_its_own_changes_the_output(
+def test_a_switch_without_its_own_weights_changes_the_output(
     settings: dict[str, object], acts_on_generator: bool
 ) -> None:
     def outputs(*parts: dict[str, object]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Families of networks: found by their files, and what they refuse."""
+"""Families of networks: how they are found, and the settings that they refuse."""
 
 import dataclasses
 import re

@@ -28,7 +28,7 @@ def networks(config: ModelConfig) -> tuple[torch.nn.Module, torch.nn.Module]:
     built = build_networks(config)
     for seed, network in enumerate(built):
         initialise(network, config, seed)
-        for parameter in network.parameters():  # large enough that no mistake hides
+        for parameter in network.parameters():  # large enough to reveal mistakes
             parameter.data.mul_(10).add_(0.01)
         network.double()
     return built

@@ -30,7 +30,7 @@ StartWriter = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start_writer() -> Iterator[StartWriter]:
-    """Return a function that runs Python code in a process of its own; its standard output is readable."""
+    """Return a function that runs Python code in another process, with a readable standard output."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -49,7 +49,7 @@ def start_writer() -> Iterator[StartWriter]:
 def s3_server(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ThreadedMotoServer]:
-    """Start an S3 server, to which this process and those it starts are pointed."""
+    """Start an S3 server, and configure this process and its children to use it."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

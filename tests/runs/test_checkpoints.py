@@ -72,7 +72,7 @@ run.commit_checkpoint(20, write, {})
 
 
 def test_commit_that_lacked_only_its_name_counts(tmp_path: Path) -> None:
-    """Killed as it replaces the only checkpoint by one of the same step, a run still has one."""
+    """A run that is killed while it replaces its only checkpoint, by one of the same step, still has one."""
     with open_run(str(tmp_path)) as run:
         path = run.commit_checkpoint(10, tensors, {"epoch": 3})
     path.rename(path.with_name(".writing-step-00000010"))
@@ -121,7 +121,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
+def test_a_damaged_newest_checkpoint_is_reported_and_the_previous_one_is_used(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_run(str(tmp_path)) as run:
@@ -134,7 +134,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
         assert "step-00000020 is " in lines[0]
-        # Gone on from there, the damaged one must not count as the newest, nor make the new one the older of two.
+        # After resuming, the damaged one must not count as the newest, nor make the new one the older of two.
         run.rewind(10)
         run.commit_checkpoint(15, tensors, {})
         run.prune_checkpoints(1, 0)

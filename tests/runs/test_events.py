@@ -47,7 +47,7 @@ def test_resumed_run_has_one_clean_curve(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [1, 11, 13, 20])
-def test_torn_last_record_is_dropped(tmp_path: Path, torn: int) -> None:
+def test_an_incomplete_last_record_is_discarded(tmp_path: Path, torn: int) -> None:
     log = EventLog(tmp_path)
     log.append(1, {"loss_d": 1.0})
     (path,) = tmp_path.glob("*tfevents*")
@@ -55,7 +55,7 @@ def test_torn_last_record_is_dropped(tmp_path: Path, torn: int) -> None:
     log.append(2, {"loss_d": 2.0})
     with path.open("r+b") as file:
         file.truncate(whole + torn)
-    log = EventLog(tmp_path)  # goes on without a rewind
+    log = EventLog(tmp_path)  # continues without a rewind
     log.append(3, {"loss_d": 3.0})
     assert read(tmp_path) == {"loss_d": [(1, 1.0), (3, 3.0)]}
 

@@ -52,7 +52,7 @@ def test_second_live_writer_is_refused_with_host_and_pid(location: str, start_wr
 def test_killed_writers_lock_is_taken_over_at_once(location: str, start_writer: StartWriter) -> None:
     writer = start_writer(HOLD, location)
     wait_for(writer, "open")
-    writer.kill()  # and not waited for: a zombie has its pid still, yet writes no more
+    writer.kill()  # not waited for: a zombie still has its pid, but does not write any more
     time.sleep(0.1)
     begin = time.monotonic()
     with open_run(location) as run:
@@ -135,7 +135,7 @@ time.sleep(60)
 
 
 @pytest.mark.slow
-def test_of_simultaneous_starters_on_object_storage_one_wins(s3_server: object, start_writer: StartWriter) -> None:
+def test_one_of_several_writers_at_once_on_object_storage_wins(s3_server: object, start_writer: StartWriter) -> None:
     race = """
 while time.time() < float(sys.argv[2]):
     pass
@@ -154,8 +154,8 @@ time.sleep(60)
 
 
 @pytest.mark.slow
-def test_a_writer_that_another_one_forestalls_between_its_look_and_its_write_is_refused(s3_server: object) -> None:
-    """On object storage, which has no locks: the write itself asks whether anything has changed."""
+def test_a_writer_is_refused_if_another_one_writes_between_its_read_and_its_write(s3_server: object) -> None:
+    """On object storage, which has no locks, the write itself is conditional."""
     url = "s3://results/forestalled"
     second = lease.Lease(RemoteFolder(url), "")
     looks: list[bytes | None] = []
@@ -164,7 +164,7 @@ def test_a_writer_that_another_one_forestalls_between_its_look_and_its_write_is_
         def read_version(self, name: str) -> tuple[bytes | None, str | None]:
             found = super().read_version(name)
             looks.append(found[0])
-            if len(looks) == 1:  # the look that the first write goes by
+            if len(looks) == 1:  # the read before the first write
                 second.take()
             return found
 
@@ -190,7 +190,7 @@ def test_writer_of_another_machine_is_judged_by_its_heartbeat(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("jump", [-7200.0, 7200.0])
-def test_a_clock_that_jumped_neither_ends_the_right_of_a_living_writer_nor_keeps_that_of_a_dead_one(
+def test_a_clock_that_jumped_neither_ends_the_lease_of_a_living_writer_nor_keeps_that_of_a_dead_one(
     jump: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = str(tmp_path)
@@ -204,7 +204,7 @@ def test_a_clock_that_jumped_neither_ends_the_right_of_a_living_writer_nor_keeps
     with pytest.raises(RunDirectoryError, match=r"in use by process .* on host far"):
         open_run(folder)
     beat.join()
-    open_run(folder).close()  # there came no more
+    open_run(folder).close()  # no other heartbeat came
 
 
 def test_same_launch_takes_over_from_its_living_writer_which_then_writes_no_more(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_same_launch_takes_over_from_its_living_writer_which_then_writes_no_more
     assert Run(folder).status["status"] == "finished"  # type: ignore[index]
 
 
-def test_heartbeat_goes_on_and_never_brings_back_an_earlier_status(
+def test_the_heartbeat_continues_and_never_restores_an_earlier_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
@@ -251,7 +251,7 @@ def test_heartbeat_goes_on_and_never_brings_back_an_earlier_status(
     assert not is_alive(json.loads(closed))
 
 
-def test_writer_whose_directory_was_removed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_whose_directory_was_removed_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
     run = open_run(str(tmp_path))
     (tmp_path / "status.json").unlink()

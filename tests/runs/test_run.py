@@ -1,4 +1,4 @@
-"""Checkpoints of a run that is read while it is written."""
+"""Reading a run while it is written."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sorted(asked) == ["config.yaml", "generator.safetensors", "state.json"]
 
 
-def test_a_run_without_a_checkpoint_has_none_and_says_so_where_one_is_needed(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_has_an_empty_list_and_an_error_where_one_is_needed(tmp_path: Path) -> None:
     with open_run(str(tmp_path / "run")) as writer:
         writer.write_config({"model": {}}, {})
     run = Run(tmp_path / "run")

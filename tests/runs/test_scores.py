@@ -1,4 +1,4 @@
-"""scores.json: merged by key, replaced whole or not at all."""
+"""scores.json: merged by key, replaced atomically."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def test_what_json_cannot_hold_becomes_null(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"rooms": 3}'])
-def test_a_damaged_file_is_told_and_left_alone(tmp_path, content):
+def test_a_damaged_file_is_reported_and_not_changed(tmp_path, content):
     (tmp_path / "scores.json").write_text(content)
     with pytest.raises(RunDirectoryError, match=r"scores.json is damaged"):
         Run(tmp_path).add_scores("rooms", [entry(1, 2.0)])
@@ -63,7 +63,7 @@ def test_object_storage_holds_scores_too():
     assert [e["step"] for e in Run("memory://runs/scored").entries()["rooms"]] == [1, 2]
 
 
-def test_commands_at_the_same_time_lose_nothing_on_object_storage_either(s3_server: ThreadedMotoServer) -> None:
+def test_concurrent_commands_lose_nothing_on_object_storage_either(s3_server: ThreadedMotoServer) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda step: Run("s3://results/run").add_scores("rooms", [entry(step, 1.0)]), range(12)))
     assert [e["step"] for e in Run("s3://results/run").entries()["rooms"]] == list(range(12))
@@ -83,7 +83,7 @@ def test_conditional_write_is_refused_where_another_came_first(s3_server: Thread
         RemoteFolder("s3://no-such-bucket/run", patience=0).swap("a", b"1", None)
 
 
-def test_what_was_computed_is_shown_though_it_cannot_be_written(small_disk):
+def test_scores_are_shown_even_if_they_cannot_be_written(small_disk):
     fill(small_disk)
     shown = []
     made = entry(1, 2.0, protocol="p" * 9000)

@@ -106,7 +106,7 @@ with open_run(sys.argv[1]) as run:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("location", "kills", "steps"), [("local", 4, 600), ("s3", 2, 36)], indirect=["location"])
-def test_run_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
+def test_a_run_killed_at_any_moment_resumes_and_ends_as_if_it_had_not_been_killed(
     location: str, kills: int, steps: int, start_writer: StartWriter
 ) -> None:
     moments = random.Random(5)
@@ -119,14 +119,14 @@ def test_run_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
             first = writer.stdout.readline()
         starts.append(int(first.split()[1]))
         if kill < kills:
-            if kill > 0:  # the first time perhaps before there is a checkpoint, then behind one, however slow the disk
+            if kill > 0:  # the first time perhaps before there is a checkpoint, then after one, however slow the disk
                 assert writer.stdout.readline().startswith(("saved", "finished"))
             time.sleep(moments.uniform(0.02, 0.3))
             writer.kill()
             writer.wait()
         else:
             rest = writer.stdout.read()
-            assert rest.endswith("finished\n"), rest  # also of one that had nothing left to do
+            assert rest.endswith("finished\n"), rest  # also of a run that had nothing left to do
     assert starts == sorted(starts)
     assert starts[-1] > 0
     assert Run(location).rows() == [{"step": step, "loss_d": 1 / step} for step in range(1, steps + 1)]
@@ -149,7 +149,7 @@ def test_run_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
     assert not [name for name in names if "writing" in name or "removed" in name]
 
 
-def test_rewind_drops_lines_events_grids_and_checkpoints_beyond_the_step_and_a_torn_line(tmp_path: Path) -> None:
+def test_rewind_discards_lines_events_grids_checkpoints_beyond_the_step_and_an_incomplete_line(tmp_path: Path) -> None:
     with open_run(str(tmp_path)) as run:
         run.write_image("real", np.zeros((4, 4, 3), np.uint8))
         for step in (10, 20, 30, 40):
@@ -231,14 +231,14 @@ def test_local_locations_are_absolute_folders(tmp_path: Path, form: str, monkeyp
     assert Run(location).status["status"] == "finished"  # type: ignore[index]
 
 
-def test_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("words")
     with pytest.raises(RunDirectoryError, match=r"no run directory.*'thesis\.tex'"):
         open_run(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_other_objects_at_the_url_are_refused_and_left_alone(s3_server: ThreadedMotoServer) -> None:
+def test_other_objects_at_the_url_are_refused_and_not_changed(s3_server: ThreadedMotoServer) -> None:
     boto3.client("s3").put_object(Bucket="results", Key="thesis/a/b.tex", Body=b"words")
     with pytest.raises(RunDirectoryError, match=r"no run directory.*'a'"):
         open_run("s3://results/thesis")
@@ -307,7 +307,7 @@ def test_damaged_object_falls_back_to_the_checkpoint_before(
         lines = capsys.readouterr().err.splitlines()
         assert ["step-00000030 is damaged" in lines[0], "step-00000020 is incomplete" in lines[1]] == [True, True]
         run.rewind(10)
-        # The damaged one is out of the way; the other, as an upload that was cut short leaves it, does not count.
+        # The damaged one was set aside; the other looks like an interrupted upload, and does not count.
         kept = [name.removeprefix("run/") for name in objects() if "step-" in name and "00000010" not in name]
         assert kept == [
             "checkpoints/step-00000020/networks.safetensors",
@@ -332,7 +332,7 @@ def test_on_object_storage_state_comes_last_and_metrics_before(
         run.commit_checkpoint(10, tensors, {"reason": "interval"})
         kinds = [name.split(".")[0] for name in sent if name != "status.json"]
         assert kinds == ["metrics", "events", "networks", "state"]
-        # The same step again, with equal tensors: what counts already is not touched before the new state replaces it.
+        # The same step again, with equal tensors: the valid checkpoint is not changed until the new state replaces it.
         sent.clear()
         run.commit_checkpoint(10, tensors, {"reason": "signal"})
         assert [name for name in sent if name != "status.json"] == ["state.json"]
@@ -408,7 +408,7 @@ def write_run(location: str, steps: int = 60) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files of a run but those that each start writes anew."""
+    """Return all files of a run except those that each start writes again."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("status.json", ".lock")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -432,7 +432,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_run_is_left_as_it_is_until_it_is_to_be_set_aside_and_then_nothing_is_lost(
+def test_a_damaged_run_is_not_changed_unless_it_shall_be_set_aside_and_then_nothing_is_lost(
     tmp_path: Path, damage: str
 ) -> None:
     write_run(str(tmp_path))
@@ -450,7 +450,7 @@ def test_damaged_run_is_left_as_it_is_until_it_is_to_be_set_aside_and_then_nothi
     assert step == {"all cut": 0, "all gone": 0, "one of a later step": 60}.get(damage, 40)
     assert [row["step"] for row in Run(tmp_path).rows()] == list(range(10, step + 1, 10))
     assert set(before.values()) <= set(contents(tmp_path).values())
-    with open_run(str(tmp_path)) as run:  # and that was all
+    with open_run(str(tmp_path)) as run:  # and nothing else
         again = run.go_back("refuse", 20)
     assert (again.step if again else 0) == step
 
@@ -462,7 +462,7 @@ def test_what_a_killed_process_wrote_beyond_its_checkpoint_is_no_damage(tmp_path
         assert newest is not None
         assert newest.step == 60
     assert not (tmp_path / "set_aside").exists()
-    # Nor is what a diverged run left: its last line of metrics follows its checkpoint by up to log_every steps.
+    # A diverged run is not damaged: its last line of metrics is up to log_every steps after its checkpoint.
     with open_run(str(tmp_path)) as run:
         append_row(run, {"step": 500, "loss_d": None})
         run.commit_checkpoint(61, tensors, {"last_logged": 500})
@@ -471,7 +471,7 @@ def test_what_a_killed_process_wrote_beyond_its_checkpoint_is_no_damage(tmp_path
         assert Run(tmp_path).rows()[-1]["step"] == 60
 
 
-def test_damaged_lines_of_metrics_stay_where_they_are(tmp_path: Path) -> None:
+def test_damaged_lines_of_metrics_are_kept(tmp_path: Path) -> None:
     write_run(str(tmp_path), 40)
     path = tmp_path / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -486,7 +486,7 @@ def test_damaged_lines_of_metrics_stay_where_they_are(tmp_path: Path) -> None:
     assert path.read_bytes() == b"".join(lines) + b"\0" * 5000 + b"\n"
 
 
-def test_damaged_events_are_kept_and_those_before_the_damage_go_on(tmp_path: Path) -> None:
+def test_damaged_events_are_set_aside_and_those_before_the_damage_are_kept(tmp_path: Path) -> None:
     write_run(str(tmp_path), 40)
     path = max(tmp_path.glob("events.*"))
     damaged = path.read_bytes()[:-30] + b"?" * 30
@@ -500,7 +500,7 @@ def test_damaged_events_are_kept_and_those_before_the_damage_go_on(tmp_path: Pat
 @pytest.mark.parametrize(
     "content", [b"", b"\0" * 999, b"[" * 99_999, b'{"pid": 1e999, "heartbeat": NaN}', b'{"pid": -1}']
 )
-def test_damaged_status_keeps_nobody_out_and_ends_no_running_writer(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_status_refuses_no_new_writer_and_ends_no_running_one(tmp_path: Path, content: bytes) -> None:
     write_run(str(tmp_path), 20)
     (tmp_path / "status.json").write_bytes(content)
     with open_run(str(tmp_path)) as run:
@@ -510,7 +510,7 @@ def test_damaged_status_keeps_nobody_out_and_ends_no_running_writer(tmp_path: Pa
         assert Run(tmp_path).status["step"] == 21  # type: ignore[index]
 
 
-def test_pruning_leaves_alone_what_no_run_has_written(tmp_path: Path) -> None:
+def test_pruning_keeps_files_that_no_run_has_written(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     with open_run(str(tmp_path)) as run:
         for step in (10, 20, 30, 40):
@@ -528,7 +528,7 @@ def test_pruning_leaves_alone_what_no_run_has_written(tmp_path: Path) -> None:
     ]
 
 
-def test_step_saved_again_is_whole_wherever_that_is_interrupted(tmp_path: Path) -> None:
+def test_a_step_saved_again_is_intact_wherever_the_saving_is_interrupted(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     with open_run(str(tmp_path)) as run:
         run.commit_checkpoint(10, tensors, {"reason": "old"}).rename(folder / ".removed-step-00000010")
@@ -598,7 +598,7 @@ def test_full_disk_is_one_line_with_a_true_status_and_nothing_half_written(
     assert newest.step == 1
 
 
-def test_what_was_set_aside_on_object_storage_is_no_run_of_its_own() -> None:
+def test_set_aside_files_on_object_storage_do_not_count_as_a_run() -> None:
     write_run("memory://runs/aside", 20)
     with open_run("memory://runs/aside") as run:
         run.set_aside("config.yaml")

@@ -22,7 +22,7 @@ from tests.data.shard_sets import make_set
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, counts what is asked for, and fails the first requests if told to."""
+    """Serves a folder, counts requests, and can fail the first ones."""
 
     asked: list[str]
     failures: list[int]
@@ -40,7 +40,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder, failures=()):
-    """Serve a folder on the loopback interface; gives its URL and the list of paths asked for."""
+    """Serve a folder on the loopback interface; yield its URL and the list of requested paths."""
     handler = type("OfThisTest", (Handler,), {"asked": [], "failures": list(failures)})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -203,7 +203,7 @@ def test_without_a_home_that_can_be_written_the_cache_is_this_users_own_folder_f
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"using '{own}'; data.cache or DCGAN_DIST_CACHE names another" in said
-    # What another user has put there first is not used.
+    # A folder that another user has created there first is not used.
     _cache_without_home.cache_clear()
     own.rmdir()
     own.symlink_to(tmp_path)

@@ -1,4 +1,4 @@
-"""Files that are replaced whole, on file systems that can do less."""
+"""Atomic replacement of files, also on file systems with fewer functions."""
 
 from __future__ import annotations
 

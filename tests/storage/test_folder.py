@@ -1,4 +1,4 @@
-"""A folder is used alike, whether it is on a disk, on S3, or on other object storage."""
+"""A folder has the same interface on a disk, on S3, and on other object storage."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_is_written_is_read(folder: Folder, tmp_path: Path) -> None:
     assert (tmp_path / "target").read_bytes() == b"4444"
 
 
-def test_what_is_not_there_is_said_to_be_missing(folder: Folder, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_as_missing(folder: Folder, tmp_path: Path) -> None:
     assert folder.get("none") is None
     assert not folder.fetch("none", tmp_path / "target")
     assert folder.names() == set()
@@ -73,7 +73,7 @@ def test_files_are_renamed_and_removed(folder: Folder) -> None:
     assert folder.get("b") is None
 
 
-def test_a_file_that_could_not_be_written_whole_does_not_appear(folder: Folder) -> None:
+def test_an_incompletely_written_file_does_not_appear(folder: Folder) -> None:
     def fail(name: str) -> None:
         with folder.new(name) as file:
             file.write(b"half")

@@ -1,4 +1,4 @@
-"""A lock ends with its file; where there is none, one warning, and work goes on."""
+"""A lock ends with its file; without locks there is one warning, and work continues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_lock_is_held_against_others_until_its_file_is_closed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
-def test_without_locks_there_is_one_warning_and_work_goes_on(
+def test_without_file_locks_one_warning_is_printed_and_work_continues(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_words: object) -> None:

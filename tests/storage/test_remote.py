@@ -1,4 +1,4 @@
-"""Buckets that are open to everybody, and those that are not: what is asked for with and without credentials."""
+"""Public and private buckets: requests with and without credentials."""
 
 import http.server
 import threading
@@ -22,7 +22,7 @@ __all__ = ["client"]
 
 @pytest.fixture
 def without_credentials(client, monkeypatch, tmp_path):
-    """What makes this host forget its credentials."""
+    """Make this host have no credentials."""
 
     def forget() -> None:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -94,7 +94,7 @@ def unsigned_only(monkeypatch) -> Iterator[None]:
         thread.join()
 
 
-def test_a_public_bucket_that_refuses_the_credentials_is_read_as_the_message_says(unsigned_only, monkeypatch):
+def test_a_public_bucket_that_refuses_the_credentials_can_be_read_as_the_message_advises(unsigned_only, monkeypatch):
     with pytest.raises(Unreachable, match=r"without any where FSSPEC_S3_ANON=true is set$"):
         read_url("s3://images/a.txt")
     monkeypatch.setitem(fsspec.config.conf, "s3", {})

@@ -168,7 +168,6 @@ def webdataset_source(path: str, only: tuple[str, ...], image_member: str | None
 
 
 def _remote_source(url: str, only: tuple[str, ...], image_member: str | None) -> WebDatasetSource:
-    """Open a tar, the tars below a URL, or a brace list of them."""
     urls = expand_braces(url)
     if len(urls) == 1 and not urlsplit(url).path.lower().endswith(".tar"):
         urls = [join_url(url, name) for name in sorted(list_url(url)) if name.lower().endswith(".tar")]
