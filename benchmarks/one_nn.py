@@ -24,7 +24,7 @@ import torch
 
 from dcgan_dist.distributed import pick_device
 from dcgan_dist.evaluation.nearest import Bytes, NearestRows
-from dcgan_dist.evaluation.one_nn import moved
+from dcgan_dist.evaluation.one_nn import deform
 
 TRAINING, IMAGES, SIDE = 100_000, 10_000, 28
 LONG = 10_000_000
@@ -40,13 +40,13 @@ def make_random(folder: Path) -> None:
 
 
 def make_mnist(folder: Path, source: Path) -> None:
-    """Write the same of MNIST: its training images, and after them the same moved a little; its test images."""
+    """Write the same of MNIST: its training images, and after them the same deformed a little; its test images."""
     images = {}
     for name, part in (("train", "train"), ("test", "t10k")):
         with gzip.open(source / f"{part}-images-idx3-ubyte.gz") as file:
             images[name] = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, SIDE * SIDE)
     train = images["train"]
-    more = moved(np.ascontiguousarray(train[: TRAINING - len(train)]), SIDE, 0, 0)
+    more = deform(np.ascontiguousarray(train[: TRAINING - len(train)]), SIDE, 0, 0)
     np.save(folder / "train.npy", np.concatenate((train, more)))
     np.save(folder / "test.npy", images["test"][:IMAGES])
 
