@@ -33,7 +33,7 @@ def status(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
     return code, out, err
 
 
-def test_prepare_makes_shards_says_where_and_does_nothing_the_second_time(tmp_path, capsys):
+def test_prepare_makes_shards_prints_their_location_and_does_nothing_the_second_time(tmp_path, capsys):
     words = ("--source", "rooms", "--output", tmp_path / "out", "--image-size", 16, "--count", 50, "--shard_size", 20)
     code, out, err = status(capsys, *words, "--workers", 1)
     assert (code, err) == (0, "")
@@ -60,7 +60,7 @@ def test_each_source_has_its_own_size_and_colours(tmp_path, capsys):
     ]
 
 
-def test_unreadable_inputs_are_told_in_a_line(tmp_path, capsys):
+def test_unreadable_inputs_are_refused_in_a_line(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "bad.jpg").write_bytes(b"bad")
     for number in range(3):
@@ -76,7 +76,7 @@ def test_unreadable_inputs_are_told_in_a_line(tmp_path, capsys):
 
 
 def stored(client: Any) -> dict[str, str]:
-    """Name and MD5 of all that is in the bucket."""
+    """Return name and MD5 of all objects in the bucket."""
     found = client.list_objects_v2(Bucket="images").get("Contents", [])
     return {entry["Key"].rpartition("/")[2]: entry["ETag"].strip('"') for entry in found}
 
@@ -104,7 +104,7 @@ def test_shards_are_sent_to_object_storage_and_found_there(tmp_path, capsys, cli
     assert (code, "holds other files" in err) == (2, True)
 
 
-def test_a_set_on_object_storage_is_checked_there(tmp_path, capsys, client):
+def test_shards_on_object_storage_are_checked_there(tmp_path, capsys, client):
     words = ("--source=rooms", "--image-size=16", "--count=20", "--shard-size=10", "--workers=1")
     status(capsys, *words, "--output=s3://images/rooms")
     verify = ("--verify=s3://images/rooms", "--workers=1")
@@ -123,7 +123,7 @@ def test_a_set_on_object_storage_is_checked_there(tmp_path, capsys, client):
 
 
 @pytest.mark.parametrize("kind", ["rooms", "archive"])
-def test_an_interrupted_set_on_object_storage_goes_on_from_what_is_whole(tmp_path, client, kind):
+def test_interrupted_shards_on_object_storage_continue_from_the_complete_ones(tmp_path, client, kind):
     source: Source = room_source(50)
     if kind == "archive":
         with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
@@ -163,7 +163,7 @@ def test_unfinished_work_on_object_storage_of_other_settings_is_refused_and_kept
 
 
 def picture_of(number: int) -> bytes:
-    """An encoded image; those of all numbers have the same length."""
+    """Return an encoded image; the images of all numbers have the same length."""
     return encode(np.full((8, 8, 3), number, np.uint8), "png").ljust(200, b"\0")
 
 
@@ -200,7 +200,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "webdataset", "lsun"])
-def test_an_input_that_has_changed_is_noticed_and_a_copy_of_it_is_the_same(tmp_path, capsys, kind):
+def test_a_changed_input_is_noticed_and_a_copy_of_an_input_is_the_same(tmp_path, capsys, kind):
     write = {"folder": folder_of, "lsun": lmdb_of}.get(kind, archive_of)
     name = "in.tar" if write is archive_of else "in"
     source = "folder" if kind == "tar" else kind
@@ -225,7 +225,7 @@ def test_an_input_that_has_changed_is_noticed_and_a_copy_of_it_is_the_same(tmp_p
     assert read_manifest(out).count == 7
 
 
-def test_verify_says_whole_or_lists_the_damage(tmp_path, capsys):
+def test_verify_confirms_or_lists_the_damage(tmp_path, capsys):
     out = tmp_path / "out"
     status(capsys, "--source", "rooms", "--output", out, "--image-size", 16, "--count", 20, "--workers=1")
     assert status(capsys, "--verify", out, "--workers=1") == (0, f"{out}: 20 images in 1 shards are whole\n", "")
@@ -277,7 +277,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, words, message):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_progress_tells_rate_share_and_time_left():
+def test_progress_shows_rate_share_and_time_left():
     assert describe("rooms", 4200, 0.21, 0, 2.0) == "rooms: 4,200 images, 21%, 2,100/s, 0:08 left"
     assert describe("rooms", 5200, 0.26, 0, 2.0, found=1000) == "rooms: 5,200 images, 26%, 2,100/s, 0:07 left"
     assert describe("folder", 10, 0.001, 2, 10.0) == "folder: 10 images, 0%, 1/s, 2:46:30 left, 2 unreadable"
@@ -306,7 +306,7 @@ def test_only_takes_the_images_of_a_folder_of_a_real_archive(tmp_path, capsys):
     assert status(capsys, *words, "--only", "garden")[0] == 2
 
 
-def test_missing_and_cut_shards_are_made_anew_and_the_others_stay(tmp_path, capsys):
+def test_missing_and_cut_shards_are_made_again_and_the_others_are_kept(tmp_path, capsys):
     arguments = ["--source", "rooms", "--count", "30", "--shard_size", "10", "--image_size", "16", "--workers", "1"]
     out = tmp_path / "out"
     assert main([*arguments, "--output", str(out)]) == 0
@@ -321,7 +321,7 @@ def test_missing_and_cut_shards_are_made_anew_and_the_others_stay(tmp_path, caps
     assert (out / "rooms-000001.tar").stat().st_mtime_ns == untouched
 
 
-def test_shards_that_their_source_no_longer_gives_are_not_mended_and_stay(tmp_path, capsys):
+def test_shards_that_their_source_no_longer_gives_are_not_repaired_and_kept(tmp_path, capsys):
     arguments = ["--source", "rooms", "--count", "20", "--shard_size", "10", "--image_size", "16", "--workers", "1"]
     out = tmp_path / "out"
     assert main([*arguments, "--output", str(out)]) == 0
@@ -337,7 +337,7 @@ def test_shards_that_their_source_no_longer_gives_are_not_mended_and_stay(tmp_pa
     assert set(os.listdir(out)) == names
 
 
-def test_a_de_duplicated_set_is_no_webdataset_source(tmp_path, capsys):
+def test_deduplicated_shards_are_not_a_webdataset_source(tmp_path, capsys):
     out = tmp_path / "out"
     made = ["--source", "rooms", "--count", "20", "--image_size", "16", "--workers", "1", "--output", str(out)]
     assert main(made) == 0
