@@ -75,7 +75,7 @@ def _measure(location: Path) -> dict[str, float]:
             ready[actor["ActorClassName"]] = max(at, ready.get(actor["ActorClassName"], 0.0))
     opened = (location / "config.yaml").stat().st_mtime
     marks = {
-        "switchboard": ready["Switchboard"],
+        "switchboard": ready["EventBus"],
         "controller": ready["TrainController"],
         "placement_and_worker_processes": ready["RayTrainWorker"],
         "workers_setup": opened,

@@ -14,19 +14,19 @@ FRONT_DOORS = {
     "train": "train a DCGAN; run again with the same --run-dir, it resumes",
     "sample": "draw images from a trained generator",
     "export": "write a trained generator as ONNX or as a program of torch.export",
-    "sweep": "search hyperparameters by many trials; run again with the same --sweep-dir, it resumes",
-    "evaluate": "score what a run's discriminator learned",
-    "explore": "draw the paper's figures of a trained run: walk, filters, windows, arithmetic, turn and others",
-    "report": "show all that is below some directories as one page and as tables",
-    "compare": "the same as a table in the terminal",
-    "doctor": "say what this machine or cluster can do, and the way out where it cannot",
+    "sweep": "search hyperparameters with many trials; run again with the same --sweep-dir, it resumes",
+    "evaluate": "score what a run's discriminator has learned, or its generator's samples",
+    "explore": "draw the paper's figures for a trained run: walk, filters, windows, arithmetic, turn and others",
+    "report": "show all runs and sweeps below some directories as one page and as tables",
+    "compare": "show the same as a table in the terminal",
+    "doctor": "check this machine or cluster, and say how to fix what will not work",
 }
-# Where it was in earlier versions, it says where it is now.
+# Commands of earlier versions that say where they are now.
 _MOVED = ("bench",)
 
 
 def main() -> int:
-    """Run the front door that the first argument names."""
+    """Run the command that the first argument names."""
     keep_streams()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):

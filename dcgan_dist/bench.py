@@ -1,4 +1,4 @@
-"""Say where the benchmarks are: in a checkout, outside of the package."""
+"""The former command `bench`: it says that the benchmarks are now in a checkout, outside of the package."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PROG = "dcgan-dist bench"
 
 
 def bench_command(_arguments: Sequence[str]) -> None:
-    """Refuse, with the command that runs the benchmarks.
+    """Refuse, and name the command that runs the benchmarks.
 
     Raises:
         ConfigError: always.
     """
-    raise ConfigError("the benchmarks are no part of the package: run python -m benchmarks WHAT in a checkout of it")
+    raise ConfigError("the benchmarks are not part of the package: run python -m benchmarks WHAT in a checkout of it")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

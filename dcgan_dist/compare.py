@@ -1,4 +1,4 @@
-"""Show every run and sweep below some directories as a table in the terminal; `report` makes a page of the same.
+"""Show every run and sweep below some directories as a table in the terminal; `report` shows the same as a page.
 
 ``python -m dcgan_dist.compare runs sweeps``; ``--sort final.loss_d`` sorts by any column of trials.csv.
 """
@@ -29,8 +29,8 @@ from dcgan_dist.results.tables import trial_table
 
 PROG = "dcgan-dist compare"
 
-_WIDE = 160  # columns where the output is no terminal
-_SCORES = 3  # most scores that have a column
+_WIDE = 160  # characters of a line if the output is not a terminal
+_SCORES = 3  # scores that have a column, at most
 _NEVER_SHOWN = ("data.cache", "data.cache_gib")
 
 _STYLES = {
@@ -45,24 +45,24 @@ _STYLES = {
 
 
 def compare_command(arguments: Sequence[str]) -> None:
-    """Read the places given and print the table."""
+    """Read the given locations, and print the table."""
     config = parse_settings(CompareConfig, arguments, PROG, __doc__ or "", word_for="directories")
-    places = config.places
-    collection = collect(places, cache_file(config.cache, "\n".join(places)), print_progress)
+    locations = config.places
+    collection = collect(locations, cache_file(config.cache, "\n".join(locations)), print_progress)
     order, sorted_by = sort_trials(collection, config.sort)
     shown = order if config.rows == 0 else order[: config.rows]
-    # Of a pipe rich would take 80 columns; where COLUMNS is set it takes that.
+    # For a pipe rich would take 80 columns; if COLUMNS is set, it takes that number.
     is_sized = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(width=None if is_sized else _WIDE, highlight=False)
     _print(console, collection, shown)
     counts = Counter(trial.status for trial in collection.trials)
-    told_counts = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
+    by_status = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
     left = f"; the first {len(shown):,} are shown, --rows 0 shows all" if len(shown) < len(order) else ""
-    console.print(_safe(f"{len(order):,} trial{'' if len(order) == 1 else 's'} by {sorted_by}: {told_counts}{left}"))
+    console.print(_safe(f"{len(order):,} trial{'' if len(order) == 1 else 's'} by {sorted_by}: {by_status}{left}"))
 
 
 def render(collection: Collection, shown: Sequence[Trial], width: int) -> str:
-    """Return what the command prints of some trials of a collection, in lines of at most `width` characters."""
+    """Return the output of the command for some trials of a collection, in lines of at most `width` characters."""
     console = Console(width=width, file=io.StringIO(), highlight=False)
     with console.capture() as capture:
         _print(console, collection, shown)
@@ -89,11 +89,12 @@ def _print(console: Console, collection: Collection, shown: Sequence[Trial]) -> 
 
 
 def sort_trials(collection: Collection, column: str | None) -> tuple[list[Trial], str]:
-    """Return the trials in order, those without a value last, and the name of what they are sorted by.
+    """Return the sorted trials, those without a value last, and the name of the column.
 
     Args:
-        collection: what was read.
-        column: of trials.csv, with a - before it falling; None for the objective, else the first score, best first.
+        collection: the trials.
+        column: column of trials.csv, with a leading - for descending order; None for the objective, or, if there is
+            none, the first score, best first.
 
     Raises:
         ConfigError: there is no such column.
@@ -104,7 +105,7 @@ def sort_trials(collection: Collection, column: str | None) -> tuple[list[Trial]
         if name not in table:
             near = difflib.get_close_matches(name, list(table), n=1)
             hint = f"did you mean {near[0]}?" if near else "take one of trials.csv, such as final.loss_d"
-            raise ConfigError(f"sort is {column!r}, and no column has that name: {hint}")
+            raise ConfigError(f"sort is {column!r}, but no column has that name: {hint}")
         values = dict(zip((trial.key for trial in collection.trials), table[name][1], strict=True))
         return _ordered(collection, lambda trial: values[trial.key], falling=column.startswith("-")), column
     if any(trial.objective is not None for trial in collection.trials):
@@ -119,7 +120,7 @@ def sort_trials(collection: Collection, column: str | None) -> tuple[list[Trial]
 def _ordered(collection: Collection, value: Callable[[Trial], Any], *, falling: bool) -> list[Trial]:
     usable = {trial.key: value(trial) for trial in collection.trials}
     given = [trial for trial in collection.trials if not _is_missing(usable[trial.key])]
-    # Numbers and texts do not compare: texts come after all numbers.
+    # Numbers and texts cannot be compared: texts come after all numbers.
     given.sort(
         key=lambda trial: (
             (isinstance(usable[trial.key], str), usable[trial.key])
@@ -143,7 +144,7 @@ def _value(score: Score | None) -> float | None:
 
 
 def make_table(trials: Sequence[Trial], collection: Collection, width: int) -> Table:
-    """Return the table of `trials`: what differs between them, and how they ended; below 120 columns a narrower one."""
+    """Return the table of trials: their differences and results; below 120 characters a narrower one."""
     narrow = width < 120
     scores = score_names(collection)[: 1 if narrow else _SCORES]
     table = Table(show_lines=narrow)
@@ -171,7 +172,7 @@ def make_table(trials: Sequence[Trial], collection: Collection, width: int) -> T
 
 
 def _shared(trials: Sequence[Trial]) -> set[str]:
-    """Return the changed settings that all trials have the same value of: they tell nothing here."""
+    """Return the changed settings that have the same value in all trials, which need not be shown."""
     if len(trials) < 2:
         return set()
     first = trials[0].changed
@@ -179,7 +180,7 @@ def _shared(trials: Sequence[Trial]) -> set[str]:
 
 
 def _settings(trial: Trial, shared: set[str], most: int) -> Text:
-    """Return the parameters of a sweep, else the changed settings, those first that decide how stable it is."""
+    """Return the parameters of a sweep, or else the changed settings; those with an effect on stability come first."""
     values = dict(trial.parameters)
     if not values:
         values = {key: value for key, (value, _) in trial.changed.items() if key not in shared}
@@ -196,14 +197,14 @@ def _settings(trial: Trial, shared: set[str], most: int) -> Text:
 
 
 def _rank(key: str) -> int:
-    """Return the place of a setting: those that the sweeps of the paper are about, other ones, then how it is run."""
+    """Return the sort key of a setting: first the paper's three, then other ones, last those about how it is run."""
     groups = ("optim.lr", "optim.beta1", "model.slope", "optim.", "model.", "data.path", "")
     late = key.startswith(("cluster.", "data.", "training.")) and key not in ("data.path", "training.batch_size")
-    return len(groups) + 1 if late else next(place for place, group in enumerate(groups) if key.startswith(group))
+    return len(groups) + 1 if late else next(rank for rank, group in enumerate(groups) if key.startswith(group))
 
 
 def _short(key: str) -> str:
-    """Return a setting's name without its group, where no other setting has it."""
+    """Return a setting's name without its group, if no other setting has the same one."""
     last = key.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in flatten(Config())) == 1 else key
 
@@ -220,12 +221,12 @@ def _score(score: Score | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text of one line without characters that steer a terminal."""
+    """Return a line of text without control characters, which could change the terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _safe(text: str) -> Text:
-    """Return a text in which nothing is markup."""
+    """Return a text that rich does not parse as markup."""
     return Text(_plain(text))
 
 

@@ -1,7 +1,7 @@
-"""Say what this machine, or every host of the Ray cluster it belongs to, can do, and the way out where it cannot.
+"""Check this machine, or every host of its Ray cluster, and say how to fix what will not work.
 
-``python -m dcgan_dist.doctor``; given the settings of a run (``--config FILE --cluster.storage URL``), it says whether
-that run will work. Exit status 1 where something will fail.
+``python -m dcgan_dist.doctor``; with the settings of a run (``--config FILE --cluster.storage URL``), it says whether
+that run will work. Exit status 1 if something will fail.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dcgan_dist.settings import INLINE, Group
 
 PROG = "dcgan-dist doctor"
 
-SECONDS = 4.3  # for the checks of a machine; a host of a cluster has more to be reached in
+SECONDS = 4.3  # time limit for the checks of a machine; connecting to the hosts of a cluster takes longer
 
 Findings = dict[str, list[Finding]]
 
@@ -42,7 +42,7 @@ class DoctorConfig(Group):
 
 
 def doctor_command(arguments: Sequence[str]) -> None:
-    """Read the settings, examine the machine or cluster, and print what was found.
+    """Examine the machine or cluster, and print the findings.
 
     Raises:
         DcganDistError: something will fail.
@@ -67,8 +67,8 @@ def _of_this_machine(config: DoctorConfig, location: str) -> Findings:
 
 
 def _of_cluster(config: DoctorConfig, location: str) -> Findings:
-    """Return what the hosts of the cluster find that RAY_ADDRESS or `ray start` names; nothing where neither does."""
-    named, note = os.environ.get("RAY_ADDRESS", ""), _note_of_ray()
+    """Return the findings of the cluster that RAY_ADDRESS or `ray start` names; {} if there is none."""
+    named, note = os.environ.get("RAY_ADDRESS", ""), _address_file()
     started = "" if named else _read(note)
     if (named or started) in ("", "local"):
         return {}
@@ -84,8 +84,8 @@ def _of_cluster(config: DoctorConfig, location: str) -> Findings:
     return {host: [cluster, *findings] for host, findings in _of_this_machine(config, location).items()}
 
 
-def _note_of_ray() -> Path:
-    """Return the file by which `ray start` names its cluster to others on this machine."""
+def _address_file() -> Path:
+    """Return the file into which `ray start` writes the address of its cluster."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray", "ray_current_cluster")
 
 

@@ -1,4 +1,4 @@
-"""Score what a run's discriminator learned, or how good its generator's samples are, into the run's scores.json.
+"""Score what a run's discriminator has learned, or how good its generator's samples are; write the run's scores.json.
 
 ``python -m dcgan_dist.evaluate runs/rooms --task rooms``, or ``--task cifar10 --data cifar10_train.tar.gz``.
 """
@@ -45,11 +45,11 @@ def _command(arguments: Sequence[str]) -> None:
 def score(
     config: EvaluateConfig, show: Callable[[str, list[dict[str, Any]]], None] = lambda _protocol, _entries: None
 ) -> list[dict[str, Any]]:
-    """Score a run, into its scores.json, and return the entries.
+    """Score a run, write the scores to its scores.json, and return the entries.
 
     Args:
         config: the settings.
-        show: is given the protocol and all entries at the end.
+        show: called with the protocol and all entries at the end.
 
     Raises:
         InputError: a setting, the run or the data cannot be used.
@@ -58,7 +58,7 @@ def score(
         raise ConfigError("run is missing: give RUN or --run RUN, the run directory to score")
     given = lasting_output(config.run)
     location = absolute_input(given) if config.cluster.workers > 1 else given
-    check_writable(given)  # before hours of computing
+    check_writable(given)  # checked first, because scoring can take hours
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.evaluation.generator_scores import GENERATOR_TASKS, evaluate_generators
     from dcgan_dist.evaluation.one_nn import evaluate_one_nn
@@ -77,10 +77,10 @@ def score(
 
 @contextmanager
 def _pool(config: EvaluateConfig, device: str, needs: Sequence[str]) -> Iterator[tuple[EvaluateConfig, TaskPool, str]]:
-    """Give the settings, the processes that extract features, and what they compute on.
+    """Yield the settings, the processes that extract features, and their device.
 
-    By default it is this process, whose threads use all cores or the GPU, and for one-nn a process for each core, since
-    samples are made by one thread. Over a cluster, settings have paths that mean the same to all, and each host must
+    By default this process computes, because its threads use all cores or the GPU; for one-nn a process for each core,
+    because one thread makes the samples. On a cluster, the paths of the settings are made absolute, and each host must
     see `needs`.
     """
     if config.cluster.workers == 1:
@@ -91,13 +91,13 @@ def _pool(config: EvaluateConfig, device: str, needs: Sequence[str]) -> Iterator
 
     given = {key: getattr(config, key) for key in ("data", "test_data", "unlabelled")}
     config = override(config, {key: absolute_input(value) for key, value in given.items() if value is not None})
-    cache = str(cache_directory(config.cache))  # weights of networks and shards that are made are there
+    cache = str(cache_directory(config.cache))  # the workers read the networks' weights and made shards from it
     with ray_pool(config.cluster.workers, [cache, *needs], config.device) as pool:
         yield override(config, {"cache": cache}), pool, "cuda" if pool.uses_gpus else "cpu"
 
 
 def print_table(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:
-    """Print scores, with the rows that the paper published for the same protocol, marked as such."""
+    """Print scores, and the published rows of the paper for the same protocol, marked as published."""
     table = Table(title=f"{task}, {protocol}: accuracy in percent")
     for name in ("method", "step", "accuracy", "95% interval", "n", "chosen", "seconds"):
         table.add_column(name, justify="left" if name == "method" else "right")
@@ -125,14 +125,14 @@ def print_table(task: str, protocol: str, entries: list[dict[str, Any]]) -> None
             name: about for name, about in entry["metrics"].items() if "most_frequent" in about and name != "accuracy"
         }
         if attributes:
-            told = ", ".join(
+            scores = ", ".join(
                 f"{name} {about['value']:.1f} (most frequent {about['most_frequent']:.1f})"
                 for name, about in attributes.items()
             )
-            print(told)
+            print(scores)
 
 
-# What a good generator has, as far as that does not depend on the data.
+# The best values of the metrics.
 IDEALS = {
     "precision": "that of real images",
     "recall": "that of real images",
@@ -154,7 +154,7 @@ def _generator(entry: dict[str, Any]) -> str:
 
 
 def print_metrics(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:
-    """Print scores of generators, a line for each metric."""
+    """Print scores of generators, one line for each metric."""
     table = Table(title=f"{task}, {protocol}")
     for name in ("method", "step", "metric", "value", "95% interval", "n", "at best"):
         table.add_column(name, justify="left" if name in ("method", "metric", "at best") else "right")
@@ -178,7 +178,7 @@ def print_metrics(task: str, protocol: str, entries: list[dict[str, Any]]) -> No
 
 
 def print_errors(task: str, protocol: str, entries: list[dict[str, Any]]) -> None:
-    """Print the errors of 1-NN classifiers trained on N images, with those that the paper published."""
+    """Print the errors of 1-NN classifiers trained on N images, and those that the paper published."""
     table = Table(title=f"{task}, {protocol}: test error in percent of a classifier trained on N images")
     for name in ("images", "step", "N", "error", "95% interval", "n"):
         table.add_column(name, justify="left" if name == "images" else "right")
@@ -204,7 +204,7 @@ def print_errors(task: str, protocol: str, entries: list[dict[str, Any]]) -> Non
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(_command, PROG, arguments, after_signal="scores that were finished are kept")
+    return run(_command, PROG, arguments, after_signal="finished scores are kept")
 
 
 sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.evaluate(...)` is `api.evaluate`

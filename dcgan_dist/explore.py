@@ -1,7 +1,7 @@
-"""Draw one of the paper's figures of a trained run: a PNG of 300 dpi, and a JSON of the numbers behind it.
+"""Draw one of the paper's figures for a trained run: a PNG of 300 dpi, and a JSON with its numbers.
 
-``python -m dcgan_dist.explore walk runs/rooms``; ``explore all`` draws the whole set. ``explore --help`` lists
-the figures, ``explore walk --help`` the settings of one.
+``python -m dcgan_dist.explore walk runs/rooms``; ``explore all`` draws all figures. ``explore --help`` lists the
+figures, ``explore walk --help`` the settings of one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _command(arguments: Sequence[str]) -> None:
         print(f"usage: {PROG} FIGURE RUN [--SETTING VALUE ...]\n\n{__doc__}\n")
         for figure, about in FIGURES.items():
             print(f"  {figure:12} {about.about}")
-        print(f"  {ALL:12} every figure that needs nothing from a person")
+        print(f"  {ALL:12} all figures that need no input from a person")
         return
     if name == ALL:
         everything = parse_settings(AllConfig, settings, f"{PROG} {ALL}", "Draw every figure of a run.", word_for="run")
@@ -64,17 +64,16 @@ def settings_class(figure: str) -> type[FigureConfig]:
 
 
 def draw(figure: str, config: FigureConfig) -> tuple[Drawn, list[str]]:
-    """Draw a figure of the run that the settings name, write it, and return it and where its files are.
+    """Draw a figure, write it, and return it with the paths or URLs of its files.
 
     Raises:
         InputError: a setting, the run or the data cannot be used.
-        StorageError: it cannot be written.
+        StorageError: a file cannot be written.
     """
     return _draw_and_write(figure, config, _open(config))
 
 
 def _open(config: FigureConfig) -> Trained:
-    """Load the networks that the settings name."""
     if config.run is None:
         raise ConfigError("run is missing: give RUN or --run RUN, the run directory to look into")
     if config.output is not None and Path(config.output).is_file():
@@ -97,7 +96,6 @@ def _open(config: FigureConfig) -> Trained:
 
 
 def _draw(name: str, config: FigureConfig, networks: Trained) -> None:
-    """Draw a figure, write it, and say what came out and where it is."""
     drawn, paths = _draw_and_write(name, config, networks)
     print("\n".join([drawn.finding, *paths]), flush=True)
 
@@ -112,10 +110,10 @@ def _draw_and_write(name: str, config: FigureConfig, networks: Trained) -> tuple
 
 
 def _draw_all(config: AllConfig, networks: Trained) -> None:
-    """Draw every figure that the run and its data admit; say of the others why they are left out.
+    """Draw every figure that is possible for the run and its data; print why the others are left out.
 
     Raises:
-        DataError: figures are missing because of the data.
+        DataError: a figure is left out because of the data.
     """
     from dcgan_dist.exploration.catalogue import FIGURES
 
@@ -139,7 +137,7 @@ def _draw_all(config: AllConfig, networks: Trained) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(_command, PROG, arguments, after_signal="figures that were finished are kept")
+    return run(_command, PROG, arguments, after_signal="finished figures are kept")
 
 
 sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.explore(...)` is `api.explore`

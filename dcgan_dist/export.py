@@ -1,4 +1,4 @@
-"""Write a trained generator as ONNX or as a program of torch.export, after comparing it with the original on random z.
+"""Write a trained generator as ONNX or as a torch.export program, after comparing it with the original on random z.
 
 ``python -m dcgan_dist.export runs/mnist-cgan --output mnist-cgan.onnx``.
 """
@@ -40,7 +40,7 @@ def _command(arguments: Sequence[str]) -> None:
     )
     if done.has_batch_statistics:
         print(
-            "it normalises with the statistics of each batch, as the run's samples do: give it many z at once, or "
+            "it normalises with the statistics of each batch, like the run's samples: give it many z at once, or "
             "export with --statistics running",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""`python -m dcgan_dist.prepare`: make shards from a source of images, find their near-duplicates, or check them."""
+"""`python -m dcgan_dist.prepare`: make shards from a source of images, find near-duplicates, or check shards."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def _command(arguments: Sequence[str]) -> None:
         PrepareConfig,
         arguments,
         PROG,
-        "Make shards from a source of images, find their near-duplicates, or check them.",
+        "Make shards from a source of images, find near-duplicates, or check shards.",
     )
     run_prepare(config)
 
 
 def run_prepare(config: PrepareConfig) -> None:
-    """Do what the settings ask for, and print what came of it.
+    """Make, deduplicate or check shards, as the settings say, and print the result.
 
     Raises:
         InputError: a setting, the source or the output cannot be used.
         StorageError: the disk is full or fails.
-        DcganDistError: shards that were checked are damaged.
+        DcganDistError: checked shards are damaged.
     """
     with _pool(config) as (absolute, pool):
         if config.verify is not None or config.source is not None or not config.dedup:
@@ -45,7 +45,7 @@ def run_prepare(config: PrepareConfig) -> None:
 
 @contextmanager
 def _pool(config: PrepareConfig) -> Iterator[tuple[PrepareConfig, TaskPool]]:
-    """Give the workers that the settings ask for, and the settings with paths that mean the same to them."""
+    """Yield the settings, with absolute paths for a cluster, and the workers."""
     if config.output is not None:
         config = override(config, {"output": lasting_output(config.output)})
     if config.cluster.workers == 1:
@@ -62,7 +62,7 @@ def _pool(config: PrepareConfig) -> Iterator[tuple[PrepareConfig, TaskPool]]:
 
 def _deduplicate(config: PrepareConfig, pool: TaskPool) -> None:
     if config.output is None:
-        raise ConfigError("output is missing: give --output FOLDER, that of the finished shards")
+        raise ConfigError("output is missing: give --output FOLDER, the folder of the finished shards")
     yield_idle_cores()
     from dcgan_dist.deduplication import deduplicate
 
@@ -71,7 +71,7 @@ def _deduplicate(config: PrepareConfig, pool: TaskPool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(_command, PROG, arguments, after_signal="run again, it goes on from the finished shards")
+    return run(_command, PROG, arguments, after_signal="run again, it continues from the finished shards")
 
 
 sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.prepare(...)` is `api.prepare`

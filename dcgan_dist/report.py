@@ -1,8 +1,8 @@
 """Show every run and sweep below some directories, local or on storage, as one page, trials.csv and parquet files.
 
 ``python -m dcgan_dist.report runs sweeps --output report.html``; with ``--watch`` it is kept up to date. Each DIR is a
-run directory, a sweep directory, or any folder or URL (s3://BUCKET/runs) above such. Exit status 0: the page is
-written, also where single runs could not be read (it lists them); 2: nothing was found, or it cannot be written.
+run directory, a sweep directory, or any folder or URL (s3://BUCKET/runs) that contains some. Exit status 0: the page
+was written, even if some runs could not be read (the page lists them); 2: nothing was found, or it cannot be written.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from dcgan_dist.stopping import Interrupted
 
 PROG = "dcgan-dist report"
 
-_FAILURES = 10  # looks in a row that may fail while watching
+_FAILURES = 10  # successive failures at which watching ends
 
 
 def report_command(arguments: Sequence[str]) -> None:
-    """Read the places given and write the page and the tables; with `watch`, again and again."""
+    """Read the given locations, and write the page and the tables; with `watch`, repeatedly."""
     config = parse_settings(ReportConfig, arguments, PROG, __doc__ or "", word_for="directories")
-    places = config.places
+    locations = config.places
     output = check_output(config.output)
     cache = cache_file(config.cache, str(output.absolute()))
     thumbnails = Thumbnails()
-    collection = collect(places, cache, print_progress)
+    collection = collect(locations, cache, print_progress)
     for name, path in write_report(collection, output, thumbnails).items():
         print(f"{name:15} {path}", flush=True)
     if config.watch is None:
         return
     try:
-        watch(places, output, cache, config.watch, collection, thumbnails)
+        watch(locations, output, cache, config.watch, collection, thumbnails)
     except Interrupted as stop:
-        if stop.number != signal.SIGINT:  # Ctrl-C is how watching ends
+        if stop.number != signal.SIGINT:  # Ctrl-C is the normal end of watching
             raise
-        print("stopped watching; the page stays as it is", flush=True)
+        print("stopped watching; the page is kept", flush=True)
 
 
 def is_running(collection: Collection) -> bool:
-    """Whether something in the collection goes on."""
+    """Return whether a run or a sweep of the collection is running."""
     return any(status == "running" for _, status, _ in _states(collection))
 
 
 def watch(
-    places: Sequence[str],
+    locations: Sequence[str],
     output: Path,
     cache: Path,
     seconds: float,
@@ -61,29 +61,29 @@ def watch(
     thumbnails: Thumbnails,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Write the page anew whenever something has changed, until nothing in the collection is running.
+    """Write the page again whenever something has changed, until nothing in the collection is running.
 
     Args:
-        places: folders, or URLs of any fsspec file system.
-        output: the page.
-        cache: file that makes the next time faster, see `collect`.
-        seconds: between two looks.
-        collection: what the page shows now.
-        thumbnails: those of the page as it is.
-        sleep: waits.
+        locations: folders, or URLs of any fsspec file system.
+        output: path of the page.
+        cache: cache file, see `collect`.
+        seconds: pause between two reads.
+        collection: the collection that the page shows now.
+        thumbnails: the thumbnails of the present page.
+        sleep: function that waits.
 
     Raises:
-        InputError: a place is gone, and stays so for several looks.
-        StorageError: storage cannot be read or written, for several looks.
+        InputError: a location is gone in 10 reads.
+        StorageError: storage could not be read or written 10 times.
     """
     failures = 0
     while is_running(collection):
         sleep(seconds)
         try:
-            before, collection = collection, collect(places, cache, print_progress)
+            before, collection = collection, collect(locations, cache, print_progress)
             if collection.read or _states(collection) != _states(before):
                 write_report(collection, output, thumbnails)
-                print(f"{time.strftime('%H:%M:%S')} {_states_told(collection)}", flush=True)
+                print(f"{time.strftime('%H:%M:%S')} {_summary(collection)}", flush=True)
         except (InputError, StorageError) as error:
             failures += 1
             if failures == _FAILURES:
@@ -99,7 +99,7 @@ def _states(collection: Collection) -> list[tuple[str, str, str]]:
     return trials + [(sweep.key, sweep.status, sweep.reason) for sweep in collection.sweeps]
 
 
-def _states_told(collection: Collection) -> str:
+def _summary(collection: Collection) -> str:
     counts: dict[str, int] = {}
     for trial in collection.trials:
         counts[trial.status] = counts.get(trial.status, 0) + 1
@@ -109,7 +109,7 @@ def _states_told(collection: Collection) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(report_command, PROG, arguments, after_signal="a page that was there stays as it is")
+    return run(report_command, PROG, arguments, after_signal="a page that existed before is kept")
 
 
 sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.report(...)` is `api.report`

@@ -1,4 +1,4 @@
-"""Draw images from a trained generator, into a grid, a folder, an archive or shards, by the form of the output's path.
+"""Draw images from a trained generator into a grid, a folder, an archive or shards; the path of the output decides.
 
 ``python -m dcgan_dist.sample runs/mnist-cgan --label 4 --count 25 --output fours.png``.
 """
@@ -22,7 +22,7 @@ from dcgan_dist.runs.run import Run
 PROG = "dcgan-dist sample"
 
 DEFAULT_COUNT = 64
-_STRETCHES_EACH = 2  # tasks that are worth the start of another process
+_STRETCHES_EACH = 2  # tasks for which starting another process is worthwhile
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -32,11 +32,11 @@ def _command(arguments: Sequence[str]) -> None:
 
 
 def write(config: SampleConfig) -> None:
-    """Draw the samples that the settings ask for, write them, and print where they are.
+    """Draw samples, write them, and print their location.
 
     Raises:
         InputError: a setting, the run or the output cannot be used.
-        StorageError: they cannot be written.
+        StorageError: a file cannot be written.
     """
     if config.run is None:
         raise ConfigError("run is missing: give RUN or --run RUN, the run directory of the generator")
@@ -65,10 +65,10 @@ def write(config: SampleConfig) -> None:
         )
         count = config.count or DEFAULT_COUNT
         if z_file is not None:
-            there = len(read_z(z_file, samples.model)[0])
-            count = config.count or there
-            if count > there:
-                raise ConfigError(f"count is {count}, but z {z_file!r} has {there} rows: take {there} or fewer")
+            rows = len(read_z(z_file, samples.model)[0])
+            count = config.count or rows
+            if count > rows:
+                raise ConfigError(f"count is {count}, but z {z_file!r} has {rows} rows: take {rows} or fewer")
         begun, line = time.monotonic(), ProgressLine("samples")
         try:
             write_samples(
@@ -87,7 +87,7 @@ def write(config: SampleConfig) -> None:
 
 @contextmanager
 def _pool(config: SampleConfig, needs: Sequence[str]) -> Iterator[tuple[TaskPool, str]]:
-    """Give the processes that compute, and what they compute on."""
+    """Yield the processes that compute, and their device."""
     from dcgan_dist.distributed import pick_device
     from dcgan_dist.generation.writing import TASK_SIZE
 
@@ -107,7 +107,7 @@ def _pool(config: SampleConfig, needs: Sequence[str]) -> Iterator[tuple[TaskPool
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    left = "nothing was written, or what is finished of shards, which the same command goes on"
+    left = "nothing was written, except finished shards, from which the same command continues"
     return run(_command, PROG, arguments, after_signal=left)
 
 

@@ -1,4 +1,4 @@
-"""Search hyperparameters by many trials (Ray Tune); run again with the same sweep directory, the sweep goes on.
+"""Search hyperparameters with many trials (Ray Tune); run again with the same sweep directory, the sweep resumes.
 
 ``python -m dcgan_dist.sweep --config configs/sweeps/stability.yaml``, on one machine or as a Ray job.
 """
@@ -24,7 +24,7 @@ PROG = "dcgan-dist sweep"
 
 
 def sweep_command(arguments: Sequence[str]) -> None:
-    """Read the settings, run the sweep, and show what it found."""
+    """Run the sweep, and print its results."""
     config = parse_settings(SweepConfig, arguments, PROG, __doc__ or "")
     yield_idle_cores()
     from dcgan_dist.sweeps.table import print_results
@@ -35,7 +35,7 @@ def sweep_command(arguments: Sequence[str]) -> None:
 
 
 def search(config: SweepConfig, show: Callable[[Ledger], None] | None = None) -> Ledger:
-    """Run the sweep, or go on with it, and return what became of it.
+    """Run or resume the sweep, and return its closed ledger.
 
     Args:
         config: the settings.
@@ -50,7 +50,7 @@ def search(config: SweepConfig, show: Callable[[Ledger], None] | None = None) ->
 
 
 def sweep_location(config: SweepConfig) -> str:
-    """Return the folder or URL of the sweep: sweep_dir as given, else STORAGE/NAME or sweeps/NAME."""
+    """Return the folder or URL of the sweep: sweep_dir as given, otherwise STORAGE/NAME or sweeps/NAME."""
     if config.sweep_dir:
         return config.sweep_dir
     if config.train.cluster.storage:
@@ -60,7 +60,7 @@ def sweep_location(config: SweepConfig) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(sweep_command, PROG, arguments, after_signal="the same command goes on")
+    return run(sweep_command, PROG, arguments, after_signal="the same command resumes the sweep")
 
 
 sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.sweep(...)` is `api.sweep`

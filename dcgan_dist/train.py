@@ -1,7 +1,7 @@
 """Train a DCGAN; run again with the same run directory, training resumes.
 
-On one machine ``python -m dcgan_dist.train --config configs/rooms.yaml``; over processes with ``--cluster.workers N``
-(Ray Train), under ``torchrun``, or as a Ray job.
+On one machine: ``python -m dcgan_dist.train --config configs/rooms.yaml``; in several processes: with
+``--cluster.workers N`` (Ray Train), under ``torchrun``, or as a Ray job.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROG = "dcgan-dist train"
 
 
 def train_command(arguments: Sequence[str]) -> None:
-    """Read the settings and train, in this process or in a group of workers."""
+    """Train, in this process or in a group of workers, and print the locations of the results."""
     config = parse_settings(Config, arguments, PROG, __doc__ or "")
     yield_idle_cores()
     location = run_location(config)
@@ -29,7 +29,7 @@ def train_command(arguments: Sequence[str]) -> None:
 
 
 class _Rows:
-    """The reporter of a run in this process: gives log lines to a function."""
+    """The reporter of a run in this process: it passes log lines to a function."""
 
     def __init__(self, on_row: Callable[[Row], None]) -> None:
         self._on_row = on_row
@@ -39,17 +39,17 @@ class _Rows:
         self._on_row(metrics)
 
     def should_stop(self) -> bool:
-        """Never: signals stop it."""
+        """Return False: a run in this process is stopped by signals."""
         return False
 
 
 def start(config: Config, location: str, on_row: Callable[[Row], None] | None = None, *, quiet: bool = False) -> bool:
-    """Train in this process, or in a group of Ray's workers, to the end; return whether this process leads.
+    """Train to the end, in this process or in a group of Ray's workers; return whether this process is the leader.
 
     Args:
         config: the settings.
         location: folder or URL of the run directory.
-        on_row: is given the metrics of each log line.
+        on_row: called with the metrics of each log line.
         quiet: whether Ray's workers print nothing.
 
     Raises:
@@ -80,9 +80,9 @@ def run_location(config: Config) -> str:
 
 
 def print_results(location: str) -> None:
-    """Say where the results of a run are."""
+    """Print the locations of a run's results."""
     root = location.rstrip("/")
-    grids = sorted(Path(root, "samples").glob("step-*.png"))  # none here when the run directory is a URL
+    grids = sorted(Path(root, "samples").glob("step-*.png"))  # empty if the run directory is a URL
     print(f"run directory   {root}")
     print(f"sample grid     {grids[-1] if grids else f'{root}/samples'}")
     print(f"curves          tensorboard --logdir {shlex.quote(root)}", flush=True)
@@ -90,7 +90,7 @@ def print_results(location: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run(train_command, PROG, arguments, after_signal="the same command goes on from the newest checkpoint")
+    return run(train_command, PROG, arguments, after_signal="the same command resumes from the newest checkpoint")
 
 
 sys.modules[__name__].__class__ = FrontDoor  # `dcgan_dist.train(...)` is `api.train`

@@ -1,7 +1,7 @@
 """Train a small DCGAN on procedural rooms, look at it, score it, change one setting and train again.
 
-``python examples/rooms.py`` takes some minutes on two cores and leaves pictures in ``runs/example``; run again, it
-goes on where it was. It needs no download.
+``python examples/rooms.py`` takes some minutes on two cores and writes pictures to ``runs/example``; run again, it
+resumes. It needs no download.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def train(output: Path, name: str, settings: Mapping[str, object]) -> dd.Run:
 
 
 def save_grid(images: npt.NDArray[np.uint8], path: Path, columns: int = 8) -> None:
-    """Write images (N, S, S, C) as one picture, as many rows as they fill."""
+    """Write images (N, S, S, C) as one picture, in as many full rows as possible."""
     rows, size, channels = len(images) // columns, images.shape[1], images.shape[3]
     tiles = images[: rows * columns].reshape(rows, columns, size, size, channels)
     grid = Image.fromarray(tiles.swapaxes(1, 2).reshape(rows * size, columns * size, channels))
@@ -47,7 +47,7 @@ def save_curves(runs: Mapping[str, dd.Run], path: Path) -> None:
 
 
 def accuracies(run: dd.Run, count: int) -> str:
-    """Say how well rooms are told apart by the discriminator's features, and by those of random weights."""
+    """Return the accuracy of a classifier on the discriminator's features, and on those of random weights, as text."""
     found = []
     for score in run.evaluate("rooms", count=count, cs=[1e-4, 1e-3], baselines=["random"]):
         accuracy = score.metrics["accuracy"]
@@ -59,7 +59,7 @@ def accuracies(run: dd.Run, count: int) -> str:
 def main() -> None:
     """Train twice, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000, help="of each run")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of each run")
     parser.add_argument("--images", type=int, default=20000, help="rooms to train on")
     parser.add_argument("--score-images", type=int, default=2000, help="rooms to score on")
     parser.add_argument("--output", type=Path, default=Path("runs/example"), help="folder for runs and pictures")

@@ -1,4 +1,4 @@
-"""The command `doctor`: what it prints, its exit status, and that it takes the settings of a run."""
+"""The command `doctor`: its output, its exit status, and that it takes the settings of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dcgan_dist import doctor
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep this machine's own cluster out."""
+    """Ignore the cluster of this machine."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
 
@@ -25,14 +25,14 @@ def test_a_machine_where_all_works_is_one_page_within_seconds(tmp_path: Path) ->
     words = [sys.executable, "-m", "dcgan_dist", "doctor", "--run-dir", str(tmp_path / "runs")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - began < 15  # 1.5 where nothing else runs
+    assert time.monotonic() - began < 15  # 1.5 on an idle machine
     title, *lines = done.stdout.splitlines()
     assert title.endswith("(this machine)")
     assert {line.split()[0] for line in lines} <= {"ok", "warn"}
     assert f"free at {tmp_path / 'runs'}" in done.stdout
 
 
-def test_what_the_run_that_is_asked_for_needs_and_is_not_there_fails(
+def test_missing_requirements_of_the_given_run_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CXX", "/nowhere/g++")

@@ -42,7 +42,7 @@ def run(finished_run, tmp_path):
 def status(capsys, *arguments):
     code = main([str(word) for word in arguments])
     out, err = capsys.readouterr()
-    # On a slow machine there are lines that tell of the progress.
+    # On a slow machine, progress lines are printed.
     return code, out, "".join(line for line in err.splitlines(keepends=True) if not re.search(r"%, [\d,]+/s", line))
 
 
@@ -50,7 +50,7 @@ def entries(run, task="folder"):
     return json.loads((run / "scores.json").read_text())[task]
 
 
-def test_every_checkpoint_is_scored_beside_its_controls(run, capsys):
+def test_every_checkpoint_is_scored_and_the_controls_too(run, capsys):
     code, out, err = status(capsys, "--run", run, *FAST, "--step=all", "--baselines=random,pixels,knn")
     assert (code, err) == (0, "")
     found = entries(run)
@@ -76,11 +76,11 @@ def test_every_checkpoint_is_scored_beside_its_controls(run, capsys):
     assert len(digests) == 3
     assert all(entry["split"] == found[0]["split"] for entry in found)
     pixels = found[1]["metrics"]["accuracy"]
-    assert pixels["value"] > 90, "the side that a room is seen from is easily told from its pixels"
+    assert pixels["value"] > 90, "the view of a room is easy to predict from its pixels"
     assert re.search(r"knn .* k \d", out)
 
 
-def test_the_same_command_gives_the_same_scores_from_features_kept(run, capsys):
+def test_the_same_command_gives_the_same_scores_from_cached_features(run, capsys):
     assert status(capsys, "--run", run, *FAST)[0] == 0
     first = entries(run)
     assert status(capsys, "--run", run, *FAST)[0] == 0
@@ -90,7 +90,7 @@ def test_the_same_command_gives_the_same_scores_from_features_kept(run, capsys):
     assert [entry["protocol"] for entry in entries(run)] == ["full", "full/measured/bf16/seed-1"]
 
 
-def test_all_steps_are_gone_on_with_where_a_former_command_ended(run, capsys):
+def test_all_steps_continues_where_an_earlier_command_ended(run, capsys):
     words = ("--run", run, *FAST, "--step=all", "--baselines=random")
     assert status(capsys, *words)[0] == 0
     first = entries(run)
@@ -108,7 +108,7 @@ def test_all_steps_are_gone_on_with_where_a_former_command_ended(run, capsys):
         assert "scored before" not in status(capsys, *words, change)[1]
 
 
-def test_scores_that_an_earlier_version_wrote_are_not_made_again(run, capsys):
+def test_scores_of_an_earlier_version_are_not_computed_again(run, capsys):
     words = (run, *FAST, "--step=all", "--baselines=random", "--count=300")
     assert status(capsys, *words)[0] == 0
     scores = json.loads((run / "scores.json").read_text())
@@ -121,7 +121,7 @@ def test_scores_that_an_earlier_version_wrote_are_not_made_again(run, capsys):
     assert "scored before, from the same data and settings: step 16, step 20, step 24, random (" in out
 
 
-def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
+def test_no_more_images_are_used_than_asked_for(run, capsys, monkeypatch):
     seen = []
     extract = DiscriminatorFeatures.__call__
 
@@ -130,7 +130,7 @@ def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
         return extract(extractor, images)
 
     monkeypatch.setattr(DiscriminatorFeatures, "__call__", counting)
-    sets = ("--data=rooms:410", "--test-data=rooms:150")  # of no other test: their features are kept
+    sets = ("--data=rooms:410", "--test-data=rooms:150")  # not used by other tests, because features are cached
     words = ("--run", run, *FAST, *sets, "--baselines=kmeans", "--centroids=20", "--patches=500")
     assert status(capsys, *words, "--count=90")[0] == 0
     assert sum(seen) == 90 + 90, "of the data, and of the test set"
@@ -149,7 +149,7 @@ def test_no_more_images_are_looked_at_than_asked_for(run, capsys, monkeypatch):
     assert whole == [entry["metrics"] for entry in entries(run) if entry["protocol"] == "full"]
 
 
-def test_images_looked_at_are_spread_over_the_whole_set(run):
+def test_the_images_used_are_spread_over_the_whole_data_set(run):
     config = EvaluateConfig(task="folder", data="rooms:400", count=200, device="cpu")
     model = load_discriminator(Run(run), 24).model
     evaluation = Evaluation(config, model, torch.device("cpu"), LocalPool(1))
@@ -190,7 +190,7 @@ def test_svhn_takes_a_thousand_labels_and_shows_the_published_errors_as_accuraci
 
 
 def make_digits(path, count, seed):
-    """Write digits as SVHN is distributed: a bright bar whose place tells the digit, 10 for 0."""
+    """Write digits in the format of SVHN: the position of a bright bar is the digit, 10 for 0."""
     random = np.random.default_rng(seed)
     digits = random.integers(0, 10, count)
     images = random.integers(0, 90, (32, 32, 3, count), dtype=np.uint8)
@@ -229,7 +229,7 @@ def test_svhn_is_read_as_distributed_and_as_shards_with_the_same_score(run, tmp_
         assert (entry["split"]["validation"], entry["split"]["test"]) == (60, 100)
         scores.append(entry["metrics"]["accuracy"])
     assert scores[0] == scores[1]
-    # Shards hold the same images in another order, so that other labels are drawn.
+    # Shards have the same images in another order, so other labels are drawn.
     assert scores[2]["value"] == pytest.approx(scores[0]["value"], abs=15)
     assert scores[0]["value"] > 50
 
@@ -279,7 +279,7 @@ def test_rooms_are_scored_by_attribute(run, capsys):
 
 
 def test_a_conditional_generator_is_scored_by_the_classifier_that_its_samples_train(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("dcgan_dist.evaluate.usable_cores", lambda: 1)  # several are in `evaluation/test_one_nn.py`
+    monkeypatch.setattr("dcgan_dist.evaluate.usable_cores", lambda: 1)  # several: `evaluation/test_one_nn.py`
     run = tmp_path / "run"
     made = train({"run_dir": run, "model.name": "cdcgan", "model.image_size": 28, "training.steps": 4})
     assert made.returncode == 0, made.stderr
@@ -302,7 +302,7 @@ def test_a_conditional_generator_is_scored_by_the_classifier_that_its_samples_tr
 
 
 def break_weights(run, broken):
-    """Copy a run with a NaN among the weights of the newest discriminator's second conv layer, digests in order."""
+    """Copy a run with a NaN in the second conv layer of the newest discriminator, with valid digests."""
     shutil.copytree(run, broken, ignore=shutil.ignore_patterns("checkpoints"))
     found = read_checkpoint(run / "checkpoints/step-00000024")
     tensors = load_file(found.path / "discriminator.safetensors")
@@ -401,8 +401,8 @@ def test_bad_input_is_one_line_status_2_and_no_score(run, tmp_path, capsys, word
     assert not list(tmp_path.rglob("scores.json"))
 
 
-def test_what_cannot_be_written_is_known_before_anything_is_computed(small_disk, capsys):
-    run = str(make_run(small_disk / "run", steps=10))  # without a checkpoint: whatever is loaded would fail otherwise
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(small_disk, capsys):
+    run = str(make_run(small_disk / "run", steps=10))  # no checkpoint: loading fails otherwise
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     for command, words in (
         (evaluate, ["--task", "rooms", "--run", run]),

@@ -1,4 +1,4 @@
-"""The command `explore`: what it writes and says, and what it refuses in one line."""
+"""The command `explore`: its files, its output, and its refusals in one line."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def status(capsys, *words):
     return code, out, err
 
 
-def test_a_figure_is_a_picture_of_300_dpi_and_the_numbers_behind_it(trained, tmp_path, capsys):
+def test_a_figure_is_a_picture_of_300_dpi_and_its_numbers(trained, tmp_path, capsys):
     run = shutil.copytree(trained("dcgan"), tmp_path / "run")
     code, out, err = status(capsys, "walk", "--run", run, "--points", 3)
     assert (code, err) == (0, "")
@@ -36,7 +36,7 @@ def test_a_figure_is_a_picture_of_300_dpi_and_the_numbers_behind_it(trained, tmp
     assert all((run / "figures" / name).exists() for name in about["files"])
 
 
-def test_a_second_figure_can_have_another_name_and_place(trained, tmp_path, capsys):
+def test_a_second_figure_can_have_another_name_and_folder(trained, tmp_path, capsys):
     words = ("--run", trained("dcgan"), "--points", 2, "--name", "short", "--output", tmp_path / "out")
     code, _, err = status(capsys, "walk", *words)
     assert (code, err) == (0, "")
@@ -62,7 +62,7 @@ def test_all_draws_what_it_can_and_says_why_it_leaves_out_the_rest(trained, tmp_
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("dance",), "figure is 'dance': take all, or one of "),
         (("walk",), "run is missing: give RUN or --run RUN"),
@@ -80,11 +80,11 @@ def test_all_draws_what_it_can_and_says_why_it_leaves_out_the_rest(trained, tmp_
         (("all", "RUN", "--name", "x"), "name is 'x': of all figures each has its own"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(words, told, trained, tmp_path, capsys):
+def test_bad_input_is_one_line_and_writes_nothing(words, message, trained, tmp_path, capsys):
     run = shutil.copytree(trained("dcgan"), tmp_path / "run")
     code, out, err = status(capsys, *(word.replace("RUN", str(run)) for word in words))
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert not (run / "figures").exists()
 

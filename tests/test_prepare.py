@@ -104,7 +104,7 @@ def test_shards_are_sent_to_object_storage_and_found_there(tmp_path, capsys, cli
     assert (code, "holds other files" in err) == (2, True)
 
 
-def test_a_set_on_object_storage_is_checked_there(tmp_path, capsys, client):
+def test_shards_on_object_storage_are_checked_there(tmp_path, capsys, client):
     words = ("--source=rooms", "--image-size=16", "--count=20", "--shard-size=10", "--workers=1")
     status(capsys, *words, "--output=s3://images/rooms")
     verify = ("--verify=s3://images/rooms", "--workers=1")
@@ -163,7 +163,7 @@ def test_unfinished_work_on_object_storage_of_other_settings_is_refused_and_kept
 
 
 def picture_of(number: int) -> bytes:
-    """An encoded image; those of all numbers have the same length."""
+    """Return an encoded image; the images of all numbers have the same length."""
     return encode(np.full((8, 8, 3), number, np.uint8), "png").ljust(200, b"\0")
 
 
@@ -200,7 +200,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "webdataset", "lsun"])
-def test_an_input_that_has_changed_is_noticed_and_a_copy_of_it_is_the_same(tmp_path, capsys, kind):
+def test_a_changed_input_is_noticed_and_a_copy_of_an_input_is_the_same(tmp_path, capsys, kind):
     write = {"folder": folder_of, "lsun": lmdb_of}.get(kind, archive_of)
     name = "in.tar" if write is archive_of else "in"
     source = "folder" if kind == "tar" else kind
@@ -337,7 +337,7 @@ def test_shards_that_their_source_no_longer_has_are_not_repaired_and_stay(tmp_pa
     assert set(os.listdir(out)) == names
 
 
-def test_a_de_duplicated_set_is_no_webdataset_source(tmp_path, capsys):
+def test_deduplicated_shards_are_not_a_webdataset_source(tmp_path, capsys):
     out = tmp_path / "out"
     made = ["--source", "rooms", "--count", "20", "--image_size", "16", "--workers", "1", "--output", str(out)]
     assert main(made) == 0

@@ -1,4 +1,4 @@
-"""The front doors `report` and `compare`, each once as people start them, and what they say."""
+"""The commands `report` and `compare` as users start them, and their output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def _unsized(monkeypatch):
-    """Leave it to each test how wide the terminal is."""
+    """Let each test set the width of the terminal."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
@@ -62,7 +62,7 @@ def test_the_command_writes_the_page_and_the_tables_without_torch_or_ray(tmp_pat
     assert "a" in trials_in(output.parent)
 
 
-def test_words_and_settings_can_stand_in_any_order(tmp_path, capsys):
+def test_words_and_settings_can_be_in_any_order(tmp_path, capsys):
     for name in ("a", "b"):
         make_run(tmp_path / name, steps=10)
     output = tmp_path / "report.html"
@@ -104,7 +104,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capsys, 
     assert not list((tmp_path / "empty").iterdir())
 
 
-def test_a_page_beside_the_runs_is_no_run(tmp_path):
+def test_a_page_next_to_the_runs_is_not_a_run(tmp_path):
     make_run(tmp_path / "a", steps=10)
     for _ in range(2):
         assert report.main([str(tmp_path), "--output", str(tmp_path / "report.html")]) == 0
@@ -134,7 +134,7 @@ def test_watching_follows_a_run_until_it_ends(tmp_path, capsys):
         assert report.is_running(collection)
 
         def sleep(seconds: float) -> None:
-            """What happens between two looks."""
+            """Change the run between two reads."""
             looks.append(seconds)
             if len(looks) == 1:
                 run.append_metrics(metrics_row(30))
@@ -151,7 +151,7 @@ def test_watching_follows_a_run_until_it_ends(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "all have ended"
 
 
-def test_watching_outlasts_a_place_that_is_gone_for_a_while(tmp_path, capsys):
+def test_watching_continues_after_a_location_is_gone_for_a_while(tmp_path, capsys):
     runs = tmp_path / "runs"
     looks: list[float] = []
 
@@ -177,11 +177,11 @@ def test_watching_outlasts_a_place_that_is_gone_for_a_while(tmp_path, capsys):
             )
 
 
-def test_ctrl_c_ends_watching_and_leaves_a_whole_page(tmp_path):
+def test_ctrl_c_ends_watching_and_leaves_a_complete_page(tmp_path):
     output = tmp_path / "report.html"
     with open_run(str(make_run(tmp_path / "runs" / "a", steps=20))) as run:
         run.set_status("running")
-        # Whoever started these tests may have had SIGINT ignored, which is inherited.
+        # The process that started these tests may ignore SIGINT, which is inherited.
         code = (
             "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
             " from dcgan_dist.report import main; sys.exit(main(sys.argv[1:]))"
@@ -228,7 +228,7 @@ def make_sweep(folder: Path) -> None:
 
 
 def shown(text: str) -> list[list[str]]:
-    """The rows of a table in the terminal, each a list of its cells."""
+    """Return the rows of a table in the terminal, each as a list of its cells."""
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
 
 
@@ -240,7 +240,7 @@ def test_compare_sorts_by_the_objective_and_shows_what_the_sweep_chose(tmp_path,
     names = [row[0] for row in rows if row[0]]
     assert names == ["lr/t0001", "lr/t0000", "lr/t0002"]
     first = rows[0]
-    assert first[1] == "lr 0.001"  # what all have in common, such as ngf, is left out
+    assert first[1] == "lr 0.001"  # settings that all have in common, such as ngf, are left out
     assert first[2] == "finished"
     assert "0.75" in first
     assert "0.65 to 0.85" in rows[1]
@@ -248,7 +248,7 @@ def test_compare_sorts_by_the_objective_and_shows_what_the_sweep_chose(tmp_path,
     assert "3 trials by the objective: 2 finished, 1 diverged" in out
 
 
-def test_compare_shows_what_a_sweep_maximises_before_its_other_scores(tmp_path, capsys, monkeypatch):
+def test_compare_shows_the_objective_of_a_sweep_before_other_scores(tmp_path, capsys, monkeypatch):
     make_sweep(tmp_path / "lr")
     for name in ("t0000", "t0001"):
         for metric in ("aaa", "bbb", "ccc"):
@@ -287,7 +287,7 @@ def test_compare_fits_80_columns_and_a_pipe(tmp_path):
     assert "79 to 81" in done.stdout
 
 
-def test_nothing_in_a_name_or_value_steers_the_terminal(tmp_path, capsys):
+def test_no_control_characters_of_names_or_values_reach_the_terminal(tmp_path, capsys):
     run = make_run(tmp_path / "[red]a[bold]\x1b[2J\n", steps=10)
     content = yaml.safe_load((run / "config.yaml").read_text())
     content["data"]["path"] = "[/bold]\x1b]0;title\x07" + "x" * 10_000

@@ -1,4 +1,4 @@
-"""The commands `sample` and `export`: what they make and print, and what they refuse in one line."""
+"""The commands `sample` and `export`: their files, their output, and their refusals in one line."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ def status(capsys, command, *words):
     return code, out, err
 
 
-def test_a_label_draws_as_many_as_are_asked_for(trained, tmp_path, capsys):
+def test_a_label_draws_the_given_number_of_samples(trained, tmp_path, capsys):
     run, output = trained("cgan"), tmp_path / "right.png"
     code, out, err = status(capsys, sample, "--run", run, "--label", 1, "--count", 25, "--output", output)
     assert (code, err) == (0, "")
@@ -44,7 +44,7 @@ def test_shards_of_samples_can_be_sampled_in_processes_and_trained_on(trained, t
     assert np.bincount(dataset.labels()).tolist() == [300, 300]
 
 
-def test_all_rows_of_a_file_of_z_are_taken_unless_told_otherwise(trained, tmp_path, capsys):
+def test_all_rows_of_a_file_of_z_are_used_by_default(trained, tmp_path, capsys):
     np.save(tmp_path / "z.npy", np.random.default_rng(0).standard_normal((70, 8)))
     for count, words in ((70, ()), (5, ("--count", 5))):
         output = tmp_path / f"{count}.npz"
@@ -56,7 +56,7 @@ def test_all_rows_of_a_file_of_z_are_taken_unless_told_otherwise(trained, tmp_pa
 
 
 def as_an_earlier_version_wrote_it(run, folder):
-    """Copy a run that samples with the statistics of each batch, its config.yaml in the words of an earlier version."""
+    """Copy a run that samples with the statistics of each batch, with the config.yaml of an earlier version."""
     shutil.copytree(run, folder)
     text = (folder / "config.yaml").read_text()
     assert "  sample_statistics: batch\n" in text
@@ -64,7 +64,7 @@ def as_an_earlier_version_wrote_it(run, folder):
     return folder
 
 
-def test_a_run_of_an_earlier_version_is_sampled_and_goes_on_as_before_and_in_silence(trained, tmp_path, capsys):
+def test_a_run_of_an_earlier_version_is_sampled_and_resumes_without_warnings(trained, tmp_path, capsys):
     run = trained("dcgan", "batch")
     earlier = as_an_earlier_version_wrote_it(run, tmp_path / "run")
     for place, name in ((run, "a.npz"), (earlier, "b.npz")):
@@ -77,7 +77,7 @@ def test_a_run_of_an_earlier_version_is_sampled_and_goes_on_as_before_and_in_sil
     assert "  sample_statistics: batch\n" in (earlier / "config.yaml").read_text()
 
 
-def test_export_tells_how_near_the_program_is_to_the_original(trained, tmp_path, capsys):
+def test_export_prints_how_close_the_program_is_to_the_original(trained, tmp_path, capsys):
     output = tmp_path / "g.pt2"
     code, out, err = status(capsys, export, "--run", trained("gan"), "--output", output)
     assert (code, err) == (0, "")
@@ -134,7 +134,7 @@ def test_bad_input_is_one_line_status_2_and_nothing_written(trained, tmp_path, c
     assert (tmp_path / "there.png").read_text() == "mine"
 
 
-def test_a_label_given_to_training_data_without_labels_is_refused_before_the_run_begins(tmp_path, capsys):
+def test_a_label_for_training_data_without_labels_is_refused_before_the_run_begins(tmp_path, capsys):
     from dcgan_dist.prepare import main as prepare
     from dcgan_dist.train import main as train
 

@@ -1,4 +1,4 @@
-"""The command `sweep`: what it refuses before anything is made, and where its results go."""
+"""The command `sweep`: its refusals before anything is written, and the location of its results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OF_BATCHES = {"training.batch_size, model.slope": {"choice": [[8, 0.1], [16, 0.2
         ({"space": OF_BATCHES, "schedule": "pbt"}, "which cannot change while a run is on its way"),
     ],
 )
-def test_what_no_sweep_can_be_made_of_is_refused_in_a_line(
+def test_unusable_settings_are_refused_in_a_line(
     settings: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "sweep.yaml"
@@ -49,7 +49,7 @@ def test_what_no_sweep_can_be_made_of_is_refused_in_a_line(
     assert not (tmp_path / "sweep").exists()
 
 
-def test_the_directory_of_another_sweep_is_refused_before_ray_starts_and_stays_as_it_was(
+def test_the_directory_of_another_sweep_is_refused_before_ray_starts_and_not_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "sweep"
@@ -71,17 +71,17 @@ def test_the_directory_of_another_sweep_is_refused_before_ray_starts_and_stays_a
         ({"data.path": "rooms:9", "score.data": "/nowhere"}, "score.data is '/nowhere', which does not exist"),
     ],
 )
-def test_data_that_no_trial_could_read_are_refused_beforehand(settings: dict[str, Any], says: str) -> None:
+def test_data_that_no_trial_could_read_are_refused_before_the_start(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says):
         check_data(build_settings(SweepConfig, {"space": SPACE, **settings}))
 
 
-def test_data_that_the_trials_choose_are_theirs_to_refuse() -> None:
+def test_data_that_is_searched_is_checked_by_the_trials() -> None:
     space = {"data.path": {"choice": ["/nowhere", "rooms:9"]}}
     check_data(build_settings(SweepConfig, {"space": space, "data.path": "/nowhere"}))
 
 
-def test_a_sweep_lies_where_it_is_told_to() -> None:
+def test_a_sweep_is_written_to_the_given_location() -> None:
     def location(**settings: object) -> str:
         return sweep_location(build_settings(SweepConfig, settings))
 

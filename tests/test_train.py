@@ -1,4 +1,4 @@
-"""The command `train`: what it prints at its end."""
+"""The command `train`: its output at the end."""
 
 import shlex
 

@@ -327,7 +327,7 @@ def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
         worse = sum(about["trained"]["ci95"][1] < about["random"]["ci95"][0] for about in found.values())
         best = max(found, key=lambda attribute: found[attribute]["trained"]["auc"] - found[attribute]["random"]["auc"])
         finding += (
-            f"; the best single feature tells {best.replace('_', ' ')} apart with an AUC of "
+            f"; the best single feature predicts {best.replace('_', ' ')} with an AUC of "
             f"{found[best]['trained']['auc']:.2f} (random weights {found[best]['random']['auc']:.2f}); of {len(found)} "
             f"attributes it is clearly better than with random weights for {better}, and clearly worse for {worse}"
         )
@@ -547,7 +547,7 @@ def _plot(canvas: Canvas, measured: dict[str, dict[str, Any]], count: int) -> No
     axes.axhline(0.5, color="0.4", linewidth=0.8)
     axes.set_ylabel("AUC (0.5: by chance)")
     axes.set_title(
-        f"How well the best single feature of {count} tells an attribute apart, {n:,} held-out rooms, 95% intervals",
+        f"How well the best single feature of {count} predicts an attribute, {n:,} held-out rooms, 95% intervals",
         fontsize=8,
         loc="left",
     )

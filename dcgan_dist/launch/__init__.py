@@ -1,1 +1,1 @@
-"""Ways of starting runs on a cluster; the only place that imports ray."""
+"""Start runs and sweeps on a Ray cluster; the only package that imports Ray."""

@@ -1,4 +1,4 @@
-"""What a Ray cluster has, what a run wants of it, and whether that fits."""
+"""The resources of a Ray cluster, and whether they are enough for a run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from dcgan_dist.config import ClusterConfig, Config
 from dcgan_dist.errors import ClusterError
 from dcgan_dist.printing import tell
 
-RELEASE_PATIENCE_S = 10  # the CPUs of a run that has just ended are not free at once
+RELEASE_PATIENCE_S = 10  # the CPUs of a run that has just ended become free with a delay
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """The living hosts of a cluster: address, CPUs and GPUs of each; and the GPUs that it may grow to, where known."""
+    """The resources of a cluster.
+
+    Attributes:
+        nodes: address, CPUs and GPUs of each living host.
+        most_gpus: GPUs that the cluster can have after it has grown, as far as known.
+    """
 
     nodes: tuple[tuple[str, float, float], ...]
     most_gpus: float = 0.0
 
     @classmethod
     def of_cluster(cls) -> Capacity:
-        """Ask the cluster that this process is connected to."""
+        """Return the resources of the cluster to which this process is connected."""
         living = [node for node in ray.nodes() if node["Alive"]]
         return cls(
             tuple(
@@ -40,12 +45,12 @@ class Capacity:
 
     @property
     def hosts(self) -> int:
-        """How many hosts there are."""
+        """Number of hosts."""
         return len(self.nodes)
 
     @property
     def addresses(self) -> set[str]:
-        """The hosts' addresses."""
+        """Addresses of the hosts."""
         return {address for address, _, _ in self.nodes}
 
     @property
@@ -57,8 +62,8 @@ class Capacity:
         cpus = sum(cpus for _, cpus, _ in self.nodes)
         return f"the cluster has {_count(cpus, 'CPU')} and {_count(self.gpus, 'GPU')} on {_count(self.hosts, 'host')}"
 
-    def room(self, cpus_per_worker: float, gpus_per_worker: float) -> int:
-        """How many workers fit; one cannot straddle two hosts, and a fraction of a GPU not two GPUs."""
+    def slots(self, cpus_per_worker: float, gpus_per_worker: float) -> int:
+        """Return the number of workers that fit; a worker needs one host, and a fraction of a GPU needs one GPU."""
         per_host = [
             min(math.floor(cpus / cpus_per_worker + 1e-9), _shares(gpus, gpus_per_worker))
             for _, cpus, gpus in self.nodes
@@ -66,16 +71,19 @@ class Capacity:
         return sum(per_host)
 
     def check(self, config: Config, gpus_per_worker: float | None = None, *, quiet: bool = False) -> float:
-        """Return how many GPUs each worker takes; where there is no room for them, say so and wait, or refuse.
+        """Return the GPUs of each worker, after checking that the workers fit.
+
+        If they do not fit, print a line and return with `cluster.wait` (Ray then waits for the resources), otherwise
+        refuse.
 
         Args:
-            config: `cluster` of it says how many workers there are and what each takes.
-            gpus_per_worker: what each takes of GPUs. Left out, one where the cluster has any, or may grow by some while
-                this waits, and they may be used.
-            quiet: whether to wait without saying so.
+            config: the settings; `cluster` has the number of workers and their resources.
+            gpus_per_worker: GPUs of each worker. If None, one if GPUs may be used and the cluster has any, or may get
+                some while it waits.
+            quiet: whether to print nothing.
 
         Raises:
-            ClusterError: too few CPUs or GPUs, in all or free ones, and `cluster.wait` is off.
+            ClusterError: there are too few CPUs or GPUs, in all or free ones, and `cluster.wait` is off.
         """
         wanted, device = config.cluster, config.training.device
         if gpus_per_worker is None:
@@ -85,9 +93,9 @@ class Capacity:
                 raise ClusterError(f"training.device is 'cuda', but {self}: take cpu, or --cluster.wait true")
             if device == "auto" and gpus < 1 and wanted.wait and not quiet:
                 tell("no host of the cluster has a GPU now: training on CPUs; --training.device cuda waits for GPUs")
-        room = self.room(wanted.cpus_per_worker, gpus_per_worker)
-        if room < wanted.workers:
-            shortage = f"{self}, room for {room}"
+        slots = self.slots(wanted.cpus_per_worker, gpus_per_worker)
+        if slots < wanted.workers:
+            shortage = f"{self}, room for {slots}"
         elif not _are_free(resources_per_worker(wanted, gpus_per_worker), wanted.workers):
             shortage = f"{self}, and others are using them"
         else:
@@ -103,28 +111,28 @@ class Capacity:
 
     @staticmethod
     def wanted(cluster: ClusterConfig) -> str:
-        """Say what a run asks for."""
+        """Return the request of a run as text."""
         return f"{cluster.workers} workers"
 
 
 def resources_per_worker(cluster: ClusterConfig, gpus: float) -> dict[str, float]:
-    """Return what Ray sets aside for each worker, by Ray's names."""
+    """Return the resources of each worker, by Ray's names."""
     return {"CPU": cluster.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
 
 
 def _most_gpus() -> float:
-    """Return how many GPUs the cluster may grow to, as its configuration says."""
+    """Return the GPUs that the cluster can have after it has grown, by its configuration."""
     reported = state.get_max_resources_from_cluster_config()
     if reported is not None:
         return float(reported.get("GPU", 0))
-    # By `ray up`, on the head, where the driver of a job runs.
-    left = Path(os.path.expanduser("~/ray_bootstrap_config.yaml"))
-    types = yaml.safe_load(left.read_bytes())["available_node_types"] if left.exists() else {}
+    # `ray up` writes this file on the head, where the driver of a job runs.
+    bootstrap = Path(os.path.expanduser("~/ray_bootstrap_config.yaml"))
+    types = yaml.safe_load(bootstrap.read_bytes())["available_node_types"] if bootstrap.exists() else {}
     return float(sum(each["resources"].get("GPU", 0) * each.get("max_workers", 0) for each in types.values()))
 
 
 def _shares(gpus: float, each: float) -> int:
-    """How many workers a host's GPUs are enough for."""
+    """Return the number of workers for which a host's GPUs are enough."""
     if not each:
         return 1 << 30
     return math.floor(gpus) * math.floor(1 / each + 1e-9) if each < 1 else math.floor(gpus / each + 1e-9)

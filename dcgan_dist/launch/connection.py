@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster, or starting one of this machine's own."""
+"""Connect to a Ray cluster, or start one on this machine."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from dcgan_dist.machine import open_files
 from dcgan_dist.parallel import usable_cores
 from dcgan_dist.printing import tell
 
-STARTS = 3  # attempts to start a cluster of this machine
-ANSWER_S = 8  # for the answer of a cluster's head, with the way there
-# Of the 107 bytes that a socket's name may have, Ray's own part takes up to 66:
+STARTS = 3  # attempts to start a cluster on this machine
+ANSWER_S = 8  # time for the answer of a cluster's head, with the connection
+# The name of a socket may have 107 bytes, of which Ray's own part takes up to 66:
 # /session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store
 LONGEST_FOLDER = 40
-ROOM_BYTES = 50_000_000  # for the logs of a cluster
+FREE_BYTES = 50_000_000  # needed for the logs of a cluster
 _HOST_AND_PORT = re.compile(r"[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
-_PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # Ray puts the folder's name into command lines
+_PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # Ray inserts the folder's name into command lines without quotes
 
 
 @contextlib.contextmanager
 def connected_cluster() -> Iterator[None]:
-    """Connect to a cluster, or start one for this machine that ends with the block.
+    """Connect to a cluster; if there is none, start one on this machine, and end it with the block.
 
-    Inside a Ray job, or where RAY_ADDRESS or `ray start` names a cluster, that one is used.
+    Inside a Ray job, its cluster is used; otherwise the cluster that RAY_ADDRESS or `ray start` names.
 
     Raises:
-        ClusterError: it cannot be reached or started.
+        ClusterError: the cluster cannot be reached or started.
     """
     if ray.is_initialized():
         yield
@@ -61,17 +61,17 @@ def connected_cluster() -> Iterator[None]:
 
 
 def find_cluster(asked: str) -> str | None:
-    """Return the address of the cluster that ray.init would connect to; None where it is to start one.
+    """Return the address of the cluster to which ray.init would connect; None if it has to start one.
 
     Args:
-        asked: as in RAY_ADDRESS; empty for the cluster of `ray start`, if there is one.
+        asked: address as in RAY_ADDRESS; empty for the cluster of `ray start`, if there is one.
 
     Raises:
-        ClusterError: it names a cluster that cannot be used.
+        ClusterError: the address is that of a cluster that cannot be used.
     """
     if asked.startswith("ray://"):
         raise ClusterError(
-            f"RAY_ADDRESS is {asked!r}, of Ray's client, which cannot train: run the command on a host of the "
+            f"RAY_ADDRESS is {asked!r}, for Ray's client, which cannot train: run the command on a host of the "
             "cluster, submit it as a job, or set it to HOST:PORT of the cluster's head"
         )
     if "://" in asked:
@@ -87,7 +87,7 @@ def find_cluster(asked: str) -> str | None:
     try:
         address = canonicalize_bootstrap_address(asked or None)  # type: ignore[arg-type]  # None is allowed
         reason = "" if address is None else _why_unusable(address)
-    except (OSError, ValueError) as error:  # no cluster for "auto", or what `ray start` has written cannot be read
+    except (OSError, ValueError) as error:  # no cluster for "auto", or the file of `ray start` cannot be read
         reason = str(error)
     if not reason:
         return address
@@ -98,22 +98,22 @@ def find_cluster(asked: str) -> str | None:
         )
     tell(
         f"the Ray cluster {address or 'of `ray start`'} that {_folder() / 'ray_current_cluster'} names cannot be used "
-        f"({reason}): starting one of this run's own; `ray stop` removes that file",
+        f"({reason}): starting one for this run; `ray stop` removes that file",
         to_stderr=True,
     )
     return None
 
 
 def use_token() -> None:
-    """Use the token of this user where there is one, as ray.init does for a cluster that it finds by itself."""
-    logging.getLogger("ray").setLevel(logging.ERROR)  # as ray.init will
+    """Use the user's token if there is one, as ray.init does for a cluster that it finds by itself."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # the level that ray.init will set
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _why_unusable(address: str) -> str:
-    """Say why no cluster can be used at an address, within 10 seconds; empty where one can.
+    """Return why no cluster can be used at an address, within 10 seconds; "" if one can.
 
-    Ray itself would try for minutes, and print a warning of its C++ library each second.
+    Ray itself would try for minutes, and its C++ library would print a warning each second.
     """
     with create_gcs_channel(address) as channel:
         ask = channel.unary_unary(
@@ -126,7 +126,8 @@ def _why_unusable(address: str) -> str:
             match error.code():
                 case grpc.StatusCode.UNAUTHENTICATED:
                     return (
-                        "it wants its token: RAY_AUTH_MODE=token, and in ~/.ray/auth_token or RAY_AUTH_TOKEN the token"
+                        "it needs its token: set RAY_AUTH_MODE=token, and put the token into ~/.ray/auth_token or "
+                        "RAY_AUTH_TOKEN"
                     )
                 case grpc.StatusCode.DEADLINE_EXCEEDED:
                     return f"no answer within {ANSWER_S} s"
@@ -134,48 +135,48 @@ def _why_unusable(address: str) -> str:
                     return details.rpartition(": ")[2].strip("]")  # such as: Connection refused
                 case _:
                     return "another program answers there"
-    return "" if version == ray.__version__ else f"it runs Ray {version}, and this is {ray.__version__}"
+    return "" if version == ray.__version__ else f"it runs Ray {version}, but this is {ray.__version__}"
 
 
 def _of_this_machine() -> dict[str, Any]:
-    """Return what ray.init is given to start a cluster here, in a folder that can hold its sockets and logs.
+    """Return the arguments of ray.init to start a cluster here, in a folder that can hold its sockets and logs.
 
     Raises:
-        ClusterError: RAY_TMPDIR names a folder that cannot.
+        ClusterError: RAY_TMPDIR names an unsuitable folder.
     """
-    how: dict[str, Any] = {"address": "local", "num_cpus": usable_cores()}
-    if _is_fit(_folder()):
-        return how
+    arguments: dict[str, Any] = {"address": "local", "num_cpus": usable_cores()}
+    if _is_suitable(_folder()):
+        return arguments
     if os.environ.get("RAY_TMPDIR"):
         raise ClusterError(
             f"RAY_TMPDIR is {os.environ['RAY_TMPDIR']!r}, where Ray cannot keep its sockets and logs: name a folder "
             f"that can be written, of at most {LONGEST_FOLDER - len('/ray')} plain characters, with "
-            f"{ROOM_BYTES // 1_000_000} MB left on its disk, or unset it"
+            f"{FREE_BYTES // 1_000_000} MB left on its disk, or unset it"
         )
-    # Ray's dashboard keeps sockets in TMPDIR itself, whatever folder Ray is given.
-    os.environ["TMPDIR"] = folder = _folder_of_our_own()
-    return {**how, "_temp_dir": folder}
+    # TMPDIR has to change too: Ray's dashboard keeps sockets there, whatever folder Ray is given.
+    os.environ["TMPDIR"] = folder = _private_folder()
+    return {**arguments, "_temp_dir": folder}
 
 
 def _folder() -> Path:
-    """Return the folder that Ray takes by its own rule."""
+    """Return the folder that Ray uses by default."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
 
 
-def _is_fit(folder: Path) -> bool:
-    """Whether Ray can keep the sockets and logs of a cluster there."""
+def _is_suitable(folder: Path) -> bool:
+    """Return whether Ray can keep the sockets and logs of a cluster in a folder."""
     if len(os.fsencode(folder)) > LONGEST_FOLDER or not _PLAIN.fullmatch(str(folder)):
         return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        room = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder).free
     except OSError:
         return False
-    return room >= ROOM_BYTES and os.access(folder, os.W_OK | os.X_OK)
+    return free >= FREE_BYTES and os.access(folder, os.W_OK | os.X_OK)
 
 
-def _folder_of_our_own() -> str:
-    """Return a short folder that is this user's alone."""
+def _private_folder() -> str:
+    """Return a folder with a short name that only this user can write."""
     folder = Path(f"/tmp/ray-{os.getuid()}")
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -184,22 +185,22 @@ def _folder_of_our_own() -> str:
     return tempfile.mkdtemp(prefix="ray-", dir="/tmp")
 
 
-def _connect(how: dict[str, Any]) -> None:
-    """Call ray.init, again where the processes of a new cluster did not start in time."""
+def _connect(arguments: dict[str, Any]) -> None:
+    """Call ray.init, again if the processes of a new cluster did not start in time."""
     for left in reversed(range(STARTS)):
         before = _children()
         try:
-            with _signals_left_to_us():
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
+            with _keeping_signal_handlers():
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
         except (RayError, OSError) as error:
             raise _cannot_use(last_line(error)) from error
-        except (RuntimeError, ValueError) as error:  # such as another version of Python, in several lines
+        except (RuntimeError, ValueError) as error:  # such as another version of Python; the text has several lines
             raise _cannot_use(" ".join(str(error).split())[:300]) from error
         except Exception as error:
-            # A bare Exception is what Ray raises where its processes took longer than the 30 s that it gives them.
+            # Ray raises a bare Exception if its processes take longer than 30 s to start.
             if "timed out during startup" not in str(error):
                 raise
-            for process in _children() - before:  # Ray forgets those that it has started until then
+            for process in _children() - before:  # Ray does not end the processes that it has already started
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGTERM)
             if not left:
@@ -216,10 +217,10 @@ def _cannot_use(reason: str) -> ClusterError:
 
 
 @contextlib.contextmanager
-def _signals_left_to_us() -> Iterator[None]:
-    """Keep Ray's hands off SIGTERM, and its new processes out of this one's group.
+def _keeping_signal_handlers() -> Iterator[None]:
+    """Keep Ray from handling SIGTERM, and start its processes in another process group.
 
-    Terminals and `timeout` send signals to a whole group; a cluster must outlive that, for a last checkpoint.
+    Terminals and `timeout` send signals to a whole group; the cluster must survive these, for a last checkpoint.
     """
     raylets: Any = services
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -230,43 +231,43 @@ def _signals_left_to_us() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler, raylets.ConsolePopen = set_handler, start
-        if in_main_thread:  # Ray's C++ library has put one of its own, which prints a trace, before Python's
+        if in_main_thread:  # Ray's C++ library has installed its own handler, which prints a trace, before Python's
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _children() -> set[int]:
-    """Return the ids of the processes that this one has started; none where the system does not tell."""
+    """Return the ids of the child processes; empty if the system does not list them."""
     found: set[int] = set()
     for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
             found |= {int(word) for word in path.read_text(encoding="ascii").split()}
     return found
 
 
 def _disconnect() -> None:
-    # Ray prints here what it has held back of its news of lost processes, and its C++ library of tasks not finished.
+    # At shutdown Ray prints held-back messages about lost processes, and its C++ library about unfinished tasks.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _without_stderr():
         ray.shutdown()
 
 
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Let nothing that is written to the descriptor of standard error in the block be seen."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    """Discard what is written to the file descriptor of standard error in the block, also by C++ code."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
+        os.close(null)
 
 
 def _check_limits() -> None:
-    """Look whether Ray may open as many files as it needs; without them it would wait for minutes.
+    """Check that Ray may open as many files as it needs; otherwise it would wait for minutes.
 
     Raises:
-        ClusterError: it may not.
+        ClusterError: the limit is too low.
     """
     finding = open_files()
     if finding.status == "fail":
@@ -274,6 +275,6 @@ def _check_limits() -> None:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error of Ray's, whose texts can run to pages."""
+    """Return the last line of an error of Ray, whose text can have pages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What the hosts of a Ray cluster can do: each examines itself, all at the same time."""
+"""`doctor` on a Ray cluster: every host examines itself, all at the same time."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dcgan_dist.config import Config
 from dcgan_dist.launch.connection import connected_cluster, find_cluster, last_line, use_token
-from dcgan_dist.launch.switchboard import WithoutRay
+from dcgan_dist.launch.event_bus import WithoutRay
 from dcgan_dist.machine import Finding, checks_of_machine, examine
 
-START_S = 6  # for a host to start a process
+START_S = 6  # time for a host to start a process
 
 
 def examine_hosts(address: str, config: Config, location: str, seconds: float) -> dict[str, list[Finding]]:
-    """Let every living host of a cluster examine itself.
+    """Let every living host of a cluster examine itself, and return the findings by host.
 
     Args:
-        address: of the cluster, as in RAY_ADDRESS.
-        config: of the run that is to work there.
+        address: address of the cluster, as in RAY_ADDRESS.
+        config: settings of the run that is to be trained there.
         location: folder or URL for its results.
-        seconds: for the checks of a host.
+        seconds: time limit for the checks of a host.
 
     Raises:
         ClusterError: the cluster does not answer.
     """
-    if not os.environ.get("RAY_ADDRESS"):  # then it is the one of `ray start`
+    if not os.environ.get("RAY_ADDRESS"):  # then the cluster is that of `ray start`
         use_token()
     find_cluster(address)
     os.environ["RAY_ADDRESS"] = address
@@ -48,7 +48,7 @@ def examine_hosts(address: str, config: Config, location: str, seconds: float) -
 
 
 def _examine_host(config: Config, location: str, seconds: float, cpus: float) -> list[Finding]:
-    # Ray hides the GPUs from a task that asks for none.
+    # Ray hides the GPUs from a task that requests none.
     if not os.environ.get("CUDA_VISIBLE_DEVICES", "all"):
         del os.environ["CUDA_VISIBLE_DEVICES"]
     return examine(checks_of_machine(config, location, cpus), seconds)

@@ -1,4 +1,4 @@
-"""Paths that mean the same in every process of a run, whichever folder it was started in."""
+"""Paths that mean the same in every process of a run, whatever its working directory is."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from pathlib import Path
 
 from dcgan_dist.paths import expanded
 
-# Ray unpacks `--working-dir` of a job below a folder of this name: one per version of the code, removed at will.
+# Ray unpacks the `--working-dir` of a job below a folder with this name, and may remove it later.
 JOB_FOLDER = "working_dir_files"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def absolute_input(location: str) -> str:
-    """Return where to read from: a path made absolute, `rooms:N` and URLs as they are."""
+    """Return a location to read from: a path is made absolute, `rooms:N` and URLs are unchanged."""
     return location if _SCHEME.match(location) else str(expanded(location).absolute())
 
 
 def lasting_output(location: str) -> str:
-    """Return where to write to: in a Ray job as `absolute_output` does, elsewhere as it is."""
+    """Return a location to write to: in a Ray job `absolute_output`, elsewhere unchanged."""
     return absolute_output(location) if JOB_FOLDER in Path.cwd().parts else location
 
 
 def absolute_output(location: str) -> str:
-    """Return where to write to: a path made absolute, URLs as they are.
+    """Return a location to write to: a path is made absolute, URLs are unchanged.
 
-    A relative path counts from the current folder; in a Ray job, whose current folder does not last, from the home
-    folder of the host that the job's driver runs on.
+    A relative path starts at the working directory. In a Ray job, whose working directory is removed later, it starts
+    at the home folder on the host of the job's driver.
     """
     if _SCHEME.match(location):
         return location
@@ -36,5 +36,5 @@ def absolute_output(location: str) -> str:
 
 
 def is_url(location: str) -> bool:
-    """Whether the location is a URL (`s3://...`), which all hosts see alike."""
+    """Return whether the location is a URL (`s3://...`), which means the same on all hosts."""
     return "://" in location

@@ -1,8 +1,9 @@
-"""A sweep by Ray Tune: trials side by side over the cluster this process is in, or one started for the sweep.
+"""Run a sweep with Ray Tune: trials in parallel on the cluster of this process, or on one started for the sweep.
 
-Tune schedules: it gives trials their CPUs and GPUs, hands milestones to the scheduler, and stops what that gives up.
-The ledger (`sweeps/ledger.py`) is the truth: each trial is entered there before it starts and when it has ended, and a
-sweep that is started again goes on from there. Tune's own record lies in a temporary folder and is not used.
+Tune schedules the trials: it assigns CPUs and GPUs, passes milestones to the scheduler, and stops the trials that the
+scheduler gives up. The ledger (`sweeps/ledger.py`) is the only record of the sweep: each trial is recorded there before
+it starts and when it has ended, and a sweep that is started again resumes from it. Tune's own record is in a temporary
+folder and is not used.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.errors import ClusterError, ConfigError, DataError, DcganDistError, InputError, Stopped, TrialsFailed
 from dcgan_dist.launch.capacity import Capacity
 from dcgan_dist.launch.connection import connected_cluster, last_line
+from dcgan_dist.launch.event_bus import EventBus, Handle, Line, PostedStream, Progress, Sender, WithoutRay, show
 from dcgan_dist.launch.locations import absolute_input, absolute_output, is_url
-from dcgan_dist.launch.switchboard import Handle, Line, PostedStream, Progress, Sender, Switchboard, WithoutRay, show
 from dcgan_dist.runs.lease import mark_run
 from dcgan_dist.stopping import on_signals
 from dcgan_dist.storage.locks import lock
 from dcgan_dist.sweeps.best import write_best
-from dcgan_dist.sweeps.exploit import Donor, check_space, donor_of, explore
+from dcgan_dist.sweeps.exploit import SourceCheckpoint, check_space, explore, source_checkpoint
 from dcgan_dist.sweeps.importance import importance
 from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, check_directory, trial_location
 from dcgan_dist.sweeps.objective import Objective, ranked
@@ -67,67 +68,68 @@ from dcgan_dist.sweeps.table import LiveTable, figure, make_console
 if TYPE_CHECKING:  # they need torch, which only trials do
     from dcgan_dist.sweeps.trial import Milestones, TrialPlan
 
-# A value of the user's own is left as it is.
+# Values that the user has set are kept.
 TUNE_SETTINGS = {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the user's keep their meaning
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, ray.init prints a warning about its own future
-    "RAY_AIR_NEW_OUTPUT": "0",  # else Tune prints tables of its own
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # and writes files of its own for each trial
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # a signal is for the trials, which save a checkpoint
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no score
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # keeps the meaning of the user's relative paths
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise ray.init warns about a future change
+    "RAY_AIR_NEW_OUTPUT": "0",  # otherwise Tune prints its own tables
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # otherwise Tune writes its own files for each trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the trials handle signals, by saving a checkpoint
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no score
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's record of the sweep is not used
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
-DONOR_NAME = "checkpoint.json"  # in what Tune takes for a checkpoint: location, step and digest of ours
-QUANTILE = 0.25  # share of a population that is given up at a milestone, and share that it goes on from
-METRIC, TIME = "objective", "milestone"  # in what Tune is told of a milestone
-WORST = -1e12  # for a trial without an objective: schedulers compare and average finite numbers
-_SCRATCH = "dcgan_dist-tune-"  # begins the names of folders for what Tune writes
-_NEW_S = 60.0  # younger folders are left alone
-_POLL_S = 0.2  # between two looks of a waiting process
-_TAKE_S = 0.5  # between two looks of the driver at what the trials posted
+SOURCE_NAME = "checkpoint.json"  # file in Tune's checkpoint: location, step and digest of the run's checkpoint
+QUANTILE = 0.25  # share of a population that is replaced at a milestone, and share from which it is replaced
+METRIC, TIME = "objective", "milestone"  # keys in Tune's results
+WORST = -1e12  # metric of a trial without an objective: schedulers compare and average finite numbers
+_SCRATCH = "dcgan_dist-tune-"  # prefix of temporary folders for Tune's files
+_NEW_S = 60.0  # younger folders are not removed
+_POLL_S = 0.2  # poll interval of a waiting process
+_TAKE_S = 0.5  # interval at which the driver takes the events of the trials
 
 Parameters = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What every trial's process is told.
+    """The arguments of every trial's process.
 
     Attributes:
         sweep: the settings, with absolute paths.
         location: folder or URL of the sweep.
-        session: names this launch.
-        device: what trials compute on.
-        board: where they post progress, and hear that the sweep is being stopped.
+        session: identifies this launch.
+        device: device of the trials.
+        bus: event bus, to which trials post progress, and from which they learn that the sweep is being stopped.
     """
 
     sweep: SweepConfig
     location: str
     session: str
     device: Literal["cpu", "cuda"]
-    board: Handle
+    bus: Handle
 
 
-# What Tune is told. A trial's configuration is its name, the steps of the milestones told of before, and its values.
+# Conversion for Tune. The configuration of a trial has its name, the steps of the known milestones, and its values.
 
 
 def to_tune(record: TrialRecord) -> dict[str, Any]:
-    """Return a trial as Tune's searcher hands it on."""
+    """Return the configuration of a trial in Tune."""
     known = {milestone["step"] for milestone in record.milestones}
     if record.parent is not None:
-        known.add(record.parent["step"])  # where it was judged, and given up; a kill may have come before its entry
+        # The milestone at which it was replaced; a kill may have prevented its entry in the ledger.
+        known.add(record.parent["step"])
     return {"trial": record.trial, "known": sorted(known), "parent": record.parent, **record.parameters}
 
 
 def from_tune(config: dict[str, Any]) -> tuple[str, list[int], dict[str, Any] | None, Parameters]:
-    """Return the name, the steps of the known milestones, the checkpoint to go on from, and the values of a trial."""
+    """Return the name, the steps of the known milestones, the source checkpoint, and the values of a trial."""
     rest = dict(config)
     return rest.pop("trial"), rest.pop("known"), rest.pop("parent"), rest
 
 
-def told(result: dict[str, Any], ended: str = "", reason: str = "") -> dict[str, Any]:
-    """Return what Tune is told of a milestone, or of the end."""
+def tune_result(result: dict[str, Any], ended: str = "", reason: str = "") -> dict[str, Any]:
+    """Return the result for Tune of a milestone, or of the end."""
     objective = result.get("objective")
     return {
         TIME: result["milestone"],
@@ -148,30 +150,30 @@ class _Raised:
 
 
 class TrialThread:
-    """A trial at work in a thread of its own, which waits at each milestone to be told whether it goes on."""
+    """A trial in its own thread, which waits at each milestone for the decision whether it continues."""
 
     def __init__(self, work: Callable[[Callable[[dict[str, Any]], bool]], dict[str, Any]]) -> None:
-        """Prepare to run `work`, which calls what it is given at each milestone and returns the last thing to tell."""
+        """Prepare to run `work`, which calls its argument with the result of each milestone and returns the last."""
         self._work = work
-        self._given: queue.Queue[dict[str, Any] | _Raised] = queue.Queue()
+        self._results: queue.Queue[dict[str, Any] | _Raised] = queue.Queue()
         self._answers: queue.Queue[bool] = queue.Queue()
         self._thread: threading.Thread | None = None
 
     def _deliver(self, result: dict[str, Any]) -> bool:
-        self._given.put(result)
+        self._results.put(result)
         return self._answers.get()
 
     def _run(self) -> None:
         try:
-            self._given.put(self._work(self._deliver))
+            self._results.put(self._work(self._deliver))
         except BaseException as error:  # noqa: BLE001  # raised again by `next`
-            self._given.put(_Raised(error))
+            self._results.put(_Raised(error))
 
     def next(self, meanwhile: Callable[[], None]) -> dict[str, Any]:
-        """Go on to the next milestone or the end; `meanwhile` is called every now and then.
+        """Continue to the next milestone or the end, and return its result; call `meanwhile` repeatedly.
 
         Raises:
-            Exception: what the trial raised.
+            Exception: the error of the trial.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="trial", daemon=True)
@@ -180,23 +182,23 @@ class TrialThread:
             self._answers.put(True)
         while True:
             try:
-                given = self._given.get(timeout=_POLL_S)
+                result = self._results.get(timeout=_POLL_S)
             except queue.Empty:
                 meanwhile()
                 continue
-            if isinstance(given, _Raised):
-                raise given.error
-            return given
+            if isinstance(result, _Raised):
+                raise result.error
+            return result
 
     def stop(self) -> None:
-        """Have the trial end at the milestone where it waits, and wait for it; where it has ended, do nothing."""
+        """Make the trial end at the milestone where it waits, and wait for its end; do nothing if it has ended."""
         if self._thread is not None:
             self._answers.put(False)
             self._thread.join()
 
 
 class TrialActor(tune.Trainable):
-    """One trial after another, in a process kept for the next; what is a step to Tune is a milestone of the trial."""
+    """Tune's trainable: a process that runs one trial after another. A step of Tune is a milestone of the trial."""
 
     def setup(self, config: dict[str, Any], launch: Launch | None = None) -> None:
         """Prepare the first trial of this process."""
@@ -205,27 +207,27 @@ class TrialActor(tune.Trainable):
         assert launch is not None
         yield_idle_cores()
         self._launch = launch
-        self._sender = Sender(launch.board)
-        self._stop_asked = launch.board.stopped.remote()
+        self._sender = Sender(launch.bus)
+        self._stop_asked = launch.bus.stopped.remote()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """End the trial before, and prepare the next."""
+        """End the previous trial, and prepare the next one."""
         self._trial.stop()
         if not gc.get_freeze_count():
-            gc.freeze()  # the modules by now: else each collection at a trial's end goes through them all
+            gc.freeze()  # exclude the loaded modules from the collection at the end of each trial
         self._begin(new_config)
         return True
 
     def cleanup(self) -> None:
-        """End the trial; this process is not needed any more."""
+        """End the trial; the process is not needed any more."""
         self._trial.stop()
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._name, self._known, self._parent, self._parameters = from_tune(config)
         self._passed = 0
         self._stopping = threading.Event()
-        self._far = (0, 0)
+        self._progress = (0, 0)
         self._trial = TrialThread(self._work)
 
     def step(self) -> dict[str, Any]:
@@ -235,43 +237,43 @@ class TrialActor(tune.Trainable):
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Name the run's checkpoint of the milestone where the trial waits; it stays where it is."""
-        donor = donor_of(trial_location(self._launch.location, self._name), self._passed)
-        Path(checkpoint_dir, DONOR_NAME).write_text(json.dumps(asdict(donor)), encoding="utf-8")
+        """Write a reference to the run's checkpoint of the current milestone; the checkpoint itself is not copied."""
+        source = source_checkpoint(trial_location(self._launch.location, self._name), self._passed)
+        Path(checkpoint_dir, SOURCE_NAME).write_text(json.dumps(asdict(source)), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: a trial goes on from its run directory, or from the `parent` in its configuration."""
+        """Do nothing: a trial resumes from its run directory, or from the `parent` in its configuration."""
 
     def _meanwhile(self) -> None:
-        """Pass on the request to stop, and how far the trial is."""
+        """Receive the request to stop, and post the progress."""
         asked, _ = ray.wait([self._stop_asked], timeout=0)
         if asked:
             self._stopping.set()
-        if self._far[0]:
-            self._sender.post(Progress(self._name, *self._far))
-            self._far = (0, 0)
+        if self._progress[0]:
+            self._sender.post(Progress(self._name, *self._progress))
+            self._progress = (0, 0)
 
-    def _note(self, step: int, steps: int) -> None:
-        self._far = (step, steps)
+    def _on_progress(self, step: int, steps: int) -> None:
+        self._progress = (step, steps)
 
     def _work(self, deliver: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         launch = self._launch
         with _output_to(self._sender if launch.sweep.verbose else None, self._name):
-            return work_here(
+            return run_trial_here(
                 launch,
                 self._name,
                 self._parameters,
                 self._known,
                 deliver,
                 self._stopping.is_set,
-                self._note,
+                self._on_progress,
                 parent=self._parent,
             )
 
 
 @contextlib.contextmanager
 def _output_to(sender: Sender | None, name: str) -> Iterator[None]:
-    """Have what a trial prints shown by the driver; without a sender, leave it to the logs of Ray's workers."""
+    """Send the output of a trial to the driver; without a sender, it goes to the logs of Ray's workers."""
     if sender is None:
         yield
         return
@@ -285,17 +287,17 @@ def _output_to(sender: Sender | None, name: str) -> Iterator[None]:
             err.finish()
 
 
-def work_here(
+def run_trial_here(
     launch: Launch,
     name: str,
     parameters: Parameters,
     known: list[int],
     deliver: Callable[[dict[str, Any]], bool],
     should_stop: Callable[[], bool],
-    note: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
     parent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run a trial to its end, in this process or in workers that it starts; return what Tune is told of that."""
+    """Run a trial to its end, in this process or in workers that it starts; return the result for Tune."""
     from dcgan_dist.sweeps.trial import plan_trial, record_refusal, run_trial
 
     sweep, location = launch.sweep, trial_location(launch.location, name)
@@ -303,35 +305,36 @@ def work_here(
         plan = plan_trial(sweep, name, location, parameters)
     except InputError as error:
         record_refusal(sweep, location, name, parameters, str(error), launch.session)
-        return told({"milestone": 0, "step": 0}, "failed", str(error))
+        return tune_result({"milestone": 0, "step": 0}, "failed", str(error))
     end = run_trial(
         plan,
-        lambda result: deliver(told(result)),
+        lambda result: deliver(tune_result(result)),
         should_stop,
         session=launch.session,
         known=known,
         device=launch.device if sweep.train.cluster.workers == 1 else "cpu",
         threads=max(1, int(sweep.cpus_per_trial)),
-        note=note,
-        donor=None
+        on_progress=on_progress,
+        source=None
         if parent is None
-        else Donor(trial_location(launch.location, parent["trial"]), parent["step"], parent["digest"]),
+        else SourceCheckpoint(trial_location(launch.location, parent["trial"]), parent["step"], parent["digest"]),
         train_by=None if sweep.train.cluster.workers == 1 else partial(train_in_workers, launch, plan, should_stop),
     )
-    return told(end.result, end.status, end.reason)
+    return tune_result(end.result, end.status, end.reason)
 
 
-def train_in_workers(launch: Launch, plan: TrialPlan, should_stop: Callable[[], bool], watcher: Milestones) -> None:
-    """Train a trial in workers of Ray Train, which go on while this process, which has no CPU set aside, scores.
+def train_in_workers(launch: Launch, plan: TrialPlan, should_stop: Callable[[], bool], milestones: Milestones) -> None:
+    """Train a trial in workers of Ray Train; they continue while this process, which has no reserved CPU, scores.
 
-    A trial that does not go on after a milestone loses its workers at once: what they did since then is not wanted.
+    If the trial does not continue after a milestone, its workers are ended at once, because their work since then is
+    not needed.
     """
     from dcgan_dist.launch.ray_train import run_on_ray
 
     run_on_ray(
-        override(plan.config, {"cluster.wait": True}),  # the places of a trial that has just ended are free soon
+        override(plan.config, {"cluster.wait": True}),  # resources of a trial that has just ended become free soon
         plan.location,
-        watcher.report,
+        milestones.report,
         should_stop=should_stop,
         gpus_per_worker=launch.sweep.gpus_per_trial,
         session=launch.session,
@@ -339,11 +342,11 @@ def train_in_workers(launch: Launch, plan: TrialPlan, should_stop: Callable[[], 
     )
 
 
-# The driver's side: what Tune asks for and what it tells
+# In the driver: the searcher, the callback and the schedulers of Tune
 
 
 class TrialSearch(Searcher):
-    """Gives Tune the trials: those that an earlier start left unfinished, then new ones."""
+    """Tune's searcher: first the unfinished trials of an earlier launch, then new ones."""
 
     def __init__(self, ledger: Ledger, source: Proposals) -> None:
         super().__init__(metric=METRIC, mode="max")
@@ -353,7 +356,7 @@ class TrialSearch(Searcher):
         self.is_stopped = False
 
     def suggest(self, trial_id: str) -> Any:
-        """Enter the next trial in the ledger, and return it."""
+        """Record the next trial in the ledger, and return its configuration."""
         if self.is_stopped or not self.left:
             return Searcher.FINISHED
         self.left -= 1
@@ -363,17 +366,17 @@ class TrialSearch(Searcher):
         return to_tune(self._ledger.start(TrialRecord(trial=name, parameters=self._source.propose(name, number))))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the ledger's records tell more."""
+        """Do nothing: `LedgerCallback` passes the records to the search."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is what is kept."""
+        """Do nothing: the ledger is the record of the sweep."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-class Bookkeeper(tune.Callback):
-    """Enters in the ledger what Tune tells of the trials."""
+class LedgerCallback(tune.Callback):
+    """Tune's callback that records the events of trials in the ledger."""
 
     def __init__(self, ledger: Ledger, source: Proposals, launch: Launch, between_steps: Callable[[], None]) -> None:
         self._ledger, self._source, self._launch, self._between_steps = ledger, source, launch, between_steps
@@ -382,7 +385,7 @@ class Bookkeeper(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Enter a milestone; `done` in it without our own end means that the scheduler stops the trial."""
+        """Record a milestone. If the result is `done` although the trial has not ended, the scheduler stopped it."""
         name, report = trial.config["trial"], result["report"]
         if "objective" in report:
             self._ledger.update(name, **_milestone_fields(self._ledger.records[name], report))
@@ -390,7 +393,7 @@ class Bookkeeper(tune.Callback):
         if result["done"] and not ended:
             ended, reason = "stopped", report["if_stopped"]
         elif ended == "stopped":
-            return  # with the whole sweep: it goes on with that
+            return  # stopped with the whole sweep: it will resume with it, so it has not ended
         if ended:
             self._finish(name, ended, reason)
 
@@ -398,13 +401,13 @@ class Bookkeeper(tune.Callback):
         self._source.tell(self._ledger.finish(name, status, reason))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Enter another attempt of a trial whose process died; it knows what milestones were told of."""
+        """Record another attempt of a trial whose process died; the attempt gets the milestones recorded so far."""
         record = self._ledger.records[trial.config["trial"]]
         trial.config["known"] = to_tune(self._ledger.start(record))["known"]
         self._ledger.update(record.trial, reason=f"attempt {record.attempts} ended: {_describe_failure(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Enter that a trial has failed for good."""
+        """Record that a trial has failed on all attempts."""
         name = trial.config["trial"]
         reason = f"{_describe_failure(trial)}, on each of {self._ledger.records[name].attempts} attempts"
         with contextlib.suppress(DcganDistError):
@@ -412,7 +415,7 @@ class Bookkeeper(tune.Callback):
         self._finish(name, "failed", reason)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Obey signals, and take what the trials posted, now and then."""
+        """Handle signals and, every half second, the events of the trials."""
         self._between_steps()
         if time.monotonic() - self._took < _TAKE_S:
             return
@@ -420,8 +423,8 @@ class Bookkeeper(tune.Callback):
         self._took = time.monotonic()
 
     def take(self) -> None:
-        """Take what the trials posted."""
-        for event in ray.get(self._launch.board.take.remote(0.001)):
+        """Handle the events that the trials have posted."""
+        for event in ray.get(self._launch.bus.take.remote(0.001)):
             match event:
                 case Line():
                     show(event)
@@ -443,7 +446,7 @@ def _milestone_fields(record: TrialRecord, report: dict[str, Any]) -> dict[str, 
 
 
 def _describe_failure(trial: Any) -> str:
-    """Say in a line why Tune gave a trial up."""
+    """Return in one line why a trial failed."""
     text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
     if not text or "actor died" in text or "worker process has died" in text:
         return "its process died (killed, crashed or out of memory)"
@@ -451,19 +454,19 @@ def _describe_failure(trial: Any) -> str:
 
 
 def make_scheduler(config: SweepConfig, records: Iterable[TrialRecord]) -> TrialScheduler:
-    """Return Tune's scheduler for a sweep, told of the milestones that trials passed before a restart."""
+    """Return Tune's scheduler for a sweep, with the milestones that trials reached before a restart."""
     scheduler: TrialScheduler
     if config.schedule == "asha":
-        scheduler = _Halving(
+        scheduler = _SuccessiveHalving(
             time_attr=TIME,
             metric=METRIC,
             mode="max",
-            max_t=config.milestones + 1,  # the last milestone is an end of ours, not a stop of the scheduler's
+            max_t=config.milestones + 1,  # at the last milestone the trial ends itself; the scheduler must not stop it
             grace_period=1,
             reduction_factor=config.reduction,
         )
     elif config.schedule == "median":
-        scheduler = _Median(time_attr=TIME, metric=METRIC, mode="max", grace_period=1, min_samples_required=3)
+        scheduler = _MedianRule(time_attr=TIME, metric=METRIC, mode="max", grace_period=1, min_samples_required=3)
     else:
         return FIFOScheduler()
     _replay(scheduler, records)
@@ -471,8 +474,8 @@ def make_scheduler(config: SweepConfig, records: Iterable[TrialRecord]) -> Trial
 
 
 @dataclass(frozen=True)
-class _Past:
-    """A trial of an earlier start, as far as a scheduler looks at it."""
+class _EarlierTrial:
+    """A trial of an earlier launch, with the only attribute that the schedulers use."""
 
     trial_id: str
 
@@ -481,18 +484,18 @@ def _replay(scheduler: Any, records: Iterable[TrialRecord]) -> None:
     passed = [
         (number, record.trial, milestone["objective"])
         for record in records
-        # The last entry of a trial that diverged is where it did so.
+        # The last entry of a diverged trial is the step at which it diverged, not a milestone.
         for number, milestone in enumerate(record.milestones[: -1 if record.status == "diverged" else None], start=1)
     ]
     for trial in sorted({trial for _, trial, _ in passed}):
-        scheduler.on_trial_add(None, _Past(trial))
+        scheduler.on_trial_add(None, _EarlierTrial(trial))
     for number, trial, objective in sorted(passed, key=lambda each: each[:2]):
         value = WORST if objective is None else objective
-        scheduler.on_trial_result(None, _Past(trial), {TIME: number, METRIC: value})
+        scheduler.on_trial_result(None, _EarlierTrial(trial), {TIME: number, METRIC: value})
 
 
 class _WithoutTies(TrialScheduler):
-    """Ranks a trial without an objective below all that came before it, lest it goes on as their equal."""
+    """Ranks each trial without an objective below all earlier ones: with ties, all of them would continue."""
 
     _lacking = 0
 
@@ -503,12 +506,12 @@ class _WithoutTies(TrialScheduler):
         return str(super().on_trial_result(tune_controller, trial, result))
 
 
-class _Halving(_WithoutTies, AsyncHyperBandScheduler):
-    """Asynchronous successive halving, with which a trial of an earlier start goes on."""
+class _SuccessiveHalving(_WithoutTies, AsyncHyperBandScheduler):
+    """Asynchronous successive halving (ASHA), in which a resumed trial keeps its earlier results."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        if isinstance(trial, _Past):
+        if isinstance(trial, _EarlierTrial):
             return
         for bracket in self._brackets:
             for _, recorded in bracket._rungs:
@@ -516,30 +519,31 @@ class _Halving(_WithoutTies, AsyncHyperBandScheduler):
                     recorded[trial.trial_id] = recorded.pop(trial.config["trial"])
 
 
-class _Median(_WithoutTies, MedianStoppingRule):
-    """The median stopping rule, with which a trial of an earlier start goes on, and none is put off."""
+class _MedianRule(_WithoutTies, MedianStoppingRule):
+    """The median stopping rule, in which a resumed trial keeps its earlier results, and no trial is paused."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        past = None if isinstance(trial, _Past) else _Past(trial.config["trial"])
-        if past in self._results:
-            self._results[trial] = self._results.pop(past)
+        earlier = None if isinstance(trial, _EarlierTrial) else _EarlierTrial(trial.config["trial"])
+        if earlier in self._results:
+            self._results[trial] = self._results.pop(earlier)
 
     def _best_result(self, trial: Any) -> float:
-        """Return a trial's best result, but of one that has no objective any more the newest."""
-        told = [float(result[METRIC]) for result in self._results[trial]]
-        return told[-1] if told[-1] <= WORST else max(told)
+        """Return a trial's best result; if its newest result has no objective, return that one."""
+        values = [float(result[METRIC]) for result in self._results[trial]]
+        return values[-1] if values[-1] <= WORST else max(values)
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         return str(TrialScheduler.CONTINUE)
 
 
 class _Population(PopulationBasedTraining):
-    """Population based training: at every milestone the worst quarter goes on from copies of the best quarter's.
+    """Population based training: at every milestone the worst quarter continues from copies of the best quarter.
 
-    All trials wait for each other at each milestone; where the cluster has no room for all, they take turns. So a donor
-    is never ahead or behind, and no checkpoint that was copied is replaced later. Values are varied by `explore`, and
-    entered in the ledger together with the parent before the trial goes on: a restart repeats what was cut off.
+    All trials wait for each other at each milestone; if the cluster cannot run all at once, they take turns. So a
+    source checkpoint has the same step as the trial that copies it, and is never replaced later. `explore` varies the
+    values, which are recorded in the ledger together with the parent before the trial continues, so that a restart can
+    repeat an interrupted copy.
     """
 
     def __init__(self, ledger: Ledger, most: int) -> None:
@@ -550,52 +554,56 @@ class _Population(PopulationBasedTraining):
             perturbation_interval=1,
             quantile_fraction=QUANTILE,
             hyperparam_mutations={},
-            custom_explore_fn=dict,  # in place of mutations; see `_get_new_config`
+            custom_explore_fn=dict,  # Tune needs one; the values come from `_get_new_config`
             log_config=False,
             synch=True,
         )
         self._ledger, self._most = ledger, most
         open_ = [len(record.milestones) for record in ledger.records.values() if not record.has_ended]
-        self._next_perturbation_sync = 1 + max([0, *open_])  # what the furthest tell of next: others catch up first
+        # The next milestone of the trials that are furthest; the others catch up first.
+        self._next_perturbation_sync = 1 + max([0, *open_])
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a trial in; the class above refuses those of a searcher, which would be told of values that changed."""
+        """Add a trial; the base class refuses trials of a searcher, because it changes their values."""
         self._trial_state[trial] = _PBTTrialState(trial)
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the configuration with which a trial goes on from another's checkpoint."""
+        """Return the configuration with which a trial continues from another trial's checkpoint."""
         checkpoint: Any = self._trial_state[trial_to_clone].last_checkpoint
         with checkpoint.as_directory() as folder:
-            donor = Donor(**json.loads(Path(folder, DONOR_NAME).read_text(encoding="utf-8")))
+            source = SourceCheckpoint(**json.loads(Path(folder, SOURCE_NAME).read_text(encoding="utf-8")))
         records, name = self._ledger.records, _name_of(trial)
-        number = list(records).index(name) + len(records) * donor.step
-        values = explore(self._ledger.space, records[donor.trial].parameters, self._ledger.config.train.seed, number)
-        made = self._ledger.start(replace(records[name], parameters=values, parent=donor.as_parent(), step=donor.step))
+        # A different number for each trial and milestone, so that each draw is different and can be repeated.
+        number = list(records).index(name) + len(records) * source.step
+        values = explore(self._ledger.space, records[source.trial].parameters, self._ledger.config.train.seed, number)
+        made = self._ledger.start(
+            replace(records[name], parameters=values, parent=source.as_parent(), step=source.step)
+        )
         return to_tune(made), {}
 
     def _quantiles(self) -> tuple[list[Any], list[Any]]:
-        """Return the worst and the best quarter, of the worst only those that are worse than all of the best."""
+        """Return the worst and the best quarter; of the worst, only trials that are worse than all of the best."""
         lower, upper = super()._quantiles()
         bar = min((self._trial_state[trial].last_score or 0.0 for trial in upper), default=0.0)
         return [trial for trial in lower if (self._trial_state[trial].last_score or 0.0) < bar], upper
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Return the trial that is furthest behind, unless as many as may are running."""
+        """Return the trial that is furthest behind; None if the maximum number of trials is running."""
         running = sum(trial.status == "RUNNING" for trial in tune_controller.get_trials())
         return None if running >= self._most else super().choose_trial_to_run(tune_controller)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Have those go on that waited for a trial that has ended."""
+        """Let trials continue that waited for a trial that has ended."""
         self._release(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Have those go on that waited for a trial that has failed."""
+        """Let trials continue that waited for a trial that has failed."""
         self._release(tune_controller, trial)
 
     def _release(self, tune_controller: Any, gone: Any) -> None:
         state = self._trial_state[gone]
-        state.last_score = None  # neither a donor nor in need of one
-        state.last_train_time = max(state.last_train_time, int(self._next_perturbation_sync))  # not waited for
+        state.last_score = None  # neither a source nor to be replaced
+        state.last_train_time = max(state.last_train_time, int(self._next_perturbation_sync))  # do not wait for it
         waiting = [trial for trial in tune_controller.get_live_trials() if trial is not gone]
         times = [self._trial_state[trial].last_train_time for trial in waiting]
         if waiting and min(times) >= self._next_perturbation_sync:
@@ -607,7 +615,7 @@ class _Population(PopulationBasedTraining):
 
 
 def check_sweep(config: SweepConfig) -> None:
-    """Refuse settings that no sweep can be made of, before anything is made.
+    """Check the settings of a sweep before anything is written.
 
     Raises:
         ConfigError: the message names the setting.
@@ -627,13 +635,13 @@ def check_sweep(config: SweepConfig) -> None:
 
 
 def check_data(config: SweepConfig) -> None:
-    """Refuse data that this host cannot read, before every trial fails over it.
+    """Check that this host can read the data; otherwise every trial would fail.
 
     Raises:
-        DataError: `data.path` or `score.data`, where a trial would find it so too.
+        DataError: `data.path` or `score.data` cannot be read.
     """
     searched = Space.parse(config.space).keys
-    # Rooms are made by the trial that needs them first.
+    # Rooms need no check: the first trial that needs them makes them.
     if "data.path" not in searched and not is_rooms(config.train.data.path):
         open_dataset(
             config.train.data.path,
@@ -648,20 +656,20 @@ def check_data(config: SweepConfig) -> None:
 
 
 def trials_at_once(config: SweepConfig, capacity: Capacity) -> int:
-    """Return how many trials the cluster has room for, at most `concurrent`.
+    """Return the number of trials that fit on the cluster at the same time, at most `concurrent`.
 
     Raises:
-        ClusterError: for none.
+        ClusterError: not even one fits.
     """
     cpus, gpus, workers = config.cpus_per_trial, config.gpus_per_trial, config.train.cluster.workers
-    room = capacity.room(cpus, gpus)
-    if room < workers:
+    slots = capacity.slots(cpus, gpus)
+    if slots < workers:
         each = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "")
         raise ClusterError(
-            f"cluster.workers is {workers}, {each} each, but {capacity}, room for {room}: take fewer workers, or "
+            f"cluster.workers is {workers}, {each} each, but {capacity}, room for {slots}: take fewer workers, or "
             "less --cpus_per_trial or --gpus_per_trial"
         )
-    return min(room // workers, config.concurrent or room)
+    return min(slots // workers, config.concurrent or slots)
 
 
 def absolute_paths(config: SweepConfig) -> SweepConfig:
@@ -673,23 +681,23 @@ def absolute_paths(config: SweepConfig) -> SweepConfig:
 
 
 def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger], None] | None = None) -> Ledger:
-    """Run a sweep, or go on with it, in a folder or URL; return its ledger, closed.
+    """Run or resume a sweep in a folder or URL, and return its closed ledger.
 
-    Inside a Ray job, or where RAY_ADDRESS or `ray start` names a cluster, that one is used; elsewhere a cluster of this
-    machine is started, and ended with the sweep. SIGTERM and SIGINT make the trials stop after a last checkpoint; a
-    second one ends the sweep at once. Either way the same call goes on with it.
+    Inside a Ray job, its cluster is used; otherwise the one that RAY_ADDRESS or `ray start` names; otherwise a cluster
+    is started on this machine, and ended with the sweep. SIGTERM and SIGINT make the trials stop after a last
+    checkpoint; a second signal ends the sweep at once. In both cases the same call resumes the sweep.
 
     Args:
         config: the settings.
-        location: of the sweep.
+        location: folder or URL of the sweep.
         show_results: called with the closed ledger at the end, also after a signal.
 
     Raises:
         ConfigError: the space, the objective or the scores cannot be used.
         DataError: this is the only host, and cannot read the data.
-        ClusterError: the cluster has no room for a trial, or its hosts do not share the folder.
-        RunDirectoryError: the folder is in use, or that of another sweep.
-        TrialsFailed: every single trial failed.
+        ClusterError: the resources of the cluster are not enough for a trial, or its hosts do not share the folder.
+        RunDirectoryError: the folder is in use, or is that of another sweep.
+        TrialsFailed: all trials failed.
         Stopped: ended by a signal.
     """
     check_sweep(config)
@@ -697,12 +705,12 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
     check_directory(config, location)
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
-    console = make_console()  # of the real standard output
+    console = make_console()  # for the standard output before it is redirected
     with contextlib.redirect_stdout(WithoutRay(sys.stdout)), connected_cluster(), quiet_ray(config.verbose):
         capacity = Capacity.of_cluster()
         most = trials_at_once(config, capacity)
         if capacity.hosts == 1:
-            check_data(config)  # of several hosts, this one may be without the data
+            check_data(config)  # in a cluster of several hosts, the driver's host may not have the data
         if capacity.hosts > 1 and not is_url(location) and not config.train.cluster.storage:
             raise ClusterError(
                 "cluster.storage is left out, but the cluster has several hosts: give a folder or URL that all of them "
@@ -725,7 +733,7 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
 
 @contextlib.contextmanager
 def quiet_ray(verbose: bool) -> Iterator[None]:
-    """Hold back what Ray logs, unless it is wanted."""
+    """Silence Ray's loggers in the block, unless `verbose`."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -739,7 +747,7 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[str]:
-    """A folder for what Tune writes, locked while it is used; those that killed drivers left behind are removed."""
+    """Yield a folder for Tune's files, which is locked while it is used; remove folders of killed drivers."""
     for old in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > _NEW_S:  # a newer one may be about to be locked
@@ -751,10 +759,10 @@ def scratch_folder() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which ends with this process at the latest.
+    """Hold the lock of a folder; the system releases it at the latest when this process ends.
 
     Raises:
-        OSError: it is held, or the folder cannot be read.
+        OSError: another process holds it, or the folder cannot be read.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -765,7 +773,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _sees(path: str) -> str | None:
-    """Return the name of this host where it does not see a file."""
+    """Return None if this host sees a file, otherwise the host's name."""
     return None if Path(path).exists() else socket.gethostname()
 
 
@@ -788,7 +796,7 @@ def _require_shared(location: str) -> None:
 
 
 def _score_finalist(launch: Launch, trial: str, step: int) -> dict[str, Any]:
-    """Score a trial in full, in a process of its own."""
+    """Score a trial in full, in its own process."""
     from dcgan_dist.parallel import yield_idle_cores
 
     yield_idle_cores()
@@ -808,14 +816,14 @@ class _Sweep:
 
     def __init__(self, config: SweepConfig, ledger: Ledger, most: int) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(Switchboard).options(num_cpus=0, scheduling_strategy=here).remote()
+        bus = ray.remote(EventBus).options(num_cpus=0, scheduling_strategy=here).remote()
         self._config, self._ledger, self._most = config, ledger, most
         self._launch = Launch(
             sweep=config,
             location=ledger.location,
             session=uuid.uuid4().hex,
             device="cuda" if config.gpus_per_trial else "cpu",
-            board=board,
+            bus=bus,
         )
         ended = [record for record in ledger.records.values() if record.has_ended]
         self._source = proposals(config, ledger.space, ledger.objective, ended)
@@ -823,15 +831,15 @@ class _Sweep:
         self._signals: list[int] = []
 
     def run(self, console: Console) -> None:
-        """Run the trials, score the best of them in full, and raise what ended the sweep before.
+        """Run the trials, and score the best ones in full.
 
         Raises:
-            TrialsFailed: every single trial failed.
-            Stopped: a signal.
+            TrialsFailed: all trials failed.
+            Stopped: a signal ended the sweep.
         """
         config, location, total = self._config, self._ledger.location, self._source.total
         done = sum(record.has_ended for record in self._ledger.records.values())
-        begins = f"going on after {done} of" if self._ledger.resumed else "starting"
+        begins = f"resuming after {done} of" if self._ledger.resumed else "starting"
         console.print(
             Text(
                 f"{begins} {total} trials: {config.search}, {config.schedule}, {min(self._most, total)} at a time on "
@@ -849,11 +857,11 @@ class _Sweep:
             over = sum(record.has_ended for record in self._ledger.records.values())
             raise Stopped(
                 self._signals[0],
-                f"stopped with {over} of {total} trials done; the same command goes on: {location}",
+                f"stopped with {over} of {total} trials done; the same command resumes the sweep: {location}",
             )
 
     def _conclude(self, console: Console) -> None:
-        """Score the finalists, and say what was found."""
+        """Score the finalists, compute the importance of settings, and write best.yaml."""
         records = list(self._ledger.records.values())
         if all(record.status == "failed" for record in records):
             raise TrialsFailed(f"all {len(records)} trials failed, {records[0].trial} because: {records[0].reason}")
@@ -865,7 +873,7 @@ class _Sweep:
     def _score_finalists(self, console: Console) -> None:
         """Score the best trials by the whole protocol, each with the resources of a trial."""
         if self._config.score.task == "none" and not self._config.score.count:
-            return  # nothing but stability, which has no fuller protocol
+            return  # only stability, for which there is no fuller protocol
         best = ranked(
             replace(record, full_objective=None)
             for record in self._ledger.records.values()
@@ -905,7 +913,7 @@ class _Sweep:
 
     def _tune(self, scratch: str) -> None:
         count = self._search.left
-        books = Bookkeeper(self._ledger, self._source, self._launch, self._obey)
+        callback = LedgerCallback(self._ledger, self._source, self._launch, self._handle_signals)
         is_population = self._config.schedule == "pbt"
         tune.run(
             tune.with_parameters(TrialActor, launch=self._launch),
@@ -920,33 +928,34 @@ class _Sweep:
             else make_scheduler(self._config, self._ledger.records.values()),
             reuse_actors=True,
             max_failures=self._config.trial_failures,
-            callbacks=[books],
+            callbacks=[callback],
             verbose=0,
             raise_on_failed_trial=False,
             trial_name_creator=_name_of,
             trial_dirname_creator=_name_of,
         )
-        books.take()
+        callback.take()
 
     def _resources(self) -> dict[str, float]:
         if self._config.train.cluster.workers > 1:
-            return {"cpu": 0, "gpu": 0, "memory": 1 << 20}  # the workers have theirs; Tune takes no trial of nothing
+            return {"cpu": 0, "gpu": 0, "memory": 1 << 20}  # the workers request their own; Tune needs some resource
         return {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
 
-    def _obey(self) -> None:
+    def _handle_signals(self) -> None:
         """Stop the trials after a first signal, and the sweep at once after a second one.
 
-        Called between the steps of Tune: what a handler raises inside Ray's own code would be an error of that.
+        It is called between the steps of Tune, because an exception from a signal handler inside Ray's own code would
+        be taken for an error of Ray.
         """
         if len(self._signals) > 1:
             stop = Stopped(
-                self._signals[-1], "ended at once by a signal; the same command goes on from the newest checkpoints"
+                self._signals[-1], "ended at once by a signal; the same command resumes from the newest checkpoints"
             )
             for record in self._ledger.records.values():
-                with contextlib.suppress(DcganDistError):  # of what runs, nobody else may be left to say so
+                with contextlib.suppress(DcganDistError):  # the trials may be killed before they can record it
                     where = trial_location(self._ledger.location, record.trial)
                     mark_run(where, "stopped", str(stop), session=self._launch.session)
             raise stop
         if self._signals and not self._search.is_stopped:
             self._search.is_stopped = True
-            self._launch.board.stop.remote()
+            self._launch.bus.stop.remote()

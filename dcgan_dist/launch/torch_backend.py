@@ -1,6 +1,6 @@
-"""How the workers of a Ray Train group meet: PyTorch's process group, over the interface that carries the host's IP.
+"""The process group of a Ray Train worker group, on the network interface that has the host's address in the cluster.
 
-Left alone, gloo and NCCL look the host's own name up, which often leads to 127.0.0.1, and no other host can connect.
+By default, gloo and NCCL resolve the host's own name, which often gives 127.0.0.1, and then no other host can connect.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ray.train.torch import TorchConfig
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
-# A lost worker is noticed by Ray's health check within seconds and the group replaced, so this bounds only how long
-# workers may wait for one of them that is alive but busy, such as the leader writing to slow storage.
+# Ray's health check detects a lost worker within seconds and replaces the group. So this only limits how long workers
+# wait for one that is alive but busy, such as the leader while it writes to slow storage.
 COLLECTIVE_TIMEOUT_S = 600
 
 
 def interface_of(address: str) -> str | None:
-    """Return the name of the network interface whose IPv4 address this is, None where there is none."""
+    """Return the name of the network interface with an IPv4 address, None if there is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
@@ -38,7 +38,7 @@ def interface_of(address: str) -> str | None:
 
 
 def name_interface() -> None:
-    """Tell gloo and NCCL which interface carries this host's address, unless the user has."""
+    """Set the interface of gloo and NCCL to the one with this host's address, unless the user has set it."""
     interface = interface_of(ray.util.get_node_ip_address())
     if interface is not None:
         for variable in INTERFACE_VARIABLES:
@@ -46,23 +46,23 @@ def name_interface() -> None:
 
 
 class _NamedInterfaceBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Ray's PyTorch backend, with the interface named before the process group is made."""
+    """Ray's PyTorch backend; the interface is set before the process group is created."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(name_interface)
         super().on_start(worker_group, backend_config)
 
     def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        """Do nothing: workers that ended left the group themselves, and a hung one would hold up the restart."""
+        """Do nothing: workers leave the group themselves when they end, and a hung one would delay the restart."""
 
 
 @dataclass
 class NamedInterfaceConfig(TorchConfig):
-    """`TorchConfig` for hosts that have several interfaces, or whose name does not lead to their address."""
+    """`TorchConfig` for hosts that have several interfaces, or whose name does not resolve to their address."""
 
     timeout_s: int = COLLECTIVE_TIMEOUT_S
 
     @property
     def backend_cls(self) -> type:
-        """The class that sets the process group up."""
+        """The class that sets up the process group."""
         return _NamedInterfaceBackend

@@ -272,7 +272,7 @@ def collect(locations: Sequence[str], cache: Path | None = None, report: Report 
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Pause the garbage collector, which would search millions of values again and again for cycles that are not there.
+    """Pause the garbage collector, which would repeatedly search millions of values for cycles that do not exist.
 
     The values are freed by reference counting as usual.
     """
@@ -301,7 +301,7 @@ def _collect(
         try:
             kept.replace(both)
         except StorageError as error:
-            # The cache only saves time, so the report goes on without it.
+            # The cache only saves time, so the report continues without it.
             (report or print)(f"{one_line(str(error))}: all runs will be read again the next time")
     return collection
 

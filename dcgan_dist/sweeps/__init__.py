@@ -1,1 +1,1 @@
-"""Searching settings: the space, the ledger of trials, what is optimised, and what came out; no Ray here."""
+"""Hyperparameter sweeps: the search space, the ledger of trials, objectives, and results. Imports no Ray."""

@@ -1,4 +1,4 @@
-"""The settings of a sweep's best trial as a file that `train` takes: best.yaml."""
+"""best.yaml: the settings of a sweep's best trial, as a file for `train --config`."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ BEST_NAME = "best.yaml"
 
 
 def best_location(location: str) -> str:
-    """Return the path or URL of best.yaml of a sweep."""
+    """Return the path or URL of a sweep's best.yaml."""
     return f"{location.rstrip('/')}/{BEST_NAME}"
 
 
 def best_config(config: SweepConfig, record: TrialRecord) -> Config:
-    """Return the settings to train a trial's network anew: its own, with a name and a run directory of their own.
+    """Return the settings of a trial to train it again, with another name and run directory.
 
     Raises:
-        ConfigError: a value is outside its setting's checks.
+        ConfigError: a value is not valid for its setting.
     """
     own = {"name": f"{config.name}-{record.trial}", "run_dir": None}
     return override(Config(), run_settings(config, record.parameters) | own)
 
 
 def write_best(ledger: Ledger) -> str | None:
-    """Write best.yaml, all settings of the best trial's run, and return where it is; None where no trial is best.
+    """Write best.yaml, with all settings of the best trial's run, and return its location.
+
+    Return None if no trial has an objective.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     best = ledger.best
     if best is None:
@@ -57,12 +59,12 @@ def _header(ledger: Ledger, best: TrialRecord) -> str:
         f"Train it: {train_command(ledger.location)}",
     ]
     if best.parent is not None:
-        lines.append("Its values changed in mid-run (population based training): these are the last ones.")
+        lines.append("Its values changed during the run (population based training): these are the last ones.")
     return "\n".join(f"# {line}" for line in lines)
 
 
 def train_command(location: str) -> str:
-    """Return the command that trains the best trial's settings in full, for a shell."""
+    """Return the shell command that trains the best trial's settings in full."""
     return f"python -m dcgan_dist.train --config {shlex.quote(best_location(location))}"
 
 

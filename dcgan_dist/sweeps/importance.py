@@ -1,15 +1,16 @@
-"""How much each setting matters for what a sweep scored.
+"""The importance of each setting for the objective of a sweep.
 
-A random forest learns to tell a trial's objective from its settings; then the values of one setting are shuffled among
-trials that it has not seen, and its error grows by as much as that setting tells (Breiman 2001, section 10). Half that
-growth, as a share of the objective's variance, is the total Sobol index of the setting if the forest is perfect: the
-share of the differences that go by it, alone or together with others. The forest is not, least of all on few trials,
-so the figures are rather too low than too high, and 0 on average for a setting that does not matter.
+A random forest is trained to predict a trial's objective from its settings. Then the values of one setting are shuffled
+among held-out trials, and the increase of the forest's error measures how much the prediction depends on that setting
+(Breiman 2001, section 10). Half the increase, divided by the variance of the objective, is the total Sobol index of the
+setting if the forest is perfect: the share of the variance that is due to the setting, alone or together with others.
+The forest is not perfect, least of all with few trials, so the numbers tend to be too low; they are 0 on average for a
+setting that does not matter.
 
-All of it is repeated on resampled trials (a bootstrap, so that the trials left out of a resample are those the forest
-has not seen); the mean is the figure, and the 2.5th and 97.5th percentile are its interval.
+All of this is repeated on bootstrap resamples of the trials, where the trials outside a resample are the held-out ones.
+The mean is the result, and the 2.5th and 97.5th percentile are its interval.
 
-Settings that were searched together (`model.ngf, model.ndf`) share their importance, since either tells the other.
+Settings that were searched together (`model.ngf, model.ndf`) share their importance, because each determines the other.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dcgan_dist.sweeps.objective import VOID_VERDICTS
 from dcgan_dist.sweeps.record import TrialRecord
 
 FEWEST = 8
-"""Trials with an objective without which there is nothing to tell."""
+"""Trials with an objective that the measurement needs."""
 RESAMPLES = 100
 _TREES = 20
 _SHUFFLES = 8
@@ -35,15 +36,15 @@ Floats = npt.NDArray[np.float64]
 def importance(records: Iterable[TrialRecord], seed: int = 0) -> dict[str, dict[str, Any]] | None:
     """Return the importance of each setting that was searched, the most important first.
 
-    A trial that diverged, collapsed or failed, and so has no objective, counts with the lowest that any trial has.
-    Those that are still on the way, or were broken off before they had a score, are left out.
+    A trial that diverged, collapsed or failed has no objective; it counts with the lowest objective of all trials.
+    Trials that are still running, or were stopped before they had a score, are left out.
 
     Args:
-        records: of the trials.
-        seed: of the resamples.
+        records: records of the trials.
+        seed: seed of the resamples.
 
     Returns:
-        ``{setting: {"value": share, "ci95": [low, high]}}``; None for fewer than 8 trials with an objective.
+        ``{setting: {"value": share, "ci95": [low, high]}}``; None if fewer than 8 trials have an objective.
     """
     counted = [record for record in records if _counts(record)]
     found = [record.objective for record in counted if record.objective is not None]
@@ -62,7 +63,6 @@ def importance(records: Iterable[TrialRecord], seed: int = 0) -> dict[str, dict[
 
 
 def _counts(record: TrialRecord) -> bool:
-    """Whether a trial tells something of its settings."""
     if not record.has_ended:
         return False
     return record.objective is not None or record.status in ("diverged", "failed") or record.verdict in VOID_VERDICTS
@@ -74,15 +74,16 @@ _MISSING = object()
 def _columns(values: Sequence[object]) -> Floats:
     """Return a setting's values as columns that a tree can split, (trials, columns).
 
-    Numbers become their ranks: a tree splits by order alone, so the scale, logarithmic or not, is of no matter. Others
-    get a column each. Where the setting was not searched, since its condition did not hold, is a value of its own.
+    Numbers become their ranks: a tree splits by order alone, so the scale, logarithmic or not, does not matter. Other
+    values get one column each. Trials in which the setting was not searched, because its condition did not hold, get a
+    separate value.
     """
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < sum(value is not _MISSING for value in values):
         names = [repr(value) for value in values]
         return np.array([[float(name == other) for other in sorted(set(names))] for name in names])
     ranks = {value: rank for rank, value in enumerate(sorted(set(numbers)))}
-    # Below all numbers, as far away as they reach, so that a split at the middle sets it apart.
+    # Below all ranks, by as much as they span, so that a single split separates it.
     missing = -len(ranks)
     return np.array([[float(ranks[value] if isinstance(value, int | float) else missing)] for value in values])
 
@@ -102,12 +103,12 @@ def _measure(columns: Sequence[Floats], target: Floats, seed: int) -> Floats:
         unseen = np.setdiff1d(np.arange(len(target)), chosen)
         if len(unseen) < 2:
             continue
-        # A forest by hand: for so little data, scikit-learn's takes most of its time to hand its trees to threads.
+        # Not scikit-learn's forest: with so little data, it spends most of its time on threads.
         forest = []
         for _ in range(_TREES):
-            again = generator.choice(chosen, size=len(chosen))
+            rows = generator.choice(chosen, size=len(chosen))
             tree = DecisionTreeRegressor(random_state=int(generator.integers(2**31)))
-            forest.append(tree.fit(table[again], target[again]))
+            forest.append(tree.fit(table[rows], target[rows]))
         tests = [table[unseen]]
         for setting in range(len(columns)):
             for _ in range(_SHUFFLES):
@@ -115,11 +116,11 @@ def _measure(columns: Sequence[Floats], target: Floats, seed: int) -> Floats:
                 mixed = generator.permutation(len(unseen))
                 shuffled[:, owner == setting] = shuffled[mixed][:, owner == setting]
                 tests.append(shuffled)
-        rows = np.concatenate(tests)
-        told = np.mean([tree.predict(rows) for tree in forest], axis=0).reshape(len(tests), len(unseen))
-        errors = np.square(told - target[unseen]).mean(axis=1)
+        inputs = np.concatenate(tests)
+        predicted = np.mean([tree.predict(inputs) for tree in forest], axis=0).reshape(len(tests), len(unseen))
+        errors = np.square(predicted - target[unseen]).mean(axis=1)
         growth = errors[1:].reshape(len(columns), _SHUFFLES).mean(axis=1) - errors[0]
-        # A shuffled place keeps its own value once in so many times.
+        # In a shuffle of n trials, one in n keeps its own value on average: correct for it.
         resample[:] = growth * len(unseen) / (len(unseen) - 1) / (2 * variance)
     return shares
 

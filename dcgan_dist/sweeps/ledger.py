@@ -1,8 +1,8 @@
-"""The truth about a sweep: sweep.json, which says of every trial what it is and how it stands.
+"""The ledger of a sweep: sweep.json, with the parameters, status and scores of every trial.
 
-It is replaced whole, and is on the disk before a trial starts and after it has ended, so that a driver killed at any
-moment leaves a sweep that the next one goes on with: no trial is lost, and none is run twice. One driver at a time
-writes it, by the same lease (status.json) as that of a run directory.
+It is replaced atomically, and is on the disk before a trial starts and after it has ended. So a driver can be killed at
+any moment, and the next one resumes the sweep: no trial is lost, and none is run twice. Only one driver at a time
+writes the ledger, by the same lease (status.json) as in a run directory.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from dcgan_dist.sweeps.space import Space
 SWEEP_NAME = "sweep.json"
 FORMAT = "dcgan_dist sweep 1"
 WRITE_SECONDS = 1.0
-"""After how long at most an update is in sweep.json; where writing is slow, ten times what it takes."""
+"""Seconds after which an update is in sweep.json, at most; if a write takes long, ten times its duration."""
 
 SweepStatus = Literal["running", "finished", "stopped", "failed"]
 
-# Settings that may differ when a sweep goes on: they change where and how fast it runs and how much of it there is,
-# not what a trial is.
+# Settings that may differ when a sweep is resumed: they change where and how fast it runs and how many trials it has,
+# but not what a trial is.
 FREE_SETTINGS = frozenset(
     (
         *("trials", "sweep_dir", "run_dir", "cluster.storage", "cluster.wait", "concurrent", "verbose"),
@@ -53,10 +53,10 @@ def trial_location(location: str, name: str) -> str:
 
 
 def read_sweep(location: str) -> dict[str, Any] | None:
-    """Return sweep.json, None where there is none; takes no lock.
+    """Return the content of sweep.json, None if there is none; takes no lock.
 
     Raises:
-        RunDirectoryError: it is damaged, or of another format.
+        RunDirectoryError: it is damaged, or has another format.
         StorageError: it cannot be read.
     """
     return _parse(location, folder_at(location, patience=0).get(SWEEP_NAME))
@@ -72,9 +72,9 @@ def _parse(location: str, content: bytes | None) -> dict[str, Any] | None:
     try:
         names = [TrialRecord.from_json(entry).trial for entry in found.get("trials", [])]
         if len(set(names)) < len(names) or any(not name or set(name) & set("/\\\0") for name in names):
-            raise ValueError("trials have the same name, or one that is none")
+            raise ValueError("trials have the same name, or an invalid one")
         if not isinstance(found.get("settings", {}), dict | None):
-            raise TypeError("settings are no mapping")
+            raise TypeError("settings are not a mapping")
         float(found.get("started") or 0)
     except (TypeError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -85,10 +85,10 @@ def _parse(location: str, content: bytes | None) -> dict[str, Any] | None:
 
 
 def check_directory(config: SweepConfig, location: str) -> None:
-    """Refuse what `Ledger.open` would refuse of a directory, but for a living driver; nothing is written.
+    """Check a directory like `Ledger.open`, except for a living driver, without writing anything.
 
     Raises:
-        RunDirectoryError: it is the directory of another sweep or of something else.
+        RunDirectoryError: it is the directory of another sweep, or has other content.
         StorageError: it cannot be read.
     """
     found = read_sweep(location)
@@ -101,15 +101,15 @@ def check_directory(config: SweepConfig, location: str) -> None:
 class Ledger:
     """A sweep directory that this process writes, from `open` to `close`; usable in a `with` statement.
 
-    Every method can be called by any thread. Those that write can raise StorageError when a disk or object storage
-    fails, and RunDirectoryError when another process took the directory over.
+    Every method can be called by any thread. Methods that write can raise StorageError if a disk or object storage
+    fails, and RunDirectoryError if another process has taken the lease of the directory.
 
     Attributes:
         config: settings of the sweep.
-        location: the folder or URL.
-        space: what is searched.
-        objective: what is maximised.
-        trials_wanted: trials in all; of a grid, its points.
+        location: folder or URL of the sweep directory.
+        space: the search space.
+        objective: the objective to be maximised.
+        trials_wanted: number of trials in all; for a grid, the number of its points.
         resumed: whether the sweep had been started before.
     """
 
@@ -141,21 +141,21 @@ class Ledger:
 
     @classmethod
     def open(cls, config: SweepConfig, location: str) -> Ledger:
-        """Open the directory of a sweep, making it where there is none, and become its only driver.
+        """Open or create the directory of a sweep, and take its lease.
 
         Args:
             config: settings of the sweep.
             location: folder, or any fsspec URL.
 
         Raises:
-            ConfigError: the space or the objective is none.
-            RunDirectoryError: a living driver has it (the message names host and pid), it is the directory of another
-                sweep (the message names the setting that differs) or of something else, or cannot be written.
+            ConfigError: the space or the objective is invalid.
+            RunDirectoryError: a living driver holds the lease (the message names host and pid), it is the directory of
+                another sweep (the message names the setting that differs) or has other content, or cannot be written.
         """
         Space.parse(config.space)
         Objective.parse(config.objective)
         try:
-            # The first look is not tried again: a wrong bucket or missing credentials are to be known at once.
+            # The first access is not retried, so that a wrong bucket or missing credentials are reported at once.
             found = folder_at(location, patience=0)
             if found.path is not None:
                 found.path.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ class Ledger:
             is_stop = isinstance(error, Stopped) or not isinstance(error, Exception)
             self.close("stopped" if is_stop else "failed", " ".join(str(error).split()) or kind.__name__)
 
-    # In the background
+    # Background threads
 
     def _keep_alive(self) -> None:
         failure = self._lease.keep_alive(self._done)
@@ -215,11 +215,11 @@ class Ledger:
 
     def _check(self) -> None:
         if self._closed:
-            raise RunDirectoryError(f"{self.location} was closed already")
+            raise RunDirectoryError(f"{self.location} is already closed")
         if self._failure is not None:
             raise self._failure
 
-    # What it holds
+    # Content
 
     @property
     def records(self) -> dict[str, TrialRecord]:
@@ -229,17 +229,17 @@ class Ledger:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The trial with the highest objective, None before one has any."""
+        """The best trial (see `objective.ranked`), None if no trial has an objective."""
         return best_of(self.records.values())
 
     @property
     def pareto_front(self) -> list[str]:
-        """Names of the trials that no other beats in every score of the objective."""
+        """Names of the trials that no other trial dominates in the scores of the objective."""
         return pareto_front(self.records.values(), self.objective.names)
 
     @property
     def importance(self) -> dict[str, Any] | None:
-        """Importance of each setting, None before it was set."""
+        """Importance of each setting, None until it was set."""
         return self._importance
 
     @importance.setter
@@ -254,7 +254,7 @@ class Ledger:
         return f"t{len(self._records):04d}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return what sweep.json holds."""
+        """Return the content of sweep.json."""
         with self._mutex:
             records = list(self.records.values())
             best = best_of(records)
@@ -279,7 +279,7 @@ class Ledger:
             }
 
     def _write(self) -> None:
-        """Replace sweep.json: a line for each trial, and one for each of the rest."""
+        # One line for each trial and for each other entry, so that people can read the file and compare versions.
         content = self.as_json()
         trials = ",\n".join(f"  {to_json(trial)}" for trial in content.pop("trials"))
         lines = [f" {json.dumps(key)}: {to_json(value)}" for key, value in content.items()]
@@ -291,16 +291,16 @@ class Ledger:
         since = self._since.get(record.trial)
         return record if since is None else dataclasses.replace(record, seconds=time.monotonic() - since)
 
-    # What happens
+    # Changes
 
     def start(self, record: TrialRecord) -> TrialRecord:
-        """Enter a trial that begins, or goes on, now; it is in sweep.json when this returns.
+        """Record a trial that starts or resumes now; it is in sweep.json when the call returns.
 
         Args:
-            record: of the trial. Of one that is known, its attempts and time are kept.
+            record: the trial. If the ledger already has it, its attempts and time are kept.
 
         Returns:
-            It, as it stands now.
+            The record as it is now.
         """
         with self._mutex:
             self._check()
@@ -316,7 +316,7 @@ class Ledger:
             return made
 
     def update(self, name: str, **fields: Any) -> TrialRecord:
-        """Change fields of a trial; they are in sweep.json about a second later.
+        """Change fields of a trial; they are in sweep.json about a second later (see `WRITE_SECONDS`).
 
         Raises:
             KeyError: no trial has that name.
@@ -328,9 +328,9 @@ class Ledger:
             return self._timed(self._records[name])
 
     def finish(self, name: str, status: TrialStatus, reason: str = "", **fields: Any) -> TrialRecord:
-        """Enter how a trial ended, with any further fields; it is in sweep.json when this returns.
+        """Record how a trial ended, with any further fields; it is in sweep.json when the call returns.
 
-        One that diverged has no objective from then on.
+        A trial that diverged loses its objective.
 
         Raises:
             KeyError: no trial has that name.
@@ -349,7 +349,7 @@ class Ledger:
             return self._records[name]
 
     def close(self, status: SweepStatus = "finished", reason: str = "") -> None:
-        """Write how the sweep ended and give the directory free; a second call does nothing."""
+        """Record how the sweep ended and release the lease; a second call does nothing."""
         with self._mutex:
             if self._closed:
                 return
@@ -358,11 +358,11 @@ class Ledger:
         for thread in self._threads:
             thread.join()
         if isinstance(self._failure, RunDirectoryError):
-            # What is there now is another driver's; an earlier call may have told.
+            # Another driver holds the lease, so nothing may be written; an earlier call may have raised this failure.
             if status == "finished":
                 raise self._failure
             return
-        failure, was_told = self._failure, self._failure is not None and status != "finished"
+        failure, was_raised = self._failure, self._failure is not None and status != "finished"
         try:
             if failure is None:
                 with self._mutex:
@@ -376,28 +376,29 @@ class Ledger:
         if failure is not None and status == "finished":
             status, reason = "failed", str(failure)
         try:
-            # It is true although sweep.json could not be written: status.json takes no more room on a full disk.
+            # Also if sweep.json could not be written: status.json is replaced by one of about the same size, which fits
+            # on a full disk.
             self._lease.change(status, reason, {})
             self._lease.release()
         except StorageError as error:
             failure = failure or error
-        if failure is not None and not was_told:
+        if failure is not None and not was_raised:
             raise failure
 
 
 def wanted_trials(config: SweepConfig) -> int:
-    """Return how many trials a sweep has in all."""
+    """Return the number of trials of a sweep."""
     if config.search != "grid":
         return config.trials
     return len(Space.parse(config.space).grid(config.train.seed, config.trials))
 
 
 def _refuse_other_content(location: str, names: set[str]) -> None:
-    # A driver that was killed as it started has made no more than these.
+    # A driver that was killed while starting has written no more than these.
     own = {STATUS_NAME, LOCK_NAME, *(temporary_for(Path(name)).name for name in (STATUS_NAME, SWEEP_NAME))}
     if SWEEP_NAME not in names and names - own:
         raise RunDirectoryError(
-            f"{location} is no sweep directory, but has other things in it such as {min(names - own)!r}: take an empty"
+            f"{location} is not a sweep directory, but contains other files such as {min(names - own)!r}: take an empty"
             " or new one"
         )
 
@@ -422,11 +423,11 @@ def _refuse_other_sweep(location: str, found: Mapping[str, Any], config: SweepCo
         )
     wanted, there = wanted_trials(config), len(found.get("trials", []))
     if wanted < there:
-        raise RunDirectoryError(f"{location} has {there} trials already: trials is {config.trials}, take more")
+        raise RunDirectoryError(f"{location} already has {there} trials: trials is {config.trials}, take more")
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two spaces are the same however they are written (`1e-5` is text to YAML)."""
+    """Return whether two spaces are equal after parsing: YAML reads `1e-5` as a text."""
     try:
         return Space.parse(one) == Space.parse(other)
     except (ConfigError, AttributeError):

@@ -1,10 +1,10 @@
-"""What a sweep maximises: one score, several, or their weighted sum; and which trials are best by it.
+"""The objective of a sweep (one score, several, or their weighted sum), and the ranking of trials by it.
 
-A trial that diverged, or whose samples collapsed, has no objective, whatever its newest scores are: they are of a
-network that nobody would train on, and the score of a discriminator can be high beside a generator that draws one
-picture. So such trials rank below all others, the ones that got further first; a scheduler stops them, and the
-importance of settings counts them as the worst trial that has an objective. A discriminator that wins, and
-oscillation, do not void a score: they show in it, and in the score `stability`, which can be part of the objective.
+A trial that diverged, or whose samples collapsed, has no objective, whatever its newest scores are: nobody would use
+its networks, and a discriminator can have a high score although the generator draws only one picture. Such trials rank
+below all others, ordered by their steps; a scheduler stops them, and the importance of settings counts them like the
+worst trial with an objective. A discriminator that wins, and oscillation, do not void a score: they lower it, and they
+lower the score `stability`, which can be part of the objective.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ VOID_VERDICTS = ("diverged", "collapse")
 """Verdicts of trials that have no objective."""
 
 FRECHET_SAMPLES = 5000
-"""Samples without which there is no `frechet_distance`: of fewer it tells more of their number than of them."""
+"""Samples that `frechet_distance` needs; with fewer, it depends more on their number than on the samples."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is maximised.
+    """The objective to be maximised.
 
     Attributes:
-        names: of the scores.
-        weights: of each in a weighted sum; None where the first score counts, and the others for the Pareto front.
+        names: names of the scores.
+        weights: weights of the scores in a weighted sum; None if the first score is maximised, and the others only
+            count for the Pareto front.
     """
 
     names: tuple[str, ...]
@@ -43,14 +44,14 @@ class Objective:
 
     @classmethod
     def parse(cls, scores: str | Sequence[str], known: Collection[str] = SCORES) -> Objective:
-        """Read the setting `objective`, such as `representation`, `representation,coverage` or `coverage:1,recall:2`.
+        """Parse the setting `objective`, such as `representation`, `representation,coverage` or `coverage:1,recall:2`.
 
         Args:
             scores: the setting, or its text.
-            known: the scores that there are.
+            known: names of all scores.
 
         Raises:
-            ConfigError: there is no such score, or a weight is none.
+            ConfigError: there is no such score, or a weight is not a positive number.
         """
         names: list[str] = []
         weights: list[float] = []
@@ -70,19 +71,19 @@ class Objective:
 
     @property
     def label(self) -> str:
-        """Name of what is maximised."""
+        """Name of the maximised number: the first score, or `score` for a weighted sum."""
         return "score" if self.weights else self.names[0]
 
     @property
     def is_multiple(self) -> bool:
-        """Whether several scores are weighed against each other by a Pareto front."""
+        """Whether there are several scores without weights, compared by a Pareto front."""
         return self.weights is None and len(self.names) > 1
 
     def check(self, score: ScoreConfig) -> None:
-        """Refuse an objective that the trials' scores will not hold.
+        """Check that the trials will have the scores of the objective.
 
         Raises:
-            ConfigError: the message says which setting leaves it out.
+            ConfigError: a score will be missing; the message names the setting.
         """
         for name in self.names:
             if name == "representation" and score.task == "none":
@@ -98,11 +99,11 @@ class Objective:
         """Return the number to be maximised.
 
         Args:
-            scores: by name; those to be minimised are as measured, and turned round here.
-            verdict: of the trial's stability.
+            scores: scores by name, as measured; the sign of scores to be minimised is changed here.
+            verdict: verdict on the trial's stability.
 
         Returns:
-            None where a score is missing or not finite, or the trial diverged or collapsed.
+            The number; None if a score is missing or not finite, or the trial diverged or collapsed.
         """
         needed = self if self.weights else Objective(self.names[:1])
         values = needed.values(scores, verdict)
@@ -111,11 +112,14 @@ class Objective:
         return sum(weight * value for weight, value in zip(self.weights, values, strict=True))
 
     def values(self, scores: Mapping[str, float], verdict: str | None = None) -> list[float] | None:
-        """Return every score as a number to be maximised, in the order of `names`; None where `value` is, or one lacks.
+        """Return all scores as numbers to be maximised, in the order of `names`.
 
         Args:
-            scores: by name, as measured.
-            verdict: of the trial's stability.
+            scores: scores by name, as measured.
+            verdict: verdict on the trial's stability.
+
+        Returns:
+            The numbers; None if a score is missing or not finite, or the trial diverged or collapsed.
         """
         if verdict in VOID_VERDICTS:
             return None
@@ -131,38 +135,39 @@ def _parse_weight(text: str, objective: str) -> float:
     except ValueError:
         weight = math.nan
     if not 0 < weight < math.inf:
-        raise ConfigError(f"objective is {objective!r}: the weight {text!r} is no positive number")
+        raise ConfigError(f"objective is {objective!r}: the weight {text!r} is not a positive number")
     return weight
 
 
 def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials, the best first; those without an objective last, the ones that got further first.
+    """Return the trials, the best first; trials without an objective are last, ordered by their steps.
 
-    Finalists come before the others, in the order of their full scores: those of a cheaper protocol are no match.
+    Finalists come before all others, ordered by their full scores, because scores of a cheaper protocol cannot be
+    compared with these.
     """
 
-    def place(record: TrialRecord) -> tuple[bool, bool, float, int, str]:
+    def rank(record: TrialRecord) -> tuple[bool, bool, float, int, str]:
         value = record.objective if record.full_objective is None else record.full_objective
         return (value is None, record.full_objective is None, -(value or 0.0), -record.step, record.trial)
 
-    return sorted(records, key=place)
+    return sorted(records, key=rank)
 
 
 def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """Return the trial with the highest objective, None where none has one."""
+    """Return the first of the ranked trials, None if no trial has an objective."""
     first = next(iter(ranked(records)), None)
     return None if first is None or first.objective is None else first
 
 
 def pareto_front(records: Iterable[TrialRecord], names: Sequence[str]) -> list[str]:
-    """Return the names of the trials than which no other is better in one score and at least as good in all others.
+    """Return the names of the trials that no other trial dominates (better in one score, as good in all others).
 
     Args:
-        records: of the trials; those that diverged or collapsed, or lack one of the scores, are left out.
-        names: of the scores.
+        records: records of the trials; trials that diverged or collapsed, or lack a score, are left out.
+        names: names of the scores.
 
     Returns:
-        By name; trials with the very same scores are all in it, or none.
+        The names, sorted; of trials with equal scores, all or none are in the front.
     """
     objective = Objective(tuple(names))
     scored = [(record.trial, objective.values(record.values, _verdict(record))) for record in records]

@@ -1,4 +1,4 @@
-"""Which values the next trial of a sweep tries: drawn at random, from a grid, or asked of Optuna."""
+"""The values that the next trial of a sweep tries: drawn at random, from a grid, or suggested by Optuna."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Proposals(Protocol):
-    """Where the values of trials come from.
+    """A search algorithm, which proposes the values of trials.
 
     Attributes:
-        total: trials in all.
+        total: number of trials in all.
     """
 
     total: int
@@ -28,11 +28,11 @@ class Proposals(Protocol):
         """Return the values of trial `number`, named `trial`."""
 
     def tell(self, record: TrialRecord) -> None:
-        """Take note of a trial that has ended."""
+        """Learn from a trial that has ended."""
 
 
-class _Listed:
-    """Values that do not depend on what earlier trials scored."""
+class _Fixed:
+    """Values that do not depend on the scores of earlier trials."""
 
     def __init__(self, total: int, values: Callable[[int], Values]) -> None:
         self.total = total
@@ -45,15 +45,15 @@ class _Listed:
         pass
 
 
-class Asked:
-    """Values by Optuna's tree-structured Parzen estimator; over several scores where the objective names them.
+class OptunaProposals:
+    """Values by Optuna's tree-structured Parzen estimator; multi-objective if the objective has several scores.
 
-    A trial that ended early counts as pruned where it was. One that diverged or collapsed counts as worse than all
-    others, so that the estimator keeps away from there.
+    A trial that was stopped early counts as pruned at its step. A trial that diverged or collapsed counts as worse than
+    all others, so that the estimator avoids its region.
     """
 
     def __init__(self, space: Space, objective: Objective, seed: int, total: int, ended: Iterable[TrialRecord]) -> None:
-        """Make a study that knows of the trials that have ended."""
+        """Create a study with the trials that have ended."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -63,8 +63,9 @@ class Asked:
         directions = [optuna.study.StudyDirection.MAXIMIZE] * (len(objective.names) if objective.is_multiple else 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # Several trials are on their way at a time: their values count as bad until they have ended.
-            # Another seed after a restart: else the first trials would be drawn again.
+            # Several trials run at a time: with constant_liar their values count as bad until they have ended, so that
+            # they are not proposed again. The seed changes after a restart, because with the same one the first trials
+            # would be drawn again.
             sampler = optuna.samplers.TPESampler(seed=(seed + len(records)) % 2**32, constant_liar=True)
         self.study = optuna.create_study(directions=directions, sampler=sampler)
         self._asked: dict[str, optuna.Trial] = {}
@@ -72,12 +73,12 @@ class Asked:
             self.tell(record)
 
     def propose(self, trial: str, number: int) -> Values:
-        """Ask the study."""
+        """See `Proposals`."""
         self._asked[trial] = self.study.ask()
         return self._space.suggest(self._asked[trial])
 
     def tell(self, record: TrialRecord) -> None:
-        """Tell the study, also of a trial that was asked for before a restart."""
+        """See `Proposals`; the trial may have been proposed before a restart."""
         from optuna.trial import TrialState, create_trial
 
         values = self._values(record)
@@ -90,19 +91,19 @@ class Asked:
             values = self._worst()
             state = TrialState.FAIL if values is None else state
         steps = {} if values is None or state is not TrialState.PRUNED else {record.step: values[0]}
-        told = values if state is TrialState.COMPLETE else None
+        result = values if state is TrialState.COMPLETE else None
         asked = self._asked.pop(record.trial, None)
         if asked is None:
             params, distributions = self._space.as_optuna(record.parameters)
             self.study.add_trial(
                 create_trial(
-                    state=state, values=told, params=params, distributions=distributions, intermediate_values=steps
+                    state=state, values=result, params=params, distributions=distributions, intermediate_values=steps
                 )
             )
             return
         for step, value in steps.items():
             asked.report(value, step)
-        self.study.tell(asked, told, state)
+        self.study.tell(asked, result, state)
 
     def _values(self, record: TrialRecord) -> list[float] | None:
         verdict = "diverged" if record.status == "diverged" else record.verdict
@@ -112,26 +113,26 @@ class Asked:
         return None if value is None else [value]
 
     def _worst(self) -> list[float] | None:
-        """Return the worst of each score so far, None where there is none."""
-        told = [trial.values for trial in self.study.get_trials(deepcopy=False) if trial.values is not None]
-        return [min(values) for values in zip(*told, strict=True)] if told else None
+        """Return the worst value of each score so far, None if there is none."""
+        known = [trial.values for trial in self.study.get_trials(deepcopy=False) if trial.values is not None]
+        return [min(values) for values in zip(*known, strict=True)] if known else None
 
 
 def proposals(config: SweepConfig, space: Space, objective: Objective, ended: Iterable[TrialRecord]) -> Proposals:
-    """Return where the values of a sweep's trials come from.
+    """Return the search algorithm of a sweep.
 
     Args:
         config: the settings.
-        space: what is searched.
-        objective: what is maximised.
-        ended: trials of an earlier start.
+        space: the search space.
+        objective: the objective.
+        ended: trials that have ended in an earlier launch.
     """
     if config.search == "optuna":
-        return Asked(space, objective, config.train.seed, config.trials, ended)
+        return OptunaProposals(space, objective, config.train.seed, config.trials, ended)
     if config.search == "grid":
         points = space.grid(config.train.seed, config.trials)
-        return _Listed(len(points), points.__getitem__)
-    return _Listed(config.trials, lambda number: space.sample(config.train.seed, number))
+        return _Fixed(len(points), points.__getitem__)
+    return _Fixed(config.trials, lambda number: space.sample(config.train.seed, number))
 
 
-__all__ = ["Asked", "Proposals", "proposals"]
+__all__ = ["OptunaProposals", "Proposals", "proposals"]

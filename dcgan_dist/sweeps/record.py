@@ -1,4 +1,4 @@
-"""What is known of one trial of a sweep."""
+"""The record of one trial of a sweep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TrialStatus = Literal["waiting", "running", "finished", "stopped", "diverged", "
 ENDED = ("finished", "stopped", "diverged", "failed")
 
 
-# What the fields of a record are in JSON.
+# Types of the fields of a record in JSON.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("trial", "status", "reason", "verdict_reason"), str),
     **dict.fromkeys(("step", "steps", "attempts"), int),
@@ -26,29 +26,28 @@ _KINDS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """A trial as sweep.json has it.
+    """A trial in sweep.json.
 
-    Attributes:
-        trial: its name, `t0000` and so on in order of creation.
-        parameters: what the space gave it, by dotted name.
-        status: `stopped` is what the scheduler ended early. A trial that stands at `running` in a sweep that is not
-            running was interrupted, and goes on when the sweep does.
-        reason: of a status that is not `finished`; while `running`, why the attempt before ended.
+    Attributes: trial: name of the trial, `t0000` and so on in order of creation. parameters: values from the search
+        space, by dotted name. status: status of the trial; `stopped` if the scheduler ended it early. A trial that is
+        `running` in a sweep that
+            is not running was interrupted, and resumes with the sweep.
+        reason: reason of any status but `finished`; while `running`, the reason why the previous attempt ended.
         step: steps of training done.
         steps: steps of its whole run, 0 while unknown.
-        verdict: of its stability; None before there is one.
-        verdict_reason: why.
-        scores: the newest, by name: ``{"value", "ci95", "n"}``.
-        objective: what is maximised, of the newest scores; None where it has none (see `objective`).
-        full_scores: of a finalist, by the whole protocol of `evaluate`; like `scores`.
-        full_objective: of those; finalists rank by it, before all others.
-        milestones: of each one that was reached, ``{"step", "objective", "verdict", "scores": {name: value}}``.
-        parent: of a trial that went on from a copy of another's checkpoint, ``{"trial", "step", "digest"}`` of the
-            newest such copy.
-        attempts: how often it was started.
-        started: when it was first, in seconds since the epoch.
-        ended: when it ended.
-        seconds: for how long it ran, over all attempts.
+        verdict: verdict on its stability; None before there is one.
+        verdict_reason: reason of the verdict.
+        scores: the newest scores, by name: ``{"value", "ci95", "n"}``.
+        objective: value of the objective for the newest scores; None if it has none (see `objective`).
+        full_scores: scores of a finalist, by the whole protocol of `evaluate`; like `scores`.
+        full_objective: objective for the full scores; finalists rank by it, before all other trials.
+        milestones: the milestones that it reached, ``{"step", "objective", "verdict", "scores": {name: value}}``.
+        parent: the newest source checkpoint from which it continued, ``{"trial", "step", "digest"}``; None if it has
+            none.
+        attempts: number of times it was started.
+        started: time of the first start, in seconds since the epoch.
+        ended: time of its end, in seconds since the epoch.
+        seconds: time that it ran, over all attempts.
     """
 
     trial: str
@@ -72,32 +71,32 @@ class TrialRecord:
 
     @property
     def directory(self) -> str:
-        """Its run directory, below that of the sweep."""
+        """Its run directory, relative to the sweep directory."""
         return f"trials/{self.trial}"
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is nothing left to do for it."""
+        """Whether the trial has ended, and will not run again."""
         return self.status in ENDED
 
     @property
     def values(self) -> dict[str, float]:
-        """The newest scores without their intervals; those that are no numbers left out."""
+        """The values of the newest scores; scores that are not numbers are left out."""
         pairs = ((name, score.get("value")) for name, score in self.scores.items())
         return {name: float(value) for name, value in pairs if isinstance(value, int | float)}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the record as sweep.json has it."""
+        """Return the entry of sweep.json."""
         fields = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         fields["parameters"] = {key: as_text(value) for key, value in self.parameters.items()}
         return {"trial": fields.pop("trial"), "directory": self.directory, **fields}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> TrialRecord:
-        """Read a record of sweep.json; what it does not know it leaves out.
+        """Parse an entry of sweep.json; unknown fields are ignored.
 
         Raises:
-            TypeError: it is no record.
+            TypeError: it is not a record.
         """
         if not isinstance(entry, dict):
             raise TypeError(f"a trial is {entry!r}")

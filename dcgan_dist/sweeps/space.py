@@ -1,6 +1,6 @@
-"""What a sweep searches: settings by their dotted names, and how values are chosen for them.
+"""The search space of a sweep: settings by their dotted names, and how values are chosen for them.
 
-In YAML, with the values coerced to the types that the settings are declared with::
+In YAML (values are converted to the declared types of the settings)::
 
     space:
       optim.lr: {loguniform: [1e-5, 1e-1]}
@@ -8,9 +8,9 @@ In YAML, with the values coerced to the types that the settings are declared wit
       model.norm_momentum: {uniform: [0.01, 0.3], when: {model.batch_norm: [paper, all]}}
       model.ngf, model.ndf: {grid: [[16, 16], [32, 32]]}
 
-The last line sets two settings together. A setting with `when` has a value only in those trials in which the other one
-has such a value; elsewhere it keeps that of the sweep's own settings. Values are not judged here: one that a setting's
-check refuses (`optim.beta1` of 1.5) makes the trial that draws it fail with the check's message.
+The last line sets two settings together. A setting with `when` is only searched in trials in which the other setting
+has one of the given values; in other trials it keeps its value from the settings of the sweep. Values are not checked
+here: if a setting refuses a value (`optim.beta1` of 1.5), the trial that draws it fails with the setting's message.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 RANGES = ("uniform", "loguniform", "randint")
 LISTS = ("choice", "grid")
 
-# What the sweep itself sets for each trial.
-_TAKEN = {
-    "name": "each trial has a name of its own",
-    "run_dir": "each trial has a run directory of its own",
-    "cluster.storage": "each trial has a run directory of its own",
+# Settings that the sweep itself sets for each trial.
+_SET_BY_SWEEP = {
+    "name": "each trial has its own name",
+    "run_dir": "each trial has its own run directory",
+    "cluster.storage": "each trial has its own run directory",
     "cluster.cpus_per_worker": "give cpus_per_trial",
     "training.log_every": "it follows from the milestones",
     "training.sample_every": "it follows from the milestones",
@@ -54,15 +54,15 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that is searched: a setting, or several that are set together.
+    """One entry of the space: a setting, or several that are set together.
 
     Attributes:
         keys: dotted names of the settings.
         kind: `uniform`, `loguniform`, `randint`, `choice` or `grid`.
-        low: of a range.
-        high: of a range, included.
-        values: of a list; each has a value for each key.
-        when: by the name of another setting, the values of it for which this one is searched.
+        low: lower end of a range.
+        high: upper end of a range, included.
+        values: values of a list; each has one value for each key.
+        when: conditions: by the name of another setting, the values for which this entry is searched.
     """
 
     keys: tuple[str, ...]
@@ -78,17 +78,17 @@ class Entry:
         return ", ".join(self.keys)
 
     def is_active(self, chosen: Mapping[str, Any]) -> bool:
-        """Whether the entry is searched, given the values of those that it depends on."""
+        """Return whether the entry is searched, given the values of the settings that it depends on."""
         return all(key in chosen and chosen[key] in values for key, values in self.when.items())
 
     def can_have(self, key: str, value: Any) -> bool:
-        """Whether the entry can give `value` to one of its settings."""
+        """Return whether the entry can give `value` to one of its settings."""
         if self.kind in LISTS:
             return any(row[self.keys.index(key)] == value for row in self.values)
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def draw(self, seed: int, number: int) -> Values:
-        """Return the values of trial `number`; they do not depend on what else is searched."""
+        """Return the values of trial `number`; they do not depend on the other entries of the space."""
         name = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big")
         generator = np.random.default_rng([seed, number, name])
         if self.kind in LISTS:
@@ -101,7 +101,7 @@ class Entry:
         return self._typed(min(max(drawn, self.low), self.high))
 
     def pick(self, number: int) -> Values:
-        """Return the values of place `number` in a list."""
+        """Return the values with the index `number` in a list."""
         return dict(zip(self.keys, self.values[number], strict=True))
 
     def _typed(self, value: float) -> Values:
@@ -109,7 +109,7 @@ class Entry:
 
     @property
     def distribution(self) -> BaseDistribution:
-        """The entry as Optuna has it; places in a list go by their text."""
+        """The distribution in Optuna; the values of a list are represented by their JSON."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.kind in LISTS:
@@ -142,8 +142,8 @@ def _parse_entry(name: str, raw: object) -> Entry:
             raise ConfigError(f"{key} cannot be searched: it is the same for all trials of a sweep")
         if key not in _KNOWN:
             raise unknown_setting(key, raw, list(_KNOWN))
-        if key in _TAKEN:
-            raise ConfigError(f"{key} cannot be searched: {_TAKEN[key]}")
+        if key in _SET_BY_SWEEP:
+            raise ConfigError(f"{key} cannot be searched: {_SET_BY_SWEEP[key]}")
     kinds = RANGES + LISTS
     if not isinstance(raw, dict) or len(set(raw) & set(kinds)) != 1 or set(raw) - {*kinds, "when"}:
         kind_list = ", ".join(kinds)
@@ -177,7 +177,7 @@ def _parse_values(name: str, keys: tuple[str, ...], given: list[Any]) -> tuple[t
 
 def _parse_range(key: str, kind: str, given: list[Any]) -> tuple[float, float]:
     if not {int, float} & set(kinds_of(_KNOWN[key].hint)):
-        raise ConfigError(f"space has {key}: {kind}: {key} is no number of any size: take choice or grid")
+        raise ConfigError(f"space has {key}: {kind}: {key} is not a number: take choice or grid")
     if kind != "randint" and _is_whole(key):
         raise ConfigError(f"space has {key}: {kind}: {key} is a whole number: take randint, choice or grid")
     if len(given) != 2:
@@ -204,7 +204,7 @@ def _parse_when(name: str, raw: object) -> dict[str, tuple[Any, ...]]:
 
 
 def _ordered(entries: list[Entry]) -> tuple[Entry, ...]:
-    """Return the entries so that each comes after those it depends on, otherwise as given."""
+    """Return the entries in the given order, except that each comes after those that it depends on."""
     searched: set[str] = set()
     for entry in entries:
         for key in entry.keys:
@@ -223,8 +223,8 @@ def _ordered(entries: list[Entry]) -> tuple[Entry, ...]:
                     )
         ready = next((entry for entry in left if entry.when.keys() <= placed), None)
         if ready is None:
-            circle = ", ".join(entry.name for entry in left)
-            raise ConfigError(f"space has conditions (`when`) that depend on each other in a circle: {circle}")
+            cycle = ", ".join(entry.name for entry in left)
+            raise ConfigError(f"space has conditions (`when`) that depend on each other in a circle: {cycle}")
         left.remove(ready)
         ordered.append(ready)
         placed.update(ready.keys)
@@ -232,7 +232,7 @@ def _ordered(entries: list[Entry]) -> tuple[Entry, ...]:
 
 
 def _refuse_impossible(entries: list[Entry]) -> None:
-    """Refuse conditions that no trial meets, and settings that no trial can have both."""
+    """Refuse conditions that no trial can fulfil, and alternative settings that would both be set."""
     giving = {key: entry for entry in entries for key in entry.keys}
     for entry in entries:
         for key, values in entry.when.items():
@@ -247,21 +247,21 @@ def _refuse_impossible(entries: list[Entry]) -> None:
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched. Values are dictionaries by dotted name, without settings whose `when` does not hold.
+    """The search space. Values are dictionaries by dotted name, without settings whose `when` does not hold.
 
     Attributes:
-        entries: each after those that it depends on.
+        entries: the entries, each after those that it depends on.
     """
 
     entries: tuple[Entry, ...]
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Space:
-        """Read the setting `space`.
+        """Parse the setting `space`.
 
         Raises:
-            ConfigError: it is empty, or has an unknown setting, a value of a wrong type, a range of nothing, or
-                conditions that nothing can meet.
+            ConfigError: it is empty, or has an unknown setting, a value of a wrong type, an empty range, or conditions
+                that cannot be fulfilled.
         """
         if not raw:
             raise ConfigError("space is empty: say what is searched, such as {optim.lr: {loguniform: [1e-5, 1e-2]}}")
@@ -273,7 +273,7 @@ class Space:
         return tuple(key for entry in self.entries for key in entry.keys)
 
     def sample(self, seed: int, number: int) -> Values:
-        """Return the values of trial `number` of a random search, a function of the two arguments alone."""
+        """Return the values of trial `number` of a random search; they depend only on the two arguments."""
         values: Values = {}
         for entry in self.entries:
             if entry.is_active(values):
@@ -284,30 +284,30 @@ class Space:
         """Return every combination of the values of `grid` and `choice`.
 
         Args:
-            seed: of what is drawn.
-            draws: how often each combination is taken where ranges are drawn beside it: all of them with the first
-                draw, then all with the second, so that combinations are compared at the same drawn values, and more
-                draws add to the end. Without ranges, each is taken once.
+            seed: seed of the draws from ranges.
+            draws: number of draws if the space also has ranges: all combinations with the first draw, then all with the
+                second, and so on. So combinations are compared at the same drawn values, and more draws only add
+                trials at the end. Without ranges, each combination is taken once.
         """
         if all(entry.kind in LISTS for entry in self.entries):
             draws = 1
         return [values for draw in range(draws) for values in self._combinations({}, seed, draw)]
 
     def _combinations(self, chosen: Values, seed: int, draw: int, first: int = 0) -> Iterator[Values]:
-        """Yield the combinations of the entries from `first` on, each over the values `chosen` by those before."""
+        """Yield the combinations of the entries from `first` on, each added to the values `chosen` before."""
         if first == len(self.entries):
             yield chosen
             return
         entry = self.entries[first]
         options: list[Values] = [{}]
         if entry.is_active(chosen):
-            places = range(len(entry.values))
-            options = [entry.pick(place) for place in places] if entry.kind in LISTS else [entry.draw(seed, draw)]
+            indices = range(len(entry.values))
+            options = [entry.pick(index) for index in indices] if entry.kind in LISTS else [entry.draw(seed, draw)]
         for option in options:
             yield from self._combinations(chosen | option, seed, draw, first + 1)
 
     def suggest(self, trial: optuna.Trial) -> Values:
-        """Ask Optuna for the values of a trial, one after another, so that it learns of conditions too."""
+        """Ask Optuna for the values of a trial, one after another, so that it also learns the conditions."""
         values: Values = {}
         for entry in self.entries:
             if entry.is_active(values):
@@ -327,10 +327,10 @@ class Space:
 
 
 def run_settings(config: SweepConfig, parameters: Mapping[str, Any]) -> Values:
-    """Return the settings of a trial's run by dotted name: the sweep's own, and over them the trial's values.
+    """Return the settings of a trial's run by dotted name: those of the sweep, overridden by the trial's values.
 
-    A value ends the setting's alternative (`training.epochs` ends `training.steps`). Nothing is checked; that is done
-    by ``override(Config(), settings)``.
+    A value unsets the alternatives of its setting (`training.epochs` unsets `training.steps`). Nothing is checked;
+    ``override(Config(), settings)`` does that.
     """
     ended = {other for group in ALTERNATIVES for key in group if key in parameters for other in group}
     return flatten(config.train) | dict.fromkeys(ended) | dict(parameters)

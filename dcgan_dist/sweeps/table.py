@@ -1,4 +1,4 @@
-"""A sweep as a person sees it: the live table while it runs, and the ranked one at its end."""
+"""A sweep in the terminal: the live table while it runs, and the ranking at its end."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from dcgan_dist.sweeps.objective import Objective, ranked
 from dcgan_dist.sweeps.record import TrialRecord
 
 PLAIN_SECONDS = 10.0
-"""Pause between two summaries where standard output is no terminal."""
-_LOOK_SECONDS = 0.5
+"""Pause between two summaries if standard output is not a terminal."""
+_POLL_SECONDS = 0.5
 _PLAIN_WIDTH = 160
-_FRAME = 8  # lines of a table that are no trials
+_FRAME = 8  # lines of the table besides the trials
 _COLOURS = {
     "running": "cyan",
     "failed": "red",
@@ -38,23 +38,23 @@ _COLOURS = {
 
 
 class LiveTable:
-    """Shows a sweep while it runs, as a context manager.
+    """The table of a running sweep, as a context manager.
 
-    On a terminal, one table that is kept up to date: the trials that run, and below them the best of those that ended.
-    Elsewhere, a line for each trial whose status changes, and every 10 s a summary.
+    On a terminal, one table is kept up to date: the running trials, and below them the best of those that have ended.
+    Elsewhere, a line is printed for each trial whose status changes, and a summary every 10 s.
     """
 
     def __init__(self, ledger: Ledger, console: Console | None = None) -> None:
         """Prepare to show a sweep.
 
         Args:
-            ledger: of the sweep.
-            console: where to; left out, standard output.
+            ledger: ledger of the sweep.
+            console: where to print; if None, standard output.
         """
         self._ledger = ledger
         self._console = console or make_console()
         self._live: Live | None = None
-        self._told = {name: record.status for name, record in ledger.records.items()}
+        self._printed = {name: record.status for name, record in ledger.records.items()}
         self._summarised, self._summary = 0.0, ""
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -62,11 +62,11 @@ class LiveTable:
     def __enter__(self) -> LiveTable:
         if self._console.is_terminal:
             self._live = Live(
-                console=self._console, get_renderable=self.render, refresh_per_second=1 / _LOOK_SECONDS, transient=True
+                console=self._console, get_renderable=self.render, refresh_per_second=1 / _POLL_SECONDS, transient=True
             )
             self._live.start()
         else:
-            self._thread = threading.Thread(target=self._keep_telling, name="sweep-table", daemon=True)
+            self._thread = threading.Thread(target=self._keep_printing, name="sweep-table", daemon=True)
             self._thread.start()
         return self
 
@@ -78,14 +78,14 @@ class LiveTable:
             self._live.stop()
         if self._thread is not None:
             self._thread.join()
-            self._tell_changes()
+            self._print_changes()
 
     def render(self) -> Group:
-        """Return the table as it stands, with as many trials as there is room for."""
+        """Return the current table, with as many trials as fit on the screen."""
         records = list(self._ledger.records.values())
         running = [record for record in records if record.status == "running"]
-        room = max(len(running), self._console.height - _FRAME)
-        shown = [*running, *ranked(record for record in records if record.has_ended)][:room]
+        most = max(len(running), self._console.height - _FRAME)
+        shown = [*running, *ranked(record for record in records if record.has_ended)][:most]
         table = Table(box=None, pad_edge=False, header_style="bold")
         keys = short_names(self._ledger.space.keys)
         table.add_column("trial")
@@ -109,9 +109,9 @@ class LiveTable:
             lines.append(Text(f"and {len(records) - len(shown)} more, in sweep.json", style="dim"))
         return Group(*lines)
 
-    def _keep_telling(self) -> None:
+    def _keep_printing(self) -> None:
         while True:
-            self._tell_changes()
+            self._print_changes()
             now = time.monotonic()
             if now - self._summarised >= PLAIN_SECONDS:
                 self._summarised = now
@@ -122,13 +122,13 @@ class LiveTable:
                 self._summary = line
                 for record in running:
                     self._print(f"  {describe(record, self._ledger.objective)}")
-            if self._done.wait(_LOOK_SECONDS):
+            if self._done.wait(_POLL_SECONDS):
                 return
 
-    def _tell_changes(self) -> None:
+    def _print_changes(self) -> None:
         for name, record in self._ledger.records.items():
-            if self._told.get(name) != record.status:
-                self._told[name] = record.status
+            if self._printed.get(name) != record.status:
+                self._printed[name] = record.status
                 self._print(describe(record, self._ledger.objective))
 
     def _print(self, line: str) -> None:
@@ -136,19 +136,19 @@ class LiveTable:
 
 
 def make_console() -> Console:
-    """Return standard output; where it is no terminal, with room for the columns of a sweep."""
+    """Return a console for standard output; if that is not a terminal, wide enough for the columns of a sweep."""
     console = Console(quiet=is_heard())
     return console if console.is_terminal else Console(width=_PLAIN_WIDTH, quiet=is_heard())
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the last part of each dotted name, or, where two have the same, the whole of it."""
+    """Return the last part of each dotted name, or the whole name if two have the same last part."""
     last = [key.rpartition(".")[2] for key in keys]
     return {key: key if last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)}
 
 
 def figure(value: object) -> str:
-    """Return a value as a table shows it: three significant digits, nothing for None."""
+    """Return a value as text for a table: three significant digits, "" for None."""
     if value is None:
         return ""
     return f"{value:.3g}" if isinstance(value, float) else str(as_text(value))
@@ -160,7 +160,7 @@ def coloured(name: str | None) -> Text:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words, such as `45 s`, `12 min` or `3 h 20 min`."""
+    """Return a duration as text, such as `45 s`, `12 min` or `3 h 20 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -168,22 +168,23 @@ def duration(seconds: float) -> str:
 
 
 def seconds_left(record: TrialRecord) -> float | None:
-    """Return how long a running trial still takes if it goes on to its end; None where that is not to be told."""
+    """Return the seconds that a running trial still needs if it is not stopped early; None if unknown."""
     if record.status != "running" or not 0 < record.step <= record.steps:
         return None
     return record.seconds / record.step * (record.steps - record.step)
 
 
 def share_done(records: Sequence[TrialRecord], wanted: int) -> float:
-    """Return the share of a sweep that is done: trials that ended count whole, whenever they were stopped."""
+    """Return the share of a sweep that is done; a trial that has ended counts fully, even if it was stopped early."""
     done = sum(1.0 if record.has_ended else record.step / record.steps if record.steps else 0.0 for record in records)
     return min(1.0, done / wanted) if wanted else 1.0
 
 
 def sweep_seconds_left(records: Sequence[TrialRecord], wanted: int) -> float | None:
-    """Return how long a sweep still takes: trials to come take as long as those that ended did on average.
+    """Return the seconds that a sweep still needs; None while the duration of a trial is unknown.
 
-    As many run at the same time as do now. None while nothing tells how long a trial takes.
+    It is assumed that new trials take as long as those that have ended did on average, and that as many run at the same
+    time as now.
     """
     running = [record for record in records if record.status == "running"]
     left = {record.trial: seconds for record in running if (seconds := seconds_left(record)) is not None}
@@ -192,14 +193,14 @@ def sweep_seconds_left(records: Sequence[TrialRecord], wanted: int) -> float | N
     if not lengths:
         return None
     each = sum(lengths) / len(lengths)
-    # A running trial may be stopped early, as those that ended were.
+    # A running trial may be stopped early, like those that have ended.
     of_running = sum(min(left.get(record.trial, each), max(each - record.seconds, 0.0)) for record in running)
     to_come = max(0, wanted - sum(record.has_ended for record in records) - len(running))
     return (of_running + to_come * each) / max(1, len(running))
 
 
 def summary(ledger: Ledger) -> str:
-    """Return the line that says how far a sweep is."""
+    """Return a line about the progress of a sweep."""
     records = list(ledger.records.values())
     wanted = ledger.trials_wanted
     parts = [f"sweep {ledger.config.name}: {sum(record.has_ended for record in records)} of {wanted} trials ended"]
@@ -215,7 +216,7 @@ def summary(ledger: Ledger) -> str:
 
 
 def best_line(ledger: Ledger) -> str:
-    """Return the line that names the best trial so far."""
+    """Return a line about the best trial so far."""
     best = ledger.best
     if best is None:
         return "no trial has a score yet"
@@ -224,12 +225,12 @@ def best_line(ledger: Ledger) -> str:
 
 
 def settings(parameters: Mapping[str, Any]) -> str:
-    """Return values in a line."""
+    """Return the values of a trial as one line of text."""
     return ", ".join(f"{key} {figure(value)}" for key, value in parameters.items())
 
 
 def describe(record: TrialRecord, objective: Objective) -> str:
-    """Return a trial in a line of text."""
+    """Return a line of text about a trial."""
     parts = [f"{record.trial} {record.status} at step {record.step:,} of {record.steps:,}"]
     if record.verdict:
         parts.append(record.verdict.replace("_", " "))
@@ -244,7 +245,7 @@ def describe(record: TrialRecord, objective: Objective) -> str:
 
 
 def print_results(ledger: Ledger, console: Console | None = None) -> None:
-    """Print what came out: the trials ranked, the front, what matters, where things are, and what to do next."""
+    """Print the results: the ranking, the Pareto front, the importance of settings, locations, and the next command."""
     console = console or make_console()
     records = ranked(ledger.records.values())
     console.print(_ranking(ledger, records))
@@ -255,7 +256,7 @@ def print_results(ledger: Ledger, console: Console | None = None) -> None:
         names, front = ", ".join(ledger.objective.names), ", ".join(ledger.pareto_front)
         console.print(Text(f"Pareto front over {names}: {front or 'empty'}"), soft_wrap=True)
     _print_importance(ledger, console)
-    _print_places(ledger, console)
+    _print_locations(ledger, console)
 
 
 def _ranking(ledger: Ledger, records: Sequence[TrialRecord]) -> Table:
@@ -302,11 +303,11 @@ def _with_interval(score: Mapping[str, Any]) -> str:
 def _print_importance(ledger: Ledger, console: Console) -> None:
     importance = ledger.importance
     if not importance:
-        console.print("Importance of the settings: told at the end of a sweep, from 8 trials with a score on")
+        console.print("Importance of the settings: printed at the end of a sweep with 8 or more scored trials")
         return
     console.print(
-        "Importance: share of the differences in score that goes by the setting, alone or together with others (95%"
-        " interval); a trial that diverged, collapsed or failed counts as the worst that has a score",
+        "Importance: share of the variance of the score that is due to the setting, alone or together with others (95%"
+        " interval); a trial that diverged, collapsed or failed counts like the worst one that has a score",
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -319,7 +320,7 @@ def _print_importance(ledger: Ledger, console: Console) -> None:
     console.print(table)
 
 
-def _print_places(ledger: Ledger, console: Console) -> None:
+def _print_locations(ledger: Ledger, console: Console) -> None:
     location, best = ledger.location.rstrip("/"), ledger.best
     lines = [("sweep directory", location), ("curves", f"tensorboard --logdir {shlex.quote(f'{location}/trials')}")]
     if best is not None:

@@ -1,7 +1,7 @@
-"""What one trial of a sweep does: train, and at each milestone score its checkpoint and judge its stability.
+"""One trial of a sweep: train, and at each milestone score the checkpoint and judge the stability.
 
-Nothing here knows of Ray. Whoever runs the trial hands in `deliver`, which is told of every milestone and decides
-whether the trial goes on.
+This module does not use Ray. The caller passes `deliver`, which gets the result of every milestone and decides whether
+the trial continues.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-import dcgan_dist.vector_math  # noqa: F401 - before anything is computed
+import dcgan_dist.vector_math  # noqa: F401 - the first import: equal bits in every process need it
 from dcgan_dist.config import Config, override
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World, join_world
@@ -35,7 +35,7 @@ from dcgan_dist.runs.run import Run
 from dcgan_dist.runs.scores import Entry
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.settings import as_record, as_text
-from dcgan_dist.sweeps.exploit import Donor, take_over
+from dcgan_dist.sweeps.exploit import SourceCheckpoint, copy_checkpoint
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
 from dcgan_dist.sweeps.settings import ScoreConfig, SweepConfig
 from dcgan_dist.sweeps.space import run_settings
@@ -43,38 +43,38 @@ from dcgan_dist.training.setup import environment, resolve_config
 from dcgan_dist.training.trained import load_generator
 from dcgan_dist.training.trainer import train
 
-_ORPHAN_PATIENCE_S = STALE_SECONDS + 150  # Ray ends the processes of a dead driver, on a busy machine not at once
-_ONE_IN = {
+_ORPHAN_PATIENCE_S = STALE_SECONDS + 150  # Ray kills the processes of a dead driver, on a busy machine with a delay
+_STOP_REASONS = {
     "asha": "it was not among the best 1 in {reduction:g} that got this far",
     "median": "the others' median was better",
 }
 
 Result = dict[str, Any]
-"""What a milestone gave: `milestone` (from 1), `step`, `steps`, `scores`, `objective`, `verdict`, `verdict_reason`, the
-`train_seconds` of the run so far and the `score_seconds` of this milestone, and `if_stopped`, the reason to record
-where the trial ends here."""
+"""The result of a milestone: `milestone` (from 1), `step`, `steps`, `scores`, `objective`, `verdict`, `verdict_reason`,
+the `train_seconds` of the run so far and the `score_seconds` of this milestone, and `if_stopped`, the reason to record
+if the trial is stopped here."""
 Deliver = Callable[[Result], bool]
-"""Is told of a milestone; says whether the trial goes on."""
-Note = Callable[[int, int], None]
-"""Is told of the step of a log line, and of all steps."""
+"""Function that gets the result of a milestone and returns whether the trial continues."""
+OnProgress = Callable[[int, int], None]
+"""Function that is called with the step of a log line and the number of all steps."""
 
 
-def _note_nothing(step: int, steps: int) -> None:
-    """Nobody follows."""
+def _ignore_progress(step: int, steps: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """A trial whose settings passed the checks.
+    """A trial with valid settings.
 
     Attributes:
-        name: such as `t0007`.
+        name: name of the trial, such as `t0007`.
         location: folder or URL of its run directory.
         config: settings of its run; a milestone is a multiple of `training.checkpoint_every`, or the last step.
-        milestones: the steps at which it is scored, ascending; the last one is the end.
-        score: how.
-        objective: of the sweep.
-        early: why the schedule stops a trial, for people.
+        milestones: steps at which it is scored, ascending; the last one is the end of the run.
+        score: settings of the scores.
+        objective: objective of the sweep.
+        early: template of the reason if the schedule stops the trial.
     """
 
     name: str
@@ -92,32 +92,35 @@ class TrialPlan:
 
 
 def milestone_steps(total: int, count: int) -> tuple[int, ...]:
-    """Return `count` steps of a run of `total`, evenly spaced but for the last, which is the end; fewer in short runs.
+    """Return `count` steps of a run of `total` steps: multiples of the first one, and the end as the last one.
 
-    All but the last are multiples of the first.
+    A run with fewer than `count` steps has fewer milestones.
     """
     interval = max(1, total // count)
     return (*(interval * number for number in range(1, min(count, total))), total)
 
 
 def _log_every(interval: int, most: int) -> int:
-    """Return the longest pause between log lines, at most `most`, that divides `interval` and gives a verdict in it."""
+    """Return the largest number of steps between log lines, at most `most`, that divides `interval`.
+
+    It is small enough for a verdict within one interval.
+    """
     longest = min(most, max(1, interval // MIN_LINES))
     return next(pause for pause in range(longest, 0, -1) if interval % pause == 0)
 
 
 def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping[str, Any]) -> TrialPlan:
-    """Put the parameters of a trial over the sweep's settings, and lay out its milestones.
+    """Override the sweep's settings with the parameters of a trial, and compute its milestones.
 
     Args:
-        sweep: the settings.
-        name: of the trial.
+        sweep: settings of the sweep.
+        name: name of the trial.
         location: folder or URL of its run directory.
-        parameters: what was searched, by dotted name.
+        parameters: values from the search space, by dotted name.
 
     Raises:
-        ConfigError: a value is outside its setting's checks.
-        DataError: the data, which tell the length of a run given in epochs, cannot be used.
+        ConfigError: a value is not valid for its setting.
+        DataError: the data, which determine the length of a run that is given in epochs, cannot be used.
     """
     config = override(Config(), _settings(sweep, name, parameters))
     if config.training.steps is None:
@@ -142,18 +145,18 @@ def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping
         score=sweep.score,
         objective=Objective.parse(sweep.objective),
         early=f"stopped early by {sweep.schedule} at step {{step:,}} of {milestones[-1]:,}: "
-        + _ONE_IN.get(sweep.schedule, "others did better").format(reduction=sweep.reduction),
+        + _STOP_REASONS.get(sweep.schedule, "others did better").format(reduction=sweep.reduction),
     )
 
 
 def _settings(sweep: SweepConfig, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is asked of a trial, by dotted name; nothing is checked."""
+    """Return the settings of a trial by dotted name, without checking them."""
     own = {"name": name, "run_dir": None, "cluster.cpus_per_worker": sweep.cpus_per_trial}
     return {**run_settings(sweep, parameters), **own}
 
 
 def _with_steps(config: Config) -> Config:
-    """Return the settings with the length of the run in steps."""
+    """Return the settings with the length of the run in steps instead of epochs."""
     data = config.data
     dataset = open_dataset(
         data.path,
@@ -169,15 +172,20 @@ def _with_steps(config: Config) -> Config:
 
 
 class Milestones:
-    """The loop's reporter: measures the trial where it passes a milestone, and stops it where it is told to.
+    """The reporter of the training loop: it measures the trial at milestones, and stops it if `deliver` says so.
 
     Attributes:
-        step: of the newest log line.
+        step: step of the newest log line.
         last: the newest result.
     """
 
     def __init__(
-        self, plan: TrialPlan, device: torch.device, deliver: Deliver, should_stop: Callable[[], bool], note: Note
+        self,
+        plan: TrialPlan,
+        device: torch.device,
+        deliver: Deliver,
+        should_stop: Callable[[], bool],
+        on_progress: OnProgress,
     ) -> None:
         self.plan, self.run = plan, Run(plan.location)
         self.step = 0
@@ -185,19 +193,19 @@ class Milestones:
         self._device = device
         self._deliver = deliver
         self._should_stop = should_stop
-        self._note = note
+        self._on_progress = on_progress
         self._fidelity: GeneratorEvaluation | None = None
 
     def report(self, metrics: Row, checkpoint_dir: str | None) -> None:
-        """Take a log line; at a milestone before the last, measure the trial and wait for what becomes of it.
+        """Take a log line; at a milestone before the last, measure the trial and wait for the decision about it.
 
         Raises:
-            Stopped: it does not go on.
+            Stopped: the trial does not continue.
         """
         self.step = int(metrics["step"])
-        self._note(self.step, self.plan.steps)
+        self._on_progress(self.step, self.plan.steps)
         saved = step_of(Path(checkpoint_dir).name) if checkpoint_dir else None
-        # The last log line of a run that diverges comes with an older checkpoint.
+        # The last log line of a run that diverges comes with an older checkpoint, which is not that of a milestone.
         if self.step in self.plan.milestones[:-1] and saved == self.step:
             self._pass(self.step)
 
@@ -206,13 +214,13 @@ class Milestones:
         return self._should_stop()
 
     def catch_up(self, known: Collection[int]) -> None:
-        """Measure the milestones whose checkpoints were saved by a process that was killed before it had told of them.
+        """Measure milestones whose checkpoints were saved by a process that was killed before it delivered them.
 
         Args:
-            known: steps of the milestones that were told of.
+            known: steps of the milestones that were delivered.
 
         Raises:
-            Stopped: the trial does not go on.
+            Stopped: the trial does not continue.
         """
         if self.run.status is None:
             return
@@ -236,7 +244,7 @@ class Milestones:
         return self._result(step, scores, diverged=False, begun=begun)
 
     def conclude(self, diverged: bool) -> Result:
-        """Return the last milestone's result, judged anew by all that the run wrote until it ended."""
+        """Return the result of the last milestone, with a new verdict by all log lines until the end of the run."""
         return self._result(self.step, self.last["scores"], diverged=diverged, begun=time.monotonic())
 
     def _result(self, step: int, scores: dict[str, Any], *, diverged: bool, begun: float) -> Result:
@@ -292,7 +300,7 @@ class Milestones:
 
 
 def _fidelity(samples: int, cache: str | None, run: Run, device: torch.device) -> GeneratorEvaluation:
-    """Return what compares a run's samples with as many images of its data, or with all where there are fewer."""
+    """Return an evaluation that compares samples with as many images of the run's data, or all if there are fewer."""
     settings = EvaluateConfig(task="fidelity", count=samples, cache=cache)
     fidelity = GeneratorEvaluation(settings, run.settings, run.model, device, LocalPool(1))
     fidelity.count = min(samples, fidelity.data.count)
@@ -301,17 +309,17 @@ def _fidelity(samples: int, cache: str | None, run: Run, device: torch.device) -
 
 
 def _has_not_begun(verdict: Verdict) -> bool:
-    """Whether samples are alike because they have never differed much: in a run on its way that is no collapse yet."""
+    """Return whether samples are alike because they never differed, which is no collapse in an unfinished run."""
     best_of_real = verdict.signals.get("distance_of_real", 0.0) / (verdict.signals.get("distance_of_best", 0.0) or 1.0)
     return verdict.name == "collapse" and best_of_real < UNBORN
 
 
 def _show_nothing(protocol: str, entries: list[Entry]) -> None:
-    """A trial shows no table of its own."""
+    """Print no table: the sweep has its own."""
 
 
 def _say_nothing(message: str) -> None:
-    """Nor lines."""
+    """Print no lines either."""
 
 
 def _plain(metric: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,13 +327,13 @@ def _plain(metric: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _share(metric: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an accuracy in percent as a share."""
+    """Convert an accuracy from percent to a share."""
     return {"value": metric["value"] / 100, "ci95": [end / 100 for end in metric["ci95"]], "n": metric["n"]}
 
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """How a trial ended in this process, and its last result."""
+    """The end of a trial in this process, and its last result."""
 
     status: Literal["finished", "stopped", "diverged", "failed"]
     reason: str
@@ -341,76 +349,80 @@ def run_trial(
     known: Collection[int] = (),
     device: Literal["auto", "cpu", "cuda"] = "cpu",
     threads: int = 1,
-    note: Note = _note_nothing,
-    donor: Donor | None = None,
+    on_progress: OnProgress = _ignore_progress,
+    source: SourceCheckpoint | None = None,
     train_by: Callable[[Milestones], None] | None = None,
 ) -> TrialEnd:
-    """Train and measure a trial in this process, from its newest checkpoint where it has one.
+    """Train and measure a trial in this process; resume from its newest checkpoint if it has one.
 
     Args:
         plan: the trial.
-        deliver: is told of every milestone but the last, whose result is that of the end.
-        should_stop: whether the whole sweep is being stopped; the trial then ends with a checkpoint.
-        session: names this launch of the sweep; a writer of another one is waited for until it has ended.
-        known: steps of the milestones told of in an earlier process.
+        deliver: gets the result of every milestone except the last, whose result is part of the returned end.
+        should_stop: function that returns whether the whole sweep is being stopped; then the trial ends with a
+            checkpoint.
+        session: identifies this launch of the sweep; if a process of another launch writes the run directory, it is
+            awaited.
+        known: steps of the milestones that were delivered in an earlier process.
         device: where to compute.
-        threads: of the arithmetic on CPUs.
-        note: is told of the progress.
-        donor: a checkpoint of another trial to go on from, unless that was done before.
-        train_by: trains in other processes, which tell the reporter it is given. Left out, training is done here.
+        threads: threads for computation on CPUs.
+        on_progress: called with the progress.
+        source: a checkpoint of another trial from which to continue, unless it was copied before.
+        train_by: function that trains in other processes, which use the given reporter; if None, train in this process.
 
     Returns:
-        The end. What no other try would change (divergence, bad input, a stop) is told here, not raised.
+        The end of the trial. Ends that a retry would not change (divergence, bad input, a stop) are returned, not
+        raised.
     """
     torch.set_num_threads(threads)
     world = join_world(device)
-    watcher = Milestones(plan, world.device, deliver, should_stop, note)
+    milestones = Milestones(plan, world.device, deliver, should_stop, on_progress)
     try:
-        # Networks are made by way of PyTorch's own generator, though what they start from is drawn from the seed alone.
+        # Building networks advances PyTorch's global generator, although their initial weights depend on the seed
+        # alone.
         with torch.random.fork_rng(devices=[]):
-            return _run(plan, watcher, world, session, known, donor, train_by)
+            return _run(plan, milestones, world, session, known, source, train_by)
     finally:
-        del watcher
+        del milestones
         gc.collect()
         if world.device.type == "cuda":
-            torch.cuda.empty_cache()  # others share the GPU
+            torch.cuda.empty_cache()  # other trials share the GPU
 
 
 def _run(
     plan: TrialPlan,
-    watcher: Milestones,
+    milestones: Milestones,
     world: World,
     session: str,
     known: Collection[int],
-    donor: Donor | None,
+    source: SourceCheckpoint | None,
     train_by: Callable[[Milestones], None] | None,
 ) -> TrialEnd:
     try:
-        _await_end_of_orphan(plan.location, session, watcher.should_stop)
-        if donor is not None:
-            take_over(plan.location, donor, session=session)
+        _await_end_of_orphan(plan.location, session, milestones.should_stop)
+        if source is not None:
+            copy_checkpoint(plan.location, source, session=session)
         try:
-            watcher.catch_up(known)
+            milestones.catch_up(known)
         except Stopped as stop:
-            settle(plan.location, "stopped", str(stop), session=session)
+            record_end(plan.location, "stopped", str(stop), session=session)
             raise
         if train_by is None:
-            train(plan.config, world, watcher, run_location=plan.location, session=session)
+            train(plan.config, world, milestones, run_location=plan.location, session=session)
         else:
-            train_by(watcher)
-        watcher.step = plan.steps
-        return TrialEnd("finished", "", watcher.measure(plan.steps))
+            train_by(milestones)
+        milestones.step = plan.steps
+        return TrialEnd("finished", "", milestones.measure(plan.steps))
     except Diverged as error:
-        return TrialEnd("diverged", str(error), watcher.conclude(diverged=True))
+        return TrialEnd("diverged", str(error), milestones.conclude(diverged=True))
     except Stopped as stop:
-        return TrialEnd("stopped", str(stop), watcher.last | {"step": watcher.step})
+        return TrialEnd("stopped", str(stop), milestones.last | {"step": milestones.step})
     except InputError as error:
-        settle(plan.location, "failed", str(error), session=session, settings=as_record(plan.config))
-        return TrialEnd("failed", str(error), watcher.last | {"step": watcher.step})
+        record_end(plan.location, "failed", str(error), session=session, settings=as_record(plan.config))
+        return TrialEnd("failed", str(error), milestones.last | {"step": milestones.step})
 
 
 def _await_end_of_orphan(location: str, session: str, should_stop: Callable[[], bool]) -> None:
-    """Wait while a process of a driver that was killed still writes the run directory, as long as it may live on."""
+    """Wait, for a limited time, while a process of a killed driver still writes the run directory."""
     give_up = time.monotonic() + _ORPHAN_PATIENCE_S
     while time.monotonic() < give_up and not should_stop():
         status = Run(location).status
@@ -419,17 +431,17 @@ def _await_end_of_orphan(location: str, session: str, should_stop: Callable[[], 
         time.sleep(0.2)
 
 
-def settle(
+def record_end(
     location: str, status: Status, reason: str, *, session: str, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Record in a trial's run directory how it ended, where the loop could not.
+    """Record in a trial's run directory how it ended, if the training loop could not.
 
     Args:
-        location: folder or URL of the run directory, made where there is none.
-        status: how it ended.
-        reason: why.
-        session: names this launch of the sweep.
-        settings: nested, for config.yaml where there is none yet.
+        location: folder or URL of the run directory, which is created if missing.
+        status: how the trial ended.
+        reason: why it ended.
+        session: identifies this launch of the sweep.
+        settings: nested settings for config.yaml, if there is none yet.
     """
     with contextlib.suppress(RunDirectoryError), open_run(location, session=session) as run:
         if settings is not None and run.read_config() is None:
@@ -440,7 +452,7 @@ def settle(
 def record_refusal(
     sweep: SweepConfig, location: str, name: str, parameters: Mapping[str, Any], reason: str, session: str
 ) -> None:
-    """Leave the run directory of a trial whose settings were refused: what was asked for, and why it failed."""
+    """Write the run directory of a trial whose settings were refused: the settings, and why it failed."""
     nested: dict[str, Any] = {}
     for key, value in _settings(sweep, name, parameters).items():
         *groups, last = key.split(".")
@@ -448,20 +460,20 @@ def record_refusal(
         for part in groups:
             group = group.setdefault(part, {})
         group[last] = as_text(value)
-    settle(location, "failed", reason, session=session, settings=nested)
+    record_end(location, "failed", reason, session=session, settings=nested)
 
 
 def score_in_full(
     sweep: SweepConfig, location: str, step: int, device: Literal["cpu", "cuda"], threads: int
 ) -> dict[str, Any]:
-    """Score a finalist's checkpoint by the whole protocol of `evaluate`, into its scores.json; return the scores.
+    """Score a finalist's checkpoint by the whole protocol of `evaluate`, write its scores.json, and return the scores.
 
     Args:
-        sweep: says on which task.
+        sweep: settings of the sweep, with the task.
         location: folder or URL of the run directory.
-        step: of the checkpoint.
+        step: step of the checkpoint.
         device: where to compute.
-        threads: of the arithmetic on CPUs.
+        threads: threads for computation on CPUs.
 
     Raises:
         DataError, RunDirectoryError: the data or the run cannot be used.
@@ -488,8 +500,8 @@ __all__ = [
     "TrialPlan",
     "milestone_steps",
     "plan_trial",
+    "record_end",
     "record_refusal",
     "run_trial",
     "score_in_full",
-    "settle",
 ]

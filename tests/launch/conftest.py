@@ -1,4 +1,4 @@
-"""A Ray cluster of this machine's own, with a token, on private ports and in a private folder."""
+"""A private Ray cluster on this machine, with a token, on its own ports and in its own folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 @dataclass(frozen=True)
 class RayCluster:
-    """Where it is, its first process, and the environment of its hosts and clients."""
+    """The address of the cluster, its first process, and the environment of its hosts and clients."""
 
     address: str
     dashboard: str
@@ -31,19 +31,19 @@ class RayCluster:
     environment: dict[str, str]
 
     def workers(self) -> list[int]:
-        """Process ids of the Ray Train workers that run on it."""
+        """Return the process ids of its Ray Train workers."""
         return [pid for pid in descendants(self.process) if b"RayTrainWorker" in command_line(pid)]
 
 
 def command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended meanwhile
         return b""
 
 
 def descendants(process: int) -> list[int]:
-    """Process ids of a process's children, their children and so on."""
+    """Return the process ids of all descendants of a process."""
     parents = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -55,7 +55,7 @@ def descendants(process: int) -> list[int]:
 
 
 def wait_for_task(cluster: RayCluster) -> int:
-    """Return the process id of a worker that is doing a task."""
+    """Return the process id of a worker that runs a task."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for pid in descendants(cluster.process):
@@ -75,9 +75,9 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="package")
 def ray_cluster() -> Iterator[RayCluster]:
-    """Two CPUs; its clients are processes of their own, since a process has one token for good."""
+    """A cluster with two CPUs; its clients are separate processes, because a process keeps one token forever."""
     port, dashboard, agent, client = free_ports(4)
-    folder = tempfile.mkdtemp(prefix="dr-", dir="/tmp")  # its sockets' names must be short
+    folder = tempfile.mkdtemp(prefix="dr-", dir="/tmp")  # the names of its sockets must be short
     own = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

@@ -1,4 +1,4 @@
-"""The Python API on Ray: inside somebody's own tasks, and from a plain script that has no main guard."""
+"""The Python API on Ray: inside the user's own tasks, and from a plain script without a main guard."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ import dcgan_dist as dd
 from tests.conftest import TINY, metrics, train
 from tests.launch.conftest import RayCluster
 
-pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a run are slow to start
+pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a run start slowly
 
 Script = Callable[..., subprocess.Popen[str]]
 
-LONG = 100_000  # steps: such a run is still going on whenever a test looks
+LONG = 100_000  # steps, so that the run does not end during a test
 
 IN_TASKS = """
 import ray
 
-ray.init(logging_level="ERROR")  # what tasks print would be shown
+ray.init(logging_level="ERROR")  # otherwise the output of tasks would be printed
 
 @ray.remote(num_cpus=1)
 def train(name, lr):
@@ -89,7 +89,7 @@ print(json.dumps([sweep.location, sweep.best.location, sorted(sweep.trials), swe
 
 @pytest.fixture
 def script(ray_cluster: RayCluster, tmp_path: Path) -> Script:
-    """Run a program as a file of its own, on the cluster; it has its settings, and this test's folder as `folder`."""
+    """Return a function that runs a program as a script on the cluster; `folder` in it is this test's folder."""
 
     def start(code: str, **settings: Any) -> subprocess.Popen[str]:
         file = tmp_path / "script.py"
@@ -109,13 +109,13 @@ def script(ray_cluster: RayCluster, tmp_path: Path) -> Script:
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    """Wait for the end of a script that succeeds, and writes nothing to standard error."""
+    """Wait for a script to succeed without writing to standard error."""
     out, err = process.communicate(timeout=400)
     assert (process.returncode, err) == (0, ""), (out, err)
     return out
 
 
-def test_two_tasks_of_somebodys_own_train_at_once(script: Script, tmp_path: Path) -> None:
+def test_two_tasks_of_a_user_train_at_once(script: Script, tmp_path: Path) -> None:
     found = json.loads(output_of(script(IN_TASKS)))
     steps, shape = [5, 10, 15, 20, 24], [5, 16, 16, 3]
     assert found == [[str(tmp_path / name), "finished", steps, shape] for name in ("a", "b")]
@@ -132,13 +132,13 @@ def test_a_task_that_is_cancelled_leaves_a_last_checkpoint(script: Script, tmp_p
     assert f"stopped at step {run.steps[-1]} of 100,000 with a checkpoint" in printed
 
 
-def test_workers_of_a_plain_script_train_in_silence(script: Script, tmp_path: Path) -> None:
+def test_workers_of_a_plain_script_print_nothing(script: Script, tmp_path: Path) -> None:
     assert output_of(script(WORKERS, **{"cluster.workers": 2})) == ""
     assert {row["world_size"] for row in metrics(tmp_path / "run")} == {2}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_script_that_is_interrupted_learns_so_and_can_go_on(workers: int, script: Script) -> None:
+def test_an_interrupted_script_gets_an_exception_and_can_continue(workers: int, script: Script) -> None:
     process = script(STOPPED, **{"cluster.workers": workers, "training.steps": LONG, "training.checkpoint_every": LONG})
     assert process.stdout is not None
     assert process.stdout.readline() == "step 5\n"
@@ -149,9 +149,11 @@ def test_a_script_that_is_interrupted_learns_so_and_can_go_on(workers: int, scri
     assert (last_step, status) == (step + 8, "finished")
 
 
-def test_a_sweep_of_a_plain_script_returns_its_trials_and_the_best_in_silence(script: Script, tmp_path: Path) -> None:
+def test_a_sweep_of_a_plain_script_returns_its_trials_and_the_best_and_prints_nothing(
+    script: Script, tmp_path: Path
+) -> None:
     location, best, trials, lr = json.loads(output_of(script(SWEEP)))
     assert (location, trials, lr) == (str(tmp_path / "sweep"), ["t0000", "t0001"], 0.01)
     record = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
-    objectives = np.array([trial["objective"] for trial in record["trials"]], float)  # NaN of one that collapsed
+    objectives = np.array([trial["objective"] for trial in record["trials"]], float)  # NaN for a collapsed one
     assert best == f"{location}/trials/{record['best']}" == f"{location}/trials/t000{np.nanargmax(objectives)}"

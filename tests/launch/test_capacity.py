@@ -15,7 +15,7 @@ from dcgan_dist.launch.capacity import Capacity
 from tests.conftest import environment
 from tests.launch.conftest import RayCluster
 
-# As an autoscaler would, it says that there may be three hosts of four GPUs; at the end nothing any more.
+# Like an autoscaler, it first reports that there may be three hosts with four GPUs each; at the end it reports nothing.
 GROWING = """
 import ray
 from ray._private.gcs_utils import create_gcs_channel
@@ -32,18 +32,18 @@ with connected_cluster(), create_gcs_channel(ray.get_runtime_context().gcs_addre
 """
 
 
-def test_a_worker_cannot_straddle_two_hosts() -> None:
+def test_a_worker_needs_one_host() -> None:
     cluster = Capacity((("10.0.0.1", 3.0, 0.0), ("10.0.0.2", 3.0, 2.0)))
-    assert cluster.room(1, gpus_per_worker=0) == 6
-    assert cluster.room(2, gpus_per_worker=0) == 2
-    assert cluster.room(1, gpus_per_worker=1) == 2
-    assert cluster.room(0.1, gpus_per_worker=0) == 60
-    assert cluster.room(0.1, gpus_per_worker=2) == 1
+    assert cluster.slots(1, gpus_per_worker=0) == 6
+    assert cluster.slots(2, gpus_per_worker=0) == 2
+    assert cluster.slots(1, gpus_per_worker=1) == 2
+    assert cluster.slots(0.1, gpus_per_worker=0) == 60
+    assert cluster.slots(0.1, gpus_per_worker=2) == 1
 
 
-def test_a_share_of_a_gpu_cannot_straddle_two_gpus() -> None:
+def test_a_fraction_of_a_gpu_needs_one_gpu() -> None:
     cluster = Capacity((("10.0.0.1", 64.0, 2.0),))
-    assert [cluster.room(1, gpus_per_worker=share) for share in (0.25, 0.3, 0.5, 0.6, 1.0)] == [8, 6, 4, 2, 2]
+    assert [cluster.slots(1, gpus_per_worker=share) for share in (0.25, 0.3, 0.5, 0.6, 1.0)] == [8, 6, 4, 2, 2]
 
 
 def test_shortage_is_refused_or_waited_for_as_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,9 +73,11 @@ def test_a_cluster_that_may_grow_from_no_gpus_is_asked_for_them_by_a_run_that_wa
 
 
 @pytest.mark.slow
-def test_what_a_cluster_may_grow_to_is_read_from_its_configuration(ray_cluster: RayCluster, tmp_path: Path) -> None:
+def test_the_gpus_that_a_cluster_may_grow_to_are_read_from_its_configuration(
+    ray_cluster: RayCluster, tmp_path: Path
+) -> None:
     types = "{head: {resources: {CPU: 0}}, gpu: {max_workers: 2, resources: {CPU: 48, GPU: 4}}}"
-    (tmp_path / "ray_bootstrap_config.yaml").write_text(f"available_node_types: {types}")  # as `ray up` leaves it
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(f"available_node_types: {types}")  # as `ray up` writes it
     own = environment(**ray_cluster.environment, RAY_ADDRESS=ray_cluster.address, HOME=str(tmp_path))
     words = [sys.executable, "-c", GROWING]
     done = subprocess.run(words, env=own, capture_output=True, text=True, timeout=100, check=False)

@@ -1,4 +1,4 @@
-"""Which Ray cluster is used, and what is said where none can be."""
+"""Which Ray cluster is used, and the messages if none can be used."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ with connected_cluster():
 
 @pytest.fixture
 def server() -> Iterator[Callable[..., str]]:
-    """Starts a server of gRPC on which a cluster's head answers so; its address."""
+    """Return a function that starts a gRPC server which answers like a cluster's head, and returns its address."""
     with contextlib.ExitStack() as stack:
 
         def start(reply: CheckAliveReply | None = None, refusal: grpc.StatusCode | None = None) -> str:
@@ -71,13 +71,13 @@ def address_of(listener: socket.socket) -> str:
     return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_the_head_of_a_cluster_of_this_version_is_one(server: Callable[..., str]) -> None:
+def test_a_cluster_of_this_version_can_be_used(server: Callable[..., str]) -> None:
     assert connection._why_unusable(server(CheckAliveReply(ray_version=ray.__version__))) == ""
 
 
-def test_a_head_of_another_version_and_one_that_wants_a_token_are_named_as_such(server: Callable[..., str]) -> None:
+def test_a_head_of_another_version_or_with_a_token_is_refused_with_the_reason(server: Callable[..., str]) -> None:
     assert connection._why_unusable(server(CheckAliveReply(ray_version="2.9.0"))) == (
-        f"it runs Ray 2.9.0, and this is {ray.__version__}"
+        f"it runs Ray 2.9.0, but this is {ray.__version__}"
     )
     assert "RAY_AUTH_TOKEN" in connection._why_unusable(server(refusal=grpc.StatusCode.UNAUTHENTICATED))
 
@@ -100,9 +100,9 @@ def test_a_host_that_takes_no_connection_and_a_program_that_never_answers_cost_s
     assert connection.ANSWER_S < 10
     monkeypatch.setattr(connection, "ANSWER_S", 0.3)
     begun = time.monotonic()
-    assert connection._why_unusable(address_of(listener)) == "no answer within 0.3 s"  # the system takes connections
+    assert connection._why_unusable(address_of(listener)) == "no answer within 0.3 s"  # the system accepts connections
     with contextlib.ExitStack() as stack:
-        for _ in range(8):  # until it takes no more
+        for _ in range(8):  # until it accepts no more
             line = stack.enter_context(socket.socket())
             line.setblocking(False)
             line.connect_ex(listener.getsockname())
@@ -118,11 +118,11 @@ def test_a_host_that_takes_no_connection_and_a_program_that_never_answers_cost_s
         ("127.0.0.1:port", "HOST:PORT"),
         (":6379", "HOST:PORT"),
         ("auto", "no Ray cluster can be used"),
-        ("ray://127.0.0.1:10001", "of Ray's client"),
+        ("ray://127.0.0.1:10001", "for Ray's client"),
         ("http://127.0.0.1:8265", "ray job submit"),
     ],
 )
-def test_a_useless_ray_address_is_named_with_the_way_out(
+def test_an_unusable_ray_address_is_named_with_the_way_out(
     address: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ray").mkdir()
@@ -154,7 +154,7 @@ def test_a_dead_cluster_that_ray_start_left_behind_is_named_and_none_is_used(
 
 
 @pytest.mark.parametrize("name", ["x" * 100, "a b", "ä", "nothing/there"])
-def test_where_ray_cannot_keep_its_sockets_in_tmpdir_they_go_to_a_short_folder(
+def test_if_ray_cannot_keep_its_sockets_in_tmpdir_they_go_to_a_short_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nothing").write_text("a file, where a folder would be")
@@ -166,31 +166,31 @@ def test_where_ray_cannot_keep_its_sockets_in_tmpdir_they_go_to_a_short_folder(
     assert folder == os.environ["TMPDIR"] == f"/tmp/ray-{os.getuid()}"
 
 
-def test_where_the_disk_of_tmpdir_is_full_ray_takes_another_folder(
+def test_if_the_disk_of_tmpdir_is_full_ray_takes_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(connection, "LONGEST_FOLDER", 200)
     assert connection._of_this_machine() == {"address": "local", "num_cpus": usable_cores()}
-    monkeypatch.setattr(connection, "ROOM_BYTES", 1 << 60)
+    monkeypatch.setattr(connection, "FREE_BYTES", 1 << 60)
     assert "_temp_dir" in connection._of_this_machine()
 
 
-def test_a_ray_tmpdir_that_will_not_do_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsuitable_ray_tmpdir_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("x" * 100)))
     with pytest.raises(ClusterError, match=r"RAY_TMPDIR is '.*x'.*at most 36 plain characters"):
         connection._of_this_machine()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
     code = (
         "import os, sys, tempfile\n"
         "from pathlib import Path\n"
         "from dcgan_dist.launch import connection\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "print(*(connection._is_fit(Path(name)) for name in sys.argv[1:]), connection._folder_of_our_own())"
+        "print(*(connection._is_suitable(Path(name)) for name in sys.argv[1:]), connection._private_folder())"
     )
     with tempfile.TemporaryDirectory(dir="/tmp") as closed, tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:
         os.chmod(open_to_all, 0o1777)
@@ -204,7 +204,7 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_cluster_of_ray_start_is_used_with_its_token_and_not_when_it_was_killed(tmp_path: Path) -> None:
     port, dashboard, agent, client = free_ports(4)
-    folder = tempfile.mkdtemp(prefix="dr-", dir="/tmp")  # its sockets' names must be short
+    folder = tempfile.mkdtemp(prefix="dr-", dir="/tmp")  # the names of its sockets must be short
     homes = []
     for name in ("own", "other"):
         homes.append({"HOME": str(tmp_path / name)})
@@ -279,7 +279,7 @@ def test_a_living_cluster_answers(ray_cluster: RayCluster) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_the_whole_group_leaves_a_cluster_of_ours_until_the_last_checkpoint(
+def test_after_a_signal_to_the_whole_group_the_cluster_runs_until_the_last_checkpoint(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     settings = {**TINY, "training.steps": 100_000, "cluster.workers": 2, "run_dir": tmp_path / "run"}
@@ -288,7 +288,7 @@ def test_a_signal_to_the_whole_group_leaves_a_cluster_of_ours_until_the_last_che
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, env=own, text=True, start_new_session=True, **pipes) as process:
         wait_for_line(process.stdout, "step 5/")
-        os.killpg(process.pid, number)  # as `timeout` and closed terminals do
+        os.killpg(process.pid, number)  # like `timeout` and closed terminals
         _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors.count("\n")) == (128 + number, 1), errors
     status = json.loads((tmp_path / "run/status.json").read_text())

@@ -1,4 +1,4 @@
-"""`doctor` on a real cluster, and where there is none."""
+"""`doctor` on a real cluster, and without one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def ask(cluster: RayCluster, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*DOCTOR, *options], env=own, capture_output=True, text=True, timeout=100, check=False)
 
 
-def test_every_host_of_a_cluster_examines_itself_a_frozen_one_is_named(ray_cluster: RayCluster, tmp_path: Path) -> None:
+def test_every_host_of_a_cluster_examines_itself_and_a_frozen_one_is_named(
+    ray_cluster: RayCluster, tmp_path: Path
+) -> None:
     words = [RAY, "start", "--address", ray_cluster.address, "--block", "--num-cpus", "999", "--disable-usage-stats"]
     words += ["--node-ip-address", "127.0.0.2", "--object-store-memory", "100000000"]
     own = {**os.environ, **ray_cluster.environment}
@@ -40,7 +42,7 @@ def test_every_host_of_a_cluster_examines_itself_a_frozen_one_is_named(ray_clust
         raylets = [pid for pid in descendants(second.pid) if Path(f"/proc/{pid}/comm").read_text() == "raylet\n"]
         os.kill(*raylets, signal.SIGSTOP)
         took: list[float] = []
-        while len(took) < 3 and min(took, default=99) >= 15:  # a busy machine may need longer now and then
+        while len(took) < 3 and min(took, default=99) >= 15:  # a busy machine sometimes needs longer
             began = time.monotonic()
             done = ask(ray_cluster)
             took.append(time.monotonic() - began)
@@ -53,11 +55,11 @@ def test_every_host_of_a_cluster_examines_itself_a_frozen_one_is_named(ray_clust
             os.kill(pid, signal.SIGKILL)
         second.kill()
         second.wait()
-    while len(hosts) > 1:  # the cluster's other tests want one host
+    while len(hosts) > 1:  # other tests need a cluster of one host
         hosts = json.loads(ask(ray_cluster, "--json").stdout)["hosts"]
 
 
-def test_ray_is_not_started_where_it_could_not_open_its_files() -> None:
+def test_ray_is_not_started_if_it_could_not_open_its_files() -> None:
     code = "from dcgan_dist.command_line import run; from dcgan_dist.launch.connection import connected_cluster as c\n"
     code += "import sys; sys.exit(run(lambda _: c().__enter__(), 'test', []))"
     words = ["sh", "-c", 'ulimit -n 100; exec "$0" -c "$1"', sys.executable, code]
@@ -78,7 +80,7 @@ def test_an_address_where_no_cluster_answers_is_a_finding(
     assert "will fail: Ray cluster" in shown.err
 
 
-def test_the_note_of_a_dead_cluster_is_a_warning_that_says_how_to_remove_it(
+def test_the_address_file_of_a_dead_cluster_is_a_warning_that_says_how_to_remove_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

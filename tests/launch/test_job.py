@@ -1,4 +1,4 @@
-"""Training as a Ray job, on a cluster that wants a token."""
+"""Training as a Ray job, on a cluster with a token."""
 
 from __future__ import annotations
 

@@ -9,7 +9,9 @@ import pytest
 from dcgan_dist.launch.locations import JOB_FOLDER, absolute_input, absolute_output, lasting_output
 
 
-def test_urls_and_rooms_stay_and_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls_and_rooms_are_unchanged_and_paths_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for location in ("s3://bucket/shards", "https://host/shards", "rooms:20000"):
         assert absolute_input(location) == location
@@ -29,7 +31,7 @@ def test_results_of_a_job_are_kept_outside_its_unpacked_folder(tmp_path: Path, m
     assert absolute_input("shards") == str(unpacked / "shards")
 
 
-def test_a_home_folder_is_put_in_place_of_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_replaced_by_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert absolute_input("~/shards/{0..3}.tar") == str(tmp_path / "home/shards/{0..3}.tar")
     assert absolute_output("~/runs") == str(tmp_path / "home/runs")

@@ -1,4 +1,4 @@
-"""Population based training on a real Ray cluster: the worst trial goes on from the best one's checkpoint."""
+"""Population based training on a real Ray cluster: the worst trial continues from the best one's checkpoint."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ray.tune import Checkpoint
 from safetensors.torch import load_file
 
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.launch.ray_tune import DONOR_NAME, _Population, to_tune, told
+from dcgan_dist.launch.ray_tune import SOURCE_NAME, _Population, to_tune, tune_result
 from dcgan_dist.runs.checkpoints import name_of, read_checkpoint
 from dcgan_dist.runs.run import Run
-from dcgan_dist.sweeps.exploit import Donor
+from dcgan_dist.sweeps.exploit import SourceCheckpoint
 from dcgan_dist.sweeps.ledger import Ledger
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.settings import SweepConfig
 from tests.launch.test_ray_tune import SWEEP, Driver, drive, trials
 
-pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a run are slow to start
+pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a run start slowly
 
 __all__ = ["drive"]  # a fixture
 
-LRS = [0.032, 0.03, 0.031, 1e-7]  # with the last one, the generator stays at the grey that it starts from
+LRS = [0.032, 0.03, 0.031, 1e-7]  # with the last one, the images of the generator stay grey
 SETTINGS = {
     "schedule": "pbt",
     "training.steps": 96,
@@ -38,18 +38,18 @@ SETTINGS = {
 
 
 def assert_exploited(folder: Path, found: dict[str, dict[str, Any]]) -> None:
-    """The trial with the bad learning rate has another one's weights, a new learning rate and a lineage."""
+    """Check that the trial with the bad learning rate has another trial's weights, a new learning rate and a parent."""
     bad, parent = found["t0003"], found["t0003"]["parent"]
     assert parent is not None
     assert parent["trial"] in found
     assert parent["trial"] != "t0003"
-    own, donor = (
+    own, source = (
         folder / "trials" / name / "checkpoints" / name_of(parent["step"]) for name in ("t0003", parent["trial"])
     )
-    assert read_checkpoint(donor).state["digest"] == parent["digest"]  # kept as it was
+    assert read_checkpoint(source).state["digest"] == parent["digest"]  # not changed
     assert read_checkpoint(own).state["parent"] == parent
     for name in ("generator", "discriminator", "optim"):
-        ours, theirs = load_file(own / f"{name}.safetensors"), load_file(donor / f"{name}.safetensors")
+        ours, theirs = load_file(own / f"{name}.safetensors"), load_file(source / f"{name}.safetensors")
         assert ours.keys() == theirs.keys()
         assert all((ours[key] == theirs[key]).all() for key in ours)
     assert bad["parameters"]["optim.lr"] in LRS[:3]
@@ -66,7 +66,7 @@ def assert_exploited(folder: Path, found: dict[str, dict[str, Any]]) -> None:
     assert steps[-1] == 96
 
 
-def test_a_trial_that_does_badly_goes_on_from_the_best_with_other_values_also_over_a_kill(
+def test_a_bad_trial_continues_from_the_best_with_other_values_also_after_a_kill(
     drive: Callable[..., Driver],
 ) -> None:
     driver = drive(**SETTINGS)
@@ -85,7 +85,7 @@ def test_a_trial_that_does_badly_goes_on_from_the_best_with_other_values_also_ov
 
 
 class Waiting:
-    """A trial that Tune has paused at a milestone, with what Tune takes for its checkpoint."""
+    """A trial that Tune has paused at a milestone, with Tune's checkpoint of it."""
 
     def __init__(self, folder: Path, record: TrialRecord) -> None:
         self.trial_id = f"id of {record.trial}"
@@ -94,8 +94,8 @@ class Waiting:
         self.experiment_tag = record.trial
         kept = folder / f"kept-{record.trial}"
         kept.mkdir()
-        donor = Donor(str(folder / "trials" / record.trial), 16, f"digest of {record.trial}")
-        (kept / DONOR_NAME).write_text(json.dumps(asdict(donor)))
+        source = SourceCheckpoint(str(folder / "trials" / record.trial), 16, f"digest of {record.trial}")
+        (kept / SOURCE_NAME).write_text(json.dumps(asdict(source)))
         self.checkpoint = Checkpoint.from_directory(str(kept))
         self.temporary_state = SimpleNamespace(saving_to=None)
         self.run_metadata = SimpleNamespace(checkpoint_manager=SimpleNamespace())
@@ -111,7 +111,7 @@ class Waiting:
 
 
 class Population:
-    """A ledger of trials, the scheduler, and what it sees of Tune."""
+    """A ledger of trials, the scheduler, and the part of Tune that it uses."""
 
     def __init__(self, folder: Path, most: int = 4) -> None:
         settings = {**SWEEP, "schedule": "pbt", "space": {"optim.lr": {"loguniform": [1e-5, 1e-2]}}}
@@ -132,12 +132,12 @@ class Population:
         return [trial for trial in self.trials if not trial.is_finished()]
 
     def reach(self, number: int, objective: float, milestone: int = 1) -> None:
-        """Have a trial reach a milestone."""
+        """Let a trial reach a milestone."""
         report = {"milestone": milestone, "step": 16 * milestone, "objective": objective}
-        self.scheduler.on_trial_result(self, self.trials[number], told(report))  # type: ignore[arg-type]
+        self.scheduler.on_trial_result(self, self.trials[number], tune_result(report))  # type: ignore[arg-type]
 
     def next(self) -> str | None:
-        """Name of the trial that runs next."""
+        """Return the name of the trial that runs next."""
         trial = self.scheduler.choose_trial_to_run(self)
         return None if trial is None else trial.config["trial"]
 
@@ -149,7 +149,7 @@ def population(tmp_path: Path) -> Iterator[Population]:
         yield made
 
 
-def test_the_worst_takes_the_best_ones_checkpoint_and_a_value_near_its_own_when_all_are_there(
+def test_the_worst_copies_the_best_checkpoint_and_a_value_close_to_its_own_when_all_have_reported(
     population: Population,
 ) -> None:
     for number, objective in enumerate((0.9, 0.5, 0.4)):
@@ -163,13 +163,13 @@ def test_the_worst_takes_the_best_ones_checkpoint_and_a_value_near_its_own_when_
     assert worst["optim.lr"] != 9e-3
     assert 1e-5 <= worst["optim.lr"] <= 1e-2
     assert [trial.config["optim.lr"] for trial in population.trials[:3]] == [1e-3, 2e-3, 3e-3]
-    # It is on the disk before the trial goes on.
+    # It is on the disk before the trial continues.
     entered = json.loads(Path(population.ledger.location, "sweep.json").read_text())["trials"][3]
     assert (entered["parent"], entered["parameters"]) == (parent, {"optim.lr": worst["optim.lr"]})
     assert population.next() is not None
 
 
-def test_where_all_are_equally_bad_none_takes_anothers_place(population: Population) -> None:
+def test_if_all_are_equally_bad_none_is_replaced(population: Population) -> None:
     for number in range(4):
         population.reach(number, -math.inf)
     assert [trial.config["parent"] for trial in population.trials] == [None] * 4
@@ -177,7 +177,7 @@ def test_where_all_are_equally_bad_none_takes_anothers_place(population: Populat
 
 
 @pytest.mark.parametrize("how", ["on_trial_complete", "on_trial_error"])
-def test_a_trial_that_ends_is_not_waited_for_by_the_others(population: Population, how: str) -> None:
+def test_the_others_do_not_wait_for_a_trial_that_has_ended(population: Population, how: str) -> None:
     for number, objective in enumerate((0.9, 0.5, 0.4)):
         population.reach(number, objective)
     if how == "on_trial_complete":
@@ -190,7 +190,7 @@ def test_a_trial_that_ends_is_not_waited_for_by_the_others(population: Populatio
     assert population.next() in ("t0000", "t0001", "t0002")
 
 
-def test_no_more_trials_run_at_a_time_than_may(tmp_path: Path) -> None:
+def test_at_most_the_allowed_number_of_trials_runs_at_a_time(tmp_path: Path) -> None:
     population = Population(tmp_path / "sweep", most=2)
     with population.ledger:
         population.trials[0].status = "RUNNING"
@@ -199,7 +199,7 @@ def test_no_more_trials_run_at_a_time_than_may(tmp_path: Path) -> None:
         assert population.next() is None
 
 
-def test_a_restarted_population_first_lets_those_behind_catch_up(tmp_path: Path) -> None:
+def test_in_a_restarted_population_trials_that_are_behind_catch_up_first(tmp_path: Path) -> None:
     population = Population(tmp_path / "sweep")
     with population.ledger:
         population.ledger.update("t0000", milestones=({"step": 16}, {"step": 32}))

@@ -1,4 +1,4 @@
-"""Scores over a real cluster."""
+"""Scores on a real cluster."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluate(folder: Path, words: list[str], **environment: str) -> tuple[str, l
     return finish(start(folder, words, environment), folder)
 
 
-def test_features_made_over_a_cluster_give_the_same_score(
+def test_features_from_a_cluster_give_the_same_score(
     ray_cluster: RayCluster, tmp_path: Path, finished_run: Callable[..., Path]
 ) -> None:
     shutil.copytree(finished_run(1), tmp_path / "run")
@@ -52,11 +52,11 @@ def test_features_made_over_a_cluster_give_the_same_score(
     assert entries[0]["values"] == entries[1]["values"]
 
 
-def test_trials_of_the_supervised_control_over_a_cluster_that_loses_a_worker_are_those_of_one_process(
+def test_trials_of_the_supervised_control_on_a_cluster_that_loses_a_worker_equal_those_of_one_process(
     ray_cluster: RayCluster, tmp_path: Path, finished_run: Callable[..., Path]
 ) -> None:
     shutil.copytree(finished_run(1), tmp_path / "run")
-    # The features of the first command are in the cache then: the tasks of the second are trials alone.
+    # The features of the first command are then in the cache: the second command has only trials as tasks.
     words = ["--count=200", "--baselines=cnn", "--trials=3", "--epochs=10", "--cs=1e-2", "--cache=cache"]
     _, alone = evaluate(tmp_path, words)
     cluster = {**ray_cluster.environment, "RAY_ADDRESS": ray_cluster.address}

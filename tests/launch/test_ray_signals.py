@@ -1,4 +1,4 @@
-"""Signals to commands whose work runs over a Ray cluster."""
+"""Signals to commands whose work runs on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMANDS: list[tuple[str, str, int, Sequence[str]]] = [
 
 
 @pytest.mark.parametrize(("number", "what"), enumerate(COMMANDS))
-def test_commands_over_a_cluster_end_in_order_whenever_signals_come(
+def test_commands_on_a_cluster_end_in_order_whenever_signals_come(
     number: int,
     what: tuple[str, str, int, Sequence[str]],
     ray_cluster: RayCluster,
@@ -44,7 +44,7 @@ def test_commands_over_a_cluster_end_in_order_whenever_signals_come(
     own = environment(**ray_cluster.environment, RAY_ADDRESS=ray_cluster.address)
     moment = Moment(function, signals, call=call)
     code, errors = end_of([*words, "--cluster.workers=2"], moment, command, own)
-    lines = [line for line in errors.splitlines() if " images, " not in line]  # but for the progress
+    lines = [line for line in errors.splitlines() if " images, " not in line]  # without the progress
     assert (code, len(lines)) == (128 + signals[0], 1), errors
     left = {path.name for path in tmp_path.iterdir()}
     assert left <= {"out.cache", ".out.unfinished"}

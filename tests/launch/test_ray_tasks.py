@@ -1,4 +1,4 @@
-"""Independent tasks over a real cluster."""
+"""Independent tasks on a real cluster."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def environment(cluster: RayCluster) -> dict[str, str]:
     return {**os.environ, **cluster.environment, "RAY_ADDRESS": cluster.address}
 
 
-def test_tasks_come_back_in_order_again_after_a_crash_and_with_their_own_errors(
+def test_results_are_in_order_after_a_crash_and_errors_are_those_of_the_tasks(
     ray_cluster: RayCluster, tmp_path: Path
 ) -> None:
     (tmp_path / "program.py").write_text(textwrap.dedent(TASKS))
@@ -108,7 +108,7 @@ def prepare(cluster: RayCluster, folder: Path, *words: str) -> subprocess.Popen[
     )
 
 
-def test_prepare_over_a_cluster_loses_a_worker_is_stopped_goes_on_and_ends_with_the_same_bytes(
+def test_prepare_on_a_cluster_loses_a_worker_is_stopped_continues_and_ends_with_the_same_bytes(
     ray_cluster: RayCluster, tmp_path: Path
 ) -> None:
     words = ("--count=4000", "--output=out", "--cluster.workers=2")
@@ -129,7 +129,7 @@ def test_prepare_over_a_cluster_loses_a_worker_is_stopped_goes_on_and_ends_with_
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
     assert err.endswith(
-        "dcgan-dist prepare: ended by a signal (SIGTERM); run again, it goes on from the finished shards\n"
+        "dcgan-dist prepare: ended by a signal (SIGTERM); run again, it continues from the finished shards\n"
     )
     assert not (tmp_path / "out").exists()
     process = prepare(ray_cluster, tmp_path, *words)
@@ -142,7 +142,9 @@ def test_prepare_over_a_cluster_loses_a_worker_is_stopped_goes_on_and_ends_with_
     }
 
 
-def test_more_tasks_at_once_than_cpus_are_refused_with_what_there_is(ray_cluster: RayCluster, tmp_path: Path) -> None:
+def test_more_tasks_at_once_than_cpus_are_refused_with_the_number_of_cpus(
+    ray_cluster: RayCluster, tmp_path: Path
+) -> None:
     process = prepare(ray_cluster, tmp_path, "--count=10", "--output=out", "--cluster.workers=5")
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.count("\n")) == (2, 1)

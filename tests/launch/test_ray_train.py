@@ -20,9 +20,9 @@ from dcgan_dist.launch.ray_train import run_on_ray
 from tests.conftest import TINY, metrics, options
 from tests.launch.conftest import RayCluster
 
-pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a run are slow to start
+pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a run start slowly
 
-LONG = 100_000  # steps: such a run is still going on whenever a test looks
+LONG = 100_000  # steps, so that the run does not end during a test
 
 WITH_REPORTS = """
 import json, sys
@@ -33,7 +33,7 @@ config = parse_settings(Config, sys.argv[1:], "test", "")
 run_on_ray(config, config.run_dir, on_report=lambda values, checkpoint: print("reported", values["step"]))
 """
 
-# In a thread of an actor without CPUs; asked to stop, and killed, it leaves the cluster's CPUs free.
+# In a thread of an actor without CPUs; when it is stopped or killed, the cluster's CPUs become free.
 IN_AN_ACTOR = """
 import json, sys, time, ray
 from dcgan_dist.command_line import parse_settings
@@ -78,7 +78,7 @@ for how in ("asked", "killed"):
 
 
 class Driver:
-    """A run on the cluster: what its driver printed, and how it ended."""
+    """A run on the cluster: the output of its driver, and its end."""
 
     def __init__(self, cluster: RayCluster, run: Path, *words: str, **settings: object) -> None:
         self.run = run
@@ -95,7 +95,7 @@ class Driver:
         self.lines: list[str] = []
 
     def until(self, start: str) -> None:
-        """Read on to a line that begins so."""
+        """Read until a line with this beginning."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line)
@@ -104,30 +104,30 @@ class Driver:
         raise AssertionError(f"no line began with {start!r}: {self.lines} {self.finish()}")
 
     def finish(self) -> tuple[int, str]:
-        """Wait for the end; return the exit status and what went to stderr."""
+        """Wait for the end; return the exit status and the standard error."""
         out, err = self._process.communicate(timeout=240)
         self.lines += out.splitlines(keepends=True)
         return self._process.returncode, err
 
     def printed(self, text: str) -> int:
-        """In how many lines a text stands."""
+        """Return the number of lines that contain a text."""
         return sum(text in line for line in self.lines)
 
     @property
     def status(self) -> dict[str, Any]:
-        """The run's status.json."""
+        """Return the run's status.json."""
         found: dict[str, Any] = json.loads((self.run / "status.json").read_text())
         return found
 
 
 @pytest.fixture
 def drive(ray_cluster: RayCluster, tmp_path: Path) -> Callable[..., Driver]:
-    """Start a run on the cluster, in this test's folder."""
+    """Return a function that starts a run on the cluster, in this test's folder."""
     return lambda *words, **settings: Driver(ray_cluster, tmp_path / "run", *words, **settings)
 
 
 def kill_follower(cluster: RayCluster, driver: Driver) -> None:
-    """SIGKILL the worker that is not the leader."""
+    """Send SIGKILL to the worker that is not the leader."""
     (follower,) = set(cluster.workers()) - {driver.status["pid"]}
     os.kill(follower, signal.SIGKILL)
 
@@ -184,7 +184,7 @@ def test_diverged_run_is_never_retried(drive: Callable[..., Driver]) -> None:
     assert (driver.printed("starting: "), driver.printed("restart")) == (1, 0)
 
 
-def test_what_workers_find_wrong_is_one_line_and_not_retried(drive: Callable[..., Driver], tmp_path: Path) -> None:
+def test_bad_input_of_workers_is_one_line_and_not_retried(drive: Callable[..., Driver], tmp_path: Path) -> None:
     driver = drive(**{"data.path": tmp_path / "shards", "cluster.max_failures": 3})
     code, err = driver.finish()
     assert (code, err.count("\n")) == (2, 1), err
@@ -197,7 +197,7 @@ def test_what_workers_find_wrong_is_one_line_and_not_retried(drive: Callable[...
     ("address", "says"),
     [("127.0.0.1:9", "no Ray cluster can be used"), ("http://127.0.0.1:8265", "ray job submit")],
 )
-def test_useless_ray_address_is_named_at_once(
+def test_an_unusable_ray_address_is_named_at_once(
     address: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -205,7 +205,7 @@ def test_useless_ray_address_is_named_at_once(
         run_on_ray(build_settings(Config, {**TINY, "cluster.workers": 2}), str(tmp_path / "run"))
 
 
-def test_workers_make_room_at_once_when_their_run_is_stopped_or_its_process_killed(
+def test_resources_are_free_at_once_when_a_run_is_stopped_or_its_process_killed(
     drive: Callable[..., Driver],
 ) -> None:
     driver = drive("-c", IN_AN_ACTOR, **{"training.steps": LONG})
@@ -213,5 +213,5 @@ def test_workers_make_room_at_once_when_their_run_is_stopped_or_its_process_kill
     assert driver.printed("stopped at step") == driver.lines.count("stopped\n") == 1
     free = [line.split() for line in driver.lines if " free after " in line]
     assert [words[0] for words in free] == ["asked", "killed"]
-    assert all(float(words[-1]) < 4 for words in free)  # about 1 on a quiet machine
-    assert not [line for line in driver.lines if line.startswith(("starting", "waiting", "step "))]  # quiet
+    assert all(float(words[-1]) < 4 for words in free)  # about 1 on an idle machine
+    assert not [line for line in driver.lines if line.startswith(("starting", "waiting", "step "))]  # with quiet=True

@@ -1,4 +1,4 @@
-"""Sweeps on a real Ray cluster: what becomes of trials, and of a sweep that is interrupted."""
+"""Sweeps on a real Ray cluster: the ends of trials, and interrupted sweeps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SWEEP = {
     "space": {"optim.lr, optim.beta1": {"grid": POINTS}},
 }
 LONG = 1_000_000
-pytestmark = pytest.mark.timeout(900)  # on a busy machine the processes of a sweep are slow to start
+pytestmark = pytest.mark.timeout(900)  # on a busy machine the processes of a sweep start slowly
 
 
 class Driver:
@@ -64,13 +64,13 @@ class Driver:
 
     @property
     def ledger(self) -> dict[str, Any]:
-        """What sweep.json holds; nothing before it is there."""
+        """Return the content of sweep.json; no trials before it exists."""
         path = self.folder / "sweep.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"trials": []}
         return found
 
     def until(self, reached: Callable[[dict[str, dict[str, Any]]], bool]) -> None:
-        """Wait until the trials are so far."""
+        """Wait until the trials have reached a state."""
         deadline = time.monotonic() + 300
         while not reached(trials(self.ledger)):
             assert self.process.poll() is None, self.process.communicate()
@@ -78,12 +78,12 @@ class Driver:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """SIGKILL the driver."""
+        """Send SIGKILL to the driver."""
         self.process.kill()
         self.process.communicate()
 
     def finish(self) -> tuple[int, str, str]:
-        """Wait for the end; return the exit status and what was printed."""
+        """Wait for the end; return the exit status and the output."""
         out, err = self.process.communicate(timeout=300)
         return self.process.returncode, out, err
 
@@ -103,11 +103,13 @@ def run_status(folder: Path, trial: str) -> dict[str, Any]:
 
 @pytest.fixture
 def drive(ray_cluster: RayCluster, tmp_path: Path) -> Callable[..., Driver]:
-    """Start a sweep on the cluster, in a folder of this test."""
+    """Return a function that starts a sweep on the cluster, in this test's folder."""
     return lambda name="sweep", **settings: Driver(ray_cluster, tmp_path / name, settings)
 
 
-def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(drive: Callable[..., Driver], tmp_path: Path) -> None:
+def test_a_sweep_that_is_killed_repeatedly_ends_like_one_that_was_not(
+    drive: Callable[..., Driver], tmp_path: Path
+) -> None:
     undisturbed = drive("undisturbed")
     code, out, err = undisturbed.finish()
     assert (code, err) == (0, ""), out
@@ -137,7 +139,7 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(drive: Callable
     driver = drive("killed")
     code, out, err = driver.finish()
     assert (code, err) == (0, ""), out
-    assert "going on after" in out
+    assert "resuming after" in out
     found = trials(driver.ledger)
     assert list(found) == list(expected)
     for name, trial in expected.items():
@@ -151,10 +153,10 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(drive: Callable
     assert {path.name for path in (tmp_path / "killed" / "trials").iterdir()} == set(expected)
 
 
-def test_a_trial_that_is_stopped_early_frees_its_place_at_once_and_each_leaves_a_run_directory(
+def test_a_trial_that_is_stopped_early_frees_its_resources_at_once_and_each_leaves_a_run_directory(
     drive: Callable[..., Driver],
 ) -> None:
-    # The first one is stable, the second one has not begun at the first milestone, the third diverges.
+    # The first is stable, the second has not learned anything at the first milestone, the third diverges.
     points = [[5e-2, 0.99], [2e-4, 0.5], [1e30, 0.5]]
     driver = drive(schedule="asha", concurrent=1, space={"optim.lr, optim.beta1": {"grid": points}})
     code, out, err = driver.finish()
@@ -174,7 +176,7 @@ def test_a_trial_that_is_stopped_early_frees_its_place_at_once_and_each_leaves_a
         assert "step-00000000.png" in grids
 
 
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
+def test_a_trial_whose_process_is_killed_resumes_from_its_checkpoint(
     ray_cluster: RayCluster, drive: Callable[..., Driver]
 ) -> None:
     driver = drive(**{"space": {"optim.lr": {"grid": [2e-4, 1e-3]}}, "training.steps": 600, "concurrent": 1})
@@ -190,7 +192,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
     assert steps == sorted(set(steps))
 
 
-def test_a_trial_that_is_killed_once_too_often_fails_alone(
+def test_a_trial_that_is_killed_too_often_fails_without_the_others(
     ray_cluster: RayCluster, drive: Callable[..., Driver]
 ) -> None:
     space = {"training.steps": {"grid": [LONG, 24]}}
@@ -205,7 +207,7 @@ def test_a_trial_that_is_killed_once_too_often_fails_alone(
     assert run_status(driver.folder, "t0000")["reason"] == first["reason"]
 
 
-def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_goes_on(drive: Callable[..., Driver]) -> None:
+def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_resumes(drive: Callable[..., Driver]) -> None:
     space = {"training.steps": {"grid": [LONG, 24]}}
     reached = 0
     for attempt, (number, code) in enumerate(((signal.SIGINT, 130), (signal.SIGTERM, 143)), start=1):
@@ -215,7 +217,7 @@ def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_goes_on(dri
         driver.process.send_signal(number)
         status, out, err = driver.finish()
         assert (status, err.count("\n")) == (code, 1), err
-        assert "1 of 2 trials done; the same command goes on" in err
+        assert "1 of 2 trials done; the same command resumes the sweep" in err
         assert "t0001" in out
         assert driver.ledger["status"] == "stopped"
         stopped = run_status(driver.folder, "t0000")
@@ -224,7 +226,7 @@ def test_a_signal_ends_a_sweep_with_checkpoints_and_the_table_and_it_goes_on(dri
         reached = stopped["step"]
 
 
-def test_an_impatient_second_signal_ends_a_sweep_at_once_with_true_statuses(drive: Callable[..., Driver]) -> None:
+def test_a_second_signal_ends_a_sweep_at_once_with_true_statuses(drive: Callable[..., Driver]) -> None:
     driver = drive(space={"training.steps": {"grid": [LONG]}}, **{"cluster.workers": 2})
     driver.until(lambda found: any(trial.get("step", 0) > 0 for trial in found.values()))
     driver.process.send_signal(signal.SIGINT)
@@ -236,7 +238,7 @@ def test_an_impatient_second_signal_ends_a_sweep_at_once_with_true_statuses(driv
     assert run_status(driver.folder, "t0000")["status"] == "stopped"
 
 
-def test_more_than_the_cluster_has_is_refused_in_a_line(drive: Callable[..., Driver]) -> None:
+def test_more_resources_than_the_cluster_has_are_refused_in_a_line(drive: Callable[..., Driver]) -> None:
     driver = drive(**{"cluster.workers": 4})
     code, _, err = driver.finish()
     assert (code, err.count("\n")) == (2, 1), err
@@ -264,7 +266,7 @@ def make_config(**settings: object) -> SweepConfig:
 
 
 class Trial:
-    """What a scheduler looks at."""
+    """The attributes of a trial that a scheduler uses."""
 
     def __init__(self, name: str) -> None:
         self.trial_id = f"id of {name}"
@@ -278,7 +280,7 @@ def record(name: str, *objectives: float | None) -> TrialRecord:
 
 @pytest.mark.parametrize(("value", "decision"), [(0.9, "CONTINUE"), (0.1, "STOP")])
 @pytest.mark.parametrize("schedule", ["asha", "median"])
-def test_a_restarted_schedule_knows_the_milestones_of_before(schedule: str, value: float, decision: str) -> None:
+def test_a_restarted_schedule_knows_earlier_milestones(schedule: str, value: float, decision: str) -> None:
     past = [record("t0000", 0.5, 0.6), record("t0001", 0.4), record("t0002", 0.6), record("t0003", None)]
     scheduler = make_scheduler(make_config(schedule=schedule), past)
     new: Any = Trial("t0004")
@@ -288,7 +290,7 @@ def test_a_restarted_schedule_knows_the_milestones_of_before(schedule: str, valu
 
 
 @pytest.mark.parametrize("schedule", ["asha", "median"])
-def test_of_trials_without_an_objective_none_goes_on_beside_better_ones_or_its_likes(schedule: str) -> None:
+def test_a_trial_without_an_objective_does_not_continue_if_there_are_others(schedule: str) -> None:
     scheduler = make_scheduler(make_config(schedule=schedule), [])
     controller: Any = None
     known: dict[str, Any] = {}
@@ -305,7 +307,7 @@ def test_of_trials_without_an_objective_none_goes_on_beside_better_ones_or_its_l
     assert first == "STOP"
     assert [pass_milestone(1, f"t{number:04d}", number / 10) for number in range(4, 8)] == ["CONTINUE"] * 4
     assert pass_milestone(1, "t0008", None) == "STOP"
-    # One that had the best objective and lost it is no better.
+    # A trial that had the best objective and lost it is not better.
     assert [pass_milestone(2, f"t{number:04d}", 0.5) for number in (4, 5, 6)] == ["CONTINUE"] * 3
     assert pass_milestone(2, "t0007", None) == "STOP"
 
@@ -324,13 +326,13 @@ def test_folders_of_killed_drivers_are_removed_and_those_of_living_ones_are_not(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_trial_that_goes_on_is_not_compared_with_itself() -> None:
+def test_a_resumed_trial_is_not_compared_with_itself() -> None:
     past = [record("t0000", 0.9), record("t0001", 0.1)]
     scheduler = make_scheduler(make_config(schedule="asha"), past)
     going_on: Any = Trial("t0001")
     controller: Any = None
     scheduler.on_trial_add(controller, going_on)
-    # It passed the first rung before the restart: only the second one, where nobody was yet, is left to judge it.
+    # It passed the first rung before the restart; only the second one is left, which no trial has reached yet.
     assert scheduler.on_trial_result(controller, going_on, {TIME: 2, METRIC: 0.1}) == "CONTINUE"
 
 
@@ -354,7 +356,7 @@ def test_a_trial_waits_at_its_milestones_and_ends_there_when_it_is_stopped() -> 
     assert not any(each.name == "trial" for each in threading.enumerate())
 
 
-def test_what_a_trial_raises_comes_out_of_its_next_step() -> None:
+def test_an_error_of_a_trial_is_raised_by_its_next_step() -> None:
     def work(deliver: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         raise ZeroDivisionError("as a bug would")
 

@@ -17,7 +17,7 @@ from tests.launch.test_ray_tune import Driver, drive
 
 __all__ = ["drive"]  # a fixture
 
-pytestmark = pytest.mark.timeout(900)  # on a busy machine the processes of a sweep are slow to start
+pytestmark = pytest.mark.timeout(900)  # on a busy machine the processes of a sweep start slowly
 PLAIN = ModelConfig()
 SPACE = {
     "model.name": {"grid": ["cgan", "dcgan"]},
@@ -28,7 +28,7 @@ SPACE = {
 
 def test_networks_of_both_kinds_are_trained_by_workers_scored_judged_and_shown(drive: Callable[..., Driver]) -> None:
     driver = drive(
-        **{"model.ngf": PLAIN.ngf, "model.ndf": PLAIN.ndf},  # the family without convolutions has no others
+        **{"model.ngf": PLAIN.ngf, "model.ndf": PLAIN.ndf},  # the only widths that the family without convolutions has
         **{"cluster.workers": 2, "training.steps": 12, "milestones": 1, "space": SPACE},
         **{"objective": "coverage,representation", "score.task": "rooms", "score.data_count": 300, "score.count": 100},
         **{"score.labels_per_class": 5, "score.draws": 2, "score.finalists": 0},

@@ -1,4 +1,4 @@
-"""The interface over which workers meet."""
+"""The network interface of the workers."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from dcgan_dist.launch.torch_backend import interface_of
 
 def test_interface_is_found_by_its_address() -> None:
     assert interface_of("127.0.0.1") == "lo"
-    assert interface_of("203.0.113.7") is None  # of a block kept for documents
+    assert interface_of("203.0.113.7") is None  # an address that is reserved for documentation

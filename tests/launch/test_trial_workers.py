@@ -15,23 +15,23 @@ from tests.launch.test_ray_tune import LONG, Driver, drive, run_status, trials
 
 __all__ = ["drive"]  # a fixture
 
-pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a trial are slow to start
+pytestmark = pytest.mark.timeout(600)  # on a busy machine the processes of a trial start slowly
 PAIR = {"cluster.workers": 2, "schedule": "asha", "training.steps": 24, "milestones": 2}
 
 
 def trial_processes(cluster: RayCluster) -> list[int]:
-    """Process ids of those in which trials run, or wait for their workers."""
+    """Return the ids of the processes in which trials run, or wait for their workers."""
     return [pid for pid in descendants(cluster.process) if b"ray::_Inner" in command_line(pid)]
 
 
 def helpers(cluster: RayCluster) -> list[bytes]:
-    """What Ray Train and this program keep running beside the workers of a trial."""
+    """Return the processes of Ray Train and this program besides the workers of a trial."""
     lines = [command_line(pid) for pid in descendants(cluster.process)]
-    return [line for line in lines if any(name in line for name in (b"ray::Train", b"Guard", b"Switchboard"))]
+    return [line for line in lines if any(name in line for name in (b"ray::Train", b"Watchdog", b"EventBus"))]
 
 
 def seconds_until(reached: Callable[[], bool], *, limit: float) -> float:
-    """How long it takes, in seconds."""
+    """Return the time until a condition holds, in seconds."""
     begun = time.monotonic()
     while not reached():
         assert time.monotonic() - begun < limit
@@ -39,10 +39,10 @@ def seconds_until(reached: Callable[[], bool], *, limit: float) -> float:
     return time.monotonic() - begun
 
 
-def test_a_trial_of_two_workers_that_is_stopped_early_makes_room_at_once(
+def test_a_trial_of_two_workers_that_is_stopped_early_frees_its_resources_at_once(
     ray_cluster: RayCluster, drive: Callable[..., Driver]
 ) -> None:
-    # The cluster has room for the workers of one trial. With the second rate, the generator stays as grey as it begins.
+    # Only the workers of one trial fit on the cluster. With the second rate, the generator's images stay grey.
     driver = drive(**PAIR, space={"optim.lr": {"grid": [0.03, 1e-7]}})
     driver.until(lambda found: found.get("t0001", {}).get("status") == "stopped")
     free = seconds_until(lambda: not ray_cluster.workers(), limit=60)
@@ -55,11 +55,11 @@ def test_a_trial_of_two_workers_that_is_stopped_early_makes_room_at_once(
     assert (status["status"], status["reason"], status["locked"]) == ("stopped", found["t0001"]["reason"], False)
     for name in found:
         assert {row["world_size"] for row in metrics(driver.folder / "trials" / name)} == {2}
-    assert free < 5  # about 1 on a quiet machine
+    assert free < 5  # about 1 on an idle machine
     seconds_until(lambda: not helpers(ray_cluster), limit=30)
 
 
-def test_the_workers_of_a_trial_whose_process_is_killed_end_and_it_goes_on_with_new_ones(
+def test_the_workers_of_a_trial_whose_process_is_killed_end_and_it_resumes_with_new_ones(
     ray_cluster: RayCluster, drive: Callable[..., Driver]
 ) -> None:
     driver = drive(**PAIR, space={"training.steps": {"grid": [LONG]}})

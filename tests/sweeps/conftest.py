@@ -1,4 +1,4 @@
-"""The object store and the locations of the tests of results, for the ledger of a sweep too."""
+"""The object store and the locations of the tests of results, also for the ledger of a sweep."""
 
 from tests.runs.conftest import location, s3_server
 

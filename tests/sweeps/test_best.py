@@ -50,7 +50,7 @@ def test_the_file_holds_every_setting_of_the_best_trial_as_train_reads_it(locati
     assert "t0001, by representation 0.7, after 24 of 24 steps" in header[0]
 
 
-def test_the_file_trains_into_a_run_directory_of_its_own(tmp_path: Path) -> None:
+def test_the_file_trains_into_another_run_directory(tmp_path: Path) -> None:
     storage = tmp_path / "results"
     config = override(CONFIG, {"cluster.storage": str(storage), "training.steps": 4})
     with sweep(str(storage / "mine"), config) as ledger:
@@ -70,7 +70,7 @@ def test_a_sweep_in_which_nothing_is_worth_training_gets_no_file(tmp_path: Path)
     assert not (tmp_path / "best.yaml").exists()
 
 
-def test_settings_that_changed_in_mid_run_are_marked(tmp_path: Path) -> None:
+def test_settings_that_changed_during_the_run_are_marked(tmp_path: Path) -> None:
     with sweep(str(tmp_path), parent={"trial": "t0000", "step": 12, "digest": "ab"}) as ledger:
         write_best(ledger)
-    assert "changed in mid-run (population based training)" in (tmp_path / "best.yaml").read_text()
+    assert "changed during the run (population based training)" in (tmp_path / "best.yaml").read_text()

@@ -1,4 +1,4 @@
-"""The configs of the sweeps that come with the product: they load, are complete, and search what they say."""
+"""The configs of the product's sweeps: they load, are complete, and search what they say."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_trial_of_a_config_passes_the_checks_and_builds_networks(name: str
             assert discriminator(images, torch.zeros(2, 0)).shape == (2,)
 
 
-def test_the_stability_sweep_reaches_far_to_both_sides_of_the_papers_settings() -> None:
+def test_the_stability_sweep_covers_a_wide_range_around_the_papers_settings() -> None:
     config = load("stability")
     paper = {"optim.lr": 2e-4, "optim.beta1": 0.5, "model.slope": 0.2}
     assert {key: flatten(config)[key] for key in paper} == paper

@@ -62,7 +62,7 @@ def test_an_effect_of_two_settings_together_counts_for_both() -> None:
     assert abs(both["c"]) < 0.1
 
 
-def test_pure_noise_matters_to_none_and_a_constant_setting_or_score_does_not_either() -> None:
+def test_noise_and_a_constant_setting_or_score_give_no_importance() -> None:
     noise = np.random.default_rng(5)
     found = importance(trials(lambda _: float(noise.normal()), 40, lambda generator: unit(generator) | {"d": 3}))
     assert found is not None
@@ -71,7 +71,7 @@ def test_pure_noise_matters_to_none_and_a_constant_setting_or_score_does_not_eit
     assert set(shares(trials(lambda _: 0.5, 10, unit)).values()) == {0.0}
 
 
-def test_the_scale_of_a_setting_is_of_no_matter() -> None:
+def test_the_scale_of_a_setting_does_not_matter() -> None:
     made = trials(lambda values: values["a"], 60, unit)
     logarithmic = [
         replace(record, parameters={key: 10 ** (4 * value - 5) for key, value in record.parameters.items()})
@@ -80,7 +80,7 @@ def test_the_scale_of_a_setting_is_of_no_matter() -> None:
     assert importance(logarithmic) == importance(made)
 
 
-def test_names_truth_values_and_settings_that_are_not_always_searched_are_told_apart() -> None:
+def test_names_booleans_and_settings_that_are_not_always_searched_are_distinguished() -> None:
     def draw(generator: np.random.Generator) -> Values:
         norm = str(generator.choice(["paper", "all", "none"]))
         values = {"norm": norm, "bias": bool(generator.integers(2)), **unit(generator)}
@@ -93,7 +93,7 @@ def test_names_truth_values_and_settings_that_are_not_always_searched_are_told_a
     assert found["norm"] > 0.5
     assert abs(found["bias"]) < 0.05
     assert abs(found["a"]) < 0.05
-    # A setting whose absence alone tells.
+    # A setting of which only the absence has an effect.
     absent = shares(trials(lambda values: float("b" in values), 80, draw))
     assert absent["b"] > 0.1
 
@@ -122,12 +122,12 @@ def test_a_trial_that_diverged_collapsed_or_failed_counts_as_the_worst() -> None
         for record in made
     ]
     assert importance(worst) == importance(explicit)
-    # Those on the way, and those broken off before they had a score, say nothing.
+    # Running trials, and those stopped before they had a score, do not count.
     waiting = [TrialRecord(trial="x", parameters={"a": 0.9}, status=status) for status in ("running", "stopped")]
     assert importance([*worst, *waiting]) == importance(worst)
 
 
-def test_few_trials_give_none_and_the_same_trials_the_same_figures() -> None:
+def test_few_trials_give_none_and_the_same_trials_the_same_numbers() -> None:
     made = trials(lambda values: values["a"], 8, unit)
     assert importance(made[:7]) is None
     assert importance(made) == importance(made) is not None

@@ -45,7 +45,7 @@ while True:
 
 @pytest.fixture
 def drivers() -> Iterator[list[subprocess.Popen[str]]]:
-    """Drivers that a test started; those that still live are ended."""
+    """Yield a list for the drivers that a test starts; those that still run are ended."""
     started: list[subprocess.Popen[str]] = []
     yield started
     for process in started:
@@ -71,7 +71,7 @@ def trial(name: str = "t0000", **fields: Any) -> TrialRecord:
 
 
 @both
-def test_a_reopened_sweep_has_every_trial_as_it_stood(location: str) -> None:
+def test_a_reopened_sweep_has_every_trial_unchanged(location: str) -> None:
     with Ledger.open(CONFIG, location) as ledger:
         assert not ledger.resumed
         assert (ledger.next_name(), ledger.trials_wanted) == ("t0000", 6)
@@ -94,7 +94,7 @@ def test_a_reopened_sweep_has_every_trial_as_it_stood(location: str) -> None:
         assert replace(ledger.records["t0001"], seconds=begun.seconds) == begun
         assert ledger.importance == found["importance"]
         assert read(location)["started"] == found["started"]
-        # The interrupted one goes on: another attempt of the same trial.
+        # The interrupted one resumes: another attempt of the same trial.
         again = ledger.start(ledger.records["t0001"])
         assert (again.attempts, again.started) == (2, begun.started)
     assert trial_location(f"{location}/", "t0001") == f"{location}/trials/t0001"
@@ -127,7 +127,7 @@ def test_the_file_is_strict_json_and_has_each_change_in_time(tmp_path: Path) -> 
         ledger.update("t0000", step=1)
 
 
-def test_a_driver_killed_at_any_moment_leaves_a_whole_file_that_the_next_one_goes_on_with(
+def test_a_driver_killed_at_any_moment_leaves_a_valid_file_from_which_the_next_one_resumes(
     tmp_path: Path, drivers: list[subprocess.Popen[str]]
 ) -> None:
     location, rng, known = str(tmp_path / "sweep"), random.Random(0), 0
@@ -137,15 +137,15 @@ def test_a_driver_killed_at_any_moment_leaves_a_whole_file_that_the_next_one_goe
         assert driver.stdout.readline().split() == ["open", str(known)]
         time.sleep(rng.uniform(0.1, 0.4))
         driver.kill()
-        told = [line.split() for line in driver.stdout.read().splitlines() if line[-1:].isdigit()]
+        reported = [line.split() for line in driver.stdout.read().splitlines() if line[-1:].isdigit()]
         trials = {entry["trial"]: entry for entry in read(location)["trials"]}
-        # What it was told had been entered is there; at most the entry on the way when it died came after that.
-        for event, name in told:
+        # All entries that the driver reported are there, and at most the one that was in progress when it died.
+        for event, name in reported:
             assert trials[name]["status"] in ("finished",) if event == "finished" else ("running", "finished")
         assert (
-            len(told)
+            len(reported)
             <= sum(1 + (entry["status"] == "finished") for entry in list(trials.values())[known:])
-            <= len(told) + 1
+            <= len(reported) + 1
         )
         known = len(trials)
     assert [*trials] == [f"t{number:04d}" for number in range(known)]
@@ -153,7 +153,7 @@ def test_a_driver_killed_at_any_moment_leaves_a_whole_file_that_the_next_one_goe
 
 
 @both
-def test_a_second_living_driver_is_refused_and_a_dead_one_is_taken_over(
+def test_a_second_living_driver_is_refused_and_the_lease_of_a_dead_one_is_taken(
     location: str, drivers: list[subprocess.Popen[str]]
 ) -> None:
     driver = start_driver(drivers, location)
@@ -198,7 +198,7 @@ def test_a_driver_that_lost_the_directory_to_another_writes_no_more(tmp_path: Pa
         ({"trials": 1}, "has 2 trials already: trials is 1"),
     ],
 )
-def test_the_directory_of_another_sweep_is_refused_and_stays_as_it_was(
+def test_the_directory_of_another_sweep_is_refused_and_not_changed(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with Ledger.open(CONFIG, str(tmp_path)) as ledger:
@@ -215,7 +215,7 @@ def test_the_directory_of_another_sweep_is_refused_and_stays_as_it_was(
     assert (status["status"], status["locked"]) == ("finished", False)
 
 
-def test_settings_that_leave_the_trials_as_they_are_may_differ_when_a_sweep_goes_on(tmp_path: Path) -> None:
+def test_settings_that_do_not_change_the_trials_may_differ_when_a_sweep_resumes(tmp_path: Path) -> None:
     Ledger.open(CONFIG, str(tmp_path)).close("stopped", "signal 2")
     changes = {"trials": 9, "verbose": True, "concurrent": 2, "trial_failures": 3, "score.finalists": 1}
     written_otherwise = {"space": {"optim.lr": {"loguniform": [0.00001, "0.1"]}}, "data.workers": 2}
@@ -223,7 +223,7 @@ def test_settings_that_leave_the_trials_as_they_are_may_differ_when_a_sweep_goes
         assert ledger.trials_wanted == 9
 
 
-def test_a_sweep_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+def test_a_sweep_of_an_earlier_version_resumes(tmp_path: Path) -> None:
     config = override(CONFIG, {"cluster.workers": 2, "score.count": 100, "model.sample_statistics": "batch"})
     with Ledger.open(config, str(tmp_path)) as ledger:
         parameters = {"optim.lr": 0.1, "model.sample_statistics": "batch"}
@@ -241,7 +241,7 @@ def test_a_sweep_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
         Ledger.open(override(config, {"cluster.workers": 1}), str(tmp_path))
 
 
-def test_a_folder_of_other_things_or_of_a_run_is_refused_untouched(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_or_a_run_is_refused_and_not_changed(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     open_run(str(tmp_path / "run")).close()
@@ -268,7 +268,7 @@ def test_a_damaged_file_or_one_of_another_format_is_refused(tmp_path: Path) -> N
         read_sweep(str(tmp_path))
 
 
-def test_nothing_is_made_for_a_space_or_an_objective_that_is_none(tmp_path: Path) -> None:
+def test_nothing_is_written_for_an_invalid_space_or_objective(tmp_path: Path) -> None:
     unusable: list[dict[str, Any]] = [{"space": {}}, {"objective": "beauty"}]
     for changes in unusable:
         with pytest.raises(ConfigError):
@@ -284,7 +284,7 @@ def test_nothing_is_made_for_a_space_or_an_objective_that_is_none(tmp_path: Path
         (Stopped(15, "stopped by signal 15"), "stopped", "stopped by signal 15"),
     ],
 )
-def test_a_sweep_that_is_broken_off_says_why(tmp_path: Path, error: BaseException, status: str, reason: str) -> None:
+def test_a_sweep_that_ends_early_records_why(tmp_path: Path, error: BaseException, status: str, reason: str) -> None:
     def work() -> None:
         with Ledger.open(CONFIG, str(tmp_path)) as ledger:
             ledger.start(trial())
@@ -316,7 +316,7 @@ def test_many_threads_write_at_once_and_nothing_is_lost(tmp_path: Path) -> None:
     assert [(entry["step"], entry["status"]) for entry in read(str(tmp_path))["trials"]] == [(40, "finished")] * 8
 
 
-def test_a_grid_wants_as_many_trials_as_it_has_points(tmp_path: Path) -> None:
+def test_a_grid_has_as_many_trials_as_points(tmp_path: Path) -> None:
     space = {"optim.beta1": {"grid": [0.5, 0.9]}, "model.ngf": {"choice": [8, 16, 24]}}
     config = override(CONFIG, {"space": space, "search": "grid"})
     with Ledger.open(config, str(tmp_path)) as ledger:
@@ -339,7 +339,7 @@ def test_a_bucket_that_does_not_exist_is_one_line(location: str) -> None:
         '"trials": [{"trial": "../../elsewhere", "parameters": {}}]',
     ],
 )
-def test_a_record_that_is_none_is_named_and_left_as_it_is(tmp_path: Path, content: str) -> None:
+def test_an_invalid_record_is_named_and_not_changed(tmp_path: Path, content: str) -> None:
     path = tmp_path / "sweep.json"
     path.write_text('{"format": "dcgan_dist sweep 1", ' + content + "}")
     before = path.read_bytes()
@@ -348,8 +348,8 @@ def test_a_record_that_is_none_is_named_and_left_as_it_is(tmp_path: Path, conten
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("between", [True, False])  # trials, or at the end
-def test_a_disk_that_fills_up_is_one_line_and_leaves_a_whole_ledger_that_goes_on(
+@pytest.mark.parametrize("between", [True, False])  # between trials, or at the end
+def test_a_disk_that_fills_up_is_one_line_and_leaves_a_valid_ledger_that_resumes(
     between: bool, small_disk: Path
 ) -> None:
     location = str(small_disk / "sweep")

@@ -37,11 +37,11 @@ def test_a_distance_is_minimised_alone_in_a_sum_and_on_the_front() -> None:
     assert pareto_front(records, ["coverage", "frechet_distance"]) == ["near"]
 
 
-def test_what_is_not_there_has_no_objective() -> None:
+def test_missing_scores_give_no_objective() -> None:
     assert Objective.parse("stability").value(GOOD) is None
     assert Objective.parse("coverage").value({"coverage": math.nan}) is None
     assert Objective.parse("coverage:1,stability:1").value(GOOD) is None
-    # Of several without weights only the first one is needed, but for the front all are.
+    # Without weights only the first score is needed; the front needs all.
     several = Objective.parse("coverage,stability")
     assert several.value(GOOD | {"frechet_distance": math.inf}) == 0.5
     assert several.values(GOOD) is None
@@ -74,7 +74,7 @@ def test_the_front_is_that_of_optuna_on_random_scores() -> None:
     for names in (["coverage", "recall"], ["coverage", "recall", "frechet_distance"]):
         directions = ["minimize" if name == "frechet_distance" else "maximize" for name in names]
         study = optuna.create_study(directions=directions)
-        values = rng.integers(0, 6, size=(60, len(names))).astype(float)  # so coarse that there are ties
+        values = rng.integers(0, 6, size=(60, len(names))).astype(float)  # coarse, so that there are ties
         records = [record(f"t{i:04d}", scores=dict(zip(names, row, strict=True))) for i, row in enumerate(values)]
         study.add_trials([optuna.create_trial(values=row.tolist()) for row in values])
         front = pareto_front(records, names)
@@ -96,12 +96,12 @@ def test_the_front_is_that_of_optuna_on_random_scores() -> None:
         ("coverage:inf", "the weight 'inf' is no positive number"),
     ],
 )
-def test_an_objective_that_is_none_is_refused(text: str, message: str) -> None:
+def test_an_invalid_objective_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Objective.parse(text)
 
 
-def test_other_scores_can_be_made_known() -> None:
+def test_other_scores_can_be_given() -> None:
     known = [*SCORES, "window"]
     assert Objective.parse("window", known).value({"window": 0.7}) == 0.7
     with pytest.raises(ConfigError, match="frechet_distance, window"):

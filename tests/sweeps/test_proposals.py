@@ -1,4 +1,4 @@
-"""Where the values of a sweep's trials come from."""
+"""The search algorithms of sweeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.sweeps.objective import Objective
-from dcgan_dist.sweeps.proposals import Asked, Proposals, proposals
+from dcgan_dist.sweeps.proposals import OptunaProposals, Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space
@@ -44,7 +44,7 @@ def test_a_grid_has_as_many_trials_as_points() -> None:
     assert source("random", trials=5).total == 5
 
 
-def test_optuna_draws_nearer_to_what_scored_well_than_chance() -> None:
+def test_optuna_proposes_values_closer_to_good_ones_than_chance() -> None:
     asked, distances = source("optuna", trials=40, seed=3), []
     for number in range(40):
         values = asked.propose(f"t{number:04d}", number)
@@ -53,7 +53,7 @@ def test_optuna_draws_nearer_to_what_scored_well_than_chance() -> None:
     assert sum(distances[20:]) / 20 < 0.75  # by chance 1
 
 
-def test_optuna_knows_after_a_restart_what_was_told_before() -> None:
+def test_optuna_knows_earlier_trials_after_a_restart() -> None:
     first = source("optuna", trials=40)
     records = []
     for number in range(12):
@@ -61,18 +61,18 @@ def test_optuna_knows_after_a_restart_what_was_told_before() -> None:
         first.tell(record)
         records.append(record)
     again = source("optuna", records, trials=40)
-    assert isinstance(first, Asked)
-    assert isinstance(again, Asked)
+    assert isinstance(first, OptunaProposals)
+    assert isinstance(again, OptunaProposals)
 
-    def known(asked: Asked) -> list[Any]:
+    def known(asked: OptunaProposals) -> list[Any]:
         return [(trial.params, trial.values, trial.state) for trial in asked.study.get_trials()]
 
     assert known(again) == known(first)
 
 
-def test_optuna_counts_early_diverged_and_failed_trials_for_what_they_are() -> None:
+def test_optuna_gets_the_right_state_of_stopped_diverged_and_failed_trials() -> None:
     asked = source("optuna", trials=40)
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, OptunaProposals)
     changes: list[dict[str, Any]] = [
         {"status": "finished"},
         {"status": "stopped", "step": 4},
@@ -90,7 +90,7 @@ def test_optuna_counts_early_diverged_and_failed_trials_for_what_they_are() -> N
 
 def test_several_scores_without_weights_are_several_directions() -> None:
     asked = source("optuna", trials=40, objective="coverage,frechet_distance")
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, OptunaProposals)
     for number, coverage in enumerate((0.5, 0.9, 0.1)):
         values = asked.propose(f"t{number:04d}", number)
         asked.tell(ended(number, values, coverage=coverage, frechet_distance=10 * coverage))
@@ -99,6 +99,6 @@ def test_several_scores_without_weights_are_several_directions() -> None:
     known = [trial.values for trial in asked.study.get_trials()]
     assert known == [[0.5, -5.0], [0.9, -9.0], [0.1, -1.0], [0.1, -9.0]]
     weighted = source("optuna", trials=40, objective="coverage:1,frechet_distance:0.5")
-    assert isinstance(weighted, Asked)
+    assert isinstance(weighted, OptunaProposals)
     weighted.tell(ended(0, {"optim.lr": 1e-3, "model.batch_norm": "all"}, coverage=0.5, frechet_distance=2.0))
     assert weighted.study.get_trials()[0].values == [-0.5]

@@ -28,7 +28,7 @@ DATA = "rooms:256"
 
 
 def build(parameters: dict[str, Any]) -> Trainer:
-    """What a trial with these parameters trains with, made the way that a trial makes it."""
+    """Return the networks and optimizers of a trial with these parameters, made like in a trial."""
     sweep = build_settings(SweepConfig, {**TINY, "data.path": DATA, "space": {"optim.lr": {"uniform": [0.1, 0.2]}}})
     config = plan_trial(sweep, "t0000", "nowhere", parameters).config
     dataset = open_dataset(DATA, image_size=config.model.image_size, channels=config.model.channels)
@@ -40,7 +40,7 @@ def networks(training: Trainer) -> tuple[Any, Any]:
 
 
 def of_adam(name: str, place: int | None = None) -> Callable[[Trainer], set[Any]]:
-    """Values of an entry in all parameter groups of both optimizers."""
+    """Return the values of an entry in all parameter groups of both optimizers."""
 
     def look(training: Trainer) -> set[Any]:
         groups = [group for player in (training.players.generator, training.players.discriminator)
@@ -69,7 +69,7 @@ def norms(training: Trainer) -> list[_BatchNorm]:
 
 
 def normed_layers(training: Trainer) -> set[tuple[int, int]]:
-    """How many layers of G and of D have batch norm."""
+    """Return the number of layers of G and of D with batch norm."""
     counts = [sum(isinstance(module, _BatchNorm) for module in network.modules()) for network in networks(training)]
     return {(counts[0], counts[1])}
 
@@ -79,7 +79,7 @@ def head_inputs(training: Trainer) -> set[int]:
 
 
 def drawn_z(training: Trainer) -> set[tuple[int, bool]]:
-    """Length of the z that a step draws, and whether they all lie in [-1, 1]; and that G takes them."""
+    """Return the length of the z of a step, and whether all values are in [-1, 1]; check that G accepts them."""
     z, y = training.draws.noise("train", 1)
     assert training.players.generator.network(z, y).shape == (8, 3, 16, 16)
     return {(z.shape[1], bool((z.abs() <= 1).all()))}
@@ -146,7 +146,7 @@ def test_drawn_values_reach_the_optimizer_as_drawn() -> None:
     assert of_adam("betas", 0)(training) == {parameters["optim.beta1"]}
 
 
-def test_whatever_the_sweeps_of_the_product_search_is_looked_at_here() -> None:
+def test_all_settings_that_the_products_sweeps_search_are_tested_here() -> None:
     looked_at = {key for key, *_ in CHOSEN}
     for path in sorted(SWEEPS.glob("*.yaml")):
         space = Space.parse(yaml.safe_load(path.read_text())["space"])

@@ -41,18 +41,18 @@ def test_drawn_values_have_the_distributions_that_the_space_names() -> None:
     assert stats.chisquare(np.bincount(whole)[3:]).pvalue > 0.01
     heads = column(space, "model.head")
     assert stats.binomtest(heads.count("flatten"), len(heads)).pvalue > 0.01
-    # Settings, and neighbouring trials, have nothing to do with each other.
+    # Settings, and successive trials, are independent of each other.
     lr, beta1 = np.log(column(space, "optim.lr")), np.array(column(space, "optim.beta1"))
     assert abs(stats.pearsonr(lr, beta1).statistic) < 0.08
     assert abs(stats.pearsonr(lr[1:], lr[:-1]).statistic) < 0.08
 
 
-def test_a_random_trial_depends_on_the_seed_and_its_number_alone() -> None:
+def test_a_random_trial_depends_only_on_the_seed_and_its_number() -> None:
     lr, beta1 = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}, {"optim.beta1": {"uniform": [0, 1]}}
     both = Space.parse({**lr, **beta1})
     backwards = {number: both.sample(3, number) for number in reversed(range(20))}
     assert [backwards[number] for number in range(20)] == [both.sample(3, number) for number in range(20)]
-    # Searching one more setting, or in another order, leaves the values of the others.
+    # Searching one more setting, or in another order, does not change the values of the others.
     assert [Space.parse(lr).sample(3, number) for number in range(20)] == [
         {"optim.lr": both.sample(3, number)["optim.lr"]} for number in range(20)
     ]
@@ -60,7 +60,7 @@ def test_a_random_trial_depends_on_the_seed_and_its_number_alone() -> None:
     assert both.sample(3, 0) != both.sample(4, 0)
 
 
-def test_values_have_the_types_that_their_settings_are_declared_with() -> None:
+def test_values_have_the_declared_types_of_their_settings() -> None:
     space = Space.parse(
         {
             "optim.lr": {"choice": ["1e-5"]},
@@ -116,18 +116,18 @@ def test_the_grid_has_every_combination_once_and_conditions_hold_in_it() -> None
         {"model.batch_norm": "paper", "model.norm_momentum": 0.5},
         {"model.batch_norm": "none"},
     ]
-    # Combinations share the drawn values; more draws come at the end.
+    # Combinations share the drawn values; further draws are added at the end.
     assert len({point["optim.lr"] for point in drawn}) == 3
     assert Space.parse(NESTED).grid(seed=1, draws=2) == drawn[:8]
 
 
-def test_optuna_is_asked_with_the_same_ranges_and_can_be_told_of_earlier_trials() -> None:
+def test_optuna_gets_the_same_ranges_and_can_learn_earlier_trials() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = Space.parse(
         {**NESTED, "model.z_dim": {"randint": [4, 9]}, "model.ngf, model.ndf": {"grid": [[8, 4], [16, 8]]}}
     )
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, multivariate=False))
-    told = optuna.create_study()
+    informed = optuna.create_study()
     for _ in range(40):
         trial = study.ask()
         values = space.suggest(trial)
@@ -138,9 +138,9 @@ def test_optuna_is_asked_with_the_same_ranges_and_can_be_told_of_earlier_trials(
         params, distributions = space.as_optuna(values)
         assert params == trial.params
         assert distributions == trial.distributions
-        told.add_trial(optuna.create_trial(params=params, distributions=distributions, value=values["optim.lr"]))
+        informed.add_trial(optuna.create_trial(params=params, distributions=distributions, value=values["optim.lr"]))
         study.tell(trial, values["optim.lr"])
-    assert told.best_value == study.best_value
+    assert informed.best_value == study.best_value
 
 
 def test_optuna_finds_a_minimum_that_a_random_search_of_the_same_size_misses() -> None:
@@ -225,7 +225,7 @@ INTERVALS = [f"training.{name}" for name in ("log_every", "sample_every", "check
 
 
 @pytest.mark.parametrize("key", INTERVALS)
-def test_what_the_milestones_decide_cannot_be_searched(key: str) -> None:
+def test_settings_that_the_milestones_determine_cannot_be_searched(key: str) -> None:
     with pytest.raises(ConfigError, match="follows from the milestones"):
         Space.parse({key: {"choice": [1, 2]}})
 
@@ -238,7 +238,7 @@ def test_every_setting_of_networks_optimiser_and_loop_can_be_searched(key: str) 
     assert Space.parse({key: {"choice": [flatten(Config())[key]]}}).sample(0, 0) == {key: flatten(Config())[key]}
 
 
-def test_settings_of_a_run_are_the_sweeps_own_with_the_trials_values_over_them() -> None:
+def test_settings_of_a_run_are_the_sweeps_overridden_by_the_trials_values() -> None:
     config = override(SweepConfig(), {"optim.beta2": 0.9, "training.epochs": 3.0, "trials": 5})
     settings = run_settings(config, {"optim.lr": 0.5, "training.steps": 7})
     made = flatten(override(Config(), settings))
@@ -246,7 +246,7 @@ def test_settings_of_a_run_are_the_sweeps_own_with_the_trials_values_over_them()
     assert changed == {"optim.beta2": 0.9, "optim.lr": 0.5, "training.steps": 7}
 
 
-def test_values_of_an_earlier_version_are_read_as_those_of_today() -> None:
+def test_values_of_an_earlier_version_are_read_as_current_ones() -> None:
     spaces = [
         {
             "model.sample_statistics": {"grid": list(statistics)},

@@ -62,7 +62,7 @@ def test_results_are_ranked_and_name_the_best_settings_and_how_to_train_them(tmp
         print_results(ledger, console)
     text = written(console)
     rows = re.findall(r"^(t\d{4}) +(\S+)", text, flags=re.MULTILINE)
-    # The best first; the collapsed one below it in spite of its higher score, and the diverged one.
+    # The best is first; the collapsed one is below it despite its higher score, and then the diverged one.
     assert [name for name, _ in rows] == ["t0002", "t0000", "t0001", "t0003", "t0003"]
     assert "0.6 (0.5 to 0.7)" in text
     assert "t0003 diverged: loss_d is nan at step 70" in text
@@ -76,7 +76,7 @@ def test_results_are_ranked_and_name_the_best_settings_and_how_to_train_them(tmp
     assert f"tensorboard --logdir '{tmp_path}/my sweep/trials'" in text
 
 
-def test_the_score_of_a_finalist_in_full_has_a_column_of_its_own(tmp_path: Path) -> None:
+def test_the_full_score_of_a_finalist_has_its_own_column(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     with Ledger.open(CONFIG, str(tmp_path / "sweep")) as ledger:
         fill(ledger)
@@ -90,7 +90,7 @@ def test_the_score_of_a_finalist_in_full_has_a_column_of_its_own(tmp_path: Path)
     assert ["0.7 (0.65 to 0.75)" in row for row in rows] == [True, False, False, False]
 
 
-def test_results_of_a_sweep_with_nothing_to_show_say_so(tmp_path: Path) -> None:
+def test_results_of_a_sweep_without_scores_say_so(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=160)
     with Ledger.open(CONFIG, str(tmp_path)) as ledger:
         print_results(ledger, console)
@@ -130,7 +130,7 @@ def test_without_a_terminal_each_change_of_status_is_a_line(tmp_path: Path) -> N
             score(ledger, "t0001", 0.25, step=40, verdict="undecided")
             ledger.finish("t0001", "stopped", "stopped early by asha at step 40 of 100")
     lines = [line for line in written(console).splitlines() if line.startswith("t")]
-    # Nothing of the one that had been running before, and no line twice.
+    # No line about the trial that was running before, and no line twice.
     assert lines[-1] == (
         "t0001 stopped at step 40 of 100; undecided; representation 0.25; optim.lr 0.002, optim.beta1 0.5"
         " (stopped early by asha at step 40 of 100)"
@@ -140,7 +140,7 @@ def test_without_a_terminal_each_change_of_status_is_a_line(tmp_path: Path) -> N
     assert threading.active_count() == before
 
 
-def test_without_a_terminal_there_is_a_summary_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_there_is_a_summary_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "PLAIN_SECONDS", 0.2)
     monkeypatch.setattr(table, "_LOOK_SECONDS", 0.05)
     console = Console(file=io.StringIO(), width=160)
@@ -157,14 +157,15 @@ def test_the_time_left_is_that_of_the_trials_to_come_over_those_at_the_same_time
     ended = [record(0, "finished", 100, 60), record(1, "stopped", 25, 20)]  # 40 s on average
     running = [record(2, "running", 50, 30), record(3, "running", 0, 0)]
     assert share_done([*ended, *running], 10) == pytest.approx(0.25)
-    # 10 s of the one (40 - 30, less than its 30 s to the end), 40 s of the other, 6 * 40 s to come; two at a time.
+    # 10 s for the first (40 - 30, less than the 30 s to its end), 40 s for the second, 6 * 40 s for new ones, two at a
+    # time.
     assert sweep_seconds_left([*ended, *running], 10) == pytest.approx((10 + 40 + 6 * 40) / 2)
     assert sweep_seconds_left(ended, 2) == 0
     assert sweep_seconds_left(running[:1], 2) == pytest.approx(30 + 60)
     assert sweep_seconds_left([record(0, "running")], 2) is None
 
 
-def test_columns_are_named_by_the_last_part_of_a_setting_where_that_tells() -> None:
+def test_columns_are_named_by_the_last_part_of_a_setting_if_it_is_unique() -> None:
     assert short_names(["optim.lr", "model.name", "name"]) == {
         "optim.lr": "lr",
         "model.name": "model.name",
@@ -173,5 +174,5 @@ def test_columns_are_named_by_the_last_part_of_a_setting_where_that_tells() -> N
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(8.4, "8 s"), (89, "89 s"), (95, "2 min"), (3599, "1 h 00 min")])
-def test_times_are_in_words(seconds: float, words: str) -> None:
+def test_durations_are_texts(seconds: float, words: str) -> None:
     assert table.duration(seconds) == words

@@ -1,4 +1,4 @@
-"""One trial of a sweep, without Ray: its plan, its milestones, its ends; and that none leaves anything to the next."""
+"""One trial of a sweep, without Ray: its plan, its milestones, its ends; and no trial changes the next one."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def go(
     return run_trial(plan, deliver, should_stop, session="launch", known=known)
 
 
-def noting(told: list[dict[str, Any]]) -> Callable[[dict[str, Any]], bool]:
-    """Return what takes note of every milestone, and has the trial go on."""
+def keeping(results_so_far: list[dict[str, Any]]) -> Callable[[dict[str, Any]], bool]:
+    """Return a `deliver` that keeps the result of every milestone, and lets the trial continue."""
 
     def deliver(result: dict[str, Any]) -> bool:
-        told.append(result)
+        results_so_far.append(result)
         return True
 
     return deliver
@@ -91,7 +91,7 @@ def test_settings_that_are_searched_reach_the_run(tmp_path: Path) -> None:
     assert settings["training.checkpoint_every"] % settings["training.log_every"] == 0
 
 
-def test_a_value_outside_its_check_leaves_a_run_directory_that_says_so(tmp_path: Path) -> None:
+def test_an_invalid_value_leaves_a_run_directory_with_the_reason(tmp_path: Path) -> None:
     sweep, asked = make_sweep(), {"optim.beta1": 1.5, "model.slope": 0.7}
     with pytest.raises(ConfigError, match=r"optim.beta1 is 1.5") as refusal:
         plan_trial(sweep, "t0000", str(tmp_path), asked)
@@ -103,13 +103,13 @@ def test_a_value_outside_its_check_leaves_a_run_directory_that_says_so(tmp_path:
     assert (status(tmp_path)["status"], status(tmp_path)["reason"]) == ("failed", str(refusal.value))
 
 
-def test_every_milestone_is_told_with_its_checkpoint_grid_scores_and_verdict(tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
+def test_every_milestone_has_a_checkpoint_a_grid_scores_and_a_verdict(tmp_path: Path) -> None:
+    results_so_far: list[dict[str, Any]] = []
     scoring = {"score.task": "rooms", "score.data": "rooms:256", "score.labels_per_class": 5, "score.draws": 2}
     plan = make_plan(tmp_path, **{"objective": "representation", "score.count": 100, **scoring})
-    end = go(plan, noting(told))
+    end = go(plan, keeping(results_so_far))
     assert (end.status, end.reason) == ("finished", "")
-    results = [*told, end.result]
+    results = [*results_so_far, end.result]
     assert [(result["milestone"], result["step"]) for result in results] == [(1, 8), (2, 16), (3, 24)]
     assert checkpoints(tmp_path) == [8, 16, 24]
     for result in results:
@@ -126,9 +126,9 @@ def test_every_milestone_is_told_with_its_checkpoint_grid_scores_and_verdict(tmp
     assert results[-1]["scores"]["representation"]["value"] == pytest.approx(mine / 100)
 
 
-def test_samples_are_compared_with_all_images_where_there_are_fewer(tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
-    end = go(make_plan(tmp_path, **{"objective": "coverage", "score.count": 500}), noting(told))
+def test_samples_are_compared_with_all_images_if_there_are_fewer(tmp_path: Path) -> None:
+    results_so_far: list[dict[str, Any]] = []
+    end = go(make_plan(tmp_path, **{"objective": "coverage", "score.count": 500}), keeping(results_so_far))
     assert end.status == "finished", end.reason
     entries = json.loads((tmp_path / "scores.json").read_text())["fidelity"]
     assert {entry["metrics"]["coverage"]["n"] for entry in entries} == {256}
@@ -143,12 +143,12 @@ def test_a_trial_that_is_given_up_stops_at_its_milestone_with_a_checkpoint_and_t
     assert status(tmp_path)["locked"] is False
 
 
-def test_a_trial_whose_samples_have_never_differed_has_not_begun_and_at_its_end_collapsed(tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
-    end = go(make_plan(tmp_path, **{"training.steps": 36}), noting(told))
-    assert [result["verdict"] for result in told] == ["undecided"] * 2
-    assert all(result["objective"] is not None for result in told)
-    assert "not begun: samples of different z are alike" in told[0]["verdict_reason"]
+def test_a_trial_whose_samples_never_differed_is_undecided_and_at_its_end_collapsed(tmp_path: Path) -> None:
+    results_so_far: list[dict[str, Any]] = []
+    end = go(make_plan(tmp_path, **{"training.steps": 36}), keeping(results_so_far))
+    assert [result["verdict"] for result in results_so_far] == ["undecided"] * 2
+    assert all(result["objective"] is not None for result in results_so_far)
+    assert "not begun: samples of different z are alike" in results_so_far[0]["verdict_reason"]
     assert (end.result["verdict"], end.result["objective"]) == ("collapse", None)
 
 
@@ -159,8 +159,8 @@ def test_samples_that_differed_and_grow_alike_have_collapsed_before_the_end(
     rows = [line | {"time_s": 1.0, "sample_distance": 0.5 if line["step"] < 10 else 0.05} for line in lines]
     monkeypatch.setattr("dcgan_dist.runs.run.Run.rows", lambda self: rows)
     plan = make_plan(tmp_path, **{"training.steps": 36})
-    watcher = Milestones(plan, torch.device("cpu"), lambda result: True, lambda: False, lambda step, steps: None)
-    result = watcher.measure(24)
+    milestones = Milestones(plan, torch.device("cpu"), lambda result: True, lambda: False, lambda step, steps: None)
+    result = milestones.measure(24)
     assert (result["verdict"], result["objective"]) == ("collapse", None)
 
 
@@ -179,7 +179,7 @@ def test_unusable_data_fail_the_trial_with_their_message(tmp_path: Path) -> None
     assert (tmp_path / "run/config.yaml").exists()
 
 
-def test_a_stopped_sweep_stops_its_trials_at_once_and_they_go_on_to_the_same_end(tmp_path: Path) -> None:
+def test_a_stopped_sweep_stops_its_trials_at_once_and_they_resume_to_the_same_end(tmp_path: Path) -> None:
     asked = threading.Event()
 
     def deliver(result: dict[str, Any]) -> bool:
@@ -193,18 +193,18 @@ def test_a_stopped_sweep_stops_its_trials_at_once_and_they_go_on_to_the_same_end
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
-def test_a_milestone_that_nobody_heard_of_is_told_after_a_restart(tmp_path: Path) -> None:
+def test_a_milestone_that_was_not_delivered_is_delivered_after_a_restart(tmp_path: Path) -> None:
     def die(result: dict[str, Any]) -> bool:
         raise MemoryError("as if killed")
 
     with pytest.raises(MemoryError):
         go(make_plan(tmp_path), die)
-    told: list[dict[str, Any]] = []
-    end = go(make_plan(tmp_path), noting(told))
-    assert ([result["step"] for result in told], end.status, end.result["step"]) == ([8, 16], "finished", 24)
+    results_so_far: list[dict[str, Any]] = []
+    end = go(make_plan(tmp_path), keeping(results_so_far))
+    assert ([result["step"] for result in results_so_far], end.status, end.result["step"]) == ([8, 16], "finished", 24)
 
 
-def test_a_trial_whose_milestone_was_its_last_is_given_up_after_a_restart(tmp_path: Path) -> None:
+def test_a_trial_that_does_not_continue_after_a_milestone_is_stopped_after_a_restart(tmp_path: Path) -> None:
     def die(result: dict[str, Any]) -> bool:
         raise MemoryError("as if killed")
 
@@ -216,7 +216,7 @@ def test_a_trial_whose_milestone_was_its_last_is_given_up_after_a_restart(tmp_pa
 
 
 @pytest.mark.slow
-def test_what_a_trial_computes_does_not_depend_on_those_before_it_in_the_process(tmp_path: Path) -> None:
+def test_a_trial_does_not_depend_on_earlier_trials_in_the_process(tmp_path: Path) -> None:
     trials: list[dict[str, Any]] = [
         {"optim.lr": 1e-3, "model.slope": 0.5},
         {"optim.lr": 1e-4, "training.precision": "fp64"},
@@ -243,7 +243,7 @@ def test_what_a_trial_computes_does_not_depend_on_those_before_it_in_the_process
 
 
 def _belongings() -> dict[str, Any]:
-    """What a trial could leave to the next one in its process."""
+    """Return the state of the process that a trial could change for the next one."""
     gc.collect()
     return {
         "files": sorted(os.readlink(f"/proc/self/fd/{name}").split(":")[0] for name in _open_files()),

@@ -1,14 +1,14 @@
-// Charts in SVG, drawn anew whenever their width changes.
+// Charts in SVG, drawn again when their width changes.
 
 const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 
-// Colour of a share between 0 and 1; cividis looks alike to people with and without colour blindness.
+// Colour of a share between 0 and 1; cividis looks the same with and without colour blindness.
 function shade(share) {
   const place = Math.min(1, Math.max(0, share)) * (CIVIDIS.length - 1);
   const low = Math.min(CIVIDIS.length - 2, Math.floor(place));
   const parts = (text) => [1, 3, 5].map((start) => parseInt(text.slice(start, start + 2), 16));
   const [a, b] = [parts(CIVIDIS[low]), parts(CIVIDIS[low + 1])];
-  // On a dark ground the dark end is lightened, or it could not be seen.
+  // On a dark background the dark end is made lighter, because it could not be seen.
   const light = document.documentElement.dataset.theme === "dark" ? 0.42 * (1 - place / (CIVIDIS.length - 1)) : 0;
   const mixed = a.map((value, at) => value + (b[at] - value) * (place - low));
   return `rgb(${mixed.map((value) => Math.round(value + (255 - value) * light)).join(",")})`;
@@ -50,7 +50,7 @@ function tickLabel(value) {
   return number(value);
 }
 
-// Bounds of all finite values, with some air around them.
+// Bounds of all finite values, with a margin.
 function bounds(values, log = false, air = 0.06) {
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) {
@@ -95,7 +95,7 @@ function axes(svg, { x, y, xLabel, yLabel, width, height, left, bottom, xTicks, 
 
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "12 4", "4 4"];
 
-// Lines over steps. `series`: [{name, steps, values}]. Arrow keys and the pointer move a rule that reads the values.
+// Lines over steps. `series`: [{name, steps, values}]. Arrow keys and the pointer move a rule, at which the values are shown.
 function lineChart({ title, unit = "", series, domain = null, marks = null }) {
   const drawn = series.filter((one) => one.values.some(finite));
   if (!drawn.length) return null;
@@ -186,7 +186,7 @@ function nearest(one, step) {
   return best;
 }
 
-// Arrow keys walk through the items of a chart, enter opens one; the same with the pointer.
+// Arrow keys select an item of a chart, enter opens it; the pointer does the same.
 function walkable(svg, items, tell) {
   let at = -1;
   const ring = draw("circle", { r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2, visibility: "hidden", "pointer-events": "none" });

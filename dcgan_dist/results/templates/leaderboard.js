@@ -20,7 +20,7 @@ function boardColumns() {
 
 function compareValues(a, b, down) {
   const [emptyA, emptyB] = [a === null || a === undefined, b === null || b === undefined];
-  if (emptyA || emptyB) return emptyA - emptyB; // what is missing comes last either way
+  if (emptyA || emptyB) return emptyA - emptyB; // missing values come last in both orders
   const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
   return down ? -order : order;
 }
@@ -86,7 +86,7 @@ function drawBoard() {
   const heads = columns.map((column) => {
     const sorted = board.sort === column.id;
     const sort = () => {
-      // Best first at the first click: scores fall, but for those where less is better.
+      // The first click sorts the best first: descending, except for scores where lower is better.
       board.down = sorted ? !board.down : Boolean(column.score) && !column.up;
       board.sort = column.id;
       drawBoard();

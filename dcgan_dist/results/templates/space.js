@@ -1,4 +1,4 @@
-// The space that was searched: pairs of settings, all of them at once, what mattered, and the trade-offs.
+// The search space: pairs of settings, all settings at once, their importance, and the trade-offs.
 
 const PLENTY = 2000; // points in a chart
 
@@ -145,7 +145,7 @@ function importanceChart(sweep) {
   return make("figure", { class: "chart" }, make("figcaption", {}, `What mattered in ${short(sweep.label, 40)} `, make("small", {}, "importance for the objective, 95% intervals")), holder);
 }
 
-// The front: those that no other one beats in both; what diverged or collapsed is not on it.
+// The Pareto front: trials that no other trial beats in both scores; without diverged and collapsed ones.
 function frontOf(items, nameX, nameY) {
   const [signX, signY] = [nameX, nameY].map((name) => (core.lower.includes(name) ? -1 : 1));
   const sound = items.filter((item) => !["diverged", "collapse"].includes(item.trial.verdict));

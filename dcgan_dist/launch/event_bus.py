@@ -1,7 +1,7 @@
-"""What the driver of a run and its workers tell each other: progress, outcomes, and the request to stop.
+"""The event bus between the driver of a run and its workers: progress, outcomes, and the request to stop.
 
-One small Ray actor on the driver's host. Workers write to it without waiting; the driver takes what has come in. Unlike
-Ray's own forwarding of logs, no line is lost when the run ends, and none of Ray's own messages are among them.
+It is a small Ray actor on the driver's host. Workers post events without waiting; the driver takes them. Unlike Ray's
+forwarding of logs, no line is lost when the run ends, and Ray's own messages are not included.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dcgan_dist.errors import DcganDistError
 from dcgan_dist.printing import tell
 from dcgan_dist.runs.documents import Row
 
-Handle = Any  # of the actor; Ray gives actor handles no static type
+Handle = Any  # handle of an actor; Ray has no static type for it
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Started:
-    """Ray Train's controller runs; its end is the end of all workers."""
+    """Ray Train's controller is running; killing it ends all workers."""
 
     controller: Handle
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A group of workers has its CPUs and GPUs: Ray's placement group, whose removal frees them at once."""
+    """A group of workers has its CPUs and GPUs: the placement group, whose removal frees them at once."""
 
     group: Handle
 
 
 @dataclass(frozen=True)
 class Joined:
-    """A worker has begun."""
+    """A worker has started."""
 
     rank: int
     host: str
@@ -62,7 +62,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Metrics:
-    """One log line of the run, as the leader reported it."""
+    """One log line of the run, reported by the leader."""
 
     values: Row
     checkpoint: str | None
@@ -70,7 +70,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial of a sweep is."""
+    """The progress of a trial of a sweep."""
 
     trial: str
     step: int
@@ -79,7 +79,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Settled:
-    """A worker ended the run in a way that no restart would change: diverged, stopped, or bad input."""
+    """A worker ended the run with an outcome that a restart would not change: diverged, stopped, or bad input."""
 
     rank: int
     error: type[DcganDistError]
@@ -87,8 +87,8 @@ class Settled:
 
 
 @dataclass(frozen=True)
-class Broke:
-    """A worker met an error of the program's own or lost its peers; it may be restarted."""
+class Failed:
+    """A worker raised another error, or lost its peers; it may be restarted."""
 
     rank: int
     message: str
@@ -96,28 +96,28 @@ class Broke:
 
 @dataclass(frozen=True)
 class Lost:
-    """Ray found workers dead or failed: why, by rank."""
+    """Ray detected dead or failed workers: the reasons by rank."""
 
     reasons: dict[int, str] = field(default_factory=dict)
 
 
-Event = Line | Started | Placed | Joined | Left | Metrics | Progress | Settled | Broke | Lost
+Event = Line | Started | Placed | Joined | Left | Metrics | Progress | Settled | Failed | Lost
 
 
-class Switchboard:
-    """The actor. It lives as long as its driver."""
+class EventBus:
+    """The actor. It ends with its driver."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._delivered: defaultdict[str, int] = defaultdict(int)  # by sender
-        self._held: defaultdict[str, dict[int, Event]] = defaultdict(dict)  # Ray may run calls out of their order
+        self._held: defaultdict[str, dict[int, Event]] = defaultdict(dict)  # Ray may run calls out of order
         self._arrival = asyncio.Event()
         self._stop = asyncio.Event()
         self._settled = asyncio.Event()
         self._end = asyncio.Event()  # never set
 
     async def post(self, sender: str, number: int, event: Event) -> None:
-        """Leave a sender's event `number` (from 0) for the driver; return once all before it are there too."""
+        """Add event `number` (from 0) of a sender; return when all its earlier events have arrived too."""
         held = self._held[sender]
         held[number] = event
         while self._delivered[sender] in held:
@@ -133,7 +133,7 @@ class Switchboard:
             self._settled.set()
 
     async def take(self, wait_s: float) -> list[Event]:
-        """Return the events since the last call in their order, waiting a while for the first."""
+        """Return the events since the last call, in order; wait up to `wait_s` seconds for the first."""
         try:
             await asyncio.wait_for(self._arrival.wait(), wait_s)
         except TimeoutError:
@@ -147,38 +147,38 @@ class Switchboard:
         self._stop.set()
 
     async def stopped(self) -> bool:
-        """Return once the workers are asked to stop."""
+        """Return True as soon as the workers are asked to stop."""
         return await self._stop.wait()
 
     async def ended(self) -> None:
-        """Never return: with the end of this actor, which is that of the driver, the call fails."""
+        """Never return: the call fails when this actor ends, which is when its driver ends."""
         await self._end.wait()
 
     async def settled(self, wait_s: float) -> bool:
-        """Whether some worker has settled the run's outcome, or does so within `wait_s` seconds."""
+        """Return whether a worker has settled the outcome of the run, or does so within `wait_s` seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._settled.wait(), wait_s)
         return self._settled.is_set()
 
 
 class Sender:
-    """One process's way to the switchboard; its events arrive in the order in which it posts them."""
+    """The sender of one process; its events arrive in the order in which it posts them."""
 
-    def __init__(self, board: Handle) -> None:
-        self._board = board
+    def __init__(self, bus: Handle) -> None:
+        self._bus = bus
         self._name = uuid.uuid4().hex
         self._count = 0
         self._lock = threading.Lock()
 
     def post(self, event: Event) -> Any:
-        """Send an event without waiting; `ray.get` of what is returned waits until it has arrived."""
+        """Post an event without waiting; `ray.get` of the returned reference waits until it has arrived."""
         with self._lock:
             number, self._count = self._count, self._count + 1
-            return self._board.post.remote(self._name, number, event)
+            return self._bus.post.remote(self._name, number, event)
 
 
 class PostedStream(io.TextIOBase):
-    """A text stream whose lines go to the driver."""
+    """A text stream that posts its lines to the driver."""
 
     def __init__(self, sender: Sender, *, to_stderr: bool = False, prefix: str = "") -> None:
         self._sender = sender
@@ -188,11 +188,11 @@ class PostedStream(io.TextIOBase):
         self._lock = threading.Lock()
 
     def writable(self) -> bool:
-        """Whether it can be written to."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
-        """Post the lines that are complete, keep the rest; of a line overwritten by carriage returns the last state."""
+        """Post complete lines and keep the rest; for a line that carriage returns overwrite, post its last state."""
         with self._lock:
             *lines, self._rest = (self._rest + text).split("\n")
             for line in lines:
@@ -200,7 +200,7 @@ class PostedStream(io.TextIOBase):
         return len(text)
 
     def finish(self) -> None:
-        """Post what is left."""
+        """Post the last, incomplete line."""
         with self._lock:
             if self._rest:
                 self._post(self._rest)
@@ -212,27 +212,27 @@ class PostedStream(io.TextIOBase):
 
 
 class WithoutRay(io.TextIOBase):
-    """A text stream that lets through what this program writes, and not what Ray's own threads do.
+    """A text stream that passes on the output of this program, and discards that of Ray's own threads.
 
-    Ray tells the driver of every lost process and host in pages of text, whatever its log settings.
+    Ray prints pages of text about every lost process and host in the driver, whatever its log settings are.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def writable(self) -> bool:
-        """Whether it can be written to."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
-        """Write on, or drop."""
+        """Pass the text on, or discard it if the current thread is Ray's."""
         return len(text) if threading.current_thread().name.startswith("ray_") else self._stream.write(text)
 
     def flush(self) -> None:
-        """Flush the stream behind."""
+        """Flush the underlying stream."""
         self._stream.flush()
 
 
 def show(line: Line) -> None:
-    """Print a worker's line from the driver."""
+    """Print a worker's line in the driver."""
     tell(line.text, to_stderr=line.to_stderr)
