@@ -53,9 +53,10 @@ wheel: setup
 	rm -rf build
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
-# The page of the Python API, from its docstrings.
+# The page of the Python API, and the schemas of configs, from docstrings and types.
 api: setup
 	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_schema.py
 
 lint: setup
 	$(BIN)/ruff check .

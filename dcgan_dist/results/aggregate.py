@@ -647,8 +647,8 @@ def _numbers() -> tuple[str, ...]:
 
 
 def _as_declared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with numbers as such: YAML reads `1e-5`, as people write it, as a text."""
-    declared = dict(settings)
+    """Return settings as runs record them: YAML reads `1e-5`, as people write it, as a text, and lists can be lists."""
+    declared = {key: as_text(tuple(value)) if isinstance(value, list) else value for key, value in settings.items()}
     for key in _numbers():
         value = settings.get(key)
         if isinstance(value, str):
