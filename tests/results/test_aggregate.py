@@ -53,13 +53,23 @@ def test_a_run_of_an_earlier_version_differs_by_none_of_its_spellings(tmp_path):
     assert set(trial.changed) == {"optim.lr"}
 
 
+def test_a_list_in_the_record_of_a_run_is_what_its_text_is(tmp_path):
+    run = make_run(tmp_path / "rooms", optim__lr=1e-3)
+    text = (run / "config.yaml").read_text()
+    assert "generator_units: '256'" in text
+    (run / "config.yaml").write_text(text.replace("generator_units: '256'", "generator_units: [256]"))
+    assert read(tmp_path).settings["model.generator_units"] == "256"
+    assert set(read(tmp_path).changed) == {"optim.lr"}
+
+
 def test_a_run_is_read_as_it_was_written(tmp_path):
     run = make_run(tmp_path / "rooms", optim__lr=1e-3, training__steps=200)
     add_score(run, "rooms", 200, 80.0)
     trial = read(tmp_path)
     assert (trial.key, trial.name, trial.directory) == ("rooms", "rooms", str(run))
     assert (trial.status, trial.step, trial.steps, trial.world_size) == ("finished", 200, 200, 1)
-    assert trial.settings == {**flatten(Config()), "optim.lr": 1e-3, "training.steps": 200}
+    lists = {"model.generator_units": "256", "model.discriminator_units": "128"}
+    assert trial.settings == {**flatten(Config()), **lists, "optim.lr": 1e-3, "training.steps": 200}
     assert trial.changed == {"optim.lr": (1e-3, 2e-4), "training.steps": (200, None)}
     rows = [metrics_row(step) for step in range(10, 201, 10)]
     assert set(trial.metrics) == set(rows[0])
