@@ -326,14 +326,18 @@ class Space:
         return params, distributions
 
 
-def run_settings(config: SweepConfig, parameters: Mapping[str, Any]) -> Values:
-    """Return the settings of a trial's run by dotted name: the sweep's own, and over them the trial's values.
+def run_changes(parameters: Mapping[str, Any]) -> Values:
+    """Return what a trial's values change in the settings of its run.
 
-    A value ends the setting's alternative (`training.epochs` ends `training.steps`). Nothing is checked; that is done
-    by ``override(Config(), settings)``.
+    A value ends the setting's alternative (`training.epochs` ends `training.steps`).
     """
     ended = {other for group in ALTERNATIVES for key in group if key in parameters for other in group}
-    return flatten(config.train) | dict.fromkeys(ended) | dict(parameters)
+    return dict.fromkeys(ended) | dict(parameters)
 
 
-__all__ = ["Entry", "Space", "run_settings"]
+def run_settings(config: SweepConfig, parameters: Mapping[str, Any]) -> Values:
+    """Return the settings of a trial's run by dotted name: those of the sweep, over them the trial's; unchecked."""
+    return flatten(config.train) | run_changes(parameters)
+
+
+__all__ = ["Entry", "Space", "run_changes", "run_settings"]

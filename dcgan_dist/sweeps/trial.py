@@ -36,8 +36,9 @@ from dcgan_dist.runs.writer import open_run
 from dcgan_dist.settings import as_record, as_text
 from dcgan_dist.sweeps.exploit import Donor, take_over
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import ScoreConfig, SweepConfig
-from dcgan_dist.sweeps.space import run_settings
+from dcgan_dist.sweeps.space import run_changes, run_settings
 from dcgan_dist.training.setup import environment, resolve_config
 from dcgan_dist.training.trained import load_generator
 from dcgan_dist.training.trainer import train
@@ -105,11 +106,11 @@ def _log_every(interval: int, most: int) -> int:
     return next(pause for pause in range(longest, 0, -1) if interval % pause == 0)
 
 
-def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping[str, Any]) -> TrialPlan:
+def plan_trial(plan: SweepPlan, name: str, location: str, parameters: Mapping[str, Any]) -> TrialPlan:
     """Put the parameters of a trial over the sweep's settings, and lay out its milestones.
 
     Args:
-        sweep: the settings.
+        plan: the sweep.
         name: of the trial.
         location: folder or URL of its run directory.
         parameters: what was searched, by dotted name.
@@ -118,7 +119,8 @@ def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping
         ConfigError: a value is outside its setting's checks.
         DataError: the data, which tell the length of a run given in epochs, cannot be used.
     """
-    config = override(Config(), _settings(sweep, name, parameters))
+    sweep = plan.config
+    config = override(sweep.train, run_changes(parameters) | _own_settings(sweep, name))
     if config.training.steps is None:
         config = _with_steps(config)
     assert config.training.steps is not None
@@ -139,16 +141,15 @@ def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping
         config=config,
         milestones=milestones,
         score=sweep.score,
-        objective=Objective.parse(sweep.objective),
+        objective=plan.objective,
         early=f"stopped early by {sweep.schedule} at step {{step:,}} of {milestones[-1]:,}: "
         + _ONE_IN.get(sweep.schedule, "others did better").format(reduction=sweep.reduction),
     )
 
 
-def _settings(sweep: SweepConfig, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is asked of a trial, by dotted name; nothing is checked."""
-    own = {"name": name, "run_dir": None, "cluster.cpus_per_worker": sweep.cpus_per_trial}
-    return {**run_settings(sweep, parameters), **own}
+def _own_settings(sweep: SweepConfig, name: str) -> dict[str, Any]:
+    """Return the settings that a sweep gives to each trial, by dotted name."""
+    return {"name": name, "run_dir": None, "cluster.cpus_per_worker": sweep.cpus_per_trial}
 
 
 def _with_steps(config: Config) -> Config:
@@ -441,7 +442,7 @@ def record_refusal(
 ) -> None:
     """Leave the run directory of a trial whose settings were refused: what was asked for, and why it failed."""
     nested: dict[str, Any] = {}
-    for key, value in _settings(sweep, name, parameters).items():
+    for key, value in (run_settings(sweep, parameters) | _own_settings(sweep, name)).items():
         *groups, last = key.split(".")
         group = nested
         for part in groups:

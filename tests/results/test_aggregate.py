@@ -27,6 +27,7 @@ from dcgan_dist.results.stability import judge
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 from tests.results.piles import add_score, make_run, metrics_row
 
@@ -153,7 +154,7 @@ def sweep(tmp_path: Path) -> Path:
     """A sweep as its driver leaves it: a good trial, one stopped early, a refused one, a copy, and one that waits."""
     folder = tmp_path / "lr"
     config = SweepConfig(space={"optim.lr": {"loguniform": [1e-5, 1e-1]}}, trials=5)
-    with Ledger.open(config, str(folder)) as ledger:
+    with Ledger.open(SweepPlan.of(config), str(folder)) as ledger:
         for number, lr in enumerate((1e-4, 1e-3, 1e-2, 1e-5)):
             name = f"t{number:04d}"
             ledger.start(TrialRecord(trial=name, parameters={"optim.lr": lr}, steps=200))
@@ -569,7 +570,9 @@ def test_runs_and_sweeps_on_object_storage_are_read(s3_server, tmp_path):
     for name in ("walk.png", "walk.json"):
         folder_at("s3://results/pile/rooms/figures").write(name, (tmp_path / "figures" / name).read_bytes())
     add_score("s3://results/pile/rooms", "rooms", 20, 80.0)
-    with Ledger.open(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=1), "s3://results/pile/sweep") as ledger:
+    with Ledger.open(
+        SweepPlan.of(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=1)), "s3://results/pile/sweep"
+    ) as ledger:
         ledger.start(TrialRecord(trial="t0000", parameters={"seed": 1}, steps=20))
         make_run(trial_location("s3://results/pile/sweep", "t0000"), steps=20)
         ledger.finish("t0000", "finished", objective=0.7)
