@@ -54,9 +54,10 @@ wheel: setup
 	rm -rf build
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
-# Write docs/api.md, the page of the Python API, from the docstrings.
+# Write docs/api.md and the schemas of configs/, from docstrings and types.
 api: setup
 	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_schema.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,10 +1,14 @@
 """The configs of the published runs: they load, are complete, and describe the published networks and protocols."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
+import yaml
 
 from dcgan_dist.command_line import build_settings, parse_settings, read_yaml_settings
 from dcgan_dist.config import Config, flatten
@@ -167,3 +171,31 @@ def test_the_header_says_which_source_it_follows_and_how_to_prepare_the_data(nam
 def test_a_config_written_out_whole_is_read_back_the_same() -> None:
     config = load("svhn")
     assert build_settings(Config, flatten(config)) == config
+
+
+class _Yaml12(yaml.SafeLoader):
+    """Reads numbers such as 1e-5 as editors do, by YAML 1.2; to YAML 1.1 they are text."""
+
+
+_Yaml12.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_config_names_its_schema_and_keeps_to_it(path: Path) -> None:
+    first, *_ = path.read_text(encoding="utf-8").splitlines()
+    assert first == "# yaml-language-server: $schema=schema.json"
+    schema = json.loads((path.parent / "schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    content = yaml.load(path.read_text(encoding="utf-8"), _Yaml12)
+    jsonschema.validate(content, schema)
+    for wrong in ({"optim": {"lrr": 1e-3}}, {"optim": {"lr": -1}}, {"model": {"image_size": 48}}, {"optim": 3}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(content | wrong, schema)
+
+
+def test_the_schemas_are_what_the_settings_give() -> None:
+    made = runpy.run_path(str(CONFIGS.parent / "docs" / "make_schema.py"))
+    for path, settings_class in made["FILES"].items():
+        assert path.read_text(encoding="utf-8") == made["text"](settings_class), "python docs/make_schema.py writes it"

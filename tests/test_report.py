@@ -19,6 +19,7 @@ from dcgan_dist.results.report import write_report
 from dcgan_dist.results.thumbnails import Thumbnails
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 from tests.results.made_collections import add_score, make_run, metrics_row
 
@@ -214,7 +215,7 @@ def test_ctrl_c_ends_watching_and_leaves_a_complete_page(tmp_path):
 
 def make_sweep(folder: Path) -> None:
     config = SweepConfig(space={"optim.lr": {"grid": [1e-4, 1e-3]}}, trials=3)
-    with Ledger.open(config, str(folder)) as ledger:
+    with Ledger.open(SweepPlan.of(config), str(folder)) as ledger:
         for number, (lr, value) in enumerate(((1e-4, 0.25), (1e-3, 0.75), (1e-2, None))):
             name = f"t{number:04d}"
             ledger.start(TrialRecord(trial=name, parameters={"optim.lr": lr}, steps=200))

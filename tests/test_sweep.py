@@ -14,6 +14,7 @@ from dcgan_dist.errors import DataError
 from dcgan_dist.launch.ray_tune import check_data
 from dcgan_dist.sweep import main, sweep_location
 from dcgan_dist.sweeps.ledger import Ledger
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 
 SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
@@ -53,7 +54,7 @@ def test_the_directory_of_another_sweep_is_refused_before_ray_starts_and_not_cha
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "sweep"
-    with Ledger.open(build_settings(SweepConfig, {"space": SPACE, "seed": 1}), str(folder)):
+    with Ledger.open(SweepPlan.of(build_settings(SweepConfig, {"space": SPACE, "seed": 1})), str(folder)):
         pass
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     config = tmp_path / "sweep.yaml"
@@ -73,12 +74,12 @@ def test_the_directory_of_another_sweep_is_refused_before_ray_starts_and_not_cha
 )
 def test_data_that_no_trial_could_read_are_refused_before_the_start(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says):
-        check_data(build_settings(SweepConfig, {"space": SPACE, **settings}))
+        check_data(SweepPlan.of(build_settings(SweepConfig, {"space": SPACE, **settings})))
 
 
 def test_data_that_is_searched_is_checked_by_the_trials() -> None:
     space = {"data.path": {"choice": ["/nowhere", "rooms:9"]}}
-    check_data(build_settings(SweepConfig, {"space": space, "data.path": "/nowhere"}))
+    check_data(SweepPlan.of(build_settings(SweepConfig, {"space": space, "data.path": "/nowhere"})))
 
 
 def test_a_sweep_is_written_to_the_given_location() -> None:

@@ -48,7 +48,7 @@ def test_it_has_every_file_of_the_package_and_every_config(wheel: Path) -> None:
     package = PROJECT / "dcgan_dist"
     files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     expected = {path.relative_to(PROJECT).as_posix() for path in files}
-    configs = (PROJECT / "configs").rglob("*.yaml")
+    configs = [path for path in (PROJECT / "configs").rglob("*") if path.is_file()]
     expected |= {f"dcgan_dist/{path.relative_to(PROJECT).as_posix()}" for path in configs}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -58,11 +58,11 @@ from dcgan_dist.sweeps.best import write_best
 from dcgan_dist.sweeps.exploit import SourceCheckpoint, check_space, explore, source_checkpoint
 from dcgan_dist.sweeps.importance import importance
 from dcgan_dist.sweeps.ledger import SWEEP_NAME, Ledger, check_directory, trial_location
-from dcgan_dist.sweeps.objective import Objective, ranked
+from dcgan_dist.sweeps.objective import ranked
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.proposals import Proposals, proposals
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.settings import SweepConfig
-from dcgan_dist.sweeps.space import Space
 from dcgan_dist.sweeps.table import LiveTable, figure, make_console
 
 if TYPE_CHECKING:  # they need torch, which only trials do
@@ -96,14 +96,14 @@ class Launch:
     """The arguments of every trial's process.
 
     Attributes:
-        sweep: the settings, with absolute paths.
+        plan: the sweep, with absolute paths.
         location: folder or URL of the sweep.
         session: identifies this launch.
         device: device of the trials.
         bus: event bus, to which trials post progress, and from which they learn that the sweep is being stopped.
     """
 
-    sweep: SweepConfig
+    plan: SweepPlan
     location: str
     session: str
     device: Literal["cpu", "cuda"]
@@ -258,7 +258,7 @@ class TrialActor(tune.Trainable):
 
     def _work(self, deliver: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         launch = self._launch
-        with _output_to(self._sender if launch.sweep.verbose else None, self._name):
+        with _output_to(self._sender if launch.plan.config.verbose else None, self._name):
             return run_trial_here(
                 launch,
                 self._name,
@@ -300,9 +300,9 @@ def run_trial_here(
     """Run a trial to its end, in this process or in workers that it starts; return the result for Tune."""
     from dcgan_dist.sweeps.trial import plan_trial, record_refusal, run_trial
 
-    sweep, location = launch.sweep, trial_location(launch.location, name)
+    sweep, location = launch.plan.config, trial_location(launch.location, name)
     try:
-        plan = plan_trial(sweep, name, location, parameters)
+        plan = plan_trial(launch.plan, name, location, parameters)
     except InputError as error:
         record_refusal(sweep, location, name, parameters, str(error), launch.session)
         return tune_result({"milestone": 0, "step": 0}, "failed", str(error))
@@ -336,9 +336,9 @@ def train_in_workers(launch: Launch, plan: TrialPlan, should_stop: Callable[[], 
         plan.location,
         milestones.report,
         should_stop=should_stop,
-        gpus_per_worker=launch.sweep.gpus_per_trial,
+        gpus_per_worker=launch.plan.config.gpus_per_trial,
         session=launch.session,
-        quiet=not launch.sweep.verbose,
+        quiet=not launch.plan.config.verbose,
     )
 
 
@@ -614,16 +614,16 @@ class _Population(PopulationBasedTraining):
 # The sweep as a whole
 
 
-def check_sweep(config: SweepConfig) -> None:
-    """Check the settings of a sweep before anything is written.
+def check_sweep(config: SweepConfig) -> SweepPlan:
+    """Check the settings of a sweep before anything is written; return the plan of the sweep.
 
     Raises:
-        ConfigError: the message names the setting.
+        ConfigError: no sweep can be made of the settings; the message names one.
     """
-    Space.parse(config.space)
-    Objective.parse(config.objective).check(config.score)
+    plan = SweepPlan.of(config)
+    plan.objective.check(config.score)
     if config.schedule == "pbt":
-        check_space(Space.parse(config.space))
+        check_space(plan.space)
         if config.search == "optuna":
             raise ConfigError("search is 'optuna', but schedule is 'pbt', which changes values on the way: take random")
     if config.train.training.device == "cuda" and not config.gpus_per_trial:
@@ -632,15 +632,16 @@ def check_sweep(config: SweepConfig) -> None:
         raise ConfigError(
             f"run_dir is {config.train.run_dir!r}: each trial has its own; sweep_dir says where the sweep lies"
         )
+    return replace(plan, config=absolute_paths(config))
 
 
-def check_data(config: SweepConfig) -> None:
+def check_data(plan: SweepPlan) -> None:
     """Check that this host can read the data; otherwise every trial would fail.
 
     Raises:
         DataError: `data.path` or `score.data` cannot be read.
     """
-    searched = Space.parse(config.space).keys
+    config, searched = plan.config, plan.space.keys
     # Rooms need no check: the first trial that needs them makes them.
     if "data.path" not in searched and not is_rooms(config.train.data.path):
         open_dataset(
@@ -700,9 +701,9 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
         TrialsFailed: all trials failed.
         Stopped: ended by a signal.
     """
-    check_sweep(config)
-    config, location = absolute_paths(config), absolute_output(location)
-    check_directory(config, location)
+    plan, location = check_sweep(config), absolute_output(location)
+    config = plan.config
+    check_directory(plan, location)
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     console = make_console()  # for the standard output before it is redirected
@@ -710,17 +711,17 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
         capacity = Capacity.of_cluster()
         most = trials_at_once(config, capacity)
         if capacity.hosts == 1:
-            check_data(config)  # in a cluster of several hosts, the driver's host may not have the data
+            check_data(plan)  # in a cluster of several hosts, the driver's host may not have the data
         if capacity.hosts > 1 and not is_url(location) and not config.train.cluster.storage:
             raise ClusterError(
                 "cluster.storage is left out, but the cluster has several hosts: give a folder or URL that all of them "
                 "share, such as --cluster.storage s3://BUCKET/sweeps"
             )
-        with Ledger.open(config, location) as ledger:
+        with Ledger.open(plan, location) as ledger:
             if capacity.hosts > 1 and not is_url(location):
                 _require_shared(location)
             try:
-                _Sweep(config, ledger, most).run(console)
+                _Sweep(plan, ledger, most).run(console)
                 ledger.close("finished")
             except Stopped as stop:
                 ledger.close("stopped", str(stop))
@@ -802,7 +803,7 @@ def _score_finalist(launch: Launch, trial: str, step: int) -> dict[str, Any]:
     yield_idle_cores()
     from dcgan_dist.sweeps.trial import score_in_full
 
-    sweep = launch.sweep
+    sweep = launch.plan.config
     threads = max(1, int(sweep.cpus_per_trial))
     return score_in_full(sweep, trial_location(launch.location, trial), step, launch.device, threads)
 
@@ -814,12 +815,13 @@ def _name_of(trial: Any) -> str:
 class _Sweep:
     """The driver's side of one sweep."""
 
-    def __init__(self, config: SweepConfig, ledger: Ledger, most: int) -> None:
+    def __init__(self, plan: SweepPlan, ledger: Ledger, most: int) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         bus = ray.remote(EventBus).options(num_cpus=0, scheduling_strategy=here).remote()
+        config = plan.config
         self._config, self._ledger, self._most = config, ledger, most
         self._launch = Launch(
-            sweep=config,
+            plan=plan,
             location=ledger.location,
             session=uuid.uuid4().hex,
             device="cuda" if config.gpus_per_trial else "cpu",

@@ -650,8 +650,8 @@ def _numbers() -> tuple[str, ...]:
 
 
 def _as_declared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with texts converted to numbers where declared: YAML reads `1e-5` as a text."""
-    declared = dict(settings)
+    """Return settings as runs record them: numbers where declared (YAML reads `1e-5` as a text), lists as text."""
+    declared = {key: as_text(tuple(value)) if isinstance(value, list) else value for key, value in settings.items()}
     for key in _numbers():
         value = settings.get(key)
         if isinstance(value, str):

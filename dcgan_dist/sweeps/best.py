@@ -12,7 +12,7 @@ from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, trial_location
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.settings import SweepConfig
-from dcgan_dist.sweeps.space import run_settings
+from dcgan_dist.sweeps.space import run_changes
 
 BEST_NAME = "best.yaml"
 
@@ -29,7 +29,7 @@ def best_config(config: SweepConfig, record: TrialRecord) -> Config:
         ConfigError: a value is not valid for its setting.
     """
     own = {"name": f"{config.name}-{record.trial}", "run_dir": None}
-    return override(Config(), run_settings(config, record.parameters) | own)
+    return override(config.train, run_changes(record.parameters) | own)
 
 
 def write_best(ledger: Ledger) -> str | None:

@@ -24,7 +24,8 @@ from dcgan_dist.runs.names import STATUS_NAME
 from dcgan_dist.settings import as_text, modernised
 from dcgan_dist.storage.files import parse_json_object, temporary_for, to_json
 from dcgan_dist.storage.folder import LOCK_NAME, Folder, folder_at
-from dcgan_dist.sweeps.objective import Objective, best_of, pareto_front
+from dcgan_dist.sweeps.objective import best_of, pareto_front
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.record import TrialRecord, TrialStatus
 from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space
@@ -84,7 +85,7 @@ def _parse(location: str, content: bytes | None) -> dict[str, Any] | None:
     return found
 
 
-def check_directory(config: SweepConfig, location: str) -> None:
+def check_directory(plan: SweepPlan, location: str) -> None:
     """Check a directory like `Ledger.open`, except for a living driver, without writing anything.
 
     Raises:
@@ -93,7 +94,7 @@ def check_directory(config: SweepConfig, location: str) -> None:
     """
     found = read_sweep(location)
     if found is not None:
-        _refuse_other_sweep(location, found, config)
+        _refuse_other_sweep(location, found, plan)
     elif (folder := folder_at(location)).path is not None:
         _refuse_other_content(location, folder.names())
 
@@ -113,10 +114,10 @@ class Ledger:
         resumed: whether the sweep had been started before.
     """
 
-    def __init__(self, config: SweepConfig, location: str, folder: Folder, lease: Lease, found: dict[str, Any]) -> None:
-        self.config, self.location = config, location
-        self.space, self.objective = Space.parse(config.space), Objective.parse(config.objective)
-        self.trials_wanted = wanted_trials(config)
+    def __init__(self, plan: SweepPlan, location: str, folder: Folder, lease: Lease, found: dict[str, Any]) -> None:
+        self.config, self.space, self.objective = plan.config, plan.space, plan.objective
+        self.location = location
+        self.trials_wanted = plan.trials
         self.resumed = bool(found)
         self._lease = lease
         self._folder = folder
@@ -140,27 +141,24 @@ class Ledger:
             thread.start()
 
     @classmethod
-    def open(cls, config: SweepConfig, location: str) -> Ledger:
+    def open(cls, plan: SweepPlan, location: str) -> Ledger:
         """Open or create the directory of a sweep, and take its lease.
 
         Args:
-            config: settings of the sweep.
+            plan: the sweep.
             location: folder, or any fsspec URL.
 
         Raises:
-            ConfigError: the space or the objective is invalid.
             RunDirectoryError: a living driver holds the lease (the message names host and pid), it is the directory of
                 another sweep (the message names the setting that differs) or has other content, or cannot be written.
         """
-        Space.parse(config.space)
-        Objective.parse(config.objective)
         try:
             # The first access is not retried, so that a wrong bucket or missing credentials are reported at once.
             found = folder_at(location, patience=0)
             if found.path is not None:
                 found.path.mkdir(parents=True, exist_ok=True)
             _refuse_other_content(location, found.names())
-            return cls._open(config, location, folder_at(location))
+            return cls._open(plan, location, folder_at(location))
         except OSError as error:
             raise RunDirectoryError(
                 f"cannot write the sweep directory {location}: {error.strerror or error}"
@@ -169,15 +167,15 @@ class Ledger:
             raise RunDirectoryError(f"cannot use the sweep directory {location}: {error}") from error
 
     @classmethod
-    def _open(cls, config: SweepConfig, location: str, folder: Folder) -> Ledger:
+    def _open(cls, plan: SweepPlan, location: str, folder: Folder) -> Ledger:
         lease = Lease(folder, "")
         lease.take()
         with ExitStack() as undo:
             undo.callback(lease.release)
             found = _parse(location, folder.get(SWEEP_NAME))
             if found is not None:
-                _refuse_other_sweep(location, found, config)
-            ledger = cls(config, location, folder, lease, found or {})
+                _refuse_other_sweep(location, found, plan)
+            ledger = cls(plan, location, folder, lease, found or {})
             undo.pop_all()
         return ledger
 
@@ -386,13 +384,6 @@ class Ledger:
             raise failure
 
 
-def wanted_trials(config: SweepConfig) -> int:
-    """Return the number of trials of a sweep."""
-    if config.search != "grid":
-        return config.trials
-    return len(Space.parse(config.space).grid(config.train.seed, config.trials))
-
-
 def _refuse_other_content(location: str, names: set[str]) -> None:
     # A driver that was killed while starting has written no more than these.
     own = {STATUS_NAME, LOCK_NAME, *(temporary_for(Path(name)).name for name in (STATUS_NAME, SWEEP_NAME))}
@@ -403,16 +394,16 @@ def _refuse_other_content(location: str, names: set[str]) -> None:
         )
 
 
-def _refuse_other_sweep(location: str, found: Mapping[str, Any], config: SweepConfig) -> None:
+def _refuse_other_sweep(location: str, found: Mapping[str, Any], plan: SweepPlan) -> None:
     recorded = modernised(SweepConfig, found.get("settings") or {})
-    ours = json.loads(to_json({key: as_text(value) for key, value in flatten(config).items()}))
+    ours = json.loads(to_json({key: as_text(value) for key, value in flatten(plan.config).items()}))
     different = [
         key
         for key, value in recorded.items()
         if key in ours
         and key not in FREE_SETTINGS
         and value != ours[key]
-        and not (key == "space" and _same(value, ours[key]))
+        and not (key == "space" and _is(plan.space, value))
     ]
     if different:
         key = different[0]
@@ -421,17 +412,17 @@ def _refuse_other_sweep(location: str, found: Mapping[str, Any], config: SweepCo
             f"{location} is the directory of another sweep, with {key} {recorded[key]!r}, not {ours[key]!r}{more}: take"
             " another sweep_dir, or the settings that it was started with"
         )
-    wanted, there = wanted_trials(config), len(found.get("trials", []))
-    if wanted < there:
-        raise RunDirectoryError(f"{location} already has {there} trials: trials is {config.trials}, take more")
+    there = len(found.get("trials", []))
+    if plan.trials < there:
+        raise RunDirectoryError(f"{location} already has {there} trials: trials is {plan.config.trials}, take more")
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Return whether two spaces are equal after parsing: YAML reads `1e-5` as a text."""
+def _is(space: Space, written: Any) -> bool:
+    """Return whether a space equals a recorded one after parsing: YAML reads `1e-5` as a text."""
     try:
-        return Space.parse(one) == Space.parse(other)
+        return Space.parse(written) == space
     except (ConfigError, AttributeError):
         return False
 
 
-__all__ = ["Ledger", "TrialRecord", "check_directory", "read_sweep", "trial_location", "wanted_trials"]
+__all__ = ["Ledger", "TrialRecord", "check_directory", "read_sweep", "trial_location"]

@@ -326,14 +326,18 @@ class Space:
         return params, distributions
 
 
-def run_settings(config: SweepConfig, parameters: Mapping[str, Any]) -> Values:
-    """Return the settings of a trial's run by dotted name: those of the sweep, overridden by the trial's values.
+def run_changes(parameters: Mapping[str, Any]) -> Values:
+    """Return the changes that a trial's values make to the settings of its run, by dotted name.
 
-    A value unsets the alternatives of its setting (`training.epochs` unsets `training.steps`). Nothing is checked;
-    ``override(Config(), settings)`` does that.
+    A value unsets the alternatives of its setting (`training.epochs` unsets `training.steps`).
     """
     ended = {other for group in ALTERNATIVES for key in group if key in parameters for other in group}
-    return flatten(config.train) | dict.fromkeys(ended) | dict(parameters)
+    return dict.fromkeys(ended) | dict(parameters)
 
 
-__all__ = ["Entry", "Space", "run_settings"]
+def run_settings(config: SweepConfig, parameters: Mapping[str, Any]) -> Values:
+    """Return the settings of a trial's run by dotted name: those of the sweep, over them the trial's; unchecked."""
+    return flatten(config.train) | run_changes(parameters)
+
+
+__all__ = ["Entry", "Space", "run_changes", "run_settings"]

@@ -37,8 +37,9 @@ from dcgan_dist.runs.writer import open_run
 from dcgan_dist.settings import as_record, as_text
 from dcgan_dist.sweeps.exploit import SourceCheckpoint, copy_checkpoint
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import ScoreConfig, SweepConfig
-from dcgan_dist.sweeps.space import run_settings
+from dcgan_dist.sweeps.space import run_changes, run_settings
 from dcgan_dist.training.setup import environment, resolve_config
 from dcgan_dist.training.trained import load_generator
 from dcgan_dist.training.trainer import train
@@ -109,11 +110,11 @@ def _log_every(interval: int, most: int) -> int:
     return next(pause for pause in range(longest, 0, -1) if interval % pause == 0)
 
 
-def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping[str, Any]) -> TrialPlan:
+def plan_trial(plan: SweepPlan, name: str, location: str, parameters: Mapping[str, Any]) -> TrialPlan:
     """Override the sweep's settings with the parameters of a trial, and compute its milestones.
 
     Args:
-        sweep: settings of the sweep.
+        plan: the sweep.
         name: name of the trial.
         location: folder or URL of its run directory.
         parameters: values from the search space, by dotted name.
@@ -122,7 +123,8 @@ def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping
         ConfigError: a value is not valid for its setting.
         DataError: the data, which determine the length of a run that is given in epochs, cannot be used.
     """
-    config = override(Config(), _settings(sweep, name, parameters))
+    sweep = plan.config
+    config = override(sweep.train, run_changes(parameters) | _own_settings(sweep, name))
     if config.training.steps is None:
         config = _with_steps(config)
     assert config.training.steps is not None
@@ -143,16 +145,15 @@ def plan_trial(sweep: SweepConfig, name: str, location: str, parameters: Mapping
         config=config,
         milestones=milestones,
         score=sweep.score,
-        objective=Objective.parse(sweep.objective),
+        objective=plan.objective,
         early=f"stopped early by {sweep.schedule} at step {{step:,}} of {milestones[-1]:,}: "
         + _STOP_REASONS.get(sweep.schedule, "others did better").format(reduction=sweep.reduction),
     )
 
 
-def _settings(sweep: SweepConfig, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a trial by dotted name, without checking them."""
-    own = {"name": name, "run_dir": None, "cluster.cpus_per_worker": sweep.cpus_per_trial}
-    return {**run_settings(sweep, parameters), **own}
+def _own_settings(sweep: SweepConfig, name: str) -> dict[str, Any]:
+    """Return the settings that a sweep gives to each trial, by dotted name."""
+    return {"name": name, "run_dir": None, "cluster.cpus_per_worker": sweep.cpus_per_trial}
 
 
 def _with_steps(config: Config) -> Config:
@@ -454,7 +455,7 @@ def record_refusal(
 ) -> None:
     """Write the run directory of a trial whose settings were refused: the settings, and why it failed."""
     nested: dict[str, Any] = {}
-    for key, value in _settings(sweep, name, parameters).items():
+    for key, value in (run_settings(sweep, parameters) | _own_settings(sweep, name)).items():
         *groups, last = key.split(".")
         group = nested
         for part in groups:

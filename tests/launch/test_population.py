@@ -20,6 +20,7 @@ from dcgan_dist.runs.checkpoints import name_of, read_checkpoint
 from dcgan_dist.runs.run import Run
 from dcgan_dist.sweeps.exploit import SourceCheckpoint
 from dcgan_dist.sweeps.ledger import Ledger
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.settings import SweepConfig
 from tests.launch.test_ray_tune import SWEEP, Driver, drive, trials
@@ -115,7 +116,7 @@ class Population:
 
     def __init__(self, folder: Path, most: int = 4) -> None:
         settings = {**SWEEP, "schedule": "pbt", "space": {"optim.lr": {"loguniform": [1e-5, 1e-2]}}}
-        self.ledger = Ledger.open(build_settings(SweepConfig, settings), str(folder))
+        self.ledger = Ledger.open(SweepPlan.of(build_settings(SweepConfig, settings)), str(folder))
         records = [
             self.ledger.start(TrialRecord(trial=f"t000{number}", parameters={"optim.lr": lr}))
             for number, lr in enumerate((1e-3, 2e-3, 3e-3, 9e-3))

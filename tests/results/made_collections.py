@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from dcgan_dist.config import Config, override
 from dcgan_dist.runs.run import Run
 from dcgan_dist.runs.writer import open_run
+from dcgan_dist.settings import as_record
 
 ENVIRONMENT = {"dcgan_dist": "0.1.0", "torch": "2.13.0+cpu", "host": "example"}
 
@@ -38,7 +38,7 @@ def make_run(
     settings = override(Config(), {key.replace("__", "."): value for key, value in changes.items()})
     grid = np.zeros((16, 16, 3), dtype=np.uint8)
     with open_run(str(location)) as run:
-        run.write_config(asdict(settings), ENVIRONMENT)
+        run.write_config(as_record(settings), ENVIRONMENT)
         run.write_image("real", grid)
         for step in range(0, steps + 1, 100):
             run.write_image(f"step-{step:08d}", grid)

@@ -27,6 +27,7 @@ from dcgan_dist.results.stability import judge
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, trial_location
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 from tests.results.made_collections import add_score, make_run, metrics_row
 
@@ -53,13 +54,23 @@ def test_former_spellings_of_settings_are_no_difference(tmp_path):
     assert set(trial.changed) == {"optim.lr"}
 
 
+def test_a_list_in_the_record_of_a_run_is_what_its_text_is(tmp_path):
+    run = make_run(tmp_path / "rooms", optim__lr=1e-3)
+    text = (run / "config.yaml").read_text()
+    assert "generator_units: '256'" in text
+    (run / "config.yaml").write_text(text.replace("generator_units: '256'", "generator_units: [256]"))
+    assert read(tmp_path).settings["model.generator_units"] == "256"
+    assert set(read(tmp_path).changed) == {"optim.lr"}
+
+
 def test_a_run_is_read_as_it_was_written(tmp_path):
     run = make_run(tmp_path / "rooms", optim__lr=1e-3, training__steps=200)
     add_score(run, "rooms", 200, 80.0)
     trial = read(tmp_path)
     assert (trial.key, trial.name, trial.directory) == ("rooms", "rooms", str(run))
     assert (trial.status, trial.step, trial.steps, trial.world_size) == ("finished", 200, 200, 1)
-    assert trial.settings == {**flatten(Config()), "optim.lr": 1e-3, "training.steps": 200}
+    lists = {"model.generator_units": "256", "model.discriminator_units": "128"}
+    assert trial.settings == {**flatten(Config()), **lists, "optim.lr": 1e-3, "training.steps": 200}
     assert trial.changed == {"optim.lr": (1e-3, 2e-4), "training.steps": (200, None)}
     rows = [metrics_row(step) for step in range(10, 201, 10)]
     assert set(trial.metrics) == set(rows[0])
@@ -143,7 +154,7 @@ def sweep(tmp_path: Path) -> Path:
     """Return a sweep as its driver leaves it: trials that are good, stopped early, refused, copied, and waiting."""
     folder = tmp_path / "lr"
     config = SweepConfig(space={"optim.lr": {"loguniform": [1e-5, 1e-1]}}, trials=5)
-    with Ledger.open(config, str(folder)) as ledger:
+    with Ledger.open(SweepPlan.of(config), str(folder)) as ledger:
         for number, lr in enumerate((1e-4, 1e-3, 1e-2, 1e-5)):
             name = f"t{number:04d}"
             ledger.start(TrialRecord(trial=name, parameters={"optim.lr": lr}, steps=200))
@@ -560,7 +571,7 @@ def test_runs_and_sweeps_on_object_storage_are_read(s3_server, tmp_path):
         folder_at("s3://results/collection/rooms/figures").write(name, (tmp_path / "figures" / name).read_bytes())
     add_score("s3://results/collection/rooms", "rooms", 20, 80.0)
     with Ledger.open(
-        SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=1), "s3://results/collection/sweep"
+        SweepPlan.of(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=1)), "s3://results/collection/sweep"
     ) as ledger:
         ledger.start(TrialRecord(trial="t0000", parameters={"seed": 1}, steps=20))
         make_run(trial_location("s3://results/collection/sweep", "t0000"), steps=20)

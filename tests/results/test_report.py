@@ -10,6 +10,7 @@ from dcgan_dist.results.aggregate import collect
 from dcgan_dist.results.report import write_report_of
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 
 FILES = {"report": "report.html", "table": "trials.csv", "typed table": "trials.parquet", "curves": "metrics.parquet"}
@@ -21,7 +22,7 @@ def test_the_page_of_a_sweep_is_written_into_the_sweep_on_a_disk_or_object_stora
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = SweepConfig(space={"optim.lr": {"grid": [1e-4]}}, name="there")
-    with Ledger.open(config, location) as ledger:
+    with Ledger.open(SweepPlan.of(config), location) as ledger:
         ledger.start(TrialRecord(trial="t0000", parameters={"optim.lr": 1e-4}, steps=20))
         ledger.finish("t0000", "finished", step=20, objective=0.5)
     before = sorted(tmp_path.iterdir())

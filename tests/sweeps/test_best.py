@@ -11,6 +11,7 @@ from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.storage.folder import folder_at
 from dcgan_dist.sweeps.best import write_best
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 from tests.conftest import TINY, train
 
@@ -21,7 +22,7 @@ CONFIG = override(
 
 
 def sweep(location: str, config: SweepConfig = CONFIG, **fields: Any) -> Ledger:
-    ledger = Ledger.open(config, location)
+    ledger = Ledger.open(SweepPlan.of(config), location)
     for number, objective in enumerate((0.2, 0.7, 0.5)):
         parameters = {"optim.lr": 1e-4 * (number + 1), "model.slope": 0.1}
         ledger.start(TrialRecord(trial=f"t{number:04d}", parameters=parameters, step=24, steps=24, **fields))
@@ -63,7 +64,7 @@ def test_the_file_trains_into_another_run_directory(tmp_path: Path) -> None:
 
 
 def test_a_sweep_in_which_nothing_is_worth_training_gets_no_file(tmp_path: Path) -> None:
-    with Ledger.open(CONFIG, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)) as ledger:
         ledger.start(TrialRecord(trial="t0000", parameters={"optim.lr": 1.0}))
         ledger.finish("t0000", "diverged", "loss_d is nan", objective=0.9)
         assert write_best(ledger) is None

@@ -12,8 +12,8 @@ from dcgan_dist.command_line import parse_settings, read_yaml_settings
 from dcgan_dist.config import Config, flatten, override
 from dcgan_dist.models import build_networks, family_of
 from dcgan_dist.models.family import COMMON
-from dcgan_dist.sweeps.ledger import wanted_trials
 from dcgan_dist.sweeps.objective import Objective
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space, Values, run_settings
 
@@ -54,7 +54,7 @@ def test_a_config_loads_is_complete_and_says_how_to_start_it(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_trial_of_a_config_passes_the_checks_and_builds_networks(name: str) -> None:
     config = load(name)
-    assert wanted_trials(config) == len(points(config))
+    assert SweepPlan.of(config).trials == len(points(config))
     for values in points(config):
         made = override(Config(), run_settings(config, values))
         assert {key: flatten(made)[key] for key in values} == values

@@ -19,6 +19,7 @@ from dcgan_dist.errors import ConfigError, DataError, InputError, RunDirectoryEr
 from dcgan_dist.runs.run import Run
 from dcgan_dist.runs.writer import open_run
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord, read_sweep, trial_location
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 from tests.conftest import fill
 
@@ -29,9 +30,10 @@ WRITER = """
 import sys
 from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
+from dcgan_dist.sweeps.plan import SweepPlan
 
 config = SweepConfig(space={"optim.lr": {"loguniform": ["1e-5", "1e-1"]}}, trials=10**6)
-ledger = Ledger.open(config, sys.argv[1])
+ledger = Ledger.open(SweepPlan.of(config), sys.argv[1])
 print("open", len(ledger.records), flush=True)
 while True:
     name = ledger.next_name()
@@ -72,7 +74,7 @@ def trial(name: str = "t0000", **fields: Any) -> TrialRecord:
 
 @both
 def test_a_reopened_sweep_has_every_trial_unchanged(location: str) -> None:
-    with Ledger.open(CONFIG, location) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), location) as ledger:
         assert not ledger.resumed
         assert (ledger.next_name(), ledger.trials_wanted) == ("t0000", 6)
         ledger.start(trial())
@@ -87,7 +89,7 @@ def test_a_reopened_sweep_has_every_trial_unchanged(location: str) -> None:
     assert found["trials"][0]["directory"] == "trials/t0000"
     assert found["space"] == CONFIG.space
     assert found["settings"]["optim.beta1"] == 0.5
-    with Ledger.open(CONFIG, location) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), location) as ledger:
         assert ledger.resumed
         assert list(ledger.records) == ["t0000", "t0001"]
         assert ledger.records["t0000"] == ended
@@ -108,7 +110,7 @@ def test_the_file_is_strict_json_and_has_each_change_in_time(tmp_path: Path) -> 
         content = json.loads((tmp_path / "sweep.json").read_text(), parse_constant=refuse)
         return dict(content["trials"][0])
 
-    with Ledger.open(CONFIG, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)) as ledger:
         ledger.start(trial())
         assert (on_disk()["status"], on_disk()["attempts"]) == ("running", 1)
         ledger.update("t0000", step=7, scores={"recall": {"value": float("nan"), "n": 3}}, objective=0.25)
@@ -160,11 +162,11 @@ def test_a_second_living_driver_is_refused_and_the_lease_of_a_dead_one_is_taken(
     assert driver.stdout is not None
     assert driver.stdout.readline().startswith("open")
     with pytest.raises(RunDirectoryError, match=rf"in use by process {driver.pid} on host {os.uname().nodename}"):
-        Ledger.open(CONFIG, location)
+        Ledger.open(SweepPlan.of(CONFIG), location)
     driver.kill()
     driver.wait()
     config = override(CONFIG, {"trials": 10**6})
-    with Ledger.open(config, location) as ledger:
+    with Ledger.open(SweepPlan.of(config), location) as ledger:
         assert ledger.resumed
         status = Run(location).status
         assert status is not None
@@ -172,7 +174,7 @@ def test_a_second_living_driver_is_refused_and_the_lease_of_a_dead_one_is_taken(
 
 
 def test_a_driver_that_lost_the_directory_to_another_writes_no_more(tmp_path: Path) -> None:
-    ledger = Ledger.open(CONFIG, str(tmp_path))
+    ledger = Ledger.open(SweepPlan.of(CONFIG), str(tmp_path))
     ledger.start(trial())
     path = tmp_path / "status.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"writer": "another", "pid": 1, "host": "elsewhere"}))
@@ -201,12 +203,12 @@ def test_a_driver_that_lost_the_directory_to_another_writes_no_more(tmp_path: Pa
 def test_the_directory_of_another_sweep_is_refused_and_not_changed(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with Ledger.open(CONFIG, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)) as ledger:
         ledger.start(trial())
         ledger.start(trial("t0001"))
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(InputError, match=message) as caught:
-        Ledger.open(override(CONFIG, changes), str(tmp_path))
+        Ledger.open(SweepPlan.of(override(CONFIG, changes)), str(tmp_path))
     assert "\n" not in str(caught.value)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert after["sweep.json"] == files["sweep.json"]
@@ -216,16 +218,16 @@ def test_the_directory_of_another_sweep_is_refused_and_not_changed(
 
 
 def test_settings_that_do_not_change_the_trials_may_differ_when_a_sweep_resumes(tmp_path: Path) -> None:
-    Ledger.open(CONFIG, str(tmp_path)).close("stopped", "signal 2")
+    Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)).close("stopped", "signal 2")
     changes = {"trials": 9, "verbose": True, "concurrent": 2, "trial_failures": 3, "score.finalists": 1}
     written_otherwise = {"space": {"optim.lr": {"loguniform": [0.00001, "0.1"]}}, "data.workers": 2}
-    with Ledger.open(override(CONFIG, changes | written_otherwise), str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(override(CONFIG, changes | written_otherwise)), str(tmp_path)) as ledger:
         assert ledger.trials_wanted == 9
 
 
 def test_a_sweep_of_an_earlier_version_resumes(tmp_path: Path) -> None:
     config = override(CONFIG, {"cluster.workers": 2, "score.count": 100, "model.sample_statistics": "batch"})
-    with Ledger.open(config, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(config), str(tmp_path)) as ledger:
         parameters = {"optim.lr": 0.1, "model.sample_statistics": "batch"}
         ledger.start(TrialRecord(trial="t0000", parameters=parameters, steps=9))
     content = json.loads((tmp_path / "sweep.json").read_text())
@@ -234,11 +236,11 @@ def test_a_sweep_of_an_earlier_version_resumes(tmp_path: Path) -> None:
     settings |= {"score.images": settings.pop("score.data_count"), "score.samples": settings.pop("score.count")}
     settings["model.sample_statistics"] = content["trials"][0]["parameters"]["model.sample_statistics"] = "released"
     (tmp_path / "sweep.json").write_text(json.dumps(content))
-    with Ledger.open(config, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(config), str(tmp_path)) as ledger:
         assert ledger.records["t0000"].parameters == parameters
     (tmp_path / "sweep.json").write_text(json.dumps(content))
     with pytest.raises(RunDirectoryError, match=r"cluster\.workers 2, not 1"):
-        Ledger.open(override(config, {"cluster.workers": 1}), str(tmp_path))
+        Ledger.open(SweepPlan.of(override(config, {"cluster.workers": 1})), str(tmp_path))
 
 
 def test_a_folder_with_other_files_or_a_run_is_refused_and_not_changed(tmp_path: Path) -> None:
@@ -252,17 +254,17 @@ def test_a_folder_with_other_files_or_a_run_is_refused_and_not_changed(tmp_path:
         with pytest.raises(
             RunDirectoryError, match=f"no sweep directory, but has other things in it such as '{thing}'"
         ):
-            Ledger.open(CONFIG, str(tmp_path / name))
+            Ledger.open(SweepPlan.of(CONFIG), str(tmp_path / name))
         assert sorted((tmp_path / name).iterdir()) == before
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match="cannot write the sweep directory"):
-        Ledger.open(CONFIG, str(tmp_path / "file"))
+        Ledger.open(SweepPlan.of(CONFIG), str(tmp_path / "file"))
 
 
 def test_a_damaged_file_or_one_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text('{"format": "dcgan_dist sweep 1", "tri')
     with pytest.raises(RunDirectoryError, match=r"sweep.json is damaged: move it away"):
-        Ledger.open(CONFIG, str(tmp_path))
+        Ledger.open(SweepPlan.of(CONFIG), str(tmp_path))
     (tmp_path / "sweep.json").write_text('{"format": "dcgan_dist sweep 9"}')
     with pytest.raises(RunDirectoryError, match="of the format 'dcgan_dist sweep 9'"):
         read_sweep(str(tmp_path))
@@ -272,7 +274,7 @@ def test_nothing_is_written_for_an_invalid_space_or_objective(tmp_path: Path) ->
     unusable: list[dict[str, Any]] = [{"space": {}}, {"objective": "beauty"}]
     for changes in unusable:
         with pytest.raises(ConfigError):
-            Ledger.open(override(CONFIG, changes), str(tmp_path / "new"))
+            Ledger.open(SweepPlan.of(override(CONFIG, changes)), str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
 
@@ -286,7 +288,7 @@ def test_nothing_is_written_for_an_invalid_space_or_objective(tmp_path: Path) ->
 )
 def test_a_sweep_that_ends_early_records_why(tmp_path: Path, error: BaseException, status: str, reason: str) -> None:
     def work() -> None:
-        with Ledger.open(CONFIG, str(tmp_path)) as ledger:
+        with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)) as ledger:
             ledger.start(trial())
             raise error
 
@@ -299,7 +301,7 @@ def test_a_sweep_that_ends_early_records_why(tmp_path: Path, error: BaseExceptio
 
 
 def test_many_threads_write_at_once_and_nothing_is_lost(tmp_path: Path) -> None:
-    with Ledger.open(CONFIG, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)) as ledger:
         for number in range(8):
             ledger.start(trial(f"t{number:04d}"))
 
@@ -319,14 +321,14 @@ def test_many_threads_write_at_once_and_nothing_is_lost(tmp_path: Path) -> None:
 def test_a_grid_has_as_many_trials_as_points(tmp_path: Path) -> None:
     space = {"optim.beta1": {"grid": [0.5, 0.9]}, "model.ngf": {"choice": [8, 16, 24]}}
     config = override(CONFIG, {"space": space, "search": "grid"})
-    with Ledger.open(config, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(config), str(tmp_path)) as ledger:
         assert ledger.trials_wanted == 6
 
 
 @pytest.mark.parametrize("location", ["s3"], indirect=True)
 def test_a_bucket_that_does_not_exist_is_one_line(location: str) -> None:
     with pytest.raises(DataError, match="does the bucket exist") as caught:
-        Ledger.open(CONFIG, location.replace("s3://results", "s3://no-such-bucket"))
+        Ledger.open(SweepPlan.of(CONFIG), location.replace("s3://results", "s3://no-such-bucket"))
     assert "\n" not in str(caught.value)
 
 
@@ -344,7 +346,7 @@ def test_an_invalid_record_is_named_and_not_changed(tmp_path: Path, content: str
     path.write_text('{"format": "dcgan_dist sweep 1", ' + content + "}")
     before = path.read_bytes()
     with pytest.raises(RunDirectoryError, match=r"sweep\.json is damaged .*: move it away"):
-        Ledger.open(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=2), str(tmp_path))
+        Ledger.open(SweepPlan.of(SweepConfig(space={"seed": {"choice": [1, 2]}}, trials=2)), str(tmp_path))
     assert path.read_bytes() == before
 
 
@@ -355,7 +357,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_a_valid_ledger_that_resumes
     location = str(small_disk / "sweep")
 
     def sweep() -> None:
-        with Ledger.open(CONFIG, location) as ledger:
+        with Ledger.open(SweepPlan.of(CONFIG), location) as ledger:
             ledger.start(trial())
             ledger.finish("t0000", "finished", objective=0.5)
             fill(small_disk)
@@ -371,6 +373,6 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_a_valid_ledger_that_resumes
     assert read(location)["trials"][0]["objective"] == 0.5
     assert not list((small_disk / "sweep").glob(".*.writing"))
     (small_disk / "filler").unlink()
-    with Ledger.open(CONFIG, location) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), location) as ledger:
         assert ledger.records["t0000"].objective == 0.5
         ledger.start(trial("t0001"))

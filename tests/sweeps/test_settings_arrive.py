@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space
 from dcgan_dist.sweeps.trial import plan_trial
@@ -30,7 +31,7 @@ DATA = "rooms:256"
 def build(parameters: dict[str, Any]) -> Trainer:
     """Return the networks and optimizers of a trial with these parameters, made like in a trial."""
     sweep = build_settings(SweepConfig, {**TINY, "data.path": DATA, "space": {"optim.lr": {"uniform": [0.1, 0.2]}}})
-    config = plan_trial(sweep, "t0000", "nowhere", parameters).config
+    config = plan_trial(SweepPlan.of(sweep), "t0000", "nowhere", parameters).config
     dataset = open_dataset(DATA, image_size=config.model.image_size, channels=config.model.channels)
     return Trainer(resolve_config(config, dataset), World(0, 1, torch.device("cpu")), dataset, None, Silent())
 

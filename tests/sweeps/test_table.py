@@ -12,6 +12,7 @@ from rich.console import Console
 from dcgan_dist.config import override
 from dcgan_dist.sweeps import table
 from dcgan_dist.sweeps.ledger import Ledger, TrialRecord
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.table import LiveTable, print_results, share_done, short_names, sweep_seconds_left
 
@@ -53,7 +54,7 @@ def written(console: Console) -> str:
 
 def test_results_are_ranked_and_name_the_best_settings_and_how_to_train_them(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=160)
-    with Ledger.open(CONFIG, str(tmp_path / "my sweep")) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path / "my sweep")) as ledger:
         fill(ledger)
         ledger.importance = {
             "optim.beta1": {"value": 0.1, "ci95": [0, 0.3]},
@@ -78,7 +79,7 @@ def test_results_are_ranked_and_name_the_best_settings_and_how_to_train_them(tmp
 
 def test_the_full_score_of_a_finalist_has_its_own_column(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
-    with Ledger.open(CONFIG, str(tmp_path / "sweep")) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path / "sweep")) as ledger:
         fill(ledger)
         full = {"representation": {"value": 0.7, "ci95": [0.65, 0.75], "n": 5000}}
         ledger.update("t0002", full_scores=full, full_objective=0.7)
@@ -92,7 +93,7 @@ def test_the_full_score_of_a_finalist_has_its_own_column(tmp_path: Path) -> None
 
 def test_results_of_a_sweep_without_scores_say_so(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=160)
-    with Ledger.open(CONFIG, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)) as ledger:
         print_results(ledger, console)
     text = written(console)
     assert "0 of 4 trials ended" in text
@@ -103,7 +104,7 @@ def test_results_of_a_sweep_without_scores_say_so(tmp_path: Path) -> None:
 def test_the_live_table_has_the_running_trials_first_and_fits_the_terminal(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=110, height=12, force_terminal=True)
     config = override(CONFIG, {"trials": 40})
-    with Ledger.open(config, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(config), str(tmp_path)) as ledger:
         for number in range(20):
             ledger.start(record(number, "waiting"))
             score(ledger, f"t{number:04d}", number / 20, step=50, verdict="stable")
@@ -123,7 +124,7 @@ def test_the_live_table_has_the_running_trials_first_and_fits_the_terminal(tmp_p
 def test_without_a_terminal_each_change_of_status_is_a_line(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=160)
     before = threading.active_count()
-    with Ledger.open(CONFIG, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)) as ledger:
         ledger.start(record(0, "waiting"))
         with LiveTable(ledger, console):
             ledger.start(record(1, "waiting"))
@@ -144,7 +145,7 @@ def test_without_a_terminal_there_is_a_summary_at_intervals(tmp_path: Path, monk
     monkeypatch.setattr(table, "PLAIN_SECONDS", 0.2)
     monkeypatch.setattr(table, "_LOOK_SECONDS", 0.05)
     console = Console(file=io.StringIO(), width=160)
-    with Ledger.open(CONFIG, str(tmp_path)) as ledger:
+    with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)) as ledger:
         ledger.start(record(0, "waiting", step=50))
         with LiveTable(ledger, console):
             threading.Event().wait(1.0)

@@ -18,6 +18,7 @@ from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import flatten
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.runs.writer import open_run
+from dcgan_dist.sweeps.plan import SweepPlan
 from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.trial import (
     Milestones,
@@ -39,7 +40,7 @@ def make_sweep(**settings: object) -> SweepConfig:
 
 
 def make_plan(folder: Path, parameters: dict[str, Any] | None = None, /, **settings: object) -> TrialPlan:
-    return plan_trial(make_sweep(**settings), "t0000", str(folder), parameters or {})
+    return plan_trial(SweepPlan.of(make_sweep(**settings)), "t0000", str(folder), parameters or {})
 
 
 def go(
@@ -94,7 +95,7 @@ def test_settings_that_are_searched_reach_the_run(tmp_path: Path) -> None:
 def test_an_invalid_value_leaves_a_run_directory_with_the_reason(tmp_path: Path) -> None:
     sweep, asked = make_sweep(), {"optim.beta1": 1.5, "model.slope": 0.7}
     with pytest.raises(ConfigError, match=r"optim.beta1 is 1.5") as refusal:
-        plan_trial(sweep, "t0000", str(tmp_path), asked)
+        plan_trial(SweepPlan.of(sweep), "t0000", str(tmp_path), asked)
     record_refusal(sweep, str(tmp_path), "t0000", asked, str(refusal.value), "launch")
     with open_run(str(tmp_path)) as run:
         config = run.read_config()
@@ -226,7 +227,7 @@ def test_a_trial_does_not_depend_on_earlier_trials_in_the_process(tmp_path: Path
 
     def run_all(folder: Path, order: list[int]) -> None:
         for number in order:
-            plan = plan_trial(make_sweep(), f"t{number}", str(folder / str(number)), trials[number])
+            plan = plan_trial(SweepPlan.of(make_sweep()), f"t{number}", str(folder / str(number)), trials[number])
             go(plan)
 
     run_all(tmp_path / "forth", [0, 1, 2, 3])
