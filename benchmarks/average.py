@@ -1,14 +1,13 @@
-"""`average`: the cost of averaging the generator's weights, as a share of the training time."""
+"""`average`: steps/s with and without the average of the generator's weights."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from statistics import median
-from typing import Any
+from collections.abc import Iterator
+from itertools import count
 
 import torch
 
+from benchmarks.measuring import Bench, Record, alternate, repeat
 from benchmarks.step import PAPER, TUTORIAL, make_our_step
 from dcgan_dist.config import Config, ModelConfig, TrainingConfig
 from dcgan_dist.distributed import pick_device
@@ -20,68 +19,42 @@ ROOMS = ModelConfig(image_size=64, channels=3, classes=0, ngf=24, ndf=16, kernel
 _SAVED_EVERY = 500
 
 
-def bench_average(rounds: int = 5) -> list[dict[str, Any]]:
-    """Measure steps and the averaging of their weights, alternating.
-
-    Return one record for each network: the median over the rounds of the seconds of a step, the share of it for the
-    update of the average, and the share of 500 steps for measuring the statistics of batch norm.
-    """
+def bench_average(bench: Bench) -> Iterator[Record]:
+    """Measure steps, updates of the average, and its statistics of batch norm, for each network."""
     device = pick_device("auto")
-    networks = {"rooms, batch 32": (ROOMS, 32, 20), "tutorial64, batch 64": (TUTORIAL, 64, 4)}
+    networks = {"rooms": (ROOMS, bench.size(32, 8), 20), "tutorial64": (TUTORIAL, bench.size(64, 8), 4)}
     if device.type == "cuda":
-        networks["paper64, batch 128"] = (PAPER, 128, 20)
-    records = []
+        networks["paper64"] = (PAPER, 128, 20)
     for name, (model, batch, steps) in networks.items():
-        images = torch.randint(0, 256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
-        train = make_our_step(model, "fp32", batch, device, compiled=False)
-        generator = build_networks(model)[0].to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        average = GeneratorAverage(
-            generator, Config(model=model, training=TrainingConfig(batch_size=batch, average=0.9999))
-        )
-        finite = torch.ones((), device=device)
-        number = 0
-
-        def step(train: Any = train, images: torch.Tensor = images) -> None:
-            train(images)
-
-        def update(average: GeneratorAverage = average, generator: Any = generator, finite: Any = finite) -> None:
-            nonlocal number
-            number += 1
-            average.update(generator, number, finite)
-
-        def measure(average: GeneratorAverage = average) -> None:
-            update()
-            average.measure()
-
-        times: dict[str, list[float]] = {"step": [], "update": [], "measure": []}
-        for counted in [False, *[True] * rounds]:
-            for what, work, count in (("step", step, steps), ("update", update, 5 * steps), ("measure", measure, 1)):
-                seconds = _seconds(work, count, device) / count
-                if counted:
-                    times[what].append(seconds)
-        shares = {
-            what: median(one / whole for one, whole in zip(times[what], times["step"], strict=True))
-            for what in ("update", "measure")
-        }
-        records.append(
-            {
-                "bench": "average",
-                "what": name,
-                "step_s": round(median(times["step"]), 5),
-                "update_share_of_a_step": round(shares["update"], 5),
-                "measuring_share_of_500_steps": round(shares["measure"] / _SAVED_EVERY, 5),
-                "generator_bytes": sum(p.numel() * p.element_size() for p in generator.parameters()),
-                "rounds": rounds,
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            }
-        )
-    return records
+        yield from _bench_network(bench, f"{name}, batch {batch}", model, batch, bench.size(steps, 2), device)
 
 
-def _seconds(work: Callable[[], None], count: int, device: torch.device) -> float:
-    begun = time.perf_counter()
-    for _ in range(count):
-        work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
+def _bench_network(
+    bench: Bench, name: str, model: ModelConfig, batch: int, steps: int, device: torch.device
+) -> Iterator[Record]:
+    images = torch.randint(0, 256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
+    train = make_our_step(model, "fp32", batch, device, compiled=False)
+    generator = build_networks(model)[0].to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config = Config(model=model, training=TrainingConfig(batch_size=batch, average=0.9999))
+    average = GeneratorAverage(generator, config)
+    finite, numbers = torch.ones((), device=device), count(1)
+
+    def update() -> None:
+        average.update(generator, next(numbers), finite)
+
+    def measure() -> None:
+        update()
+        average.measure()
+
+    ways = {"step": (lambda: train(images), steps), "update": (update, 5 * steps), "measure": (measure, 1)}
+    turns = alternate({what: repeat(*way) for what, way in ways.items()}, bench.rounds, warm_up=1)
+    step, updated, measured = ([s / ways[what][1] for s in turns[what]["s"]] for what in ways)
+    plain = [1 / s for s in step]
+    for what, added in (
+        ("the average of the generator's weights", updated),
+        (f"its statistics of batch norm every {_SAVED_EVERY} steps", [s / _SAVED_EVERY for s in measured]),
+    ):
+        rates = [1 / (one + other) for one, other in zip(step, added, strict=True)]
+        yield bench.record(f"training with {what}, {name}", "steps/s", rates, "training without it", plain)
+    mib = sum(p.numel() * p.element_size() for p in generator.parameters()) / 2**20
+    yield bench.record(f"memory of the average, {name}", "MiB", [mib])

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -30,7 +29,7 @@ from PIL import Image
 
 from benchmarks.data_mosaic import mosaic_peer
 from benchmarks.data_sources import bench_sources
-from benchmarks.measuring import Way, compared, left_out, limit, on_cores, rates_in_turn
+from benchmarks.measuring import Bench, Record, Way, alternate, on_cores
 from dcgan_dist.data import stream as stream_module
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.images import Encoding
@@ -49,34 +48,29 @@ _STOCK = "webdataset + PIL + shuffle(1000) + batched(128), same images as JPEG"
 _STOCK_RAW = "webdataset + shuffle(1000) + batched(128), same raw shards"
 _RAW_EPOCHS = 5  # per measurement, since they are short
 _BATCHES_OF_WORKERS = {"jpg": 240, "raw": 1500}
+_READING = "64x64 {} shards to batches of uint8 tensors"
 
 
-def bench_data(rounds: int = 5, *, mosaic: bool = False) -> Iterator[dict[str, Any]]:
-    """Measure each figure and its baseline, alternating; yield one record per figure.
-
-    Args:
-        rounds: number of measurements of each, of which the medians are reported.
-        mosaic: whether to create the environment that mosaicml-streaming needs (6 GB, kept in the cache), if it does
-            not exist yet.
-    """
+def bench_data(bench: Bench) -> Iterator[Record]:
+    """Measure each figure and its baseline, alternating."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="dcgan_dist-bench-") as scratch:
-        sets = _make_sets(Path(scratch))
+        sets = _make_sets(Path(scratch), bench.size(IMAGES, 1000))
         with on_cores(1):
-            yield from _bench_reading(sets, rounds)
-            yield from _bench_integrity(sets, rounds)
-            yield from _bench_mosaic(sets, Path(scratch), rounds, make=mosaic)
-            yield from _limits(sets, rounds)
-            yield from bench_sources(Path(scratch), rounds)
-        yield from _bench_workers(sets, rounds)
+            yield from _bench_reading(bench, sets)
+            yield from _bench_integrity(bench, sets)
+            yield from _bench_mosaic(bench, sets, Path(scratch))
+            yield from _limits(bench, sets)
+            yield from bench_sources(bench, Path(scratch))
+        yield from _bench_workers(bench, sets)
 
 
-def _make_sets(scratch: Path) -> dict[str, Dataset]:
+def _make_sets(scratch: Path, count: int) -> dict[str, Dataset]:
     real = os.environ.get("DCGAN_DIST_DATA")
     sets: dict[str, Dataset] = {}
     for encoding in ENCODINGS:
-        source = open_source("folder", Path(real, "tiny_imagenet_20k.tar.gz")) if real else room_source(IMAGES, 0)
-        recipe = Recipe(image_size=SIZE, encoding=encoding, name="images")
+        source = open_source("folder", Path(real, "tiny_imagenet_20k.tar.gz")) if real else room_source(count, 0)
+        recipe = Recipe(image_size=SIZE, encoding=encoding, name="images", count=count)
         write_shards(source, recipe, str(scratch / encoding), pool=LocalPool(usable_cores()))
         sets[encoding] = open_dataset(scratch / encoding)
     return sets
@@ -119,19 +113,11 @@ def stock(dataset: Dataset, use: Use = len) -> Way:
     return read
 
 
-def _bench_reading(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
-    rates = rates_in_turn(
-        {
-            "jpg": ours(sets["jpg"]),
-            "raw": ours(sets["raw"], _RAW_EPOCHS),
-            "pil": stock(sets["jpg"]),
-            "stock raw": stock(sets["raw"]),
-        },
-        rounds,
-    )
-    yield compared("64x64 JPEG shards to batches of uint8 tensors", rates["jpg"], _STOCK, rates["pil"], 4.0)
-    yield compared("64x64 raw shards to batches of uint8 tensors", rates["raw"], _STOCK, rates["pil"], 25.0)
-    yield compared("64x64 raw shards to batches of uint8 tensors", rates["raw"], _STOCK_RAW, rates["stock raw"], 5.0)
+def _bench_reading(bench: Bench, sets: dict[str, Dataset]) -> Iterator[Record]:
+    ways = {"jpg": ours(sets["jpg"]), "raw": ours(sets["raw"], _RAW_EPOCHS)}
+    turns = alternate({**ways, _STOCK: stock(sets["jpg"]), _STOCK_RAW: stock(sets["raw"])}, bench.rounds, warm_up=1)
+    for encoding, baseline, goal in (("jpg", _STOCK, 4.0), ("raw", _STOCK, 25.0), ("raw", _STOCK_RAW, 5.0)):
+        yield bench.compare(_READING.format(encoding), turns, encoding, baseline, goal=goal)
 
 
 class _AnyDigest:
@@ -164,48 +150,40 @@ def unchecked() -> Iterator[None]:
         yield
 
 
-def _bench_integrity(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
-    for encoding, goal in (("jpg", 0.05), ("raw", None)):
-        read = ours(sets[encoding], 1 if encoding == "jpg" else _RAW_EPOCHS)
-
-        def read_unchecked(read: Way = read) -> int:
-            with unchecked():
-                return read()
-
-        # Small differences need more rounds.
-        rates = rates_in_turn({"checked": read, "unchecked": read_unchecked}, 3 * rounds)
-        shares = [1 - one / other for one, other in zip(rates["checked"], rates["unchecked"], strict=True)]
-        yield {
-            "bench": "data",
-            "what": f"share of time that checking records, headers and shards takes, {encoding} shards",
-            "images_per_s": round(median(rates["checked"])),
-            "unchecked_images_per_s": round(median(rates["unchecked"])),
-            "cost": round(median(shares), 4),
-            "goal": goal,
-            "rounds": len(shares),
-        }
+def _bench_integrity(bench: Bench, sets: dict[str, Dataset]) -> Iterator[Record]:
+    for encoding, epochs, goal in (("jpg", 1, 0.95), ("raw", _RAW_EPOCHS, None)):
+        read = ours(sets[encoding], epochs)
+        without = "without checks of records, headers and shards"
+        ways = {"checked": read, without: unchecked()(read)}
+        turns = alternate(ways, 3 * bench.rounds, warm_up=1)  # small differences need more rounds
+        yield bench.compare(f"{_READING.format(encoding)}, with all checks", turns, "checked", without, goal=goal)
 
 
-def _bench_mosaic(sets: dict[str, Dataset], scratch: Path, rounds: int, *, make: bool) -> Iterator[dict[str, Any]]:
-    what = "64x64 {} shards to batches of uint8 tensors, compared with mosaicml-streaming"
+def _bench_mosaic(bench: Bench, sets: dict[str, Dataset], scratch: Path) -> Iterator[Record]:
     try:
-        with mosaic_peer(sets, scratch, BATCH, make=make) as peer:
+        with mosaic_peer(sets, scratch, BATCH, make=bench.mosaic) as peer:
             ways = {"jpg": ours(sets["jpg"]), "raw": ours(sets["raw"], _RAW_EPOCHS)}
-            rates = rates_in_turn(ways | {f"mosaic {name}": peer.reading(name) for name in sets}, rounds)
+            baseline = f"mosaicml-streaming {peer.version}, {peer.stack}, {{}}"
+            theirs = {baseline.format(name): peer.reading(name) for name in sets}
+            turns = alternate(ways | theirs, bench.rounds, warm_up=1)
             for name in sets:
-                baseline = f"mosaicml-streaming {peer.version}, {peer.stack}"
-                yield compared(what.format(name), rates[name], baseline, rates[f"mosaic {name}"], 1.5)
+                yield bench.compare(_READING.format(name), turns, name, baseline.format(name), goal=1.5)
     except DataError as error:
-        yield left_out(what.format("JPEG and raw"), str(error))
+        bench.leave_out("mosaicml-streaming", error)
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def _rate_with(dataset: Dataset, workers: int, batches: int) -> float:
-    """Return the images/s that worker processes (0: the thread) deliver once they have started."""
-    with ImageStream(dataset, seed=0, batch_size=BATCH, workers=workers).iterate() as stream:
-        return rates_in_turn({"": lambda: sum(len(next(stream).images) for _ in range(batches))}, 1)[""][0]
+def _delivering(dataset: Dataset, workers: int, batches: int) -> Way:
+    """Return a way to take batches that worker processes (0: the thread) deliver once they have started."""
+
+    def take() -> dict[str, float]:
+        with ImageStream(dataset, seed=0, batch_size=BATCH, workers=workers).iterate() as stream:
+            way = {"": lambda: sum(len(next(stream).images) for _ in range(batches))}
+            return {"images/s": alternate(way, 1, warm_up=1)[""]["images/s"][0]}
+
+    return take
 
 
 def _decode_in_turns(tar: str, extents: list[tuple[int, int]], turns: int, barrier: Barrier) -> None:
@@ -218,48 +196,52 @@ def _decode_in_turns(tar: str, extents: list[tuple[int, int]], turns: int, barri
     barrier.wait()
 
 
-def _decoding_rate(dataset: Dataset, processes: int) -> float:
-    """Return the images/s of processes that only decode: the limit of the cores."""
-    records, turns = dataset.records(0), 20
+def _decoding(dataset: Dataset, processes: int, turns: int) -> Way:
+    """Return a way to decode in processes that do nothing else: the limit of the cores."""
+    records = dataset.records(0)
     extents = [(int(start), int(size)) for start, size in zip(records["offset"], records["size"], strict=True)]
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(processes + 1)
-    arguments = (str(dataset.tar(0)), extents, turns, barrier)
-    decoders = [context.Process(target=_decode_in_turns, args=arguments) for _ in range(processes)]
-    for decoder in decoders:
-        decoder.start()
-    barrier.wait()
-    begun = time.perf_counter()
-    barrier.wait()
-    rate = processes * turns * len(extents) / (time.perf_counter() - begun)
-    for decoder in decoders:
-        decoder.join()
-    return rate
+
+    def decode() -> dict[str, float]:
+        barrier = context.Barrier(processes + 1)
+        arguments = (str(dataset.tar(0)), extents, turns, barrier)
+        decoders = [context.Process(target=_decode_in_turns, args=arguments) for _ in range(processes)]
+        for decoder in decoders:
+            decoder.start()
+        barrier.wait()
+        begun = time.perf_counter()
+        barrier.wait()
+        rate = processes * turns * len(extents) / (time.perf_counter() - begun)
+        for decoder in decoders:
+            decoder.join()
+        return {"images/s": rate}
+
+    return decode
 
 
-def _bench_workers(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
-    what = "two loader processes, the consumer counting, {} shards"
+def _bench_workers(bench: Bench, sets: dict[str, Dataset]) -> Iterator[Record]:
     if usable_cores() < 2:
-        yield left_out(what.format("JPEG and raw"), "there is only one core")
+        bench.leave_out("two loader processes", "there is only one core")
         return
+    thread, one, two = "the background thread", "one loader process", "two loader processes"
+    alone, both = "one process that only decodes", "two processes that only decode JPEGs, the cores' limit"
     with on_cores(2):
         for encoding, dataset in sets.items():
-            rates: dict[int, list[float]] = {0: [], 1: [], 2: []}
-            alone: dict[int, list[float]] = {1: [], 2: []}
-            for _ in range(rounds):
-                for workers, of_workers in rates.items():
-                    of_workers.append(_rate_with(dataset, workers, _BATCHES_OF_WORKERS[encoding]))
-                for processes, of_processes in alone.items():
-                    of_processes.append(_decoding_rate(sets["jpg"], processes))
-            yield compared("two processes that only decode JPEGs, the cores' limit", alone[2], "one", alone[1], None)
-            yield compared(what.format(encoding), rates[2], "one loader process", rates[1], 1.7)
-            yield compared(f"one loader process, {encoding} shards", rates[1], "the thread", rates[0], None)
+            batches = bench.size(_BATCHES_OF_WORKERS[encoding], 16)
+            ways = {name: _delivering(dataset, workers, batches) for workers, name in enumerate((thread, one, two))}
+            decoding = {
+                name: _decoding(sets["jpg"], count, bench.size(20, 2)) for count, name in ((1, alone), (2, both))
+            }
+            turns = alternate(ways | decoding, bench.rounds)
+            yield bench.compare(f"{both}, beside the {encoding} shards", turns, both, alone)
+            yield bench.compare(f"{two}, the consumer counting, {encoding} shards", turns, two, one, goal=1.7)
+            yield bench.compare(f"{one}, {encoding} shards", turns, one, thread)
 
 
 # --- the machine's limits ---------------------------------------------------------------------------------------------
 
 
-def _limits(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
+def _limits(bench: Bench, sets: dict[str, Dataset]) -> Iterator[Record]:
     jpegs = [content for shard in range(len(sets["jpg"].tars)) for content in _contents(sets["jpg"], shard)]
     raws = [np.frombuffer(content, np.uint8) for content in _contents(sets["raw"], 0)]
     raw_tar, jpeg_tar = Path(sets["raw"].tars[0]), Path(sets["jpg"].tars[0])
@@ -279,7 +261,7 @@ def _limits(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
     def decode_with_pil() -> int:
         for content in jpegs[:2000]:
             np.asarray(Image.open(io.BytesIO(content)))
-        return 2000
+        return len(jpegs[:2000])
 
     def copy() -> int:
         for number, content in enumerate(raws):
@@ -314,8 +296,8 @@ def _limits(sets: dict[str, Dataset], rounds: int) -> Iterator[dict[str, Any]]:
         "tar headers of the raw shards (image and label), each checked": lambda: headers(raw_tar),
         "tar headers of the JPEG shards (image and label), tarfile": lambda: headers_of_the_standard_library(jpeg_tar),
     }
-    for name, rates in rates_in_turn(ways, rounds).items():
-        yield limit(name, rates)
+    turns = alternate(ways, bench.rounds, warm_up=1)
+    yield from (bench.record(f"limit: {name}", "images/s", figures["images/s"]) for name, figures in turns.items())
 
 
 def _contents(dataset: Dataset, shard: int) -> list[bytes]:

@@ -8,7 +8,6 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import numpy as np
@@ -17,7 +16,7 @@ import webdataset
 import webp
 from PIL import Image
 
-from benchmarks.measuring import Way, compared, limit, rates_in_turn
+from benchmarks.measuring import Bench, Record, Way, alternate
 from dcgan_dist.data.images import JPEG_QUALITY, Pixels
 from dcgan_dist.data.rooms import draw_room
 from dcgan_dist.data.shards import Recipe, write_shards
@@ -32,9 +31,9 @@ _QUALITY = 75
 _GRAIN = 6.0  # standard deviation of the noise, which makes the files as large as real ones
 
 
-def make_lmdb(folder: Path, kind: str, records: int) -> list[bytes]:
+def make_lmdb(folder: Path, kind: str, records: int, pictures: int = _PICTURES) -> list[bytes]:
     """Write an LMDB like LSUN's: hashes as keys, images of 256 pixels as values; return the values."""
-    values = [_encoded(picture, kind) for picture in _pictures()]
+    values = [_encoded(picture, kind) for picture in _pictures(pictures)]
     with lmdb.open(str(folder), map_size=1 << 32) as environment, environment.begin(write=True) as transaction:
         for number in range(records):
             key = hashlib.sha1(str(number).encode(), usedforsecurity=False).hexdigest()
@@ -42,16 +41,16 @@ def make_lmdb(folder: Path, kind: str, records: int) -> list[bytes]:
     return [values[number % len(values)] for number in range(records)]
 
 
-def _pictures() -> Iterator[Pixels]:
+def _pictures(count: int) -> Iterator[Pixels]:
     """Yield images of 341x256 pixels: photographs of rooms if there are any, else procedural rooms."""
     grain = np.random.default_rng(0)
-    for picture in _photographs() or (Image.fromarray(draw_room(0, number)[0]) for number in range(_PICTURES)):
+    for picture in _photographs(count) or (Image.fromarray(draw_room(0, number)[0]) for number in range(count)):
         large = np.asarray(picture.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC), dtype=np.float32)
         noisy = large + grain.normal(0.0, _GRAIN, large.shape)
         yield np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
-def _photographs() -> list[Image.Image]:
+def _photographs(count: int) -> list[Image.Image]:
     folder = os.environ.get("DCGAN_DIST_DATA")
     if not folder:
         return []
@@ -59,7 +58,7 @@ def _photographs() -> list[Image.Image]:
     with tarfile.open(Path(folder, "rooms_128.tar.gz")) as archive:
         for member in archive:
             file = archive.extractfile(member)
-            if file is not None and len(pictures) < _PICTURES:
+            if file is not None and len(pictures) < count:
                 pictures.append(Image.open(io.BytesIO(file.read())).convert("RGB"))
     return pictures
 
@@ -142,25 +141,29 @@ def _decoding(decode: Callable[[bytes], object], values: list[bytes]) -> Way:
     return decode_all
 
 
-def bench_sources(scratch: Path, rounds: int) -> Iterator[dict[str, Any]]:
+def bench_sources(bench: Bench, scratch: Path) -> Iterator[Record]:
     """Measure how fast shards of 64x64 JPEGs are written from an LMDB of 256-pixel JPEGs, and from one of WebPs."""
+    stock = "PIL decode, crop, resize and encode, webdataset.ShardWriter"
     for kind, goal in (("JPEG", 2.5), ("WEBP", None)):
         folder = scratch / kind
         source = folder / "room_train_lmdb"
         source.mkdir(parents=True)
-        values = make_lmdb(source, kind, _RECORDS[kind])
-
+        values = make_lmdb(source, kind, bench.size(_RECORDS[kind], 100), bench.size(_PICTURES, 20))
         decoders = {
-            f"decode of these {kind}s alone, {name}": _decoding(decode, values)
+            f"limit: decode of these {kind}s alone, {name}": _decoding(decode, values)
             for name, decode in _DECODERS[kind].items()
         }
-        rates = rates_in_turn({"ours": _ours(source, folder), "stock": _stock(source, folder), **decoders}, rounds)
-        what = (
-            f"LMDB of 256-pixel {kind}s ({np.mean([len(value) for value in values]) / 1000:.0f} kB) to 64-pixel shards"
+        ways = {"ours": _ours(source, folder), stock: _stock(source, folder), **decoders}
+        turns = alternate(ways, bench.rounds, warm_up=1)
+        size = np.mean([len(value) for value in values]) / 1000
+        yield bench.compare(
+            f"LMDB of {len(values)} 256-pixel {kind}s ({size:.0f} kB) to 64-pixel shards",
+            turns,
+            "ours",
+            stock,
+            goal=goal,
         )
-        baseline = "PIL decode, crop, resize and encode, webdataset.ShardWriter"
-        yield compared(what, rates["ours"], baseline, rates["stock"], goal)
-        yield from (limit(decoder, rates[decoder]) for decoder in decoders)
+        yield from (bench.record(decoder, "images/s", turns[decoder]["images/s"]) for decoder in decoders)
 
 
 __all__ = ["bench_sources", "make_lmdb"]

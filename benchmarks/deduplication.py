@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
+from benchmarks.measuring import Bench, Record
 from dcgan_dist.data.images import Pixels, decode, decode_stored, encode, fit
 from dcgan_dist.data.rooms import draw_room
 from dcgan_dist.data.settings import DeduplicationConfig
@@ -42,15 +42,19 @@ _ROOMS = 2000
 Draws = np.random.Generator
 
 
-def bench_deduplication(rounds: int = 1) -> Iterator[dict[str, Any]]:
-    """Yield the recall of each kind and the share of false removals, for each set of images and radius."""
+def bench_deduplication(bench: Bench) -> Iterator[Record]:
+    """Yield the recall of each kind and the removals for each set of images and radius; a round is a seed."""
     data = os.environ.get(DATA_VARIABLE)
     archives: list[Path | None] = [Path(data, name) for name in ARCHIVES] if data else [None]
-    for number in range(rounds):
-        for archive in archives:
-            name = archive.name if archive else "rooms"
-            for figures in measure(read_images(archive), DeduplicationConfig(), RADII, seed=number):
-                yield {"bench": "dedup", "round": number, "images": name, **figures}
+    settings = bench.size(DeduplicationConfig(), DeduplicationConfig(steps=50, batch_size=64))
+    for archive in archives[: bench.size(None, 1)]:
+        images = read_images(archive, bench.size(None, 300))
+        radii = bench.size(RADII, RADII[:2])
+        seeds = [measure(images, settings, radii, seed=number) for number in range(bench.rounds)]
+        for number, radius in enumerate(radii):
+            what = f"{archive.name if archive else 'rooms'}, {len(images):,} images, radius {radius}: "
+            for figure, unit in UNITS.items():
+                yield bench.record(what + figure, unit, [figures[number][figure] for figures in seeds])
 
 
 def read_images(archive: Path | None, most: int | None = None) -> list[Pixels]:
@@ -105,6 +109,13 @@ KINDS: dict[str, Callable[[Pixels, Draws], Pixels]] = {
     "brightness_5%": relit,
     "shift_1px": shifted,
 }
+
+
+UNITS = {
+    **dict.fromkeys(("recall", *(f"recall_{kind}" for kind in KINDS)), "share of the copies"),
+    **{"removed": "images", "false": "images", "false_share": "share of the removed", "training_s": "s"},
+}
+"""What is measured at a radius, and in which unit."""
 
 
 @dataclass(frozen=True)
@@ -163,26 +174,24 @@ def distance(one: Pixels, other: Pixels) -> float:
 
 def measure(
     images: list[Pixels], settings: DeduplicationConfig, radii: tuple[int, ...], *, seed: int
-) -> list[dict[str, Any]]:
+) -> list[dict[str, float]]:
     """Train on images with planted near-copies, and return the figures at each radius."""
     planted = plant(images, seed)
     tensor = torch.from_numpy(planted.images)
     begun = time.monotonic()
-    network, loss = train_autoencoder(tensor, settings, seed=seed, device=pick_device("auto"))
+    network, _ = train_autoencoder(tensor, settings, seed=seed, device=pick_device("auto"))
     seconds = time.monotonic() - begun
     figures = []
     for radius in radii:
         chosen = replace(settings, radius=radius)
-        units = calibrate(network, tensor[:20_000], chosen, count=len(tensor), seed=seed)
+        calibrate(network, tensor[:20_000], chosen, count=len(tensor), seed=seed)
         codes = pack_codes(torch.cat([network.bits(part) for part in tensor.split(4096)]).numpy())
         first = find_groups(codes, np.ones(len(codes), dtype=np.bool_), radius, settings.code_size)
-        figures.append(
-            {"radius": radius, "units": len(units), **judge(planted, first), "loss": loss, "training_s": seconds}
-        )
+        figures.append({**judge(planted, first), "training_s": seconds})
     return figures
 
 
-def judge(planted: Planted, first: npt.NDArray[np.uint32]) -> dict[str, Any]:
+def judge(planted: Planted, first: npt.NDArray[np.uint32]) -> dict[str, float]:
     """Return the recall of each kind, and the counts of removed and falsely removed images, of a set of groups."""
     position = np.empty(int(planted.origin.max()) + 1, dtype=np.int64)
     originals = np.flatnonzero(planted.kind < 0)
@@ -195,11 +204,9 @@ def judge(planted: Planted, first: npt.NDArray[np.uint32]) -> dict[str, Any]:
         distance(planted.images[number], planted.images[first[number]]) > _MOST_ALIKE for number in unplanted.tolist()
     )
     return {
-        "count": len(first),
         "recall": float(np.mean(list(recall.values()))),
         **{f"recall_{name}": value for name, value in recall.items()},
         "removed": len(removed),
-        "not_planted": len(unplanted),
         "false": false,
         "false_share": false / max(1, len(removed)),
     }

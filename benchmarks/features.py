@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.measuring import Bench, Record, alternate
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.distributed import pick_device
@@ -55,46 +54,33 @@ def make_plain_loop(
     return extract
 
 
-def bench_features(rounds: int = 7) -> list[dict[str, Any]]:
+def bench_features(bench: Bench) -> Iterator[Record]:
     """Measure both precisions, the plain loop, and the plain loop with memory channels last.
 
-    Return one record per precision: images/s (medians over the rounds), the medians of the rounds' ratios, and the
-    largest difference of a value from the plain loop's, relative to the largest value.
+    The difference is the largest one of a value from the plain loop's, as a share of the largest value.
     """
     device = pick_device("auto")
-    count = 16_384 if device.type == "cuda" else 256
+    count = 16_384 if device.type == "cuda" else bench.size(256, 32)
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     trained = random_discriminator(IMAGENET32, 0)
+    plain, channels_last = "a plain loop in float32", "the plain loop in float32 with memory channels last"
+    rows: dict[str, Array] = {}
+
+    def extract(name: str, way: Callable[[Pixels], Array]) -> int:
+        rows[name] = way(images)
+        return count
+
     with tempfile.TemporaryDirectory(prefix="dcgan_dist-bench-") as cache:
         ways: dict[str, Callable[[Pixels], Array]] = {
-            "plain": make_plain_loop(copy.deepcopy(trained.network), device),
-            "channels_last": make_plain_loop(copy.deepcopy(trained.network), device, channels_last=True),
+            plain: make_plain_loop(copy.deepcopy(trained.network), device),
+            channels_last: make_plain_loop(copy.deepcopy(trained.network), device, channels_last=True),
         }
         for precision in ("fp32", "bf16"):
             ways[precision] = prepare_extractor(trained, Path(cache), precision=precision, device=device)
-        rows = {name: way(images).astype(np.float32) for name, way in ways.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, way in ways.items():
-                begun = time.perf_counter()
-                way(images)
-                seconds[name].append(time.perf_counter() - begun)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-
-    def times(baseline: str, name: str) -> float:
-        return round(median(slow / fast for slow, fast in zip(seconds[baseline], seconds[name], strict=True)), 2)
-
-    return [
-        {
-            "bench": "features",
-            "what": f"imagenet32, 28,672 values, {precision}",
-            "images_per_s": round(count / median(seconds[precision]), 1),
-            "plain_loop_images_per_s": round(count / median(seconds["plain"]), 1),
-            "times_the_plain_loop": times("plain", precision),
-            "times_the_plain_loop_channels_last": times("channels_last", precision),
-            "largest_difference": float(np.abs(rows[precision] - rows["plain"]).max() / np.abs(rows["plain"]).max()),
-            "rounds": rounds,
-            "device": where,
-        }
-        for precision in ("fp32", "bf16")
-    ]
+        turns = alternate({name: partial(extract, name, way) for name, way in ways.items()}, bench.rounds, warm_up=1)
+    for precision in ("fp32", "bf16"):
+        what = f"28,672 features of imagenet32, {count} images, {precision}"
+        yield from (bench.compare(what, turns, precision, baseline) for baseline in (plain, channels_last))
+        exact, other = (rows[name].astype(np.float32) for name in (plain, precision))
+        difference = float(np.abs(other - exact).max() / np.abs(exact).max())
+        yield bench.record(f"{what}: largest difference from {plain}", "share of the largest value", [difference])

@@ -7,21 +7,18 @@ which needs all training images at once.
 from __future__ import annotations
 
 import gzip
-import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.measuring import Bench, Record, Way, alternate, in_own_process, peak_mib
 from dcgan_dist.distributed import pick_device
 from dcgan_dist.evaluation.nearest import Bytes, NearestRows
 from dcgan_dist.evaluation.one_nn import deform
@@ -32,27 +29,27 @@ GOALS = {"random bytes": 1.8, "MNIST": 3.0}
 _BLOCK = 2048  # rows that are searched at once, as in the task one-nn
 
 
-def make_random(folder: Path) -> None:
-    """Write `train.npy` (TRAINING, SIDE²) and `test.npy` (IMAGES, SIDE²) of random bytes."""
+def _random(training: int, images: int) -> dict[str, Bytes]:
+    """Return `train` (training, SIDE²) and `test` (images, SIDE²) of random bytes."""
     draw = np.random.default_rng(0)
-    for name, count in (("train", TRAINING), ("test", IMAGES)):
-        np.save(folder / f"{name}.npy", draw.integers(0, 256, (count, SIDE * SIDE), dtype=np.uint8))
+    counts = {"train": training, "test": images}
+    return {name: draw.integers(0, 256, (count, SIDE * SIDE), dtype=np.uint8) for name, count in counts.items()}
 
 
-def make_mnist(folder: Path, source: Path) -> None:
-    """Write the same files of MNIST: its training images, then slightly moved copies of them; its test images."""
-    images = {}
-    for name, part in (("train", "train"), ("test", "t10k")):
-        with gzip.open(source / f"{part}-images-idx3-ubyte.gz") as file:
-            images[name] = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, SIDE * SIDE)
-    train = images["train"]
-    more = deform(np.ascontiguousarray(train[: TRAINING - len(train)]), SIDE, 0, 0)
-    np.save(folder / "train.npy", np.concatenate((train, more)))
-    np.save(folder / "test.npy", images["test"][:IMAGES])
+def _mnist(source: Path, training: int, images: int) -> dict[str, Bytes]:
+    """Return the same of MNIST: its training images, then slightly moved copies of them; its test images."""
+    read = {}
+    for name in ("train", "t10k"):
+        with gzip.open(source / f"{name}-images-idx3-ubyte.gz") as file:
+            read[name] = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, SIDE * SIDE)
+    train = read["train"][:training]
+    if len(train) < training:
+        train = np.concatenate((train, deform(np.ascontiguousarray(train[: training - len(train)]), SIDE, 0, 0)))
+    return {"train": train, "test": read["t10k"][:images]}
 
 
-def measure_ours(folder: str) -> None:
-    """Search block by block, as samples are generated; print the seconds, and write the rows found."""
+def measure_ours(folder: str) -> dict[str, float]:
+    """Search block by block, as samples are generated; write the rows found, and return the seconds and the memory."""
     train, test = np.load(Path(folder, "train.npy"), mmap_mode="r"), np.load(Path(folder, "test.npy"))
     begun, seconds = time.perf_counter(), []
     search = NearestRows(test)
@@ -63,10 +60,10 @@ def measure_ours(folder: str) -> None:
     np.savez(Path(folder, "ours.npz"), rows=found.rows, distances=found.distances)
     half = next(pair for pair in seconds if pair[0] >= len(train) // 2)
     slope = (seconds[-1][1] - half[1]) / (seconds[-1][0] - half[0])
-    print(json.dumps({"seconds": seconds[-1][1], "seconds_per_row": slope, "peak_mib": _peak()}))
+    return {"s": seconds[-1][1], "s by slope": slope * LONG, "MiB": peak_mib()}
 
 
-def measure_sklearn(folder: str) -> None:
+def measure_sklearn(folder: str) -> dict[str, float]:
     """Search with scikit-learn on float32."""
     from sklearn.metrics import pairwise_distances_argmin_min
 
@@ -75,18 +72,7 @@ def measure_sklearn(folder: str) -> None:
     rows, _ = pairwise_distances_argmin_min(test, train, metric="sqeuclidean")
     seconds = time.perf_counter() - begun
     np.savez(Path(folder, "theirs.npz"), rows=rows)
-    print(json.dumps({"seconds": seconds, "peak_mib": _peak()}))
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _run(function: str, folder: Path) -> dict[str, Any]:
-    code = f"import sys; from benchmarks.one_nn import {function}; {function}(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return {"s": seconds, "MiB": peak_mib()}
 
 
 def _distances(train: Bytes, test: Bytes, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -94,59 +80,47 @@ def _distances(train: Bytes, test: Bytes, rows: np.ndarray[Any, Any]) -> np.ndar
     return np.array(squares)
 
 
-def bench_one_nn(rounds: int = 5) -> Iterator[dict[str, Any]]:
+def bench_one_nn(bench: Bench) -> Iterator[Record]:
     """Measure both on random bytes and, if $DCGAN_DIST_DATA has it, on MNIST; if there is a GPU, ours there as well."""
     sources: dict[str, Path | None] = {"random bytes": None}
     data = os.environ.get("DCGAN_DIST_DATA")
     if data and Path(data, "mnist").is_dir():
         sources["MNIST"] = Path(data, "mnist")
     else:
-        print("MNIST is left out: DCGAN_DIST_DATA names no folder with it", file=sys.stderr)
+        bench.leave_out("MNIST", "DCGAN_DIST_DATA names no folder with it")
     for name, source in sources.items():
         with tempfile.TemporaryDirectory(prefix="dcgan_dist-one-nn-") as scratch:
-            folder = Path(scratch)
-            if source is None:
-                make_random(folder)
-            else:
-                make_mnist(folder, source)
-            yield _compare(name, folder, rounds)
+            sizes = bench.size((TRAINING, IMAGES), (10_000, 1_000))
+            for part, rows in (_random(*sizes) if source is None else _mnist(source, *sizes)).items():
+                np.save(Path(scratch, f"{part}.npy"), rows)
+            yield from _compare(bench, name, Path(scratch))
 
 
-def _compare(name: str, folder: Path, rounds: int) -> dict[str, Any]:
-    ours, theirs = [], []
-    for _ in range(rounds):
-        ours.append(_run("measure_ours", folder))
-        theirs.append(_run("measure_sklearn", folder))
-    ratios = [their["seconds"] / our["seconds"] for our, their in zip(ours, theirs, strict=True)]
+def _compare(bench: Bench, name: str, folder: Path) -> Iterator[Record]:
     train, test = np.load(folder / "train.npy", mmap_mode="r"), np.load(folder / "test.npy")
-    rows, distances = (np.load(folder / "ours.npz")[key] for key in ("rows", "distances"))
-    of_theirs = np.load(folder / "theirs.npz")["rows"]
-    if not (_distances(train, test, rows) == distances).all():
-        raise AssertionError("a distance is wrong")
-    slope = median(one["seconds_per_row"] for one in ours)
-    record = {
-        "bench": "one-nn",
-        "what": f"nearest of {TRAINING:,} rows of {SIDE}x{SIDE} {name} for {IMAGES:,}",
-        "seconds": round(median(one["seconds"] for one in ours), 2),
-        "baseline": "scikit-learn, brute force on float32",
-        "baseline_seconds": round(median(one["seconds"] for one in theirs), 2),
-        "times_the_baseline": round(median(ratios), 2),
-        "goal": GOALS[name],
-        "same_rows": int((rows == of_theirs).sum()),
-        "same_distances": int((_distances(train, test, of_theirs) == distances).sum()),
-        "peak_mib": round(max(one["peak_mib"] for one in ours)),
-        "baseline_peak_mib": round(max(one["peak_mib"] for one in theirs)),
-        f"seconds_for_{LONG}_by_slope": round(slope * LONG),
-        "threads": torch.get_num_threads(),
-        "rounds": rounds,
-        "ratios": [round(ratio, 2) for ratio in ratios],
+    theirs = "scikit-learn, brute force on float32"
+    ways: dict[str, Way] = {
+        "ours": in_own_process(measure_ours, folder),
+        theirs: in_own_process(measure_sklearn, folder),
     }
     if pick_device("auto").type == "cuda":
-        record["gpu_seconds"] = round(_on_gpu(train, test), 2)
-    return record
+        ways["ours on the GPU"] = partial(_search_on_gpu, train, test)
+    turns = alternate(ways, bench.rounds)
+    rows, distances = (np.load(folder / "ours.npz")[key] for key in ("rows", "distances"))
+    if not (_distances(train, test, rows) == distances).all():
+        raise AssertionError("a distance is wrong")
+    of_theirs = np.load(folder / "theirs.npz")["rows"]
+    what = f"nearest of {len(train):,} rows of {SIDE}x{SIDE} {name} for {len(test):,}"
+    for ours in ways:
+        if ours != theirs:
+            yield bench.compare(f"{what}, {ours}", turns, ours, theirs, "s", GOALS[name] if ours == "ours" else None)
+    yield bench.compare(what, turns, "ours", theirs, "MiB")
+    yield bench.record(f"{what}, for {LONG:,} by the slope of the second half", "s", turns["ours"]["s by slope"])
+    for kind, same in (("rows", rows == of_theirs), ("distances", _distances(train, test, of_theirs) == distances)):
+        yield bench.record(f"{what}: {kind} equal to those of scikit-learn", kind, [int(same.sum())])
 
 
-def _on_gpu(train: Bytes, test: Bytes) -> float:
+def _search_on_gpu(train: Bytes, test: Bytes) -> dict[str, float]:
     """Return the seconds on a GPU, copies to it included, after one search to warm up."""
     for _ in range(2):
         begun = time.perf_counter()
@@ -154,5 +128,4 @@ def _on_gpu(train: Bytes, test: Bytes) -> float:
         for start in range(0, len(train), 8 * _BLOCK):
             search.add(np.ascontiguousarray(train[start : start + 8 * _BLOCK]), start)
         torch.cuda.synchronize()
-        seconds = time.perf_counter() - begun
-    return seconds
+    return {"s": time.perf_counter() - begun}

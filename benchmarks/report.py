@@ -6,22 +6,19 @@ import json
 import os
 import random
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
-from benchmarks.measuring import on_cores
+from benchmarks.measuring import LESS_IS_BETTER, Bench, Record, alternate, in_own_process, on_cores, peak_mib
 from dcgan_dist.config import Config, override
 from dcgan_dist.parallel import usable_cores
 from dcgan_dist.results.aggregate import collect
@@ -32,6 +29,7 @@ from dcgan_dist.settings import as_record
 TRIALS = 10_000
 ROWS = 200
 GRIDS = 5
+TABLE = "all read and trials.csv written"
 _CURVES = 100  # different metrics files, each hard-linked to many trials
 
 
@@ -153,57 +151,50 @@ def _added(iteration: int, trial: str) -> dict[str, Any]:
 # Each side in its own process, so that its memory can be measured
 
 
-def measure_ours(runs: str, output: str) -> None:
+def measure_ours(runs: str, output: str) -> dict[str, float]:
     """Read runs without a cache, write their tables, and read them again, unchanged and with 100 changed runs."""
     folder, cache = Path(output), Path(output, "runs.arrow")
     cache.unlink(missing_ok=True)
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "table"):
+    figures: dict[str, float] = {}
+    with _timed(figures, TABLE):
         read = collect([runs], cache)
         write_trials_csv(read, folder / TRIALS_CSV)
-    peak, used = _peak(), _cpu_seconds()
-    with _timed(seconds, "all_tables"):
+    figures |= {"MiB": peak_mib(children=usable_cores()), "CPU s": _cpu_seconds()}
+    figures["trials/s"] = len(read.trials) / figures[TABLE]
+    with _timed(figures, "all tables"):
         write_tables(read, folder)
-    with _timed(seconds, "unchanged"):
-        again = collect([runs], cache)
+    with _timed(figures, "read again, nothing changed"):
+        collect([runs], cache)
     for run in sorted(Path(runs).glob("t*"))[:100]:
         status = run / "status.json"
         status.write_text(status.read_text() + "\n")
-    with _timed(seconds, "changed"):
-        changed = collect([runs], cache)
-    with _timed(seconds, "page"):
+    with _timed(figures, "read again, at most 100 runs changed"):
+        collect([runs], cache)
+    with _timed(figures, "page"):
         write_page(read, folder / "report.html", now=time.time())
-    counts = [read.read, again.read, changed.read]
-    record = {"trials": len(read.trials), "read": counts, "peak_mib": peak, "cpu_seconds": used}
-    page = (folder / "report.html").stat().st_size / 2**20
-    print(json.dumps(record | {"seconds": seconds, "page_mib": page}))
+    return figures
 
 
-def measure_tune(experiment: str, output: str) -> None:
+def measure_tune(experiment: str, output: str, rows: str) -> dict[str, float]:
     """Read an experiment through ResultGrid and write its table."""
     from ray.tune import ExperimentAnalysis, ResultGrid
 
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "table"):
+    figures: dict[str, float] = {}
+    with _timed(figures, TABLE):
         grid = ResultGrid(ExperimentAnalysis(experiment))
         frames = [grid[number].metrics_dataframe for number in range(len(grid))]
         grid.get_dataframe().to_csv(Path(output, "tune.csv"))
-    if any(frame is None or len(frame) != ROWS for frame in frames):
+    if any(frame is None or len(frame) != int(rows) for frame in frames):
         raise AssertionError("Tune has not read all rows")
-    print(json.dumps({"trials": len(grid), "seconds": seconds, "peak_mib": _peak(), "cpu_seconds": _cpu_seconds()}))
+    rate = len(grid) / figures[TABLE]
+    return {**figures, "trials/s": rate, "MiB": peak_mib(children=usable_cores()), "CPU s": _cpu_seconds()}
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+def _timed(figures: dict[str, float], name: str) -> Iterator[None]:
     begun = time.perf_counter()
     yield
-    seconds[name] = time.perf_counter() - begun
-
-
-def _peak() -> float:
-    """Return the peak memory of this process plus, for each core, that of its largest child process, in MiB."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (own + usable_cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
+    figures[name] = time.perf_counter() - begun
 
 
 def _cpu_seconds() -> float:
@@ -212,45 +203,26 @@ def _cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def _run(function: str, *arguments: object) -> dict[str, Any]:
-    code = f"import sys; from benchmarks.report import {function}; {function}(*sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def bench_report(rounds: int = 3, trials: int = TRIALS) -> Iterator[dict[str, Any]]:
-    """Yield time and memory to read `trials` runs, and of Ray Tune's reader on a tenth of them, on two cores."""
+def bench_report(bench: Bench) -> Iterator[Record]:
+    """Measure time and memory to read many runs, and of Ray Tune's reader on a tenth of them, on two cores."""
+    trials, rows = bench.size((TRIALS, ROWS), (300, 40))
     with tempfile.TemporaryDirectory(prefix="dcgan_dist-report-") as name, on_cores(2):
         folder = Path(name)
         runs, experiment = folder / "runs", folder / "tune"
-        make_runs(runs, trials)
-        make_tune_experiment(runs, experiment, max(1, trials // 10))
-        ours, theirs = [], []
-        for _ in range(rounds):
-            ours.append(_run("measure_ours", runs, folder))
-            theirs.append(_run("measure_tune", experiment, folder))
-    rates = [[one["trials"] / one["seconds"]["table"] for one in both] for both in (ours, theirs)]
-    ratios = [one / other for one, other in zip(*rates, strict=True)]
-    seconds = {key: round(median(one["seconds"][key] for one in ours), 2) for key in ours[0]["seconds"]}
-    yield {
-        "bench": "report",
-        "trials": trials,
-        "rows": ROWS,
-        "seconds": seconds,
-        "runs_read": ours[0]["read"],
-        "cpu_seconds": round(median(one["cpu_seconds"] for one in ours), 1),
-        "peak_mib": round(max(one["peak_mib"] for one in ours)),
-        "page_mib": round(ours[0]["page_mib"], 1),
-        "trials_per_s": round(median(rates[0])),
-        "baseline": f"ray.tune.ResultGrid, {theirs[0]['trials']} trials",
-        "baseline_trials_per_s": round(median(rates[1])),
-        "baseline_cpu_seconds": round(median(one["cpu_seconds"] for one in theirs), 1),
-        "baseline_peak_mib": round(max(one["peak_mib"] for one in theirs)),
-        "times_the_baseline": round(median(ratios), 2),
-        "goal": 5,
-        "rounds": rounds,
-        "ratios": [round(ratio, 2) for ratio in ratios],
-    }
+        make_runs(runs, trials, rows)
+        make_tune_experiment(runs, experiment, trials // 10)
+        tune = f"ray.tune.ResultGrid, {trials // 10} trials"
+        ways = {
+            "ours": in_own_process(measure_ours, runs, folder),
+            tune: in_own_process(measure_tune, experiment, folder, rows),
+        }
+        turns = alternate(ways, bench.rounds)
+        page = (folder / "report.html").stat().st_size / 2**20
+    what = f"report on {trials:,} runs of {rows} rows"
+    yield bench.compare(f"{what}: {TABLE}", turns, "ours", tune, "trials/s", goal=5)
+    goals = {TABLE: 20.0, "MiB": 1536.0}
+    for figure, values in turns["ours"].items():
+        if figure not in ("s", "trials/s"):
+            unit = figure if figure in LESS_IS_BETTER else "s"
+            yield bench.record(f"{what}: {TABLE if figure == unit else figure}", unit, values, goal=goals.get(figure))
+    yield bench.record(f"{what}: report.html", "MiB", [page])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -18,13 +17,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.measuring import Bench, Record
 from dcgan_dist.config import Config, ModelConfig, OptimConfig, TrainingConfig, override
 from dcgan_dist.data.preparation import prepare
 from dcgan_dist.data.settings import PrepareConfig
 from dcgan_dist.distributed import World
 from dcgan_dist.errors import Diverged
 from dcgan_dist.parallel import LocalPool, usable_cores
-from dcgan_dist.results.stability import judge
+from dcgan_dist.results.stability import MIN_LINES, judge
 from dcgan_dist.runs.run import Run
 from dcgan_dist.training.trainer import train
 
@@ -42,6 +42,7 @@ BASE = Config(
         steps=STEPS, batch_size=32, log_every=20, sample_every=80, sample_count=64, checkpoint_every=STEPS, keep_last=1
     ),
 )
+QUICK = {"training.steps": MIN_LINES, "training.log_every": 1, "model.ngf": 2, "model.ndf": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "healthy": {},
     "lr-fifth": {"optim.lr": 2e-4},
@@ -62,30 +63,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def bench_stability(rounds: int = 1) -> Iterator[dict[str, Any]]:
-    """Yield a record per run, `rounds` seeds of every setting: its verdict, the signals, and its run directory."""
-    data = _faces() if os.environ.get(DATA_VARIABLE) else ROOMS
-    for seed in range(rounds):
-        for name in SETTINGS:
-            location = FOLDER / f"{name}-seed{seed}"
-            begun = time.perf_counter()
-            diverged = train_setting(name, data, seed, location)
+def bench_stability(bench: Bench) -> Iterator[Record]:
+    """Yield the score of each run and the healthy one's, for as many seeds of every setting as there are rounds."""
+    data = _faces() if os.environ.get(DATA_VARIABLE) and not bench.quick else bench.size(ROOMS, "rooms:64")
+    names = list(SETTINGS)[: bench.size(len(SETTINGS), 4)]
+    for seed in range(bench.rounds):
+        healthy = 0.0
+        for name in names:
+            location = FOLDER / bench.size("", "quick") / f"{name}-seed{seed}"
+            diverged = train_setting(bench, name, data, seed, location)
             verdict = judge(Run(location).rows(), diverged=diverged)
-            yield {
-                "bench": "stability",
-                "run": str(location),
-                "data": data,
-                "verdict": verdict.name,
-                "reason": verdict.reason,
-                "score": verdict.score,
-                **{key: round(value, 4) for key, value in verdict.signals.items()},
-                "seconds": round(time.perf_counter() - begun, 1),
-            }
+            healthy = verdict.score if name == "healthy" else healthy
+            what = f"{location} on {data}: {verdict.name}: {verdict.reason}"
+            yield bench.record(what, "score of stability", [verdict.score], f"healthy-seed{seed}", [healthy])
 
 
-def train_setting(name: str, data: str, seed: int, location: Path) -> bool:
+def train_setting(bench: Bench, name: str, data: str, seed: int, location: Path) -> bool:
     """Train one of SETTINGS in a run directory, and return whether it diverged; progress is printed to stderr."""
-    config = override(BASE, {"name": name, "seed": seed, "data.path": data, **SETTINGS[name]})
+    config = override(BASE, {**bench.size({}, QUICK), "name": name, "seed": seed, "data.path": data, **SETTINGS[name]})
     try:
         with redirect_stdout(sys.stderr):
             train(config, World(0, 1, torch.device("cpu")), run_location=str(location))

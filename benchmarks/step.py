@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measuring import Bench, Record, alternate, repeat
 from benchmarks.plain_loop import make_plain_loop
 from dcgan_dist.config import Config, ModelConfig, TrainingConfig
 from dcgan_dist.distributed import World, pick_device
@@ -57,93 +57,42 @@ def make_our_step(
     return step
 
 
-def _seconds(step: Callable[[torch.Tensor], Any], images: torch.Tensor, steps: int) -> float:
-    begun = time.perf_counter()
-    for _ in range(steps):
-        step(images)
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
-
-
-def bench_step(rounds: int = 7, batch: int = 64) -> list[dict[str, Any]]:
-    """Measure the tutorial network at each precision; on a GPU also compiled, and the paper's network.
-
-    Return one record per figure: images/s of both (medians over the rounds), and the medians of the rounds' ratios to
-    the plain loop in float32 and in the same precision.
-    """
+def bench_step(bench: Bench) -> Iterator[Record]:
+    """Measure the tutorial network at each precision; on a GPU also compiled, and the paper's network."""
     device = pick_device("auto")
-    steps = 50 if device.type == "cuda" else 4
+    batch, steps = bench.size(64, 8), bench.size(50 if device.type == "cuda" else 4, 1)
     images = torch.randint(0, 256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
     plain_images = to_real(images, (-1.0, 1.0), torch.float32).contiguous()
+    plain = {name: f"the plain loop of the PyTorch example, {name}" for name in ("fp32", "bf16")}
     loops: dict[str, tuple[Callable[[torch.Tensor], Any], torch.Tensor]] = {
-        "plain fp32": (make_plain_loop(device, batch, bfloat16=False), plain_images),
-        "plain bf16": (make_plain_loop(device, batch, bfloat16=True), plain_images),
+        plain["fp32"]: (make_plain_loop(device, batch, bfloat16=False), plain_images),
+        plain["bf16"]: (make_plain_loop(device, batch, bfloat16=True), plain_images),
         "fp32": (make_our_step(TUTORIAL, "fp32", batch, device, compiled=False), images),
         "bf16": (make_our_step(TUTORIAL, "bf16", batch, device, compiled=False), images),
     }
     if device.type == "cuda":
         loops["bf16 compiled"] = (make_our_step(TUTORIAL, "bf16", batch, device, compiled=True), images)
-    for step, real in loops.values():
-        _seconds(step, real, 3)
-    times: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(rounds):
-        for name, (step, real) in loops.items():
-            times[name].append(_seconds(step, real, steps))
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    records = []
-    for name in loops:
-        if name.startswith("plain"):
-            continue
-        records.append(
-            {
-                "bench": "step",
-                "what": f"tutorial64, batch {batch}, {name}",
-                "images_per_s": _rate(times[name], batch * steps),
-                "plain_loop_images_per_s": _rate(times["plain fp32"], batch * steps),
-                "times_the_plain_loop": _ratio(times["plain fp32"], times[name]),
-                "times_the_plain_loop_in_the_same_precision": _ratio(times[f"plain {name[:4]}"], times[name]),
-                "rounds": rounds,
-                "device": where,
-            }
-        )
+    ways = {name: repeat(partial(step, real), steps, batch) for name, (step, real) in loops.items()}
+    turns = alternate(ways, bench.rounds, warm_up=1)
+    for name in [name for name in loops if name not in plain.values()]:
+        for baseline in dict.fromkeys((plain["fp32"], plain[name[:4]])):
+            yield bench.compare(f"a training step of tutorial64, batch {batch}, {name}", turns, name, baseline)
     if device.type == "cuda":
-        records.append(_bench_paper_net(device, rounds, where))
-    return records
+        yield from _bench_paper_net(bench, device)
 
 
-def _rate(seconds: list[float], images: int) -> float:
-    return round(images / median(seconds), 1)
-
-
-def _ratio(base: list[float], ours: list[float]) -> float:
-    return round(median(slow / fast for slow, fast in zip(base, ours, strict=True)), 3)
-
-
-def _bench_paper_net(device: torch.device, rounds: int, where: str) -> dict[str, Any]:
-    """Measure the paper's 64x64 network in bf16: images/s, and the share of the measured rate of matrix products."""
-    batch, steps = 128, 30
+def _bench_paper_net(bench: Bench, device: torch.device) -> Iterator[Record]:
+    """Measure the paper's 64x64 network in bf16: images/s, and its arithmetic beside that of matrix products."""
+    batch, steps, side, products = 128, bench.size(30, 3), 8192, 20
     images = torch.randint(0, 256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
-    step = make_our_step(PAPER, "bf16", batch, device, compiled=True)
-    _seconds(step, images, 5)
-    with FlopCounterMode(display=False) as counter:
-        step(images)
-    operations = counter.get_total_flops()
-    seconds = [_seconds(step, images, steps) for _ in range(rounds)]
-    side = 8192
+    step = partial(make_our_step(PAPER, "bf16", batch, device, compiled=True), images)
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-
-    def multiply(_images: torch.Tensor) -> torch.Tensor:
-        return left @ right
-
-    _seconds(multiply, images, 5)
-    peak = 2 * side**3 * 20 / median(_seconds(multiply, images, 20) for _ in range(rounds))
-    return {
-        "bench": "step",
-        "what": f"paper 64x64, batch {batch}, bf16 compiled",
-        "images_per_s": _rate(seconds, batch * steps),
-        "tflop_per_s": round(operations * steps / median(seconds) / 1e12, 1),
-        "share_of_measured_matmul_peak": round(operations * steps / median(seconds) / peak, 3),
-        "rounds": rounds,
-        "device": where,
-    }
+    ways = {"step": repeat(step, steps, batch), "product": repeat(lambda: left @ right, products)}
+    turns = alternate(ways, bench.rounds, warm_up=1)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    what = f"a training step of the paper's 64x64 network, batch {batch}, bf16 compiled"
+    yield bench.record(what, "images/s", turns["step"]["images/s"])
+    done = {"step": counter.get_total_flops() * steps / 1e12, "product": 2 * side**3 * products / 1e12}
+    rates = {name: [done[name] / s for s in turns[name]["s"]] for name in ways}
+    yield bench.record(what, "TFLOP/s", rates["step"], f"bf16 matrix products of {side}", rates["product"])

@@ -13,84 +13,68 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.flaky_server import flaky_process
+from benchmarks.measuring import Bench, Record, alternate
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.shards import Recipe, write_shards
 from dcgan_dist.data.sources import Item, RawImage, Source
 from dcgan_dist.data.sources.base import shuffled
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.parallel import LocalPool, usable_cores
+from tests.flaky_server import flaky_process
 
-SHARDS = 150
-IMAGES = 300  # in each
 SIZE = 64
 BATCH = 128
-FLAKY = {"latency_s": 0.02, "drop": 0.05}
-_LOCATIONS = {"local": "the local disk", "good": "a good server", "flaky": "a flaky server"}
+LOCAL, GOOD, FLAKY = "the local disk", "a good server", "a flaky server"
+SERVERS: dict[str, dict[str, float]] = {GOOD: {}, FLAKY: {"latency_s": 0.02, "drop": 0.05}}
 _FIRST = 16  # batches before the measurement
 _TAKEN_PER_S = 2000
 _SECONDS = 10.0  # of the consumer with this rate
 
 
-def bench_streaming(rounds: int = 5) -> Iterator[dict[str, Any]]:
-    """Measure each consumer with each location, alternating; yield one record per figure, the medians of the rounds."""
+def bench_streaming(bench: Bench) -> Iterator[Record]:
+    """Measure each consumer with each location, alternating."""
     torch.set_num_threads(1)
+    shards, images = bench.size((150, 300), (30, 200))
     with tempfile.TemporaryDirectory(prefix="dcgan_dist-bench-") as scratch:
         folder = Path(scratch, "set")
-        recipe = Recipe(image_size=SIZE, encoding="raw", shard_size=IMAGES, name="noise")
-        write_shards(noise_source(SHARDS * IMAGES), recipe, folder, pool=LocalPool(usable_cores()))
-        firsts: dict[str, list[float]] = {name: [] for name in _LOCATIONS}
+        recipe = Recipe(image_size=SIZE, encoding="raw", shard_size=images, name="noise")
+        write_shards(noise_source(shards * images), recipe, folder, pool=LocalPool(usable_cores()))
+
+        def read_from(location: str, per_s: float | None) -> dict[str, float]:
+            served = nullcontext(str(folder)) if location == LOCAL else flaky_process(folder, **SERVERS[location])
+            with served as url, tempfile.TemporaryDirectory(dir=scratch) as cache:
+                return read(url, Path(cache), per_s, bench.size(_SECONDS, 2.0))
+
         for per_s in (_TAKEN_PER_S, None):
-            runs: dict[str, list[Run]] = {name: [] for name in _LOCATIONS}
-            for _ in range(rounds):
-                for name, of_location in runs.items():
-                    behaviour = FLAKY if name == "flaky" else {}
-                    served = nullcontext(str(folder)) if name == "local" else flaky_process(folder, **behaviour)
-                    with served as location, tempfile.TemporaryDirectory(dir=scratch) as cache:
-                        of_location.append(read(location, Path(cache), per_s, _SECONDS))
-            yield from _figures(runs, per_s)
-            for name, of_location in runs.items():
-                firsts[name] += [run.first_s for run in of_location]
-    for name, seconds in firsts.items():
-        yield {
-            "bench": "streaming",
-            "what": f"seconds from opening the set to the first batch of {BATCH}",
-            "place": _LOCATIONS[name],
-            "seconds": round(median(seconds), 2),
-            "each": _rounded(seconds),
-        }
+            ways = {name: partial(read_from, name, per_s) for name in (LOCAL, *SERVERS)}
+            turns = alternate(ways, bench.rounds)
+            consumer = "only counts" if per_s is None else f"takes {per_s:,.0f} images/s"
+            what = f"{shards} raw shards of {images} 64x64 images from {{}}, empty cache, the consumer {consumer}"
+            yield bench.compare(what.format(FLAKY), turns, FLAKY, GOOD, goal=0.9)
+            yield bench.compare(what.format(FLAKY), turns, FLAKY, LOCAL)
+            yield bench.compare(what.format(GOOD), turns, GOOD, LOCAL)
+            if per_s is None:
+                with_start = what.format(FLAKY) + ", with the start"
+                yield bench.compare(with_start, turns, FLAKY, GOOD, goal=0.9, figure="images/s with the start")
+            for name in SERVERS:
+                first = f"{what.format(name)}: from opening the set to the first batch of {BATCH}"
+                yield bench.compare(first, turns, name, LOCAL, "s", figure="s to the first batch")
 
 
-@dataclass(frozen=True)
-class Run:
-    """The measurements of reading a set once.
-
-    Attributes:
-        first_s: seconds from opening the set to the first batch.
-        images_per_s: after the first batches.
-        overall_per_s: images/s from opening the set to the end.
-    """
-
-    first_s: float
-    images_per_s: float
-    overall_per_s: float
-
-
-def read(location: str, cache: Path, per_s: float | None, most_s: float) -> Run:
-    """Read a set for `most_s` seconds or one epoch, whichever ends first.
+def read(location: str, cache: Path, per_s: float | None, most_s: float) -> dict[str, float]:
+    """Read a set for `most_s` seconds or one epoch, whichever ends first; return the time to the first batch and rates.
 
     Args:
         location: folder or URL of the set.
         cache: an empty folder.
         per_s: maximum images per second that are taken; None for no limit.
-        most_s: seconds after the first batches.
+        most_s: seconds after the first batches, which the rate `images/s` leaves out.
     """
     begun = time.perf_counter()
     dataset = open_dataset(location, cache=cache)
@@ -109,39 +93,8 @@ def read(location: str, cache: Path, per_s: float | None, most_s: float) -> Run:
             if passed > most_s:
                 break
         ended = time.perf_counter()
-    return Run(first_s, taken / (ended - since), (_FIRST * BATCH + taken) / (ended - begun))
-
-
-def _figures(runs: dict[str, list[Run]], per_s: float | None) -> Iterator[dict[str, Any]]:
-    what = "raw 64x64 shards from a {} server, empty cache, the consumer "
-    what += "only counts" if per_s is None else f"takes {per_s:,.0f} images/s"
-    later = {name: [run.images_per_s for run in of_location] for name, of_location in runs.items()}
-    yield _compared(what, "flaky", "good", later, goal=0.9)
-    yield _compared(what, "flaky", "local", later)
-    yield _compared(what, "good", "local", later)
-    if per_s is None:
-        overall = {name: [run.overall_per_s for run in of_location] for name, of_location in runs.items()}
-        yield _compared(what + ", with the start", "flaky", "good", overall, goal=0.9)
-
-
-def _compared(
-    what: str, ours: str, theirs: str, rates: dict[str, list[float]], goal: float | None = None
-) -> dict[str, Any]:
-    ratios = [one / other for one, other in zip(rates[ours], rates[theirs], strict=True)]
-    record = {
-        "bench": "streaming",
-        "what": what.format(ours),
-        "images_per_s": round(median(rates[ours])),
-        "baseline": _LOCATIONS[theirs],
-        "baseline_images_per_s": round(median(rates[theirs])),
-        "times_the_baseline": round(median(ratios), 3),
-        "ratios": _rounded(ratios),
-    }
-    return record if goal is None else record | {"goal": goal}
-
-
-def _rounded(figures: Sequence[float]) -> list[float]:
-    return [round(figure, 3) for figure in figures]
+    with_start = (_FIRST * BATCH + taken) / (ended - begun)
+    return {"s to the first batch": first_s, "images/s": taken / (ended - since), "images/s with the start": with_start}
 
 
 # --- random images ----------------------------------------------------------------------------------------------------

@@ -3,20 +3,19 @@
 The images are CIFAR-10's if the environment variable DCGAN_DIST_DATA names a folder with `cifar10_train.tar.gz` (class
 folders), else procedural rooms with the hue of the wall as their class; the discriminators have random weights.
 
-Times are reported twice: as wall-clock time, and as CPU time, which depends less on other programs on the same cores.
-Each side is measured for minutes, one after the other, so that on shared cores the CPU time is the fairer figure.
+Times are reported twice: as wall-clock time, and as CPU time of all threads, which depends less on other programs on
+the same cores. Each side is measured for minutes, one after the other, so that on shared cores the CPU time is the
+fairer figure.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import resource
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ import torch
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
+from benchmarks.measuring import Bench, Record, Turns, alternate, in_own_process, peak_mib
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.data.images import Pixels, Target, fit
 from dcgan_dist.data.rooms import WALL_HUES, draw_room
@@ -41,6 +41,11 @@ MODELS = {
 }
 VALIDATION = 2000
 LARGE = 50_000
+OURS, LINEAR_SVC = "ours", "scikit-learn's LinearSVC"
+
+Figures = Mapping[str, float]
+Fits = tuple[slice | Tensor, LinearSVM, LinearSVC]
+"""The rows of some samples, and what both sides have fitted to them."""
 
 
 def labelled_images(count: int) -> tuple[Pixels, npt.NDArray[np.int64], str]:
@@ -78,55 +83,18 @@ def random_features(images: Pixels, width: int) -> Tensor:
     return features
 
 
-class _Times(NamedTuple):
-    """Wall-clock seconds and CPU seconds (of all threads together)."""
+class Samples(NamedTuple):
+    """Samples of a set, (n, d), float32, on the CPU, and their classes; held-out ones to choose C on, and theirs."""
 
-    clock: float
-    cpu: float
-
-    @staticmethod
-    def now() -> _Times:
-        return _Times(time.perf_counter(), time.process_time())
-
-    def since(self, begun: _Times) -> _Times:
-        return _Times(self.clock - begun.clock, self.cpu - begun.cpu)
+    name: str
+    x: Tensor
+    y: Tensor
+    held_x: Tensor
+    held_y: Tensor
 
 
-def _middle(times: Sequence[_Times]) -> _Times:
-    return _Times(median(each.clock for each in times), median(each.cpu for each in times))
-
-
-def _total(times: Sequence[_Times]) -> _Times:
-    return _Times(sum(each.clock for each in times), sum(each.cpu for each in times))
-
-
-def _compared(ours: _Times, theirs: _Times, device: torch.device) -> dict[str, float]:
-    """Return the times of both sides and their ratio, for a record."""
-    record = {
-        "seconds": round(ours.clock, 2),
-        "linear_svc_seconds": round(theirs.clock, 2),
-        "times": round(theirs.clock / ours.clock, 2),
-    }
-    if device.type == "cpu":
-        record |= {
-            "cpu_seconds": round(ours.cpu, 2),
-            "linear_svc_cpu_seconds": round(theirs.cpu, 2),
-            "cpu_times": round(theirs.cpu / ours.cpu, 2),
-        }
-    return record
-
-
-def _timed_svc(x: Tensor, y: Tensor, c: float) -> tuple[_Times, LinearSVC]:
-    model = LinearSVC(C=c, dual="auto", max_iter=100_000)
-    begun = _Times.now()
-    model.fit(x.numpy(), y.numpy())
-    return _Times.now().since(begun), model
-
-
-def _timed_path(x: Tensor, y: Tensor, cs: Sequence[float], device: torch.device) -> tuple[_Times, list[LinearSVM]]:
-    begun = _Times.now()
-    fits = fit_path(x, y, cs, classes=CLASSES, device=device)
-    return _Times.now().since(begun), fits
+def _fit_svc(x: Tensor, y: Tensor, c: float) -> LinearSVC:
+    return LinearSVC(C=c, dual="auto", max_iter=100_000).fit(x.numpy(), y.numpy())
 
 
 def _objective_of(model: LinearSVC, x: Tensor, y: Tensor, c: float) -> float:
@@ -140,163 +108,129 @@ def _objective_of(model: LinearSVC, x: Tensor, y: Tensor, c: float) -> float:
     return total
 
 
-def _accuracy(model: LinearSVM | LinearSVC, x: Tensor, y: Tensor) -> float:
+def _accuracy(model: LinearSVM | LinearSVC, samples: Samples) -> float:
+    x = samples.held_x
     guess = model.predict(x) if isinstance(model, LinearSVM) else torch.from_numpy(model.predict(x.numpy()))
-    return float((guess == y).double().mean())
+    return float((guess == samples.held_y).double().mean())
 
 
-def _agreement(
-    ours: LinearSVM, theirs: LinearSVC, x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor
-) -> dict[str, Any]:
-    reference = _objective_of(theirs, x, y, ours.c)
-    return {
-        "c": ours.c,
-        "gap": float(f"{ours.gap:.2e}"),
-        "products": ours.iterations,
-        "linear_svc_iterations": int(theirs.n_iter_),
-        "relative_difference_of_objectives": float(f"{sum(ours.objective) / reference - 1:.2e}"),
-        "accuracy": round(_accuracy(ours, held_x, held_y), 4),
-        "linear_svc_accuracy": round(_accuracy(theirs, held_x, held_y), 4),
-    }
+def _figures(
+    bench: Bench, what: str, turns: Turns, fits: Sequence[Fits], samples: Samples, goal: float | None
+) -> Iterator[Record]:
+    """Yield what two sides took, and for each fit how far they agree; without a GPU, CPU seconds as well."""
+    what += ", tolerance of both 1e-4"
+    for unit in ("s",) if torch.cuda.is_available() else ("s", "CPU s"):
+        yield bench.compare(what, turns, OURS, LINEAR_SVC, unit, goal if unit == "s" else None)
+    differences, accuracies, theirs = [], [], []
+    for rows, ours, other in fits:
+        reference = _objective_of(other, samples.x[rows], samples.y[rows], ours.c)
+        differences.append(abs(sum(ours.objective) / reference - 1))
+        accuracies.append(_accuracy(ours, samples))
+        theirs.append(_accuracy(other, samples))
+    yield bench.record(f"{what}: objective", "relative difference from LinearSVC", differences)
+    yield bench.record(f"{what}: held-out accuracy", "share", accuracies, LINEAR_SVC, theirs)
+    yield bench.record(f"{what}: products with the samples", "products", [ours.iterations for _, ours, _ in fits])
 
 
-def compare_path(
-    x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, rounds: int, device: torch.device
-) -> Iterator[dict[str, Any]]:
-    """Yield the records of one C, chosen on the held-out samples, and of the path over all of `CS`.
+def compare_path(bench: Bench, samples: Samples, device: torch.device, cs: Sequence[float] = CS) -> Iterator[Record]:
+    """Yield the figures of the path over all values of C, and of the one that is best on the held-out samples."""
+    fits: dict[str, list[Any]] = {}
 
-    Args:
-        x: samples to fit, (n, d), float32, on the CPU.
-        y: their classes.
-        held_x: validation samples.
-        held_y: their classes.
-        rounds: number of measurements of each side.
-        device: that ours computes on.
-    """
-    what = f"fit {len(x)} x {x.shape[1]} x {CLASSES}"
-    common = {"bench": "svm", "tolerance": 1e-4, "linear_svc_tolerance": 1e-4, "rounds": rounds, "device": str(device)}
-    common["threads"] = torch.get_num_threads()
-    paths = [_timed_path(x, y, CS, device) for _ in range(rounds)]
-    fits = paths[0][1]
-    best = max(range(len(CS)), key=lambda index: _accuracy(fits[index], held_x, held_y))
-    base = [[_timed_svc(x, y, CS[best]) for _ in range(rounds)]]
-    ours = [_timed_path(x, y, [CS[best]], device) for _ in range(rounds)]
-    agreement = _agreement(ours[0][1][0], base[0][0][1], x, y, held_x, held_y)
-    times = _compared(_middle([each for each, _ in ours]), _middle([each for each, _ in base[0]]), device)
-    yield {**common, "what": f"{what}, C chosen on validation", **times, **agreement}
-    theirs, rows = [], []
-    for index, (c, fit_of_c) in enumerate(zip(CS, fits, strict=True)):
-        runs = base[0] if index == best else [_timed_svc(x, y, c) for _ in range(rounds)]
-        theirs.append(_middle([each for each, _ in runs]))
-        agreement = _agreement(fit_of_c, runs[0][1], x, y, held_x, held_y)
-        rows.append({**agreement, "linear_svc_cpu_seconds": round(theirs[-1].cpu, 2)})
-    times = _compared(_middle([each for each, _ in paths]), _total(theirs), device)
-    yield {**common, "what": f"{what}, path of {len(CS)} values of C", **times, "path": rows}
+    def ours(cs: Sequence[float]) -> Figures:
+        fits[OURS] = fit_path(samples.x, samples.y, cs, classes=CLASSES, device=device)
+        return {}
+
+    def theirs(cs: Sequence[float]) -> Figures:
+        fits[LINEAR_SVC] = [_fit_svc(samples.x, samples.y, c) for c in cs]
+        return {}
+
+    everything = slice(None)
+    for which, goal in ((f"path of {len(cs)} values of C", 8.0), ("C chosen on validation", 3.0)):
+        turns = alternate({OURS: partial(ours, cs), LINEAR_SVC: partial(theirs, cs)}, bench.rounds)
+        what = f"{samples.name}: fit {len(samples.x)} x {samples.x.shape[1]} x {CLASSES}, {which}"
+        pairs = [(everything, *both) for both in zip(fits[OURS], fits[LINEAR_SVC], strict=True)]
+        yield from _figures(bench, what, turns, pairs, samples, goal)
+        cs = [max(fits[OURS], key=lambda fit: _accuracy(fit, samples)).c]
 
 
-def compare_draws(
-    x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, draws: int, device: torch.device, size: int = 1000
-) -> dict[str, Any]:
-    """Return the record of `draws` fits to `size` random samples each, ours and LinearSVC's alternating.
+def compare_draws(bench: Bench, samples: Samples, draws: int, device: torch.device, size: int) -> Iterator[Record]:
+    """Yield the figures of `draws` fits to `size` random samples each, a round for each.
 
     C is chosen on the held-out samples, over the first ten draws.
     """
     random = torch.Generator().manual_seed(0)
-    rows = [torch.randperm(len(x), generator=random)[:size] for _ in range(draws)]
+    rows = [torch.randperm(len(samples.x), generator=random)[:size] for _ in range(draws)]
     scores = torch.zeros(len(CS))
-    for fits in fit_draws(x, y, list(rows[:10]), CS, classes=CLASSES, device=device):
-        scores += torch.tensor([_accuracy(fit_of_c, held_x, held_y) for fit_of_c in fits])
+    for fits in fit_draws(samples.x, samples.y, list(rows[:10]), CS, classes=CLASSES, device=device):
+        scores += torch.tensor([_accuracy(fit_of_c, samples) for fit_of_c in fits])
     c = CS[int(scores.argmax())]
-    ours, theirs, differences, iterations = [], [], [], []
-    accuracies: list[tuple[float, float]] = []
-    for chosen in rows:
-        part, labels = x[chosen], y[chosen]
-        seconds, (fit_of_c,) = _timed_path(part, labels, [c], device)
-        slow, model = _timed_svc(part, labels, c)
-        ours.append(seconds)
-        theirs.append(slow)
-        differences.append(abs(sum(fit_of_c.objective) / _objective_of(model, part, labels, c) - 1))
-        iterations.append((fit_of_c.iterations, int(model.n_iter_)))
-        accuracies.append((_accuracy(fit_of_c, held_x, held_y), _accuracy(model, held_x, held_y)))
-    mean, reference = np.mean(accuracies, axis=0)
-    return {
-        "bench": "svm",
-        "what": f"fit {size} x {x.shape[1]} x {CLASSES}, {draws} draws",
-        **_compared(_total(ours), _total(theirs), device),
-        "c": c,
-        "tolerance": 1e-4,
-        "linear_svc_tolerance": 1e-4,
-        "products": median(pair[0] for pair in iterations),
-        "linear_svc_iterations": median(pair[1] for pair in iterations),
-        "largest_relative_difference_of_objectives": float(f"{max(differences):.2e}"),
-        "accuracy": round(float(mean), 4),
-        "linear_svc_accuracy": round(float(reference), 4),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-    }
+    ours: list[LinearSVM] = []
+    theirs: list[LinearSVC] = []
+
+    def fit_ours() -> Figures:
+        chosen = rows[len(ours)]
+        ours.extend(fit_path(samples.x[chosen], samples.y[chosen], [c], classes=CLASSES, device=device))
+        return {}
+
+    def fit_theirs() -> Figures:
+        chosen = rows[len(theirs)]
+        theirs.append(_fit_svc(samples.x[chosen], samples.y[chosen], c))
+        return {}
+
+    turns = alternate({OURS: fit_ours, LINEAR_SVC: fit_theirs}, draws)
+    what = f"{samples.name}: each of {draws} fits to {size} x {samples.x.shape[1]} x {CLASSES}, C = {c:g}"
+    yield from _figures(bench, what, turns, list(zip(rows, ours, theirs, strict=True)), samples, 5.0)
 
 
-def _fit_large(path: str, labels: npt.NDArray[np.int64], device: str, queue: Any) -> None:
-    """Fit a memory map, in its own process; put seconds, products, gap and peak memory in GiB into the queue."""
-    begun = _Times.now()
-    svm = fit_path(np.load(path, mmap_mode="r"), labels, CS[:1], classes=CLASSES, device=device)[0]
-    times = _Times.now().since(begun)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    queue.put((times, svm.iterations, svm.gap, peak))
+def fit_large(path: str, labels: str, device: str) -> dict[str, float]:
+    """Fit a memory map; return the products, the gap and the peak memory."""
+    begun, used = time.perf_counter(), time.process_time()
+    svm = fit_path(np.load(path, mmap_mode="r"), np.load(labels), CS[:1], classes=CLASSES, device=device)[0]
+    figures = {"s": time.perf_counter() - begun, "CPU s": time.process_time() - used}
+    return {**figures, "GiB": peak_mib() / 1024, "products": svm.iterations, "certified gap": svm.gap}
 
 
-def measure_memory(x: Tensor, y: Tensor, device: torch.device, count: int = LARGE) -> dict[str, Any]:
-    """Return the record of a fit to `count` samples in a memory map of float16: its peak memory, map included.
+def measure_memory(bench: Bench, samples: Samples, device: torch.device, count: int) -> Iterator[Record]:
+    """Yield the figures of a fit to `count` samples in a memory map of float16: its peak memory, map included.
 
-    The samples are mixtures of each sample of `x` with another of its class.
+    The samples are mixtures of each sample with another of its class.
     """
+    x, y = samples.x, samples.y.numpy()
     random = np.random.default_rng(0)
     numbers = np.arange(count) % len(x)
-    labels = y.numpy()[numbers]
+    labels = y[numbers]
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, "x.npy"))
-        stored = np.lib.format.open_memmap(path, "w+", np.float16, (count, x.shape[1]))
+        files = Path(folder, "x.npy"), Path(folder, "y.npy")
+        np.save(files[1], labels)
+        stored = np.lib.format.open_memmap(files[0], "w+", np.float16, (count, x.shape[1]))
         for label in range(CLASSES):
-            members = np.flatnonzero(y.numpy() == label)
+            members = np.flatnonzero(y == label)
             for rows in np.array_split(np.flatnonzero(labels == label), 1 + count // (CLASSES * 200)):
                 share = torch.from_numpy(random.random((len(rows), 1), np.float32))
                 others = x[torch.from_numpy(random.choice(members, len(rows)))]
                 stored[rows] = torch.lerp(x[torch.from_numpy(numbers[rows])], others, share).half().numpy()
         stored.flush()
         del stored
-        context = multiprocessing.get_context("spawn")
-        queue = context.Queue()
-        child = context.Process(target=_fit_large, args=(path, labels, str(device), queue))
-        child.start()
-        times, products, gap, peak = queue.get()
-        child.join()
-    return {
-        "bench": "svm",
-        "what": f"fit {count} x {x.shape[1]} x {CLASSES} from a memory map of float16",
-        "peak_memory_gib": round(peak, 2),
-        "seconds": round(times.clock, 1),
-        "cpu_seconds": round(times.cpu, 1),
-        "c": CS[0],
-        "products": products,
-        "gap": float(f"{gap:.2e}"),
-        "tolerance": 1e-4,
-        "device": str(device),
-    }
+        figures = alternate({OURS: in_own_process(fit_large, *files, device)}, 1)[OURS]
+    what = f"{samples.name}: fit {count} x {x.shape[1]} x {CLASSES} from a float16 memory map, C = {CS[0]:g}"
+    for unit, values in figures.items():
+        yield bench.record(what, unit, values, goal=8.0 if unit == "GiB" else None)
 
 
-def bench_svm(rounds: int = 1) -> Iterator[dict[str, Any]]:
-    """Measure, and yield each record when it is ready: one C, a path over C, 100 draws, and the memory of a large fit.
+def bench_svm(bench: Bench) -> Iterator[Record]:
+    """Measure 100 draws, a path over C, one C, and the memory of a large fit.
 
     LinearSVC takes minutes for each value of C in the path.
     """
     device = pick_device("auto")
-    images, classes, name = labelled_images(5000 + VALIDATION)
-    y, held_y = torch.from_numpy(classes).split([5000, VALIDATION])
-    for width in (7168, 28672):
-        x, held_x = random_features(images, width).split([5000, VALIDATION])
+    sizes = bench.size([5000, VALIDATION], [200, 100])
+    images, classes, name = labelled_images(sum(sizes))
+    y, held_y = torch.from_numpy(classes).split(sizes)
+    for width in MODELS:
+        x, held_x = random_features(images, width).split(sizes)
+        samples = Samples(name, x, y, held_x, held_y)
         if width == 7168:
-            yield {"images": name, **compare_draws(x, y, held_x, held_y, 100, device)}
+            yield from compare_draws(bench, samples, bench.size(100, 3), device, bench.size(1000, 100))
         else:
-            for record in compare_path(x, y, held_x, held_y, rounds, device):
-                yield {"images": name, **record}
-            yield {"images": name, **measure_memory(x, y, device)}
+            yield from compare_path(bench, samples, device, bench.size(CS, CS[:2]))
+            yield from measure_memory(bench, samples, device, bench.size(LARGE, 1000))

@@ -16,7 +16,6 @@ import os
 import random
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,8 @@ from typing import Any
 import ray
 from ray.tune.schedulers import TrialScheduler
 
-from benchmarks.trial_start import measure_trial_start
+from benchmarks.measuring import Bench, Record
+from benchmarks.trial_start import bench_trial_start
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.launch.ray_tune import METRIC, TIME, TUNE_SETTINGS, WORST, make_scheduler, run_sweep
 from dcgan_dist.sweeps.record import TrialRecord
@@ -34,7 +34,7 @@ from dcgan_dist.sweeps.settings import SweepConfig
 
 TRIALS = 100
 AT_ONCE = 2
-GOAL = 1.2
+GOAL = 0.83  # a total of 1.2 times the ideal
 SETTINGS = {
     "trials": TRIALS,
     "concurrent": AT_ONCE,
@@ -73,30 +73,27 @@ WHOLE = {
 ORDERS = 200
 
 
-def bench_sweep(rounds: int = 1) -> Iterator[dict[str, Any]]:
+def bench_sweep(bench: Bench) -> Iterator[Record]:
     """Measure both in a cluster of this machine, and the start of a trial with its own workers.
 
     The ideal is that trials only train, two at a time; the total excludes the time to start Ray, and the first trial of
     each of the two processes.
     """
-    for _ in range(rounds):
-        yield _measure_overhead()
-    yield measure_trial_start()
-    yield _measure_halving()
-
-
-def _measure_overhead() -> dict[str, Any]:
+    config = build_settings(SweepConfig, SETTINGS | bench.size({}, {"trials": 8, "training.steps": 6}))
+    sweeps = []
+    for _ in range(bench.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            records, ray_init = _run(config, Path(folder))
+            sweeps.append({"ray.init": ray_init, **_describe(Path(folder), records)})
+    yield from _overhead(bench, config, sweeps)
+    yield from bench_trial_start(bench)
+    settings = WHOLE | bench.size({}, {"trials": 4, "training.steps": 8, "score.images": 200})
+    whole = build_settings(SweepConfig, settings)
     with tempfile.TemporaryDirectory() as folder:
-        location = Path(folder) / "sweep"
-        records, ray_init = _run(build_settings(SweepConfig, SETTINGS), location)
-        return _describe(location, records, ray_init)
-
-
-def _measure_halving() -> dict[str, Any]:
-    config = build_settings(SweepConfig, WHOLE)
-    with tempfile.TemporaryDirectory() as folder:
-        records, _ = _run(config, Path(folder) / "sweep")
-    return compare_with_halving(records, build_settings(SweepConfig, {**WHOLE, "schedule": "asha"}))
+        records, _ = _run(whole, Path(folder))
+    yield from compare_with_halving(
+        bench, records, whole, build_settings(SweepConfig, {**settings, "schedule": "asha"})
+    )
 
 
 def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]:
@@ -114,36 +111,36 @@ def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]
         ray.shutdown()
 
 
-def _describe(location: Path, records: list[TrialRecord], ray_init: float) -> dict[str, Any]:
-    steps = SETTINGS["training.steps"]
+def _describe(location: Path, records: list[TrialRecord]) -> dict[str, float]:
+    """Return trials/s, those of the ideal, and seconds of the first and of the later trials."""
     training = [_training_seconds(location / record.directory) for record in records]
     opened = [(location / record.directory / "config.yaml").stat().st_mtime for record in records]
     started = [record.started or 0.0 for record in records]
     ended = [record.ended or 0.0 for record in records]
     whole = [end - start for start, end in zip(started, ended, strict=True)]
     later = slice(AT_ONCE, None)  # the first ones wait for their processes, which import and compile
-    total, ideal = max(ended) - mean(ended[:AT_ONCE]), sum(training[later]) / AT_ONCE
+    count, total = len(records) - AT_ONCE, max(ended) - mean(ended[:AT_ONCE])
     starts = [there - start for start, there in zip(started, opened, strict=True)]
     rest = [all_of_it - start - own for all_of_it, start, own in zip(whole, starts, training, strict=True)]
     return {
-        "bench": "sweep",
-        "what": f"{TRIALS} trials, {AT_ONCE} at a time, rooms 32x32, ngf 16, batch 32, {steps} steps; after the first "
-        f"{AT_ONCE}",
-        "total_s": round(total, 2),
-        "ideal_s": round(ideal, 2),
-        "times_the_ideal": round(total / ideal, 3),
-        "goal": GOAL,
-        "ray_init_s": round(ray_init, 2),
-        "first_trial_starts_after_s": round(min(opened) - min(started), 2),
-        "first_trial_takes_s": round(mean(whole[:AT_ONCE]), 2),
-        "of_a_later_trial_s": {
-            "training": round(mean(training[later]), 3),
-            "before_its_run_directory": round(mean(starts[later]), 3),
-            "networks_milestones_and_end": round(mean(rest[later]), 3),
-            "until_the_next": round((AT_ONCE * total - sum(whole[later])) / (len(records) - AT_ONCE), 3),
-        },
-        "finished": sum(record.status == "finished" for record in records),
+        "trials/s": count / total,
+        "ideal trials/s": AT_ONCE / mean(training[later]),
+        "until the first trial opens its run directory": min(opened) - min(started),
+        "the first trial of a process": mean(whole[:AT_ONCE]),
+        "a later trial: training": mean(training[later]),
+        "a later trial: before its run directory": mean(starts[later]),
+        "a later trial: networks, milestones, checkpoints, end": mean(rest[later]),
+        "a later trial: until the next": (AT_ONCE * total - sum(whole[later])) / count,
     }
+
+
+def _overhead(bench: Bench, config: SweepConfig, sweeps: Sequence[dict[str, float]]) -> Iterator[Record]:
+    steps = config.train.training.steps
+    what = f"{config.trials} trials, {AT_ONCE} at a time, rooms 32x32, ngf 16, batch 32, {steps} steps"
+    values = {name: [sweep[name] for sweep in sweeps] for name in sweeps[0]}
+    rates = values.pop("trials/s"), "training alone", values.pop("ideal trials/s")
+    yield bench.record(f"{what}; after the first {AT_ONCE}", "trials/s", *rates, GOAL)
+    yield from (bench.record(f"{what}: {name}", "s", seconds) for name, seconds in values.items())
 
 
 @dataclass(frozen=True)
@@ -216,35 +213,33 @@ def replay(records: Sequence[TrialRecord], config: SweepConfig, at_once: int) ->
     return Halved(steps, seconds, stopped, max(objectives, default=None))
 
 
-def compare_with_halving(records: Sequence[TrialRecord], config: SweepConfig) -> dict[str, Any]:
-    """Return the savings of asha on trials that all ran to their end, in their order and in random orders."""
-    whole = replay(records, build_settings(SweepConfig, WHOLE), AT_ONCE)
-    halved = replay(records, config, AT_ONCE)
+def compare_with_halving(
+    bench: Bench, records: Sequence[TrialRecord], fifo: SweepConfig, asha: SweepConfig
+) -> Iterator[Record]:
+    """Yield the savings of asha on trials that all ran to their end, in their order and in random orders."""
+    whole = replay(records, fifo, AT_ONCE)
     draw = random.Random(0)
-    others = [replay(draw.sample(records, len(records)), config, AT_ONCE) for _ in range(ORDERS)]
-    interval = next(record.scores["representation"]["ci95"] for record in records if record.objective == whole.best)
-    return {
-        "bench": "sweep, asha beside fifo",
-        "what": f"{len(records)} trials of optim.lr x optim.beta1 x model.slope, rooms 32x32, ngf 16, batch 32, "
-        f"{WHOLE['training.steps']} steps, {config.milestones} milestones, reduction {config.reduction:g}",
-        "verdicts": dict(Counter(record.verdict for record in records)),
-        **{
-            name: {
-                "steps": each.steps,
-                "trial_seconds": round(each.seconds, 1),
-                "stopped": each.stopped,
-                "best": each.best and round(each.best, 4),
-            }
-            for name, each in (("fifo", whole), ("asha", halved))
-        },
-        "ci95_of_best": interval,
-        "steps_saved": round(1 - halved.steps / whole.steps, 3),
-        f"in_{ORDERS}_random_orders": {
-            "steps_saved": round(mean(1 - each.steps / whole.steps for each in others), 3),
-            "same_best": round(mean(each.best == whole.best for each in others), 3),
-            "best_is_lower_by": round(mean((whole.best or 0) - (each.best or 0) for each in others), 4),
-        },
-    }
+    others = [replay(draw.sample(records, len(records)), asha, AT_ONCE) for _ in range(ORDERS)]
+    what = (
+        f"asha on {len(records)} trials of optim.lr x optim.beta1 x model.slope, rooms 32x32, ngf 16, batch 32, "
+        f"{fifo.train.training.steps} steps, {fifo.milestones} milestones, reduction {asha.reduction:g}"
+    )
+    best_of_all = (record for record in records if record.objective is not None and record.objective == whole.best)
+    interval = next((record.scores["representation"]["ci95"] for record in best_of_all), None)
+    for order, halved in (("", [replay(records, asha, AT_ONCE)]), (f", in {ORDERS} random orders", others)):
+        baseline = "all to their end"
+        whole_steps, whole_best = [whole.steps] * len(halved), [whole.best or 0] * len(halved)
+        yield bench.record(what + order, "steps", [each.steps for each in halved], baseline, whole_steps)
+        best = [each.best or 0 for each in halved]
+        yield bench.record(
+            f"{what}{order}: the best trial (95% interval of that of all: {interval})",
+            "objective",
+            best,
+            baseline,
+            whole_best,
+        )
+    same = mean(each.best == whole.best for each in others)
+    yield bench.record(f"{what}: random orders in which it finds the best trial", "share", [same])
 
 
 def _training_seconds(run: Path) -> float:

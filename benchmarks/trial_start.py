@@ -8,15 +8,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import ray
 from ray._private.state import state  # the public calls need a dashboard, and do not have the start times of actors
 
+from benchmarks.measuring import Bench, Record, alternate
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import Config
+from dcgan_dist.launch.event_bus import EventBus
 from dcgan_dist.launch.ray_train import RAY_SETTINGS, run_on_ray
 
 RUNS = 3
@@ -36,24 +38,23 @@ SETTINGS = {
 _IMPORT = "import time; begun = time.time(); import dcgan_dist.launch.ray_train; print(time.time() - begun)"
 
 
-def measure_trial_start() -> dict[str, Any]:
-    """Start a run several times in a cluster of this machine; return the medians of all but the first, in seconds."""
+def bench_trial_start(bench: Bench) -> Iterator[Record]:
+    """Start a run several times in a cluster of this machine; the first one does not count."""
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ["OMP_NUM_THREADS"] = "1"
     ray.init(log_to_driver=False, logging_level=logging.ERROR, num_cpus=WORKERS)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            first, *runs = [_measure(Path(folder) / f"run{number}") for number in range(RUNS + 1)]
+            runs = (Path(folder) / f"run{number}" for number in count())
+            stages = alternate({"": lambda: _measure(next(runs))}, bench.size(RUNS, 1), bench.size(1, 0))[""]
     finally:
         ray.shutdown()
-    return {
-        "bench": "sweep",
-        "what": f"start of a trial of {WORKERS} workers of Ray Train, medians of {RUNS} after a first one",
-        "first_run_until_first_step_s": round(first["until_first_step"], 2),
-        **{f"{stage}_s": round(median(run[stage] for run in runs), 2) for stage in first},
-        "imports_in_each_new_process_s": round(median(_import_seconds() for _ in range(RUNS)), 2),
-    }
+    what = f"start of a trial of {WORKERS} workers of Ray Train"
+    for stage, seconds in stages.items():
+        if stage not in ("s", "CPU s"):
+            yield bench.record(f"{what}: {stage}", "s", seconds)
+    yield bench.record(f"{what}: imports in each new process", "s", [_import_seconds()])
 
 
 def _measure(location: Path) -> dict[str, float]:
@@ -73,18 +74,15 @@ def _measure(location: Path) -> dict[str, float]:
         at = actor["StartTime"] / 1000
         if at >= begun:
             ready[actor["ActorClassName"]] = max(at, ready.get(actor["ActorClassName"], 0.0))
-    opened = (location / "config.yaml").stat().st_mtime
     marks = {
-        "switchboard": ready["EventBus"],
-        "controller": ready["TrainController"],
-        "placement_and_worker_processes": ready["RayTrainWorker"],
-        "workers_setup": opened,
-        "first_step": lines[0],
+        EventBus.__name__: ready[EventBus.__name__],
+        "Ray Train's controller": ready["TrainController"],
+        "placement and processes of the workers": ready["RayTrainWorker"],
+        "set-up of the workers": (location / "config.yaml").stat().st_mtime,
+        "first step": lines[0],
     }
-    stages, before = {}, begun
-    for stage, at in marks.items():
-        stages[stage], before = at - before, at
-    return {"until_first_step": lines[0] - begun, **stages, "end": ended - lines[-1]}
+    stages = {stage: at - before for (stage, at), before in zip(marks.items(), (begun, *marks.values()), strict=False)}
+    return {"until the first step": lines[0] - begun, **stages, "end": ended - lines[-1]}
 
 
 def _import_seconds() -> float:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.flaky_server import FlakyServer
 from dcgan_dist.config import override
 from dcgan_dist.data import downloads
 from dcgan_dist.data.downloads import download
@@ -18,6 +17,7 @@ from dcgan_dist.data.sources import open_source
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.parallel import LocalPool
 from dcgan_dist.storage import remote
+from tests.flaky_server import FlakyServer
 
 
 def idx(array: np.ndarray) -> bytes:

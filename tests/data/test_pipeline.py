@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks.flaky_server import flaky
 from dcgan_dist.data import stream as stream_module
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.manifest import KEEP_NAME, pack_keep
@@ -28,6 +27,7 @@ from dcgan_dist.data.pipeline import stream
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import ConfigError, DataError
 from tests.data.shard_sets import encoded, make_set, random_images
+from tests.flaky_server import flaky
 from tests.object_storage import client
 
 __all__ = ["client"]

@@ -13,7 +13,6 @@ import fsspec
 import numpy as np
 import pytest
 
-from benchmarks.flaky_server import flaky, flaky_process
 from dcgan_dist.data import downloading as downloading_module
 from dcgan_dist.data import loading as loading_module
 from dcgan_dist.data.dataset import open_dataset
@@ -25,6 +24,7 @@ from dcgan_dist.storage.cache import COPIES, file_digest, open_copy
 from dcgan_dist.storage.remote import shown
 from tests.data.fetching import fetch
 from tests.data.shard_sets import make_set
+from tests.flaky_server import flaky, flaky_process
 
 KIB = 1 << 10
 

@@ -1,6 +1,6 @@
 """A web server on the loopback interface with adjustable delays and failures.
 
-Run as a program (``python -m benchmarks.flaky_server FOLDER [key=value ...]``), it prints its port and serves until its
+Run as a program (``python -m tests.flaky_server FOLDER [key=value ...]``), it prints its port and serves until its
 standard input ends; in its own process, it takes no time from the reader.
 """
 
@@ -169,7 +169,7 @@ def flaky_process(folder: Path, **behaviour: float) -> Iterator[str]:
     words = [
         sys.executable,
         "-m",
-        "benchmarks.flaky_server",
+        "tests.flaky_server",
         str(folder),
         *(f"{k}={v}" for k, v in behaviour.items()),
     ]
