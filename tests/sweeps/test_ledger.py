@@ -125,7 +125,7 @@ def test_the_file_is_strict_json_and_has_each_change_in_time(tmp_path: Path) -> 
         assert on_disk()["objective"] is None
         with pytest.raises(KeyError):
             ledger.update("t0009", step=1)
-    with pytest.raises(RunDirectoryError, match="was closed already"):
+    with pytest.raises(RunDirectoryError, match="is already closed"):
         ledger.update("t0000", step=1)
 
 
@@ -197,7 +197,7 @@ def test_a_driver_that_lost_the_directory_to_another_writes_no_more(tmp_path: Pa
         ({"milestones": 5}, "milestones 4, not 5"),
         ({"model.ngf": 64, "optim.beta1": 0.9}, r"model.ngf 128, not 64 \(optim.beta1 differ too\)"),
         ({"score.count": 100}, "score.count 500, not 100"),
-        ({"trials": 1}, "has 2 trials already: trials is 1"),
+        ({"trials": 1}, "already has 2 trials: trials is 1"),
     ],
 )
 def test_the_directory_of_another_sweep_is_refused_and_not_changed(
@@ -252,7 +252,7 @@ def test_a_folder_with_other_files_or_a_run_is_refused_and_not_changed(tmp_path:
     for name, thing in (("other", "thesis.tex"), ("run", "config.yaml")):
         before = sorted((tmp_path / name).iterdir())
         with pytest.raises(
-            RunDirectoryError, match=f"no sweep directory, but has other things in it such as '{thing}'"
+            RunDirectoryError, match=f"is not a sweep directory, but contains other files such as '{thing}'"
         ):
             Ledger.open(SweepPlan.of(CONFIG), str(tmp_path / name))
         assert sorted((tmp_path / name).iterdir()) == before

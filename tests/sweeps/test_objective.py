@@ -90,10 +90,10 @@ def test_the_front_is_that_of_optuna_on_random_scores() -> None:
         ("coverage,", "no score ''"),
         ("coverage,coverage", "coverage twice"),
         ("coverage:1,recall", "give each score a weight, or none"),
-        ("coverage:x", "the weight 'x' is no positive number"),
-        ("coverage:", "the weight '' is no positive number"),
-        ("coverage:-1", "the weight '-1' is no positive number"),
-        ("coverage:inf", "the weight 'inf' is no positive number"),
+        ("coverage:x", "the weight 'x' is not a positive number"),
+        ("coverage:", "the weight '' is not a positive number"),
+        ("coverage:-1", "the weight '-1' is not a positive number"),
+        ("coverage:inf", "the weight 'inf' is not a positive number"),
     ],
 )
 def test_an_invalid_objective_is_refused(text: str, message: str) -> None:

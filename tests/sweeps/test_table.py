@@ -97,7 +97,7 @@ def test_results_of_a_sweep_without_scores_say_so(tmp_path: Path) -> None:
         print_results(ledger, console)
     text = written(console)
     assert "0 of 4 trials ended" in text
-    assert "from 8 trials with a score on" in text
+    assert "with 8 or more scored trials" in text
     assert "best trial        none" in text
 
 
@@ -143,7 +143,7 @@ def test_without_a_terminal_each_change_of_status_is_a_line(tmp_path: Path) -> N
 
 def test_without_a_terminal_there_is_a_summary_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "PLAIN_SECONDS", 0.2)
-    monkeypatch.setattr(table, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(table, "_POLL_SECONDS", 0.05)
     console = Console(file=io.StringIO(), width=160)
     with Ledger.open(SweepPlan.of(CONFIG), str(tmp_path)) as ledger:
         ledger.start(record(0, "waiting", step=50))
