@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says of adding a model, a source, a figure and a score works as it stands there."""
+"""What CONTRIBUTING.md says of adding models, sources, figures, scores, columns and hooks works as it stands there."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ def test_the_worked_examples_work_in_a_copy_of_the_package(tmp_path: Path) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
         tests += [path] if path.name.startswith("test_") else []
-    assert len(tests) == 5
+    assert len(tests) == 6
     assert len(BLOCKS) == len(re.findall("```python", PAGE)), "a block does not say which file it is of"
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     in_copy(tmp_path, "ruff", "check", "dcgan_dist", "tests")
     in_copy(tmp_path, "ruff", "format", "--check", "dcgan_dist", "tests")
+    in_copy(
+        tmp_path, "mypy", "-p", "dcgan_dist.training", "-p", "dcgan_dist.exploration", "-p", "dcgan_dist.evaluation"
+    )
     said = in_copy(tmp_path, "pytest", "--verbose", "-p", "no:cacheprovider", *map(str, tests))
     assert f"{sum(path.read_text().count('def test_') for path in tests)} passed" in said

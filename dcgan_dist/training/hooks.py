@@ -1,6 +1,7 @@
 """What can be attached to a run without the loop knowing of it: a method for each event.
 
-Every rank calls its hooks, at the same steps. A hook must not take part in collectives.
+Every rank calls its hooks, at the same steps. A hook must not use collectives. It writes by `RunWriter` or elsewhere:
+other files in a run directory are not uploaded to object storage, and not rewound when the run resumes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class Hook:
         """Grids of samples were drawn (leader only)."""
 
     def on_checkpoint(self, step: int, folder: Path) -> None:
-        """A checkpoint was written (leader only)."""
+        """A checkpoint was written, on object storage too, and older ones were removed (leader only).
+
+        A step can be saved twice, and a process that is killed right after a checkpoint does not call this for it.
+        """
 
     def on_step_done(self, row: Row, checkpoint: Path | None) -> None:
         """All that the step of a row asked for is done; `checkpoint` is the newest there is."""

@@ -36,13 +36,13 @@ class Meter:
         self._waited += time.monotonic() - begun
 
     def row(self, players: Players, samples: FixedSamples, progress: Progress, damage: DamageLog) -> Row:
-        """Return the row of the current step, means over all ranks' images since the last row, and start the next one.
+        """Return the row of the current step, and start the next one; every rank must call it.
 
-        Every rank must call it. `progress` is brought up to date: its seconds, and the step that was logged last.
+        Losses and probabilities are means over all ranks' images since the last row; learning rate and signals are of
+        this step. `seconds` and `last_logged` of `progress` are updated.
         """
         world, training = self._world, self._config.training
-        real_count, real_loss, d_real, fake_count, fake_loss, d_fake, loss_g = players.tally.total(world)
-        real_count, fake_count = max(real_count, 1.0), max(fake_count, 1.0)
+        means = players.tally.means(world)
         seconds, waited = max(time.monotonic() - self._started, 1e-9), self._waited
         self.start()
         damage.collect(world)
@@ -52,10 +52,10 @@ class Meter:
             "step": progress.step,
             "epoch": progress.step * batches_per_step(self._config) / self._batches_per_epoch,
             "images_seen": seen,
-            "loss_d": real_loss / real_count + fake_loss / fake_count,
-            "loss_g": loss_g / fake_count,
-            "d_real": d_real / real_count,
-            "d_fake": d_fake / fake_count,
+            "loss_d": means.loss_d,
+            "loss_g": means.loss_g,
+            "d_real": means.d_real,
+            "d_fake": means.d_fake,
             "images_per_s": max(1, progress.step - progress.last_logged) * training.batch_size / seconds,
             "data_wait": waited / seconds,
             **samples.signals(),  # type: ignore[typeddict-item]  # mypy wants all other keys in it, too

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dcgan_dist.distributed import World
-from dcgan_dist.runs.documents import Parent, State
+from dcgan_dist.runs.documents import Parent, Row, State
 
 
 @dataclass
@@ -50,3 +50,13 @@ class Progress:
         self.images_lost = state["images_lost"] if world.is_leader else 0
         self.seconds, self.last_logged = state["seconds"], state["last_logged"]
         self.parent = state.get("parent")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended: its last step, the real images it has seen, and where its files are."""
+
+    step: int
+    images_seen: int
+    run_dir: str
+    last_row: Row | None

@@ -24,7 +24,8 @@ from dcgan_dist.settings import as_record, as_text
 from dcgan_dist.version import __version__
 
 DEFAULT_EPOCHS = 5.0
-# Settings that decide what a step computes: a run cannot go on with others. data.path is compared by its content.
+# Settings that must not change when a run resumes, besides `model`: with others, batches and draws would be those of
+# another run. Those of `optim` may change. data.path is compared by its content.
 FIXED_SETTINGS = ("seed", "training.batch_size", "training.updates")
 FREE_MODEL_SETTINGS = ("model.sample_statistics", "model.slope")
 

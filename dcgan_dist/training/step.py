@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -96,11 +97,21 @@ class Player:
             self.network.requires_grad_(True)
 
 
+class Means(NamedTuple):
+    """Means over images; D's loss is the sum of its means on real and on generated images."""
+
+    loss_d: float
+    loss_g: float
+    d_real: float
+    d_fake: float
+
+
 @dataclass
 class Tally:
-    """Sums over images since the last log line, kept on the device so that no step waits for it.
+    """Sums over images since the last row, kept on the device so that no step waits for them.
 
-    `sums` is float64: real images, their loss and D(x); generated images, their loss, D(G(z)) and G's loss.
+    Attributes:
+        sums: float64 (7,): real images, their loss and D(x); generated images, their loss, D(G(z)) and G's loss.
     """
 
     sums: torch.Tensor
@@ -110,11 +121,12 @@ class Tally:
         """Return an empty tally."""
         return cls(torch.zeros(7, dtype=torch.float64, device=device))
 
-    def total(self, world: World) -> list[float]:
-        """Return the sums over all ranks, and start again from 0; every rank must call it."""
-        total: list[float] = world.sum_(self.sums.clone()).tolist()
+    def means(self, world: World) -> Means:
+        """Return the means over the images of all ranks, and start again; every rank must call it."""
+        real, loss_real, d_real, fake, loss_fake, d_fake, loss_g = world.sum_(self.sums.clone()).tolist()
         self.sums.zero_()
-        return total
+        real, fake = max(real, 1.0), max(fake, 1.0)
+        return Means(loss_real / real + loss_fake / fake, loss_g / fake, d_real / real, d_fake / fake)
 
     def add(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> None:
         """Count one discriminator step, from its logits (n,) before the update."""

@@ -17,8 +17,8 @@ Radford, Metz and Chintala (2015).
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 
@@ -35,9 +35,9 @@ from dcgan_dist.training.damage import DamageLog, lines_of_left_out, summary_of_
 from dcgan_dist.training.draws import Draws
 from dcgan_dist.training.feed import Feed, RealImages, first_images
 from dcgan_dist.training.fixed_samples import FixedSamples
-from dcgan_dist.training.hooks import Hooks, Launcher, ProgressLines, RunFiles, TensorBoard
+from dcgan_dist.training.hooks import Hook, Hooks, Launcher, ProgressLines, RunFiles, TensorBoard
 from dcgan_dist.training.meter import Meter
-from dcgan_dist.training.progress import Progress
+from dcgan_dist.training.progress import Progress, TrainingResult
 from dcgan_dist.training.reporter import Reporter, Silent
 from dcgan_dist.training.sampling import make_grid
 from dcgan_dist.training.schedule import Schedule
@@ -46,18 +46,14 @@ from dcgan_dist.training.step import Players, check_replicas
 from dcgan_dist.training.votes import Votes
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """How a run ended: its last step, the real images it has seen, and where its files are."""
-
-    step: int
-    images_seen: int
-    run_dir: str
-    last_row: Row | None
-
-
 def train(
-    config: Config, world: World, reporter: Reporter | None = None, *, run_location: str, session: str = ""
+    config: Config,
+    world: World,
+    reporter: Reporter | None = None,
+    *,
+    run_location: str,
+    session: str = "",
+    hooks: Sequence[Hook] = (),
 ) -> TrainingResult:
     """Train, or resume training, in a run directory; every rank calls this.
 
@@ -67,6 +63,7 @@ def train(
         reporter: is given every row of metrics.
         run_location: folder or URL of the run directory; only the leader reads and writes it.
         session: names one launch of a group of workers, so that a restarted group takes over the run at once.
+        hooks: called after those of the package.
 
     Raises:
         InputError: data, settings or the run directory cannot be used.
@@ -81,7 +78,7 @@ def train(
         run = open_on_leader(config, dataset, world, run_location, session)
         try:
             with run or nullcontext():
-                return Trainer(config, world, dataset, run, reporter or Silent(), signals).run_to_end()
+                return Trainer(config, world, dataset, run, reporter or Silent(), signals, hooks).run_to_end()
         finally:
             gc.collect()  # DDP's reducers must be gone before the process group is destroyed
 
@@ -97,6 +94,7 @@ class Trainer:
         run: RunWriter | None,
         reporter: Reporter,
         signals: Noted | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.config, self.world, self.dataset, self.run, self.reporter = config, world, dataset, run, reporter
         self.players, self.average = Players.build(config, world)
@@ -111,7 +109,8 @@ class Trainer:
         self.checkpoints = Checkpointer(config, world, run, state)
         steps = self.schedule.steps
         files = [] if run is None else [RunFiles(run, self.damage, steps), TensorBoard(run)]
-        self.hooks = Hooks([*files, ProgressLines(world, steps, config.training.batch_size), Launcher(reporter)])
+        lines = ProgressLines(world, steps, config.training.batch_size)
+        self.hooks = Hooks([*files, lines, Launcher(reporter), *hooks])
         self.row: Row | None = None  # the newest one
 
     def run_to_end(self) -> TrainingResult:
@@ -145,7 +144,7 @@ class Trainer:
                 self._update(step, self.feed.load(step, batches))
                 progress.advance(step, seen=sum(len(batch.images) for batch in batches), lost=self.damage.note(batches))
                 due = due_after(step)
-                # A rank that could not read has taken part with nothing so far; those steps are never saved.
+                # A rank that cannot read takes part in steps without images until here; such steps are never saved.
                 if due.look or due.save:
                     self.votes.raise_failure()
                 if due.log:

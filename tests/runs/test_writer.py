@@ -90,7 +90,8 @@ with open_run(sys.argv[1]) as run:
     run.rewind(start)
     print("start", start, flush=True)
     for step in range(start + 1, int(sys.argv[2]) + 1):
-        append_row(run, {"step": step, "loss_d": 1 / step})
+        run.append_metrics({"step": step, "loss_d": 1 / step})
+        run.append_scalars(step, {"loss_d": 1 / step})
         if step % 4 == 0:
             run.write_image(f"step-{step:08d}", np.full((8, 8, 3), step % 256, np.uint8))
             def write(folder):

@@ -56,8 +56,7 @@ def record(folder: Path, **settings: object) -> list[Event]:
     config = resolve_config(config, dataset)
     recorder = Recorder()
     with open_run_directory(config, dataset, str(folder), "") as run:
-        trainer = Trainer(config, World(0, 1, torch.device("cpu")), dataset, run, Silent())
-        trainer.hooks = Hooks([trainer.hooks, recorder])
+        trainer = Trainer(config, World(0, 1, torch.device("cpu")), dataset, run, Silent(), hooks=[recorder])
         try:
             trainer.run_to_end()
         except DcganDistError as error:
