@@ -286,10 +286,10 @@ def test_freeing_space_is_cheap_with_ten_thousand_copies(files, tmp_path):
         with (folder / f"{number:05d}.tar").open("wb") as file:
             file.truncate(1 << 20)
     limit = 10_000 << 20
-    cache_module._make_room(tmp_path, limit, 0)
+    cache_module._free_space(tmp_path, limit, 0)
     start = time.process_time()
     for _ in range(500):
-        cache_module._make_room(tmp_path, limit, 1 << 20)
+        cache_module._free_space(tmp_path, limit, 1 << 20)
     assert time.process_time() - start < 0.5  # 1 ms each, the removal of every 20th copy in it
     assert len(os.listdir(folder)) < 10_000
 
