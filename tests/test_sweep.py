@@ -34,8 +34,8 @@ OF_BATCHES = {"training.batch_size, model.slope": {"choice": [[8, 0.1], [16, 0.2
         ({"space": SPACE, "trials": 0}, "trials is 0"),
         ({"space": SPACE, "run_dir": "runs/a"}, "run_dir is 'runs/a': each trial has its own"),
         ({"space": SPACE, "schedul": "asha"}, "did you mean schedule"),
-        ({"space": OF_SIZES, "schedule": "pbt"}, "which cannot change while a run is on its way"),
-        ({"space": OF_BATCHES, "schedule": "pbt"}, "which cannot change while a run is on its way"),
+        ({"space": OF_SIZES, "schedule": "pbt"}, "which cannot change during a run"),
+        ({"space": OF_BATCHES, "schedule": "pbt"}, "which cannot change during a run"),
     ],
 )
 def test_unusable_settings_are_refused_in_a_line(
