@@ -28,13 +28,14 @@ from dcgan_dist.settings import (
     describe,
     documentation,
     flatten,
-    former_names,
-    former_value,
+    former,
     kinds_of,
     members,
     modernised,
+    override,
     settings_in,
     unknown_setting,
+    without_bounds,
 )
 from dcgan_dist.stopping import Interrupted, final, raising
 from dcgan_dist.storage.folder import folder_at
@@ -105,7 +106,7 @@ def _by_name(mapping: Mapping[Any, Any], settings_class: type[Settings], prefix:
             flat.update(_by_name(value or {}, settings_class, f"{key}."))
         elif is_group:
             raise ConfigError(f"{key} is {value!r}: it is a group of settings, such as {key}.NAME: VALUE")
-        elif key not in known and key not in former_names(settings_class, {}):
+        elif key not in known and key not in former(settings_class, "FORMER_NAMES"):
             raise unknown_setting(key, value, list(known))
         else:
             flat[key] = value
@@ -203,36 +204,6 @@ def _read_yaml(path: str | Path, settings_class: type[Settings]) -> tuple[dict[s
     return _by_name(settings, settings_class), len(settings) < len(content or {})
 
 
-def _renamed(
-    settings_class: type[Settings], settings: Mapping[str, Any], given: Mapping[str, Any], dashes: str = ""
-) -> tuple[dict[str, Any], list[str]]:
-    """Return `settings` with today's names and values, and for each of an earlier version a line that says so.
-
-    Args:
-        settings_class: their class.
-        settings: by dotted name.
-        given: these and all others that are given, which can decide what a setting is called now.
-        dashes: stand before names in the lines.
-
-    Raises:
-        ConfigError: two of them are one setting now.
-    """
-    today: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    lines: list[str] = []
-    names = former_names(settings_class, given)
-    for name, value in settings.items():
-        key = names.get(name, name)
-        if key in today:
-            both = f"{dashes}{origins[key]} and {dashes}{name} are both given"
-            raise ConfigError(f"{both}, and are one setting now: give {dashes}{key} alone")
-        today[key], origins[key] = former_value(settings_class, key, value), name
-        if (key, today[key]) != (name, value):
-            value_then, value_now = ("", "") if today[key] == value else (f" {value}", f" {today[key]}")
-            lines.append(f"{dashes}{name}{value_then} is now {dashes}{key}{value_now}")
-    return today, lines
-
-
 def _read_arguments(
     arguments: Sequence[str], settings_class: type[Settings], word_for: str | None
 ) -> tuple[list[str], dict[str, Any]]:
@@ -244,8 +215,8 @@ def _read_arguments(
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
-        if word_for is not None and not word.startswith("-"):
-            words.append(word)
+        if word_for is not None and (word == "--" or not word.startswith("-")):
+            words += [word] if word != "--" else [rest.pop(0) for _ in list(rest)]
             continue
         if not word.startswith("--") or word == "--":
             raise ConfigError(f"unexpected argument {word!r}: settings are given as --name value")
@@ -257,7 +228,7 @@ def _read_arguments(
             value = _next_value(name, rest, alone, None if word_for is None else hint)
         if key == "config":
             files.append(value)
-        elif hint is None and key not in former_names(settings_class, {}):
+        elif hint is None and key not in former(settings_class, "FORMER_NAMES"):
             raise unknown_setting(key, value, list(known))
         else:
             values[key] = value
@@ -289,7 +260,7 @@ def _next_value(name: str, rest: list[str], alone: str | None, hint: Any) -> str
 
 def _can_be(hint: Any, word: str) -> bool:
     with suppress(ConfigError):
-        convert("", word, hint)
+        convert("", word, without_bounds(hint))
         return True
     return False
 
@@ -335,12 +306,12 @@ def parse_settings(
     values: dict[str, Any] = {}
     notices: list[str] = []
     for file, settings, is_record in read:
-        layer, lines = _renamed(settings_class, settings, given)
+        lines: list[str] = []
+        values = _overlay(values, modernised(settings_class, settings, given, lines))
         notices += [] if is_record else [f"{line} (in {file})" for line in lines]
-        values = _overlay(values, layer)
-    layer, lines = _renamed(settings_class, overrides, given, "--")
-    made = build_settings(settings_class, _overlay(values, layer))
-    for line in [*notices, *lines]:  # after the checks: what is refused is one line
+    layer = modernised(settings_class, overrides, given, notices, "--")
+    made = override(settings_class(), _overlay(values, layer))
+    for line in notices:  # after the checks: what is refused is one line
         print(f"{prog}: {line}", file=sys.stderr, flush=True)
     return made
 

@@ -42,6 +42,7 @@ Workers = Annotated[int, Meta(ge=1, le=1 << 12)]
 SIZES = f"one of {', '.join(map(str, IMAGE_SIZES))}"
 ImageSize = Annotated[int, Meta(ge=16, le=256, extra={"expected": SIZES}, extra_json_schema={"enum": [*IMAGE_SIZES]})]
 FileName = Annotated[str, like(r"(?!\.{1,2}$)[^/\\\x00]+", "a plain file name")]
+Decay = Annotated[float, Meta(ge=0, lt=1, extra={"expected": "a decay in [0, 1), such as 0.9998"})]
 DataPath = Annotated[str, like(r"[\s\S]+", "a folder or URL of shards, or rooms:N")]
 Step = Annotated[str, like(r"[0-9]{1,18}|latest", "a step, or latest")]
 _MEMBER = "an extension in small letters, without its dot, such as png or image.jpg"
@@ -202,7 +203,7 @@ class TrainingConfig(Group, prefix="training."):
     """Whether torch.compile fuses the networks: minutes at the start, faster steps on a GPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` takes the GPU when there is one."""
-    average: ShareBelowOne = 0.0
+    average: Decay = 0.0
     """Decay for each image of an exponential moving average of the generator's weights, which samples and scores then
     take: 0.9998 reaches back over about 5,000 images; 0 for none. Early on it reaches back over a ninth of the images
     so far at most."""

@@ -187,12 +187,13 @@ def convert(key: str, value: Any, hint: Any) -> Any:
         return msgspec.convert(plain, hint, strict=False)
     except msgspec.ValidationError as error:
         with suppress(msgspec.ValidationError):  # a number out of range is shown as a number
-            found = msgspec.convert(plain, _without_bounds(hint), strict=False)
+            found = msgspec.convert(plain, without_bounds(hint), strict=False)
             value = value if isinstance(found, tuple) else found
         raise ConfigError(f"{key} is {'null' if value is None else repr(value)}: expected {describe(hint)}") from error
 
 
-def _without_bounds(hint: Any) -> Any:
+def without_bounds(hint: Any) -> Any:
+    """Return a declared type without the bounds of its numbers and texts."""
     return functools.reduce(operator.or_, [kind for kind, _ in members(hint)])
 
 
@@ -202,7 +203,8 @@ def typed(group: type[Group], key: str, value: Any) -> Any:
     Raises:
         ConfigError: the type does not admit it.
     """
-    return convert(key, former_value(group, key, value), _without_bounds(settings_in(group)[key].hint))
+    (today,) = modernised(group, {key: value}).values()
+    return convert(key, today, without_bounds(settings_in(group)[key].hint))
 
 
 def _plain(value: Any, hint: Any) -> Any:
@@ -303,18 +305,35 @@ def former(group: type[Group], table: str) -> dict[str, Any]:
     return found
 
 
-def former_names(group: type[Group], given: Mapping[str, Any]) -> dict[str, str]:
-    """Return what settings were called in earlier versions and are called now, where all of `given` are given."""
-    return {old: new if isinstance(new, str) else new(given) for old, new in former(group, "FORMER_NAMES").items()}
+def modernised(
+    group: type[Group],
+    recorded: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+    notices: list[str] | None = None,
+    dashes: str = "",
+) -> dict[str, Any]:
+    """Return settings by dotted name with today's names and values, as written by this version or an earlier one.
 
+    Args:
+        group: the class.
+        recorded: the settings.
+        given: all that are given, which can decide what a setting is called now; left out, `recorded`.
+        notices: a line is added for each that is of an earlier version.
+        dashes: stand before names in the lines.
 
-def former_value(group: type[Group], key: str, value: Any) -> Any:
-    """Return the value that stands for one of an earlier version, or the value itself where it is none."""
-    return former(group, "FORMER_VALUES").get(key, {}).get(str(value), value)
-
-
-def modernised(group: type[Group], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by dotted name with today's names and values, as recorded by this version or an earlier one."""
-    names = former_names(group, recorded)
-    today = {names.get(name, name): value for name, value in recorded.items()}
-    return {name: former_value(group, name, value) for name, value in today.items()}
+    Raises:
+        ConfigError: two of them are one setting now, and there are `notices`.
+    """
+    today: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, value in recorded.items():
+        new = former(group, "FORMER_NAMES").get(name, name)
+        key = new if isinstance(new, str) else new(recorded if given is None else given)
+        if key in today and notices is not None:
+            both = f"{dashes}{origins[key]} and {dashes}{name} are both given"
+            raise ConfigError(f"{both}, and are one setting now: give {dashes}{key} alone")
+        today[key], origins[key] = former(group, "FORMER_VALUES").get(key, {}).get(str(value), value), name
+        if (key, today[key]) != (name, value) and notices is not None:
+            then, now = ("", "") if today[key] == value else (f" {value}", f" {today[key]}")
+            notices.append(f"{dashes}{name}{then} is now {dashes}{key}{now}")
+    return today

@@ -471,10 +471,10 @@ def test_a_list_is_written_with_commas_or_as_yaml_has_it(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--cs=a,1"], "cs is 'a,1': expected a list such as 1,2 or [1, 2], each a number in (0, 1e+09]"),
-        (["--cs=1e-3,"], "cs is '1e-3,': expected a list such as 1,2 or [1, 2], each a number in (0, 1e+09]"),
-        (["--cs="], "cs is '': expected a list such as 1,2 or [1, 2], each"),
-        (["--cs=1,-2"], "cs is '1,-2': expected a list such as 1,2 or [1, 2], each"),
+        (["--cs=a,1"], "cs is 'a,1': expected a list of positive numbers, such as 1e-3,1e-2"),
+        (["--cs=1e-3,"], "cs is '1e-3,': expected a list of positive numbers, such as 1e-3,1e-2"),
+        (["--cs="], "cs is '': expected a list of positive numbers, such as 1e-3,1e-2"),
+        (["--cs=1,-2"], "cs is '1,-2': expected a list of positive numbers, such as 1e-3,1e-2"),
         (
             ["--baselines=random,tarot"],
             "baselines is 'random,tarot': expected a list such as a,b or [a, b], each one of r",
@@ -492,7 +492,7 @@ def test_a_list_with_something_else_in_it_is_refused(words: Sequence[str], messa
 
 def test_a_list_of_lists_or_null_is_refused(write: Callable[..., str]) -> None:
     for text in ("cs: [[1]]\n", "cs: {a: 1}\n", "cs: [null]\n"):
-        with pytest.raises(ConfigError, match=r"cs is .*: expected a list such as 1,2"):
+        with pytest.raises(ConfigError, match=r"cs is .*: expected a list of positive numbers"):
             parse_settings(EvaluateConfig, ["--config", write(text)], "test", "")
 
 

@@ -67,9 +67,9 @@ def test_all_draws_what_it_can_and_says_why_it_leaves_out_the_rest(trained, tmp_
         (("dance",), "figure is 'dance': take all, or one of "),
         (("walk",), "run is missing: give RUN or --run RUN"),
         (("walk", "--run", "RUN", "--step", "99"), "has no whole checkpoint of step 99; it has those of steps "),
-        (("walk", "--run", "RUN", "--step", "best"), "step is 'best': take a step, or latest"),
+        (("walk", "--run", "RUN", "--step", "best"), "step is 'best': expected a step, or latest"),
         (("walk", "--run", "RUN", "--label", "4"), "is an unconditional run (dcgan)"),
-        (("walk", "--run", "RUN", "--name", "../walk"), "name is '../walk': take one that is no path"),
+        (("walk", "--run", "RUN", "--name", "../walk"), "name is '../walk': expected a file name that does not"),
         (("walk", "RUN", "--seed", "-1"), "seed is -1"),
         (("walk", "--run", "RUN", "--pionts", "3"), "unknown setting pionts (value '3'); did you mean points?"),
         (

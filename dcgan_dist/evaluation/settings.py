@@ -12,6 +12,8 @@ from dcgan_dist.parallel import TaskClusterConfig
 from dcgan_dist.settings import FormerNames, Group, like
 
 BASELINES = ("random", "pixels", "knn", "kmeans", "cnn")
+_CS = "a list of positive numbers, such as 1e-3,1e-2"
+Cs = Annotated[tuple[PositiveFloat, ...], Meta(min_length=1, extra={"expected": _CS})]
 Draws = Annotated[int, Meta(ge=1, le=10**6)]
 
 
@@ -60,7 +62,7 @@ class EvaluateConfig(Group):
     """Images to choose C by. Left out, 10,000 for svhn where that leaves half of them, else a tenth of `data`."""
     test: PositiveInt | None = None
     """Images split off `data` to score by, where there is no `test_data`. Left out, a fifth."""
-    cs: Annotated[tuple[PositiveFloat, ...], Meta(min_length=1)] = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+    cs: Cs = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
     """List of the values of C to choose among (released code: these seven)."""
     pooling: Literal["paper", "released"] = "paper"
     """Max-pooling of each conv layer: `paper` to a 4x4 grid, `released` with windows of 4, 2 and 1 pixels, which is

@@ -37,7 +37,7 @@ class FigureConfig(Group):
     """Of everything that is drawn; the ids of samples are those of `sample --seed` and of `explore sheet --seed`."""
     output: str | None = None
     """Folder or URL to write to. Left out, `figures` in the run directory, where the report finds them."""
-    name: Annotated[str, like(r"[^./\\\x00][^/\\\x00]*", "no path, and no dot at the start")] | None = None
+    name: Annotated[str, like(r"[^./\\\x00][^/\\\x00]*", "a file name that does not start with a dot")] | None = None
     """Name of the files. Left out, that of the figure, so that a second one replaces the first."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` takes the GPU when there is one."""
