@@ -11,29 +11,25 @@ import contextlib
 import heapq
 import io
 import json
-import logging
-import os
 import random
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import ray
 from ray.tune.schedulers import TrialScheduler
 
 from benchmarks.measuring import Bench, Record
-from benchmarks.trial_start import bench_trial_start
+from benchmarks.trial_start import WORKERS as AT_ONCE
+from benchmarks.trial_start import bench_trial_start, small_cluster
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import SweepConfig
 from dcgan_dist.launch.ray_tune import METRIC, TIME, TUNE_SETTINGS, WORST, make_scheduler, run_sweep
 from dcgan_dist.sweeps.record import TrialRecord
 
 TRIALS = 100
-AT_ONCE = 2
 GOAL = 0.83  # a total of 1.2 times the ideal
 SETTINGS = {
     "trials": TRIALS,
@@ -98,17 +94,8 @@ def bench_sweep(bench: Bench) -> Iterator[Record]:
 
 def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]:
     """Run a sweep in its own cluster; return its trials, and the seconds to start the cluster."""
-    for name, value in TUNE_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    begun = time.perf_counter()
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, num_cpus=AT_ONCE)
-    ray_init = time.perf_counter() - begun
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # standard output is only for the figures
-            return list(run_sweep(config, str(location)).records.values()), ray_init
-    finally:
-        ray.shutdown()
+    with small_cluster(TUNE_SETTINGS) as ray_init, contextlib.redirect_stdout(io.StringIO()):  # only figures on stdout
+        return list(run_sweep(config, str(location)).records.values()), ray_init
 
 
 def _describe(location: Path, records: list[TrialRecord]) -> dict[str, float]:
