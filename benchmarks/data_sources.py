@@ -124,7 +124,7 @@ def bench_sources(bench: Bench, scratch: Path) -> Iterator[Record]:
         source = folder / "room_train_lmdb"
         source.mkdir(parents=True)
         values = make_lmdb(source, kind, bench.size(_RECORDS[kind], 100), bench.size(_PICTURES, 20))
-        decoders = {
+        decoders: dict[str, Way] = {
             f"limit: decode of these {kind}s alone, {name}": each(decode, values)
             for name, decode in _DECODERS[kind].items()
         }
