@@ -76,26 +76,26 @@ def bench_sweep(bench: Bench) -> Iterator[Record]:
     each of the two processes.
     """
     config = build_settings(SweepConfig, SETTINGS | bench.size({}, {"trials": 8, "training.steps": 6}))
-    sweeps = []
-    for _ in range(bench.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            records, ray_init = _run(config, Path(folder))
-            sweeps.append({"ray.init": ray_init, **_describe(Path(folder), records)})
-    yield from _overhead(bench, config, sweeps)
-    yield from bench_trial_start(bench)
-    settings = WHOLE | bench.size({}, {"trials": 4, "training.steps": 8, "score.images": 200})
-    whole = build_settings(SweepConfig, settings)
-    with tempfile.TemporaryDirectory() as folder:
-        records, _ = _run(whole, Path(folder))
-    yield from compare_with_halving(
-        bench, records, whole, build_settings(SweepConfig, {**settings, "schedule": "asha"})
+    settings = WHOLE | bench.size(
+        {}, {"trials": 4, "training.steps": 8, "score.images": 400, "score.labels_per_class": 5}
     )
+    fifo, asha = (build_settings(SweepConfig, {**settings, "schedule": name}) for name in ("fifo", "asha"))
+    sweeps = []
+    with small_cluster(TUNE_SETTINGS) as ray_init, tempfile.TemporaryDirectory() as folder:
+        for number in range(bench.rounds):
+            location = Path(folder) / f"short{number}"
+            sweeps.append(_describe(location, _run(config, location)))
+        records = _run(fifo, Path(folder) / "whole")
+    yield bench.record(f"ray.init with {AT_ONCE} CPUs", "s", [ray_init])
+    yield from _overhead(bench, config, sweeps)
+    yield from compare_with_halving(bench, records, fifo, asha)
+    yield from bench_trial_start(bench)
 
 
-def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]:
-    """Run a sweep in its own cluster; return its trials, and the seconds to start the cluster."""
-    with small_cluster(TUNE_SETTINGS) as ray_init, contextlib.redirect_stdout(io.StringIO()):  # only figures on stdout
-        return list(run_sweep(config, str(location)).records.values()), ray_init
+def _run(config: SweepConfig, location: Path) -> list[TrialRecord]:
+    """Run a sweep, and return its trials."""
+    with contextlib.redirect_stdout(io.StringIO()):  # standard output is only for the figures
+        return list(run_sweep(config, str(location)).records.values())
 
 
 def _describe(location: Path, records: list[TrialRecord]) -> dict[str, float]:

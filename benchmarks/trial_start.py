@@ -81,7 +81,7 @@ def _measure(location: Path) -> dict[str, float]:
         if at >= begun:
             ready[actor["ActorClassName"]] = max(at, ready.get(actor["ActorClassName"], 0.0))
     marks = {
-        Switchboard.__name__: ready[Switchboard.__name__],
+        "the actor for messages": ready[Switchboard.__name__],
         "Ray Train's controller": ready["TrainController"],
         "placement and processes of the workers": ready["RayTrainWorker"],
         "set-up of the workers": (location / "config.yaml").stat().st_mtime,
