@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import ANY, patch
 
 import numpy as np
 import simplejpeg
@@ -29,7 +30,7 @@ from PIL import Image
 
 from benchmarks.data_mosaic import mosaic_peer
 from benchmarks.data_sources import bench_sources
-from benchmarks.measuring import Bench, Record, Way, alternate, on_cores
+from benchmarks.measuring import Bench, Record, Way, alternate, each, on_cores
 from dcgan_dist.data import stream as stream_module
 from dcgan_dist.data.dataset import Dataset, open_dataset
 from dcgan_dist.data.images import Encoding
@@ -120,32 +121,13 @@ def _bench_reading(bench: Bench, sets: dict[str, Dataset]) -> Iterator[Record]:
         yield bench.compare(_READING.format(encoding), turns, encoding, baseline, goal=goal)
 
 
-class _AnyDigest:
-    """Equal to every digest, so that each check succeeds."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class _NoDigests:
-    """Replaces the xxhash module in the stream, to measure the cost of its checks."""
-
-    def xxh3_64_intdigest(self, content: object) -> _AnyDigest:
-        return _ANY
-
-
-_ANY = _AnyDigest()
-
-
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Disable the stream's checks of records, headers and shards, to measure their cost; users cannot do that."""
     with (
-        patch.object(stream_module, "xxhash", _NoDigests()),
+        patch.object(stream_module, "xxhash", SimpleNamespace(xxh3_64_intdigest=lambda _: ANY)),
         patch.object(stream_module, "damaged_headers", lambda _: []),
-        patch.object(stream_module, "digest_of", lambda _: _ANY),
+        patch.object(stream_module, "digest_of", lambda _: ANY),
     ):
         yield
 
@@ -246,22 +228,17 @@ def _limits(bench: Bench, sets: dict[str, Dataset]) -> Iterator[Record]:
     raws = [np.frombuffer(content, np.uint8) for content in _contents(sets["raw"], 0)]
     raw_tar, jpeg_tar = Path(sets["raw"].tars[0]), Path(sets["jpg"].tars[0])
     batch = np.empty((BATCH, SIZE, SIZE, sets["jpg"].channels), dtype=np.uint8)
-    slots = list(batch)
     shard = np.frombuffer(map_file(raw_tar), np.uint8)
     offsets = sets["raw"].records(0)["offset"].astype(np.int64)
     flat = batch.reshape(BATCH, -1)
     windows = np.lib.stride_tricks.sliding_window_view(shard, flat.shape[1])
     order = np.random.default_rng(0).permutation(len(offsets))
 
-    def decode() -> int:
-        for number, content in enumerate(jpegs):
-            simplejpeg.decode_jpeg(content, "RGB", buffer=slots[number % BATCH])
-        return len(jpegs)
+    def decode(content: bytes) -> None:
+        simplejpeg.decode_jpeg(content, "RGB", buffer=batch[0])
 
-    def decode_with_pil() -> int:
-        for content in jpegs[:2000]:
-            np.asarray(Image.open(io.BytesIO(content)))
-        return len(jpegs[:2000])
+    def decode_with_pil(content: bytes) -> None:
+        np.asarray(Image.open(io.BytesIO(content)))
 
     def copy() -> int:
         for number, content in enumerate(raws):
@@ -274,11 +251,6 @@ def _limits(bench: Bench, sets: dict[str, Dataset]) -> Iterator[Record]:
             flat[: len(chosen)] = windows[offsets[chosen]]
         return len(order)
 
-    def digest() -> int:
-        for content in raws:
-            xxhash.xxh3_64_intdigest(content.data)
-        return len(raws)
-
     def headers(path: Path) -> int:
         # A sample has an image and, if labelled, a .cls or .json.
         return len({member.name.partition(".")[0] for member in members(map_file(path), str(path))})
@@ -288,11 +260,15 @@ def _limits(bench: Bench, sets: dict[str, Dataset]) -> Iterator[Record]:
             return len({member.name.partition(".")[0] for member in archive})
 
     ways = {
-        "decode of the JPEGs alone, simplejpeg": decode,
-        "decode of the JPEGs alone, PIL": decode_with_pil,
+        "decode of the JPEGs alone, simplejpeg": each(
+            lambda content: simplejpeg.decode_jpeg(content, "RGB", buffer=batch[0]), jpegs
+        ),
+        "decode of the JPEGs alone, PIL": each(
+            lambda content: np.asarray(Image.open(io.BytesIO(content))), jpegs[:2000]
+        ),
         "memcpy of raw records one by one": copy,
         "gather of raw records from a memory map into batches": gather,
-        "xxh3 of raw records": digest,
+        "xxh3 of raw records": each(lambda content: xxhash.xxh3_64_intdigest(content.data), raws),
         "tar headers of the raw shards (image and label), each checked": lambda: headers(raw_tar),
         "tar headers of the JPEG shards (image and label), tarfile": lambda: headers_of_the_standard_library(jpeg_tar),
     }

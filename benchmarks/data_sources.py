@@ -6,7 +6,9 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -16,7 +18,7 @@ import webdataset
 import webp
 from PIL import Image
 
-from benchmarks.measuring import Bench, Record, Way, alternate
+from benchmarks.measuring import Bench, Record, Way, alternate, each
 from dcgan_dist.data.images import JPEG_QUALITY, Pixels
 from dcgan_dist.data.rooms import draw_room
 from dcgan_dist.data.shards import Recipe, write_shards
@@ -69,38 +71,20 @@ def _encoded(picture: Pixels, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _ours(source: Path, scratch: Path) -> Way:
-    number = 0
-
-    def make() -> int:
-        nonlocal number
-        number += 1
-        recipe = Recipe(image_size=SIZE, encoding="jpg", name="lsun")
-        return write_shards(open_source("lsun", source), recipe, scratch / f"ours-{number}", pool=LocalPool(1)).count
-
-    return make
+def _ours(source: Path, scratch: Path) -> int:
+    recipe = Recipe(image_size=SIZE, encoding="jpg", name="lsun")
+    return write_shards(open_source("lsun", source), recipe, tempfile.mkdtemp(dir=scratch), pool=LocalPool(1)).count
 
 
-def _stock(source: Path, scratch: Path) -> Way:
-    number = 0
-
-    def make() -> int:
-        nonlocal number
-        number += 1
-        folder = scratch / f"stock-{number}"
-        folder.mkdir()
-        count = 0
-        with (
-            lmdb.open(str(source), readonly=True, lock=False) as environment,
-            environment.begin() as transaction,
-            webdataset.ShardWriter(str(folder / "lsun-%06d.tar"), maxcount=2000, verbose=0) as writer,
-        ):
-            for key, value in transaction.cursor():
-                writer.write({"__key__": key.decode(), "jpg": _stock_image(value)})
-                count += 1
-        return count
-
-    return make
+def _stock(source: Path, scratch: Path) -> int:
+    with (
+        lmdb.open(str(source), readonly=True, lock=False) as environment,
+        environment.begin() as transaction,
+        webdataset.ShardWriter(f"{tempfile.mkdtemp(dir=scratch)}/lsun-%06d.tar", maxcount=2000, verbose=0) as writer,
+    ):
+        for key, value in transaction.cursor():
+            writer.write({"__key__": key.decode(), "jpg": _stock_image(value)})
+        return int(environment.stat()["entries"])
 
 
 def _stock_image(content: bytes) -> bytes:
@@ -132,15 +116,6 @@ _DECODERS = {
 }
 
 
-def _decoding(decode: Callable[[bytes], object], values: list[bytes]) -> Way:
-    def decode_all() -> int:
-        for value in values:
-            decode(value)
-        return len(values)
-
-    return decode_all
-
-
 def bench_sources(bench: Bench, scratch: Path) -> Iterator[Record]:
     """Measure how fast shards of 64x64 JPEGs are written from an LMDB of 256-pixel JPEGs, and from one of WebPs."""
     stock = "PIL decode, crop, resize and encode, webdataset.ShardWriter"
@@ -149,11 +124,15 @@ def bench_sources(bench: Bench, scratch: Path) -> Iterator[Record]:
         source = folder / "room_train_lmdb"
         source.mkdir(parents=True)
         values = make_lmdb(source, kind, bench.size(_RECORDS[kind], 100), bench.size(_PICTURES, 20))
-        decoders = {
-            f"limit: decode of these {kind}s alone, {name}": _decoding(decode, values)
+        decoders: dict[str, Way] = {
+            f"limit: decode of these {kind}s alone, {name}": each(decode, values)
             for name, decode in _DECODERS[kind].items()
         }
-        ways = {"ours": _ours(source, folder), stock: _stock(source, folder), **decoders}
+        ways: dict[str, Way] = {
+            "ours": partial(_ours, source, folder),
+            stock: partial(_stock, source, folder),
+            **decoders,
+        }
         turns = alternate(ways, bench.rounds, warm_up=1)
         size = np.mean([len(value) for value in values]) / 1000
         yield bench.compare(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,7 +112,7 @@ KINDS: dict[str, Callable[[Pixels, Draws], Pixels]] = {
 
 UNITS = {
     **dict.fromkeys(("recall", *(f"recall_{kind}" for kind in KINDS)), "share of the copies"),
-    **{"removed": "images", "false": "images", "false_share": "share of the removed", "training_s": "s"},
+    **{"removed": "images", "false": "images", "false_share": "share of the removed"},
 }
 """What is measured at a radius, and in which unit."""
 
@@ -178,16 +177,14 @@ def measure(
     """Train on images with planted near-copies, and return the figures at each radius."""
     planted = plant(images, seed)
     tensor = torch.from_numpy(planted.images)
-    begun = time.monotonic()
     network, _ = train_autoencoder(tensor, settings, seed=seed, device=pick_device("auto"))
-    seconds = time.monotonic() - begun
     figures = []
     for radius in radii:
         chosen = replace(settings, radius=radius)
         calibrate(network, tensor[:20_000], chosen, count=len(tensor), seed=seed)
         codes = pack_codes(torch.cat([network.bits(part) for part in tensor.split(4096)]).numpy())
         first = find_groups(codes, np.ones(len(codes), dtype=np.bool_), radius, settings.code_size)
-        figures.append({**judge(planted, first), "training_s": seconds})
+        figures.append(judge(planted, first))
     return figures
 
 

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.measuring import Bench, Record, alternate
 from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.data.shards import Recipe, write_shards
-from dcgan_dist.data.sources import Item, RawImage, Source
-from dcgan_dist.data.sources.base import shuffled
+from dcgan_dist.data.sources import room_source
 from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.parallel import LocalPool, usable_cores
 from tests.flaky_server import flaky_process
@@ -43,8 +40,8 @@ def bench_streaming(bench: Bench) -> Iterator[Record]:
     shards, images = bench.size((150, 300), (30, 200))
     with tempfile.TemporaryDirectory(prefix="dcgan_dist-bench-") as scratch:
         folder = Path(scratch, "set")
-        recipe = Recipe(image_size=SIZE, encoding="raw", shard_size=images, name="noise")
-        write_shards(noise_source(shards * images), recipe, folder, pool=LocalPool(usable_cores()))
+        recipe = Recipe(image_size=SIZE, encoding="raw", shard_size=images, name="rooms")
+        write_shards(room_source(shards * images, 0), recipe, folder, pool=LocalPool(usable_cores()))
 
         def read_from(location: str, per_s: float | None) -> dict[str, float]:
             served = nullcontext(str(folder)) if location == LOCAL else flaky_process(folder, **SERVERS[location])
@@ -97,45 +94,4 @@ def read(location: str, cache: Path, per_s: float | None, most_s: float) -> dict
     return {"s to the first batch": first_s, "images/s": taken / (ended - since), "images/s with the start": with_start}
 
 
-# --- random images ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _NoisePart:
-    numbers: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        return len(self.numbers)
-
-    def items(self) -> Iterator[tuple[int, Item]]:
-        for position, number in enumerate(self.numbers, 1):
-            yield number, _noise(number, position / len(self.numbers))
-
-
-class _NoiseSource(Source):
-    """Images of random values, all different, without labels."""
-
-    def items(self) -> Iterator[Item]:
-        count = self.count or 0
-        return (_noise(number, (number + 1) / count) for number in range(count))
-
-    def all_folders(self) -> list[tuple[str, ...]]:
-        return [()]
-
-    def parts(self, size: int, seed: int, count: int | None = None) -> Sequence[_NoisePart]:
-        order = shuffled(count or self.count or 0, seed).tolist()
-        return [_NoisePart(tuple(order[start : start + size])) for start in range(0, len(order), size)]
-
-
-def _noise(number: int, share: float) -> Item:
-    values = np.random.default_rng(number).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    return Item(f"noise {number}", (), RawImage(values), share)
-
-
-def noise_source(count: int) -> Source:
-    """Return a source of `count` images of random values, which take no time to decode."""
-    return _NoiseSource(name="noise", where="random values", identity={}, image_size=SIZE, count=count)
-
-
-__all__ = ["bench_streaming", "noise_source", "read"]
+__all__ = ["bench_streaming", "read"]

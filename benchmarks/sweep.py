@@ -11,29 +11,25 @@ import contextlib
 import heapq
 import io
 import json
-import logging
-import os
 import random
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import ray
 from ray.tune.schedulers import TrialScheduler
 
 from benchmarks.measuring import Bench, Record
-from benchmarks.trial_start import bench_trial_start
+from benchmarks.trial_start import WORKERS as AT_ONCE
+from benchmarks.trial_start import bench_trial_start, small_cluster
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.launch.ray_tune import METRIC, TIME, TUNE_SETTINGS, WORST, make_scheduler, run_sweep
 from dcgan_dist.sweeps.record import TrialRecord
 from dcgan_dist.sweeps.settings import SweepConfig
 
 TRIALS = 100
-AT_ONCE = 2
 GOAL = 0.83  # a total of 1.2 times the ideal
 SETTINGS = {
     "trials": TRIALS,
@@ -80,35 +76,26 @@ def bench_sweep(bench: Bench) -> Iterator[Record]:
     each of the two processes.
     """
     config = build_settings(SweepConfig, SETTINGS | bench.size({}, {"trials": 8, "training.steps": 6}))
-    sweeps = []
-    for _ in range(bench.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            records, ray_init = _run(config, Path(folder))
-            sweeps.append({"ray.init": ray_init, **_describe(Path(folder), records)})
-    yield from _overhead(bench, config, sweeps)
-    yield from bench_trial_start(bench)
-    settings = WHOLE | bench.size({}, {"trials": 4, "training.steps": 8, "score.images": 200})
-    whole = build_settings(SweepConfig, settings)
-    with tempfile.TemporaryDirectory() as folder:
-        records, _ = _run(whole, Path(folder))
-    yield from compare_with_halving(
-        bench, records, whole, build_settings(SweepConfig, {**settings, "schedule": "asha"})
+    settings = WHOLE | bench.size(
+        {}, {"trials": 4, "training.steps": 8, "score.images": 400, "score.labels_per_class": 5}
     )
+    fifo, asha = (build_settings(SweepConfig, {**settings, "schedule": name}) for name in ("fifo", "asha"))
+    sweeps = []
+    with small_cluster(TUNE_SETTINGS) as ray_init, tempfile.TemporaryDirectory() as folder:
+        for number in range(bench.rounds):
+            location = Path(folder) / f"short{number}"
+            sweeps.append(_describe(location, _run(config, location)))
+        records = _run(fifo, Path(folder) / "whole")
+    yield bench.record(f"ray.init with {AT_ONCE} CPUs", "s", [ray_init])
+    yield from _overhead(bench, config, sweeps)
+    yield from compare_with_halving(bench, records, fifo, asha)
+    yield from bench_trial_start(bench)
 
 
-def _run(config: SweepConfig, location: Path) -> tuple[list[TrialRecord], float]:
-    """Run a sweep in its own cluster; return its trials, and the seconds to start the cluster."""
-    for name, value in TUNE_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    begun = time.perf_counter()
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, num_cpus=AT_ONCE)
-    ray_init = time.perf_counter() - begun
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # standard output is only for the figures
-            return list(run_sweep(config, str(location)).records.values()), ray_init
-    finally:
-        ray.shutdown()
+def _run(config: SweepConfig, location: Path) -> list[TrialRecord]:
+    """Run a sweep, and return its trials."""
+    with contextlib.redirect_stdout(io.StringIO()):  # standard output is only for the figures
+        return list(run_sweep(config, str(location)).records.values())
 
 
 def _describe(location: Path, records: list[TrialRecord]) -> dict[str, float]:

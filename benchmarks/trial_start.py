@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -38,18 +39,23 @@ SETTINGS = {
 _IMPORT = "import time; begun = time.time(); import dcgan_dist.launch.ray_train; print(time.time() - begun)"
 
 
-def bench_trial_start(bench: Bench) -> Iterator[Record]:
-    """Start a run several times in a cluster of this machine; the first one does not count."""
-    for name, value in RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    os.environ["OMP_NUM_THREADS"] = "1"
+@contextmanager
+def small_cluster(settings: Mapping[str, str]) -> Iterator[float]:
+    """Within the block, run Ray on two cores of this machine; yield the seconds that its start took."""
+    os.environ.update({**settings, **os.environ, "OMP_NUM_THREADS": "1"})
+    begun = time.perf_counter()
     ray.init(log_to_driver=False, logging_level=logging.ERROR, num_cpus=WORKERS)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            runs = (Path(folder) / f"run{number}" for number in count())
-            stages = alternate({"": lambda: _measure(next(runs))}, bench.size(RUNS, 1), bench.size(1, 0))[""]
+        yield time.perf_counter() - begun
     finally:
         ray.shutdown()
+
+
+def bench_trial_start(bench: Bench) -> Iterator[Record]:
+    """Start a run several times in a cluster of this machine; the first one does not count."""
+    with small_cluster(RAY_SETTINGS), tempfile.TemporaryDirectory() as folder:
+        runs = (Path(folder) / f"run{number}" for number in count())
+        stages = alternate({"": lambda: _measure(next(runs))}, bench.size(RUNS, 1), bench.size(1, 0))[""]
     what = f"start of a trial of {WORKERS} workers of Ray Train"
     for stage, seconds in stages.items():
         if stage not in ("s", "CPU s"):
@@ -75,7 +81,7 @@ def _measure(location: Path) -> dict[str, float]:
         if at >= begun:
             ready[actor["ActorClassName"]] = max(at, ready.get(actor["ActorClassName"], 0.0))
     marks = {
-        EventBus.__name__: ready[EventBus.__name__],
+        "the event bus": ready[EventBus.__name__],
         "Ray Train's controller": ready["TrainController"],
         "placement and processes of the workers": ready["RayTrainWorker"],
         "set-up of the workers": (location / "config.yaml").stat().st_mtime,

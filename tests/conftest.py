@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from dcgan_dist.command_line import yield_idle_cores
 
 yield_idle_cores()  # before any test imports torch
+settings.register_profile("dcgan_dist", deadline=None)  # machines are shared: a slow example is no failure
+settings.load_profile("dcgan_dist")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, and send it
 
 # 16x16 rooms and a tiny network: a step takes milliseconds.

@@ -1,13 +1,15 @@
 """The command line of the benchmarks, and that their baseline is the loop that it claims to be."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from benchmarks import data
-from benchmarks.__main__ import main
+from benchmarks.__main__ import WHAT, main
 from benchmarks.plain_loop import make_plain_loop
 from benchmarks.step import TUTORIAL
 from dcgan_dist.data.dataset import open_dataset
@@ -22,6 +24,7 @@ def test_unknown_benchmarks_and_rounds_are_one_line(capsys):
         (["step", "many"], "many"),
         (["step", "0"], "0"),
         (["step", "--mosaic"], "--mosaic"),
+        (["all", "--mosaic"], "--mosaic"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
@@ -31,7 +34,22 @@ def test_unknown_benchmarks_and_rounds_are_one_line(capsys):
 
 def test_help_names_every_benchmark(capsys):
     assert main([]) == 0
-    assert {"step", "launch", "data"} <= set(capsys.readouterr().out.split())
+    assert {*WHAT, "all"} <= set(capsys.readouterr().out.split())
+
+
+def test_the_page_has_a_row_for_every_benchmark():
+    page = Path(__file__).parents[2] / "benchmarks/README.md"
+    table = page.read_text(encoding="utf-8").partition("## What each measures")[2]
+    rows = re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)
+    assert rows == list(WHAT)
+
+
+def test_all_names_those_that_failed(monkeypatch, capfd):
+    monkeypatch.setattr(
+        "benchmarks.__main__.WHAT", {"one": (1, 1, ""), "another": (1, 1, "")}
+    )  # the children know none
+    assert main(["all", "--quick"]) == 1
+    assert capfd.readouterr().err.splitlines()[-1].endswith("failed: one, another")
 
 
 def test_the_plain_loop_trains_as_many_weights_as_our_tutorial_network(monkeypatch):

@@ -1,13 +1,14 @@
 """The reports of `svm`, on samples that are small enough to check that both sides solve the same problem."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.measuring import Bench
 from benchmarks.svm import (
     CLASSES,
+    CS,
+    Samples,
     compare_draws,
     compare_path,
     labelled_images,
@@ -27,26 +28,25 @@ def samples(count, width=60):
 
 def test_both_sides_reach_the_same_objective_and_accuracy():
     x, y = samples(600)
-    single, path = compare_path(x[:300], y[:300], x[300:], y[300:], 1, CPU)
-    draws = compare_draws(x[:300], y[:300], x[300:], y[300:], 3, CPU, size=100)
-    assert max(abs(row["relative_difference_of_objectives"]) for row in [single, *path["path"]]) <= 1e-3
-    assert draws["largest_relative_difference_of_objectives"] <= 1e-3
-    assert single["c"] in {row["c"] for row in path["path"]}
-    for record in (single, path, draws):
-        assert record["cpu_times"] > 0
-        assert record["linear_svc_cpu_seconds"] > 0, "of the processor"
-    assert sum(row["linear_svc_cpu_seconds"] for row in path["path"]) == pytest.approx(
-        path["linear_svc_cpu_seconds"], abs=0.05
-    )
-    json.dumps([single, path, draws])
+    halves = Samples("noise", x[:300], y[:300], x[300:], y[300:])
+    bench = Bench("svm")
+    path = list(compare_path(bench, halves, CPU))
+    draws = list(compare_draws(bench, halves, 3, CPU, size=100))
+    differences = [record for record in path + draws if record.unit.startswith("relative difference")]
+    assert [record.rounds for record in differences] == [len(CS), 1, 3]
+    assert max(record.spread[1] for record in differences) <= 1e-3
+    accuracies = [record for record in path + draws if record.unit == "share"]
+    assert [record.times_the_baseline for record in accuracies] == pytest.approx([1, 1, 1], abs=0.02)
+    assert {record.unit for record in path + draws} >= {"s", "CPU s"}
 
 
 @pytest.mark.slow
 def test_the_memory_of_a_large_fit_is_measured_in_its_own_process():
     x, y = samples(100)
-    record = measure_memory(x, y, CPU, count=2000)
-    assert record["gap"] <= 1e-4
-    assert 0.1 < record["peak_memory_gib"] < 3  # torch itself takes some
+    records = measure_memory(Bench("svm"), Samples("noise", x, y, x, y), CPU, 2000)
+    found = {record.unit: record.value for record in records}
+    assert found["certified gap"] <= 1e-4
+    assert 0.1 < found["GiB"] < 3  # torch itself takes some
 
 
 def test_features_are_as_wide_as_the_papers(monkeypatch, tmp_path):
