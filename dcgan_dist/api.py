@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
     from dcgan_dist.data.manifest import Manifest
+    from dcgan_dist.exploration.figure import Measured
     from dcgan_dist.sweeps.record import TrialRecord
 
 Row = Mapping[str, Any]
@@ -170,14 +171,20 @@ class Figure:
     Attributes:
         name: of the figure.
         finding: one sentence with the most telling numbers.
-        numbers: what is behind the picture.
+        measured: what is behind the picture, with arrays and images: an object of a class of the figure's module, such
+            as `dcgan_dist.exploration.walk.Walk`.
         files: paths or URLs of the picture, of the JSON, and of what else belongs to it.
     """
 
     name: str
     finding: str
-    numbers: dict[str, Any]
+    measured: Measured
     files: list[str]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers of the JSON, as mappings and lists."""
+        return self.measured.numbers
 
 
 @dataclass(frozen=True)
@@ -370,7 +377,7 @@ def explore(
         progress: see `prepare`.
 
     Returns:
-        The figure: a sentence, numbers, and where its files are.
+        The figure: a sentence, what it measured, and where its files are.
 
     Raises:
         InputError: no such figure; or a setting, the run or the data cannot be used.
@@ -381,8 +388,8 @@ def explore(
 
     settings = _settings(settings_class(figure), config, overrides)
     with _lines(progress):
-        drawn, files = draw(figure, settings)
-    return Figure(figure, drawn.finding, drawn.numbers, files)
+        measured, finding, files = draw(figure, settings)
+    return Figure(figure, finding, measured, files)
 
 
 def sweep(

@@ -20,7 +20,7 @@ from dcgan_dist.runs.run import Run
 from dcgan_dist.storage.folder import check_writable
 
 if TYPE_CHECKING:
-    from dcgan_dist.exploration.figure import AllConfig, Drawn, FigureConfig
+    from dcgan_dist.exploration.figure import AllConfig, FigureConfig, Measured
     from dcgan_dist.exploration.networks import Trained
 
 from dcgan_dist.command_line import FrontDoor
@@ -63,8 +63,11 @@ def settings_class(figure: str) -> type[FigureConfig]:
     return FIGURES[figure].settings
 
 
-def draw(figure: str, config: FigureConfig) -> tuple[Drawn, list[str]]:
-    """Draw a figure, write it, and return it with the paths or URLs of its files.
+def draw(figure: str, config: FigureConfig) -> tuple[Measured, str, list[str]]:
+    """Draw a figure and write it.
+
+    Returns:
+        What it measured, its finding, and the paths or URLs of its files.
 
     Raises:
         InputError: a setting, the run or the data cannot be used.
@@ -96,17 +99,18 @@ def _open(config: FigureConfig) -> Trained:
 
 
 def _draw(name: str, config: FigureConfig, networks: Trained) -> None:
-    drawn, paths = _draw_and_write(name, config, networks)
-    print("\n".join([drawn.finding, *paths]), flush=True)
+    _, finding, paths = _draw_and_write(name, config, networks)
+    print("\n".join([finding, *paths]), flush=True)
 
 
-def _draw_and_write(name: str, config: FigureConfig, networks: Trained) -> tuple[Drawn, list[str]]:
+def _draw_and_write(name: str, config: FigureConfig, networks: Trained) -> tuple[Measured, str, list[str]]:
     from dcgan_dist.exploration.catalogue import FIGURES
     from dcgan_dist.exploration.figure import write_figure
 
-    begun = time.perf_counter()
-    drawn = FIGURES[name].draw(config, networks)
-    return drawn, write_figure(drawn, name, config, networks, begun)
+    begun, figure = time.perf_counter(), FIGURES[name]
+    measured: Measured = figure.measure(config, networks)
+    canvas, finding = figure.draw(measured), figure.finding(measured)
+    return measured, finding, write_figure(name, measured, canvas, finding, config, networks, begun)
 
 
 def _draw_all(config: AllConfig, networks: Trained) -> None:

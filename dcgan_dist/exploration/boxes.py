@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -19,7 +19,7 @@ from msgspec import Meta
 from dcgan_dist.data.images import Pixels, encode
 from dcgan_dist.errors import ConfigError, DataError
 from dcgan_dist.exploration.drawing import Canvas, Panel
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.figure import SHOWN, FigureConfig, Measured
 from dcgan_dist.exploration.networks import Ids, Trained
 from dcgan_dist.exploration.room_judge import Box
 from dcgan_dist.settings import FormerNames, like
@@ -154,34 +154,71 @@ def boxes_page(run: Trained, images: Pixels, region: str, label: str | None) -> 
     )
 
 
-def draw_boxes(config: BoxesConfig, run: Trained) -> Drawn:
-    """Make the page, and a picture of the samples with their numbers.
+@dataclass(frozen=True, kw_only=True)
+class BoxesPage(Measured):
+    """A page to draw boxes on, and the samples that it shows.
+
+    Attributes:
+        samples: number of samples.
+        region_name: what the boxes are to be drawn around.
+        label: class of all samples, if one was asked for.
+        page: the page, HTML.
+        name: name of its file, without the suffix.
+        images: the first samples, uint8 (n, S, S, C).
+    """
+
+    samples: int
+    region_name: str
+    label: str | None
+    page: str = field(metadata=SHOWN)
+    name: str = field(metadata=SHOWN)
+    images: Pixels = field(metadata=SHOWN)
+
+
+def measure(config: BoxesConfig, run: Trained) -> BoxesPage:
+    """Make the page.
 
     Raises:
         ConfigError: there is no such class.
     """
     images = samples_of(run, range(config.count), config.label)
-    shown = images[:_SHOWN]
-    title = f"Samples to draw boxes over, around each {config.region_name}"
-    canvas = Canvas(title, run.subtitle)
-    canvas.images(Panel("with their numbers", shown, 10, [str(number) for number in range(len(shown))]))
-    name = config.name or "boxes"
-    finding = (
-        f"{name}.html has {len(images)} samples: open it in a browser, draw a box around each {config.region_name}, "
-        "save, and give the file to explore windows --boxes."
+    return BoxesPage(
+        subtitle=run.subtitle,
+        samples=config.count,
+        region_name=config.region_name,
+        label=config.label,
+        page=boxes_page(run, images, config.region_name, config.label),
+        name=config.name or "boxes",
+        images=images[:_SHOWN],
     )
-    page = boxes_page(run, images, config.region_name, config.label)
-    numbers = {"samples": len(images), "region_name": config.region_name, "label": config.label}
-    return Drawn(title=title, finding=finding, canvas=canvas, numbers=numbers, files={".html": page.encode()})
+
+
+def draw(made: BoxesPage) -> Canvas:
+    """Draw the samples with their numbers; the page is a further file."""
+    canvas = Canvas(f"Samples to draw boxes over, around each {made.region_name}", made.subtitle)
+    canvas.images(Panel("with their numbers", made.images, 10, [str(number) for number in range(len(made.images))]))
+    canvas.files[".html"] = made.page.encode()
+    return canvas
+
+
+def finding(made: BoxesPage) -> str:
+    """Return what to do with the page."""
+    return (
+        f"{made.name}.html has {made.samples} samples: open it in a browser, draw a box around each "
+        f"{made.region_name}, save, and give the file to explore windows --boxes."
+    )
 
 
 __all__ = [
     "Boxes",
     "BoxesConfig",
+    "BoxesPage",
     "RegionName",
     "boxes_content",
     "boxes_page",
-    "draw_boxes",
+    "draw",
+    "finding",
+    "measure",
     "read_boxes",
     "samples_of",
 ]

@@ -1,21 +1,15 @@
-"""The list of figures, in the order of the paper: the settings of each, and the function that draws it."""
+"""The list of figures, in the order of the paper: the settings of each, and the functions that are its three parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from dcgan_dist.exploration.arithmetic import ArithmeticConfig, draw_arithmetic
-from dcgan_dist.exploration.boxes import BoxesConfig, draw_boxes
-from dcgan_dist.exploration.evolution import EvolutionConfig, draw_evolution
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
-from dcgan_dist.exploration.filters import FiltersConfig, draw_filters
-from dcgan_dist.exploration.neighbours import NeighboursConfig, draw_neighbours
-from dcgan_dist.exploration.sheet import SheetConfig, draw_sheet
-from dcgan_dist.exploration.turn import TurnConfig, draw_turn
-from dcgan_dist.exploration.walk import WalkConfig, draw_walk
-from dcgan_dist.exploration.windows import WindowsConfig, draw_windows
+from dcgan_dist.exploration import arithmetic, boxes, evolution, filters, neighbours, sheet, turn, walk, windows
+from dcgan_dist.exploration.drawing import Canvas
+from dcgan_dist.exploration.figure import FigureConfig
 
 
 @dataclass(frozen=True)
@@ -25,26 +19,79 @@ class Figure:
     Attributes:
         about: what it shows, one line for the list of figures.
         settings: class of its settings.
-        draw: function that draws it, given its settings and a run's networks.
+        measure: function of its settings and a run's networks that returns a `Measured`.
+        draw: function of what was measured that returns the picture.
+        finding: function of what was measured that returns one sentence with the most important numbers.
         is_tool: whether it only prepares another figure; `explore all` leaves it out.
     """
 
     about: str
     settings: type[FigureConfig]
-    draw: Callable[[Any, Any], Drawn]
+    measure: Callable[[Any, Any], Any]
+    draw: Callable[[Any], Canvas]
+    finding: Callable[[Any], str]
     is_tool: bool = False
 
 
+_canvas, _finding = attrgetter("canvas"), attrgetter("finding")
+
 FIGURES: dict[str, Figure] = {
-    "walk": Figure("samples along a path through the space of z (Fig. 4)", WalkConfig, draw_walk),
-    "filters": Figure("what features of D respond to, by guided backpropagation (Fig. 5)", FiltersConfig, draw_filters),
-    "windows": Figure("a generator that forgets windows, or another thing (Fig. 6)", WindowsConfig, draw_windows),
-    "arithmetic": Figure("sums and differences of the z of concepts (Fig. 7)", ArithmeticConfig, draw_arithmetic),
-    "turn": Figure("samples turned by a vector in the space of z (Fig. 8)", TurnConfig, draw_turn),
-    "neighbours": Figure("samples next to their nearest training images", NeighboursConfig, draw_neighbours),
-    "evolution": Figure("samples of the same z and filters of G over training", EvolutionConfig, draw_evolution),
-    "sheet": Figure("samples with their numbers, to pick exemplars from by eye", SheetConfig, draw_sheet),
-    "boxes": Figure("a page to draw boxes over samples by hand, for the figure windows", BoxesConfig, draw_boxes, True),
+    "walk": Figure(
+        "samples along a path through the space of z (Fig. 4)", walk.WalkConfig, walk.measure, walk.draw, walk.finding
+    ),
+    "filters": Figure(
+        "what features of D respond to, by guided backpropagation (Fig. 5)",
+        filters.FiltersConfig,
+        filters.draw_filters,
+        _canvas,
+        _finding,
+    ),
+    "windows": Figure(
+        "a generator that forgets windows, or another thing (Fig. 6)",
+        windows.WindowsConfig,
+        windows.draw_windows,
+        _canvas,
+        _finding,
+    ),
+    "arithmetic": Figure(
+        "sums and differences of the z of concepts (Fig. 7)",
+        arithmetic.ArithmeticConfig,
+        arithmetic.draw_arithmetic,
+        _canvas,
+        _finding,
+    ),
+    "turn": Figure(
+        "samples turned by a vector in the space of z (Fig. 8)", turn.TurnConfig, turn.draw_turn, _canvas, _finding
+    ),
+    "neighbours": Figure(
+        "samples next to their nearest training images",
+        neighbours.NeighboursConfig,
+        neighbours.draw_neighbours,
+        _canvas,
+        _finding,
+    ),
+    "evolution": Figure(
+        "samples of the same z and filters of G over training",
+        evolution.EvolutionConfig,
+        evolution.draw_evolution,
+        _canvas,
+        _finding,
+    ),
+    "sheet": Figure(
+        "samples with their numbers, to pick exemplars from by eye",
+        sheet.SheetConfig,
+        sheet.measure,
+        sheet.draw,
+        sheet.finding,
+    ),
+    "boxes": Figure(
+        "a page to draw boxes over samples by hand, for the figure windows",
+        boxes.BoxesConfig,
+        boxes.measure,
+        boxes.draw,
+        boxes.finding,
+        True,
+    ),
 }
 
 __all__ = ["FIGURES", "Figure"]

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from PIL import features
 
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.training.sampling import make_grid
+
+# Matplotlib is imported where it draws, so that what a figure measures can be computed without it.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DPI = 300
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -66,10 +67,16 @@ class Canvas:
         title: what the figure shows, readable without a caption.
         subtitle: the run and the step.
         width: width in inches.
+
+    Attributes:
+        files: contents of further files by their suffix: ``{".gif": ..., ".html": ...}``.
     """
 
     def __init__(self, title: str, subtitle: str = "", width: float = 7.2) -> None:
-        self.width = width
+        from matplotlib.figure import Figure
+
+        self.title, self.width = title, width
+        self.files: dict[str, bytes] = {}
         self.figure = Figure(figsize=(width, 1), dpi=DPI, facecolor="white")
         self._blocks: list[tuple[float, Callable[[float], None]]] = []  # height, and a function that sets its position
         self._write(title, 11, "bold", "black")
@@ -187,6 +194,8 @@ def _wrapped(text: str, width: float, size: float = 8, weight: str = "normal") -
 
 @lru_cache(maxsize=4096)
 def _width(text: str, size: float, weight: str) -> float:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
     font = get_font(findfont(FontProperties(weight=weight)))
     font.set_size(size, DPI)
     font.set_text(text, 0)
@@ -202,6 +211,12 @@ def _mark(axes: Axes, panel: Panel) -> None:
             column * (wide + panel.gap) + 0.5, row * (high + panel.gap) + 0.5, mark, size=5, va="top", color="white",
             bbox={"facecolor": "black", "alpha": 0.65, "pad": 0.6, "linewidth": 0}, parse_math=False,
         )  # fmt: skip
+
+
+def describe(axes: Axes, title: str, at: Literal["left", "center"] = "center", **properties: Any) -> None:
+    """Set the title of a plot, and further properties such as `xlabel` or `ylim` (see `Axes.set`)."""
+    axes.set_title(title, fontsize=8, loc=at)
+    axes.set(**properties)
 
 
 def line_with_intervals(
@@ -257,7 +272,7 @@ def check_film(film: Film) -> None:
 
 
 def films(frames: Pixels, seconds: float, film: Film) -> dict[str, bytes]:
-    """Return the animation files by suffix, as in `Drawn.files`.
+    """Return the animation files by suffix, as in `Canvas.files`.
 
     Args:
         frames: uint8 (n, S, S, C).
@@ -310,4 +325,15 @@ def _mp4(frames: Iterable[Pixels], seconds: float) -> bytes:
         return Path(path).read_bytes()
 
 
-__all__ = ["COLOURS", "LINES", "Canvas", "Film", "Panel", "animation", "check_film", "films"]
+__all__ = [
+    "COLOURS",
+    "LINES",
+    "Canvas",
+    "Film",
+    "Panel",
+    "animation",
+    "check_film",
+    "describe",
+    "films",
+    "line_with_intervals",
+]

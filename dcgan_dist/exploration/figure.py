@@ -1,15 +1,23 @@
-"""What all figures share: their common settings, and how picture and numbers are written to `RUN/figures/`."""
+"""What all figures share: their common settings, the base of what they measure, and how they are written.
+
+A figure has three parts: `measure` returns a dataclass; from that `draw` makes the picture, `finding` the sentence, and
+`Measured.numbers` the JSON.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import torch
 
 from dcgan_dist.config import Seed, Step, Weights
+from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.exploration.drawing import Canvas
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.settings import Group, like
@@ -17,7 +25,12 @@ from dcgan_dist.storage.files import to_json
 from dcgan_dist.storage.folder import folder_at
 
 FOLDER = "figures"
+SHOWN = {"shown": True}
+"""Metadata of fields that only the picture or the finding needs; the JSON does not hold them."""
+IF_KNOWN = {"if_known": True}
+"""Metadata of fields that the JSON does not hold where they are None."""
 
+Batch = TypeVar("Batch")
 
 _FILES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".html", ".json", ".mp4", ".txt")
 
@@ -69,22 +82,65 @@ class AllConfig(FigureConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A figure, still in memory.
+class Measured:
+    """What a figure measures, and the images that it shows.
 
     Attributes:
-        title: what it shows.
-        finding: one sentence with the most important numbers, for the terminal and the report page.
-        canvas: the picture.
-        numbers: all measured numbers, for the JSON; NaN becomes null.
-        files: contents of further files by their suffix: ``{".gif": ..., "-boxes.html": ...}``.
+        subtitle: a line that names the run, the step, the weights and the seed.
     """
+
+    subtitle: str = field(metadata=SHOWN)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What the JSON holds: the fields as mappings and lists, without those that are only `SHOWN`."""
+        numbers: dict[str, Any] = plain(self)
+        return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure whose parts are not separate yet."""
 
     title: str
     finding: str
     canvas: Canvas
     numbers: dict[str, Any]
-    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as mappings, lists, numbers and texts; dataclasses become mappings of their fields."""
+    if dataclasses.is_dataclass(value):
+        pairs = ((entry, getattr(value, entry.name)) for entry in dataclasses.fields(value))
+        kept = ((entry, part) for entry, part in pairs if "shown" not in entry.metadata)
+        return {entry.name: plain(part) for entry, part in kept if part is not None or "if_known" not in entry.metadata}
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple | range) else value
+
+
+def counted(
+    batches: Iterable[Batch],
+    total: int,
+    what: str,
+    size: Callable[[Batch], int] = len,  # type: ignore[assignment]
+) -> Iterator[Batch]:
+    """Yield batches, of `total` images together, and show the progress of what is done with them.
+
+    Args:
+        batches: of images or other things.
+        total: number of images.
+        what: text of the progress line.
+        size: function that returns the number of images of a batch.
+    """
+    done = 0
+    with closing(ProgressLine(what)) as line:
+        for batch in batches:
+            yield batch
+            done += size(batch)
+            line(done, done / total, 0)
 
 
 def folder_of(config: FigureConfig, location: str) -> str:
@@ -92,14 +148,24 @@ def folder_of(config: FigureConfig, location: str) -> str:
     return config.output or f"{location.rstrip('/')}/{FOLDER}"
 
 
-def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, begun: float) -> list[str]:
+def write_figure(
+    figure: str,
+    measured: Measured,
+    canvas: Canvas,
+    finding: str,
+    config: FigureConfig,
+    run: Trained,
+    begun: float,
+) -> list[str]:
     """Write a figure's PNG, JSON and other files, each atomically.
 
     The JSON is written last: whoever finds it, finds the files that it lists.
 
     Args:
-        drawn: the figure.
         figure: name of the figure.
+        measured: what it measured.
+        canvas: the picture.
+        finding: one sentence with the most important numbers, for the terminal and the report page.
         config: its settings.
         run: the networks that it shows.
         begun: `time.perf_counter` at the start, from which `seconds` is counted.
@@ -111,8 +177,8 @@ def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, 
         StorageError: a file cannot be written.
     """
     name = config.name or figure
-    pictures = {f"{name}.png": drawn.canvas.png()}
-    others = {f"{name}{suffix}": content for suffix, content in drawn.files.items()}
+    pictures = {f"{name}.png": canvas.png()}
+    others = {f"{name}{suffix}": content for suffix, content in canvas.files.items()}
     settings = {
         key: value
         for key, value in dataclasses.asdict(config).items()
@@ -120,15 +186,15 @@ def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, 
     }
     about = {
         "figure": figure,
-        "title": drawn.title,
-        "finding": drawn.finding,
+        "title": canvas.title,
+        "finding": finding,
         "files": [*pictures, *others],
         "step": run.step,
         "checkpoint_digest": run.digest,
         "weights": run.samples.weights,
         "images_seen": run.images_seen,
         "settings": settings,
-        "numbers": drawn.numbers,
+        "numbers": measured.numbers,
         "device": str(run.device) if run.device.type == "cpu" else torch.cuda.get_device_name(run.device),
         "seconds": round(time.perf_counter() - begun, 2),
     }
@@ -139,4 +205,16 @@ def write_figure(drawn: Drawn, figure: str, config: FigureConfig, run: Trained, 
     return [folder.at(file) for file in contents]
 
 
-__all__ = ["FOLDER", "AllConfig", "Drawn", "FigureConfig", "folder_of", "write_figure"]
+__all__ = [
+    "FOLDER",
+    "IF_KNOWN",
+    "SHOWN",
+    "AllConfig",
+    "Drawn",
+    "FigureConfig",
+    "Measured",
+    "counted",
+    "folder_of",
+    "plain",
+    "write_figure",
+]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from msgspec import Meta
 
+from dcgan_dist.data.images import Pixels
 from dcgan_dist.exploration.drawing import Canvas, Panel
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.figure import SHOWN, FigureConfig, Measured
 from dcgan_dist.exploration.networks import Trained
 
 
@@ -26,8 +27,27 @@ class SheetConfig(FigureConfig):
     """Number or name of the class that all samples have; conditional runs only. Left out, the classes in turn."""
 
 
-def draw_sheet(config: SheetConfig, run: Trained) -> Drawn:
-    """Draw samples with their numbers and, where they differ, their classes.
+@dataclass(frozen=True, kw_only=True)
+class Sheet(Measured):
+    """Samples with their numbers.
+
+    Attributes:
+        ids: numbers of n samples.
+        classes: names of their classes; None for an unconditional run.
+        images: the samples, uint8 (n, S, S, C).
+        columns: samples in a row.
+        seed: seed of the samples.
+    """
+
+    ids: range
+    classes: list[str] | None
+    images: Pixels = field(metadata=SHOWN)
+    columns: int = field(metadata=SHOWN)
+    seed: int = field(metadata=SHOWN)
+
+
+def measure(config: SheetConfig, run: Trained) -> Sheet:
+    """Return the samples that the settings ask for.
 
     Raises:
         ConfigError: there is no such class.
@@ -35,22 +55,32 @@ def draw_sheet(config: SheetConfig, run: Trained) -> Drawn:
     """
     ids = range(config.first, config.first + config.count)
     y = run.y(config.count, config.label, config.first)
-    classes = [run.samples.class_names[label] for label in y.argmax(dim=1)] if run.classes else []
-    names = sorted(set(classes), key=classes.index)
-    in_turn = len(names) > 1
-    marks = [f"{number} ({name})" for number, name in zip(ids, classes, strict=True)] if in_turn else map(str, ids)
-    title = f"Samples {ids[0]} to {ids[-1]}"
-    kind = " and class" if in_turn else f"; all are of class {names[0]}" if names else ""
-    canvas = Canvas(title, run.subtitle)
-    caption = f"with the numbers by which exemplars are picked for the figures arithmetic and turn{kind}"
-    columns = min(config.columns, config.count)
-    canvas.images(Panel(caption, run.generate(run.z(ids), y), columns, list(marks)))
-    return Drawn(
-        title=title,
-        finding=f"Samples {ids[0]} to {ids[-1]} of seed {config.seed}, to pick exemplars from for arithmetic and turn.",
-        canvas=canvas,
-        numbers={"ids": list(ids), "classes": classes or None},
+    return Sheet(
+        subtitle=run.subtitle,
+        ids=ids,
+        classes=[run.samples.class_names[label] for label in y.argmax(dim=1)] if run.classes else None,
+        images=run.generate(run.z(ids), y),
+        columns=min(config.columns, config.count),
+        seed=config.seed,
     )
 
 
-__all__ = ["SheetConfig", "draw_sheet"]
+def draw(sheet: Sheet) -> Canvas:
+    """Draw samples with their numbers and, where they differ, their classes."""
+    names = list(dict.fromkeys(sheet.classes or ()))
+    marks, kind = [str(number) for number in sheet.ids], f"; all are of class {names[0]}" if names else ""
+    if len(names) > 1:
+        marks, kind = [f"{mark} ({name})" for mark, name in zip(marks, sheet.classes or (), strict=True)], " and class"
+    canvas = Canvas(f"Samples {sheet.ids[0]} to {sheet.ids[-1]}", sheet.subtitle)
+    caption = f"with the numbers by which exemplars are picked for the figures arithmetic and turn{kind}"
+    canvas.images(Panel(caption, sheet.images, sheet.columns, marks))
+    return canvas
+
+
+def finding(sheet: Sheet) -> str:
+    """Return what the samples are for."""
+    first, last = sheet.ids[0], sheet.ids[-1]
+    return f"Samples {first} to {last} of seed {sheet.seed}, to pick exemplars from for arithmetic and turn."
+
+
+__all__ = ["Sheet", "SheetConfig", "draw", "finding", "measure"]

@@ -8,12 +8,11 @@ fixed feature space `random-conv-v1`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from msgspec import Meta
 from torch import Tensor
 
@@ -22,8 +21,8 @@ from dcgan_dist.evaluation.diversity import Floats
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import Array, fitted
 from dcgan_dist.evaluation.tasks import Z95
-from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel, check_film, films
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.drawing import COLOURS, Canvas, Film, Panel, check_film, describe, films
+from dcgan_dist.exploration.figure import SHOWN, FigureConfig, Measured
 from dcgan_dist.exploration.networks import Trained
 
 PAIRS = 64
@@ -47,7 +46,7 @@ class WalkConfig(FigureConfig):
     """Steps from one of them to the next in the animation, and where smoothness is measured."""
     label: str | None = None
     """Number or name of the class of all samples; conditional runs only. Left out, each row has the next class."""
-    animation: Literal["auto", "gif", "webp", "mp4", "none"] = "auto"
+    animation: Film = "auto"
     """What the path is also shown in: `gif`, `webp`, `mp4` (needs ffmpeg), `none`, or `auto`: a GIF, a WebP where it is
     smaller, and an MP4 where there is ffmpeg."""
 
@@ -166,96 +165,140 @@ class Path:
         return self.run.generate(z, y.expand(len(z), -1))
 
 
-def draw_walk(config: WalkConfig, run: Trained) -> Drawn:
-    """Draw samples along a path, and the size of each of its steps.
+@dataclass(frozen=True, kw_only=True)
+class Walk(Smoothness, Measured):
+    """How evenly the images of a path change.
+
+    Attributes:
+        feature_space: name of the features whose distances are measured.
+        interpolation: how z goes from one random z to the next, `linear` or `spherical`.
+        label: class of all samples, if one was asked for.
+        steps: distance of each image of the path to the next, (stretches, steps).
+        cut: distances of the finer steps into which the largest one was cut, (PARTS,).
+        random_pairs: distances of random pairs of samples, (PAIRS,).
+        rows: images of each stretch for the picture, uint8 (stretches, images, S, S, C).
+        frames: images of each stretch for the animation, uint8 (stretches, steps + 1, S, S, C).
+        has_classes: whether each stretch has another class.
+        animation: format of the animation.
+    """
+
+    feature_space: str
+    interpolation: str
+    label: str | None
+    steps: Floats
+    cut: Floats
+    random_pairs: Floats
+    rows: Pixels = field(metadata=SHOWN)
+    frames: Pixels = field(metadata=SHOWN)
+    has_classes: bool = field(metadata=SHOWN)
+    animation: Film = field(metadata=SHOWN)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """See `Measured`."""
+        return super().numbers | {"jumps": self.jumps}
+
+
+def measure(config: WalkConfig, run: Trained) -> Walk:
+    """Measure the steps of a path through random z.
 
     Raises:
         ConfigError: there is no such class.
         RunDirectoryError: the samples are not finite.
     """
     path = Path(run, run.draw_z("walk", config.points), config.label)
-    rows = [path.images(number, np.linspace(0, 1, config.between + 2)) for number in range(path.stretches)]
-    frames = [path.images(number, np.linspace(0, 1, config.frames + 1)) for number in range(path.stretches)]
-
+    rows, frames = (
+        np.stack([path.images(number, np.linspace(0, 1, steps + 1)) for number in range(path.stretches)])
+        for steps in (config.between + 1, config.frames)
+    )
     extractor = RandomConv(str(run.device))
 
     def features(images: Pixels) -> Array:
         return extractor(fitted(images, extractor.image_size, extractor.channels))
 
-    pairs = run.generate(run.draw_z("walk/pairs", 2 * PAIRS), _labels_of_pairs(run, config.label))
+    # Both samples of a pair have the same class, like two samples of a stretch.
+    labels = run.y(PAIRS, config.label).repeat_interleave(2, dim=0)
+    random_pairs = distances(features(run.generate(run.draw_z("walk/pairs", 2 * PAIRS), labels)))[::2]
     steps = np.stack([distances(features(stretch)) for stretch in frames])
-    random_pairs = distances(features(pairs))[::2]
-    measured, cut = measure_smoothness(
+    smoothness, cut = measure_smoothness(
         steps, random_pairs, lambda stretch, parts: features(path.images(stretch, parts))
     )
-    title = "A walk through the space of z"
-    canvas = Canvas(title, run.subtitle)
-    of_classes = ", the class is another in each row" if run.classes and config.label is None else ""
-    canvas.images(
-        Panel(
-            "Each row goes from one random z (first image) to the next (last image), which the row below starts from"
-            + of_classes,
-            np.concatenate(rows),
-            config.between + 2,
-        )
+    return Walk(
+        **vars(smoothness),
+        subtitle=run.subtitle,
+        feature_space=extractor.key,
+        interpolation="linear" if run.model.z_distribution == "uniform" else "spherical",
+        label=config.label,
+        steps=steps,
+        cut=cut,
+        random_pairs=random_pairs,
+        rows=rows,
+        frames=frames,
+        has_classes=bool(run.classes),
+        animation=config.animation,
     )
+
+
+def draw(walk: Walk) -> Canvas:
+    """Draw the samples along the path, and the size of each step; the animation is a further file.
+
+    Raises:
+        ConfigError: the animation cannot be made.
+    """
+    canvas = Canvas("A walk through the space of z", walk.subtitle)
+    caption = "Each row goes from one random z (first image) to the next (last image), which the row below starts from"
+    of_classes = ", the class is another in each row" if walk.has_classes and walk.label is None else ""
+    canvas.images(Panel(caption + of_classes, np.concatenate(walk.rows), walk.rows.shape[1]))
     (axes,) = canvas.plots(1, 1.5)
-    _plot(axes, steps, random_pairs)
-    # A stretch begins where the one before ends: show that frame once, unless the class changes there.
-    film = np.concatenate([*(stretch[: None if run.classes else -1] for stretch in frames[:-1]), frames[-1]])
-    return Drawn(
-        title=title,
-        finding=_finding(measured),
-        canvas=canvas,
-        numbers={
-            **asdict(measured),
-            "ci95": list(measured.ci95),
-            "jumps": measured.jumps,
-            "feature_space": extractor.key,
-            "interpolation": "linear" if run.model.z_distribution == "uniform" else "spherical",
-            "label": config.label,
-            "steps": steps.tolist(),
-            "cut": cut.tolist(),
-            "random_pairs": random_pairs.tolist(),
-        },
-        files=films(film, _SECONDS * path.stretches, config.animation),
+    count, each = walk.steps.shape
+    typical = float(walk.random_pairs.mean())
+    axes.stairs(walk.steps.ravel(), np.arange(count * each + 1) / each, fill=True, color=COLOURS[0],
+                label="from an image to the next")  # fmt: skip
+    axes.axhline(typical, color=COLOURS[1], linestyle="--", linewidth=1,
+                 label=f"mean of {len(walk.random_pairs)} random pairs of samples")  # fmt: skip
+    describe(
+        axes,
+        f"How far the image moves, in {each} steps a row",
+        xlabel="position on the path, in rows",
+        ylabel="distance of features",
+        xticks=range(count + 1),
+        xlim=(0, count),
+        ylim=(0, 1.35 * max(float(walk.steps.max()), typical) or 1.0),
     )
-
-
-def _labels_of_pairs(run: Trained, label: str | None) -> Tensor:
-    """Return the labels of random pairs: both samples of a pair have the same class, like two samples of a stretch."""
-    return run.y(PAIRS, label).repeat_interleave(2, dim=0)
-
-
-def _plot(axes: Axes, steps: Floats, random_pairs: Floats) -> None:
-    count, each = steps.shape
-    edges = np.arange(count * each + 1) / each
-    axes.stairs(steps.ravel(), edges, fill=True, color=COLOURS[0], label="from an image to the next")
-    axes.axhline(float(random_pairs.mean()), color=COLOURS[1], linestyle="--", linewidth=1,
-                 label=f"mean of {len(random_pairs)} random pairs of samples")  # fmt: skip
-    axes.set_title(f"How far the image moves, in {each} steps a row", fontsize=8)
-    axes.set_xlabel("position on the path, in rows")
-    axes.set_ylabel("distance of features")
-    axes.set_xticks(range(count + 1))
-    axes.set_xlim(0, count)
-    axes.set_ylim(0, 1.35 * max(float(steps.max()), float(random_pairs.mean())) or 1.0)
     axes.legend(fontsize=6.5, frameon=False, loc="upper left", ncols=2)
+    # A stretch begins where the one before ends: show that frame once, unless the class changes there.
+    film = [*(stretch[: None if walk.has_classes else -1] for stretch in walk.frames[:-1]), walk.frames[-1]]
+    canvas.files |= films(np.concatenate(film), _SECONDS * count, walk.animation)
+    return canvas
 
 
-def _finding(measured: Smoothness) -> str:
-    if not np.isfinite(measured.jump):
+def finding(walk: Smoothness) -> str:
+    """Return whether the images change smoothly."""
+    if not np.isfinite(walk.jump):
         return "All images of the path are the same: the generator has collapsed."
     kind = (
         "The image jumps: it has sharp transitions, as of memorised images"
-        if measured.jumps
+        if walk.jumps
         else "The image changes smoothly"
     )
     return (
-        f"{kind}: the largest of {measured.n} steps is {measured.jump:.1f} times the mean step, the largest 5% take "
-        f"{measured.largest_steps:.0%} of the way, a step is {measured.mean_step:.0%} of the distance of two random "
-        f"samples, and of the largest step, cut into {PARTS}, one part takes {measured.cut_step:.0%} (evenly: "
+        f"{kind}: the largest of {walk.n} steps is {walk.jump:.1f} times the mean step, the largest 5% take "
+        f"{walk.largest_steps:.0%} of the way, a step is {walk.mean_step:.0%} of the distance of two random "
+        f"samples, and of the largest step, cut into {PARTS}, one part takes {walk.cut_step:.0%} (evenly: "
         f"{1 / PARTS:.0%}, at once: 100%)."
     )
 
 
-__all__ = ["PARTS", "Path", "Smoothness", "WalkConfig", "distances", "draw_walk", "interpolate", "measure_smoothness"]
+__all__ = [
+    "PARTS",
+    "Path",
+    "Smoothness",
+    "Walk",
+    "WalkConfig",
+    "distances",
+    "draw",
+    "finding",
+    "interpolate",
+    "measure",
+    "measure_smoothness",
+]

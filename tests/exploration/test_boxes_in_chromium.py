@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_dist.exploration.boxes import BoxesConfig, draw_boxes, read_boxes
+from dcgan_dist.exploration.boxes import BoxesConfig, draw, measure, read_boxes
 from dcgan_dist.exploration.networks import Trained
 from tests.results.chromium import Browser, chromium, find_chromium
 
@@ -36,9 +36,9 @@ def drag(browser: Browser, sample: int, start: tuple[float, float], end: tuple[f
 
 def test_boxes_are_drawn_saved_and_read(browser: Browser, opened: Callable[..., Trained], tmp_path: Path) -> None:
     run = opened()
-    drawn = draw_boxes(BoxesConfig(count=70, region_name="big window"), run)
+    canvas = draw(measure(BoxesConfig(count=70, region_name="big window"), run))
     page = tmp_path / "boxes.html"
-    page.write_bytes(drawn.files[".html"])
+    page.write_bytes(canvas.files[".html"])
     browser.open(page)
     assert browser.run("document.images.length") == 70
     assert browser.run("[...document.images].every(one => one.naturalWidth === 16)")

@@ -14,7 +14,7 @@ from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.exploration import walk
 from dcgan_dist.exploration.drawing import films
 from dcgan_dist.exploration.networks import Trained
-from dcgan_dist.exploration.walk import PARTS, Path, WalkConfig, distances, draw_walk, interpolate, measure_smoothness
+from dcgan_dist.exploration.walk import PARTS, Path, WalkConfig, distances, interpolate, measure_smoothness
 from dcgan_dist.explore import main
 from dcgan_dist.models.network import Generator
 
@@ -115,7 +115,7 @@ def test_a_generator_of_one_image_is_called_collapsed(opened: Opened):
     run = opened("gan")
     found, _ = smoothness(replace(run, generator=Memoriser(torch.zeros(1, 8), torch.zeros(1, 3, 16, 16))), 9)
     assert math.isnan(found.jump)
-    assert "same" in walk._finding(found)
+    assert "same" in walk.finding(found)
 
 
 def test_rows_of_a_conditional_run_have_the_classes_in_turn_or_the_one_asked_for(opened: Opened):
@@ -132,12 +132,13 @@ def test_rows_of_a_conditional_run_have_the_classes_in_turn_or_the_one_asked_for
 def test_the_walk_is_drawn_the_same_for_the_same_seed(opened: Opened, monkeypatch, name):
     monkeypatch.setattr(walk, "PAIRS", 3)
     config = WalkConfig(points=3, between=1, frames=3, animation="gif")
-    drawn, again = draw_walk(config, opened(name)), draw_walk(config, opened(name))
-    assert drawn.numbers == again.numbers
-    assert drawn.files == again.files
-    assert drawn.canvas.png() == again.canvas.png()
-    assert np.array(drawn.numbers["steps"]).shape == (2, 3)
-    with Image.open(io.BytesIO(drawn.files[".gif"])) as film:
+    measured, again = walk.measure(config, opened(name)), walk.measure(config, opened(name))
+    assert measured.numbers == again.numbers
+    assert measured.steps.shape == (2, 3)
+    canvas, of_again = walk.draw(measured), walk.draw(again)
+    assert canvas.files == of_again.files
+    assert canvas.png() == of_again.png()
+    with Image.open(io.BytesIO(canvas.files[".gif"])) as film:
         there = 7 if name == "dcgan" else 8  # where the class changes, the random z between two rows is shown twice
         assert film.n_frames <= 2 * there - 2  # Pillow joins equal frames
         assert film.n_frames > 3
@@ -182,7 +183,7 @@ def test_a_failing_ffmpeg_is_reported_in_one_line(monkeypatch, tmp_path):
     [
         ({"points": 1}, "points is 1"),
         ({"between": -1}, "between is -1"),
-        ({"between": 9, "frames": 9}, "frames is 9, but between is 9"),
+        ({"between": 9, "frames": 9}, "frames is 9: take more frames than images between, 9"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -192,14 +193,14 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 def test_a_label_is_refused_for_an_unconditional_run(opened: Opened):
     with pytest.raises(ConfigError, match="unconditional run"):
-        draw_walk(WalkConfig(label="3"), opened("dcgan"))
+        walk.measure(WalkConfig(label="3"), opened("dcgan"))
 
 
 def test_samples_that_are_not_finite_are_refused(opened: Opened):
     run = opened("gan")
     broken = Memoriser(torch.zeros(1, 8), torch.full((1, 3, 16, 16), torch.nan))
     with pytest.raises(RunDirectoryError, match="not finite"):
-        draw_walk(WalkConfig(), replace(run, generator=broken))
+        walk.measure(WalkConfig(), replace(run, generator=broken))
 
 
 @pytest.mark.parametrize("figure", ["walk", "neighbours", "evolution"])
