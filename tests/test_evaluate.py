@@ -160,8 +160,8 @@ def test_the_images_used_are_spread_over_the_whole_data_set(run):
     numbers = np.array([number_of[row.tobytes()] for row in values])
     assert (np.diff(numbers) > 0).all()
     assert all(30 < count < 70 for count in np.histogram(numbers, 4, (0, 400))[0])
-    labels = everything.questions[0].partition.labels
-    np.testing.assert_array_equal(evaluation.questions[0].partition.labels, labels[numbers])
+    labels = everything.targets[0].partition.labels
+    np.testing.assert_array_equal(evaluation.targets[0].partition.labels, labels[numbers])
 
 
 def test_few_labels_are_drawn_many_times(run, capsys):

@@ -218,7 +218,7 @@ def test_boxes_are_read_as_they_were_written(opened: Callable[..., Trained], tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 7}, "of seed 7, and these have 0"),
+        ({"seed": 7}, "of seed 7, but the samples here have 0"),
         ({"checkpoint_digest": "abc"}, "checkpoint_digest 'abc'"),
         ({"image_size": 64}, "image_size 64"),
         ({"label": "3"}, "label '3'"),

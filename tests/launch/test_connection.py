@@ -237,7 +237,7 @@ def test_a_cluster_of_ray_start_is_used_with_its_token_and_not_when_it_was_kille
         found = run("-c", PLACE, home=homes[1])
         assert not found.stdout.endswith(f":{port}\n")
         assert found.stderr.count("\n") == 1
-        assert "wants its token" in found.stderr
+        assert "needs its token" in found.stderr
 
         for pid in [*descendants(head.pid), head.pid]:
             with contextlib.suppress(ProcessLookupError):
@@ -274,7 +274,7 @@ def test_a_run_with_a_long_tmpdir_trains(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_living_cluster_answers(ray_cluster: RayCluster) -> None:
-    assert "wants its token" in connection._why_unusable(ray_cluster.address)
+    assert "needs its token" in connection._why_unusable(ray_cluster.address)
 
 
 @pytest.mark.slow
