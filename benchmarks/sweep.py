@@ -211,15 +211,18 @@ def compare_with_halving(
         f"asha on {len(records)} trials of optim.lr x optim.beta1 x model.slope, rooms 32x32, ngf 16, batch 32, "
         f"{fifo.train.training.steps} steps, {fifo.milestones} milestones, reduction {asha.reduction:g}"
     )
-    best_of_all = (record for record in records if record.objective is not None and record.objective == whole.best)
-    interval = next((record.scores["representation"]["ci95"] for record in best_of_all), None)
+    intervals = [
+        "(95% interval of that of all: {:.3f} to {:.3f})".format(*record.scores["representation"]["ci95"])
+        for record in records
+        if record.objective is not None and record.objective == whole.best
+    ]
     for order, halved in (("", [replay(records, asha, AT_ONCE)]), (f", in {ORDERS} random orders", others)):
         baseline = "all to their end"
         whole_steps, whole_best = [whole.steps] * len(halved), [whole.best or 0] * len(halved)
         yield bench.record(what + order, "steps", [each.steps for each in halved], baseline, whole_steps)
         best = [each.best or 0 for each in halved]
         yield bench.record(
-            f"{what}{order}: the best trial (95% interval of that of all: {interval})",
+            f"{what}{order}: the best trial {' '.join(intervals[:1])}",
             "objective",
             best,
             baseline,
