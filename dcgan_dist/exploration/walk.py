@@ -25,6 +25,7 @@ from dcgan_dist.evaluation.tasks import Z95
 from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel, check_film, films
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained
+from dcgan_dist.settings import require
 
 PAIRS = 64
 """Random pairs of samples that the steps of the path are compared with."""
@@ -53,7 +54,7 @@ class WalkConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.frames > self.between, "frames", f"take more frames than images between, {self.between}")
+        require(self, self.frames > self.between, "frames", f"take more frames than images between, {self.between}")
         check_film(self.animation)
 
 
