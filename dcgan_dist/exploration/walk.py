@@ -54,7 +54,7 @@ class WalkConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, self.frames > self.between, "frames", f"take more frames than images between, {self.between}")
+        require(self, self.frames > self.between, "frames", f"between is {self.between}, take more frames than that")
         check_film(self.animation)
 
 

@@ -53,5 +53,5 @@ def test_classes_come_in_turn_unless_one_is_asked_for(opened: Opened, panels: li
 
 @pytest.mark.parametrize("settings", [{"count": 0}, {"count": 1001}, {"first": -1}, {"columns": 0}])
 def test_bad_settings_name_the_way_out(settings: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=f"{next(iter(settings))} is .*: take"):
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} is .*: expected a whole number"):
         SheetConfig(**settings)

@@ -182,7 +182,7 @@ def test_a_failing_ffmpeg_is_told_in_one_line(monkeypatch, tmp_path):
     [
         ({"points": 1}, "points is 1"),
         ({"between": -1}, "between is -1"),
-        ({"between": 9, "frames": 9}, "frames is 9, but between is 9"),
+        ({"between": 9, "frames": 9}, "frames is 9: between is 9, take more"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, told):
