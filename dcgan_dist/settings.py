@@ -212,7 +212,7 @@ def _plain(value: Any, hint: Any) -> Any:
     """Return a value as msgspec takes it: paths, dates and numbers as text where text is wanted, text as a list."""
     kinds = kinds_of(hint)
     if type(value).__module__ == "numpy":
-        value = value.item()
+        value = value.tolist()
     if value is None or (value == "null" and type(None) in kinds):
         return None
     if str in kinds and isinstance(value, int | float | datetime.date | PurePath) and not isinstance(value, bool):
