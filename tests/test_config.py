@@ -4,6 +4,8 @@ import dataclasses
 import datetime
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dcgan_dist import config
 from dcgan_dist.command_line import build_settings
 from dcgan_dist.config import ALTERNATIVES, IMAGE_SIZES, Config, ModelConfig, OptimConfig, flatten, override
 from dcgan_dist.data.settings import PrepareConfig
@@ -277,3 +280,12 @@ def test_a_sweep_has_the_settings_of_a_run_under_their_own_names() -> None:
     assert sweep.train.name == Config().name, "trials have names of their own"
     with pytest.raises(ConfigError, match=re.escape("optim.lr is -1.0: expected")):
         override(sweep, {"optim.lr": -1})
+
+
+def test_settings_of_all_packages_are_imported_without_torch_and_ray() -> None:
+    folders = [path.parent.name for path in Path(config.__file__).parent.glob("*/settings.py")]
+    assert len(folders) == 5
+    modules = ["dcgan_dist.config", "dcgan_dist.doctor", *(f"dcgan_dist.{name}.settings" for name in folders)]
+    code = f"import sys, {', '.join(modules)}\nprint({{'torch', 'ray', 'pyarrow'}} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
