@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, SupportsIndex
 from msgspec import Meta
 
 from dcgan_dist.errors import ConfigError
-from dcgan_dist.settings import FormerValues, Group, flatten, like, override
+from dcgan_dist.settings import FormerValues, Group, flatten, like, override, require
 
 IMAGE_SIZES = (16, 28, 32, 64, 128, 256)
 # Of a picture with two pixels between its images.
@@ -129,13 +129,14 @@ class ModelConfig(Group, prefix="model."):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.image_size in (None, *IMAGE_SIZES), "image_size", f"expected {SIZES} or null")
-        self.require(
+        require(self, self.image_size in (None, *IMAGE_SIZES), "image_size", f"expected {SIZES} or null")
+        require(
+            self,
             self.convs_per_scale == 1 or self.kernel_size % 2 == 1,
             "kernel_size",
             "two convolutions per scale need an odd kernel, since only that keeps the side of its maps: take 3 or 5",
         )
-        self.require(self.maxout != 1, "maxout", "take 0, or 2 or more")
+        require(self, self.maxout != 1, "maxout", "take 0, or 2 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,9 +274,10 @@ class Config(Group):
         super().__post_init__()
         size, samples = self.model.image_size, self.training.sample_count
         most = GRID_PIXELS // ((size or 0) + 2) ** 2
-        self.training.require(samples <= most, "sample_count", f"a grid of {size} pixels has at most {most:,}")
+        require(self.training, samples <= most, "sample_count", f"a grid of {size} pixels has at most {most:,}")
         workers = self.cluster.workers
-        self.training.require(
+        require(
+            self.training,
             self.training.batch_size % workers == 0,
             "batch_size",
             f"it is shared out evenly, so take a multiple of cluster.workers ({workers})",

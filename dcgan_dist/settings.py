@@ -61,15 +61,6 @@ class Group:
         for name, hint in hints_of(type(self)).items():
             object.__setattr__(self, name, convert(self.PREFIX + name, getattr(self, name), hint))
 
-    def require(self, condition: bool, name: str, way_out: str) -> None:
-        """Refuse the value of a setting with a message that ends in `way_out`, unless the condition holds.
-
-        Raises:
-            ConfigError: it does not.
-        """
-        if not condition:
-            raise ConfigError(f"{self.PREFIX}{name} is {as_text(getattr(self, name))!r}: {way_out}")
-
 
 Settings = TypeVar("Settings", bound=Group)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -77,6 +68,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _cached(function: Function) -> Function:
     return functools.cache(function)  # type: ignore[return-value]  # mypy takes frozen dataclasses for unhashable
+
+
+def require(settings: Group, condition: bool, name: str, way_out: str) -> None:
+    """Refuse the value of a setting with a message that ends in `way_out`, unless the condition holds.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not condition:
+        raise ConfigError(f"{settings.PREFIX}{name} is {as_text(getattr(settings, name))!r}: {way_out}")
 
 
 def like(pattern: str, expected: str) -> Meta:
@@ -211,7 +212,7 @@ def _plain(value: Any, hint: Any) -> Any:
     """Return a value as msgspec takes it: paths, dates and numbers as text where text is wanted, text as a list."""
     kinds = kinds_of(hint)
     if type(value).__module__ == "numpy":
-        value = value.item()
+        value = value.tolist()
     if value is None or (value == "null" and type(None) in kinds):
         return None
     if str in kinds and isinstance(value, int | float | datetime.date | PurePath) and not isinstance(value, bool):

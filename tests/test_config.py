@@ -1,15 +1,21 @@
 """The settings themselves: what each range admits, and changing them by dotted key."""
 
 import dataclasses
+import datetime
 import math
 import re
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dcgan_dist import config
 from dcgan_dist.command_line import build_settings
-from dcgan_dist.config import ALTERNATIVES, IMAGE_SIZES, Config, ModelConfig, flatten, override
+from dcgan_dist.config import ALTERNATIVES, IMAGE_SIZES, Config, ModelConfig, OptimConfig, flatten, override
 from dcgan_dist.data.settings import PrepareConfig
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.evaluation.settings import EvaluateConfig
@@ -223,3 +229,63 @@ def test_the_types_of_all_settings_can_be_named_in_messages(name: str) -> None:
         words = describe(setting.hint)
         assert "<" not in words, f"{key}: {words}"
         assert "None" not in words, f"{key}: {words}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", "3", 3),
+        ("seed", np.int64(3), 3),
+        ("optim.lr", "2e-4", 2e-4),
+        ("optim.lr", 1, 1.0),
+        ("optim.lr", np.float32(0.5), 0.5),
+        ("name", 1, "1"),
+        ("name", datetime.date(2026, 1, 2), "2026-01-02"),
+        ("run_dir", Path("a/b"), "a/b"),
+        ("run_dir", "null", None),
+        ("model.channels", "3", 3),
+        ("model.image_size", "null", None),
+        ("training.compile", "True", True),
+        ("model.generator_units", 5, (5,)),
+        ("model.generator_units", "[9, 7]", (9, 7)),
+        ("model.generator_units", np.array([9, 7]), (9, 7)),
+    ],
+)
+def test_a_value_takes_its_declared_type_wherever_it_comes_from(key: str, value: object, expected: object) -> None:
+    group, _, name = key.rpartition(".")
+    in_python = getattr(Config(), group) if group else Config()
+    for found in (
+        flatten(build_settings(Config, {key: value}))[key],
+        flatten(override(Config(), {key: value}))[key],
+        getattr(dataclasses.replace(in_python, **{name: value}), name),
+    ):
+        assert found == expected
+        assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seed", True), ("optim.lr", True), ("name", True), ("training.compile", 2)]
+)
+def test_truth_is_no_number_and_no_text(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{key} is {value!r}: expected ")):
+        build_settings(Config, {key: value})
+
+
+def test_a_sweep_has_the_settings_of_a_run_under_their_own_names() -> None:
+    names = settings_in(SweepConfig)
+    assert names.keys() >= settings_in(Config).keys()
+    sweep = build_settings(SweepConfig, {"optim.lr": 1e-3, "seed": 4, "name": "mine", "trials": 2})
+    assert sweep == SweepConfig(train=Config(seed=4, optim=OptimConfig(lr=1e-3)), name="mine", trials=2)
+    assert flatten(sweep)["name"] == "mine"
+    assert sweep.train.name == Config().name, "trials have names of their own"
+    with pytest.raises(ConfigError, match=re.escape("optim.lr is -1.0: expected")):
+        override(sweep, {"optim.lr": -1})
+
+
+def test_settings_of_all_packages_are_imported_without_torch_and_ray() -> None:
+    folders = [path.parent.name for path in Path(config.__file__).parent.glob("*/settings.py")]
+    assert len(folders) == 5
+    modules = ["dcgan_dist.config", "dcgan_dist.doctor", *(f"dcgan_dist.{name}.settings" for name in folders)]
+    code = f"import sys, {', '.join(modules)}\nprint({{'torch', 'ray', 'pyarrow'}} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("set()\n", "")

@@ -23,7 +23,7 @@ from dcgan_dist.config import (
     Workers,
 )
 from dcgan_dist.parallel import TaskClusterConfig
-from dcgan_dist.settings import FormerNames, Group, like
+from dcgan_dist.settings import FormerNames, Group, like, require
 
 CodeSize = Annotated[int, Meta(ge=8, le=256, multiple_of=8, extra={"expected": "a multiple of 8 to 256"})]
 ShardName = Annotated[str, like(r"[^./\\:\x00{}][^/\\:\x00{}]*", "a plain file name")]
@@ -63,8 +63,8 @@ class DeduplicationConfig(Group, prefix="deduplication."):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.radius < self.code_size, "radius", "take less than code_size")
-        self.require(self.units is None or self.units <= self.code_size, "units", "take at most code_size")
+        require(self, self.radius < self.code_size, "radius", "take less than code_size")
+        require(self, self.units is None or self.units <= self.code_size, "units", "take at most code_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,4 +128,4 @@ class PrepareConfig(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.image_size in (None, *IMAGE_SIZES), "image_size", f"expected {SIZES} or null")
+        require(self, self.image_size in (None, *IMAGE_SIZES), "image_size", f"expected {SIZES} or null")

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from dcgan_dist.config import NonNegativeInt, PositiveFloat, PositiveInt, Seed, Weights
 from dcgan_dist.parallel import TaskClusterConfig
-from dcgan_dist.settings import FormerNames, Group, like
+from dcgan_dist.settings import FormerNames, Group, like, require
 
 BASELINES = ("random", "pixels", "knn", "kmeans", "cnn")
 _CS = "a list of positive numbers, such as 1e-3,1e-2"
@@ -112,9 +112,9 @@ class EvaluateConfig(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         only_one_nn = self.data_count is None or self.task == "one-nn"
-        self.require(only_one_nn, "data_count", f"it is for the task one-nn; {self.task} has count")
+        require(self, only_one_nn, "data_count", f"it is for the task one-nn; {self.task} has count")
         alone = len(self.baselines) < 2 or not {"all", "none"} & set(self.baselines)
-        self.require(alone, "baselines", f"take some of {', '.join(BASELINES)}, or all, or none")
+        require(self, alone, "baselines", f"take some of {', '.join(BASELINES)}, or all, or none")
 
     @property
     def c_values(self) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from dcgan_dist.config import Seed, Step, Weights
 from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.exploration.drawing import Canvas
 from dcgan_dist.exploration.networks import Trained
-from dcgan_dist.settings import Group, like
+from dcgan_dist.settings import Group, like, require
 from dcgan_dist.storage.files import to_json
 from dcgan_dist.storage.folder import folder_at
 
@@ -60,7 +60,7 @@ class FigureConfig(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         is_folder = self.output is None or not self.output.lower().endswith(_FILES)
-        self.require(is_folder, "output", "name a folder, and the files in it by --name")
+        require(self, is_folder, "output", "name a folder, and the files in it by --name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class AllConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.name is None, "name", "of all figures each has its own, leave it out")
+        require(self, self.name is None, "name", "of all figures each has its own, leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from dcgan_dist.exploration.attributes import (
 from dcgan_dist.exploration.drawing import Canvas, Panel, line_with_intervals
 from dcgan_dist.exploration.figure import Drawn, FigureConfig
 from dcgan_dist.exploration.networks import Trained, parse_ids
+from dcgan_dist.settings import require
 from dcgan_dist.training.draws import draw_z
 
 _RIGHT = "view right"
@@ -73,8 +74,8 @@ class TurnConfig(FigureConfig):
                     raise ConfigError(
                         f"{side} is {','.join(words)!r} and {other} is missing: list samples of both sides"
                     )
-        self.require(self.exemplars <= self.search, "exemplars", f"take no more than search, {self.search}")
-        self.require(self.columns % 2 == 1, "columns", "take an odd number from 3 to 25")
+        require(self, self.exemplars <= self.search, "exemplars", f"take no more than search, {self.search}")
+        require(self, self.columns % 2 == 1, "columns", "take an odd number from 3 to 25")
 
 
 def turn_vector(left: Tensor, right: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from dcgan_dist.evaluation.tasks import Z95
 from dcgan_dist.exploration.drawing import COLOURS, Canvas, Film, Panel, check_film, describe, films
 from dcgan_dist.exploration.figure import SHOWN, FigureConfig, Measured
 from dcgan_dist.exploration.networks import Trained
+from dcgan_dist.settings import require
 
 PAIRS = 64
 """Random pairs of samples; the steps of the path are compared with their distances."""
@@ -52,7 +53,7 @@ class WalkConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.frames > self.between, "frames", f"take more frames than images between, {self.between}")
+        require(self, self.frames > self.between, "frames", f"between is {self.between}, take more frames than that")
         check_film(self.animation)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from dcgan_dist.config import MOST, Config, FileName, NonNegativeInt, PositiveInt
-from dcgan_dist.settings import INLINE, FormerNames, Group
+from dcgan_dist.settings import INLINE, FormerNames, Group, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ScoreConfig(Group, prefix="score."):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.count == 0 or self.count >= 100, "count", "take 0, or 100 or more")
+        require(self, self.count == 0 or self.count >= 100, "count", "take 0, or 100 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

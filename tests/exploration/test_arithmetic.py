@@ -204,7 +204,7 @@ def test_a_person_has_to_choose_where_no_judge_knows_the_concept(opened: Opened)
     [
         (["--formula", "a - b", "--concept", "{a: '1', b: x}"], "concept 'b' is 'x'"),
         (["--formula", "a - b", "--concept", "{a: 1, b: 2, c: 3}"], "concept lists 'c'"),
-        (["--formula", "a - b", "--concept", "{a: 3,17,20}"], "concept 17 is None.* in quotes"),
+        (["--formula", "a - b", "--concept", "{a: 3,17,20}"], "concept '17' is None.* in quotes"),
         (["--formula", "a - b", "--concept", "{a: 1, b: 0-99999999999}"], "concept 'b' is .* at most"),
         (["--formula", "a - b", "--concept", "{a: 1, b: 2}", "--exemplars", "1,2"], "lists 1 samples"),
         (["--formula", "a - b", "--concept", "{a: 1, b: 2}", "--label", "3"], "unconditional"),
