@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from matplotlib.axes import Axes
 from msgspec import Meta
 from torch import Tensor
 
 from dcgan_dist.config import NonNegativeFloat
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, NeedsChoice
+from dcgan_dist.evaluation.diversity import Metric
 from dcgan_dist.evaluation.tasks import Z95
 from dcgan_dist.exploration.attributes import (
     AttributeJudge,
@@ -38,12 +37,16 @@ from dcgan_dist.exploration.attributes import (
     room_attributes,
     share,
     shows,
+    subtitle_of,
 )
-from dcgan_dist.exploration.drawing import Canvas, Panel, line_with_intervals
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.drawing import Canvas, Panel, describe, line_of_shares
+from dcgan_dist.exploration.figure import IF_KNOWN, SHOWN, FigureConfig, Measured
 from dcgan_dist.exploration.networks import Trained, parse_ids
 from dcgan_dist.settings import as_list
 from dcgan_dist.training.draws import draw_z
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROOMS = "window, view left - no window, view left + no window, view right"
 """The default formula for a run that was trained on rooms."""
@@ -192,7 +195,7 @@ def find_exemplars(judge: AttributeJudge, judged: Probabilities, concept: str) -
     return Exemplars(tuple(order[: min(found, _MOST_EXEMPLARS)].tolist()), found, wanted)
 
 
-def alike(judged: Probabilities) -> dict[str, Any]:
+def alike(judged: Probabilities) -> Metric:
     """Return the share of attributes that two images have in common, over all pairs of n, with its 95% interval.
 
     The interval is that of a U-statistic: it uses the mean agreement of each image with all others.
@@ -200,14 +203,14 @@ def alike(judged: Probabilities) -> dict[str, Any]:
     seen = np.stack([values.argmax(axis=1) for values in judged.values()])
     n = seen.shape[1]
     if n < 2:
-        return {"value": 1.0, "ci95": [0.0, 1.0], "n": n}
+        return Metric(1.0, (0.0, 1.0), n)
     to_others = ((seen[:, :, None] == seen[:, None, :]).mean(axis=0).sum(axis=1) - 1) / (n - 1)
     mean, half = float(to_others.mean()), Z95 * 2 * float(to_others.std(ddof=1)) / n**0.5
-    return {"value": mean, "ci95": [max(0.0, mean - half), min(1.0, mean + half)], "n": n}
+    return Metric(mean, (max(0.0, mean - half), min(1.0, mean + half)), n)
 
 
 @dataclass(frozen=True)
-class Measured:
+class Results:
     """What the results of the arithmetic show, for one number of exemplars.
 
     Attributes:
@@ -221,15 +224,15 @@ class Measured:
     """
 
     exemplars: int
-    latent: dict[str, Any]
-    pixels: dict[str, Any]
-    by_attribute: dict[str, dict[str, Any]]
-    alike: dict[str, Any]
+    latent: Metric
+    pixels: Metric
+    by_attribute: dict[str, Metric]
+    alike: Metric
     length: float
     outside: float | None
 
 
-def measure(
+def measure_draws(
     run: Trained,
     judge: AttributeJudge,
     terms: Sequence[Term],
@@ -238,7 +241,7 @@ def measure(
     counts: Sequence[int],
     draws: int,
     label: str | None,
-) -> list[Measured]:
+) -> list[Results]:
     """Draw exemplars many times, do the arithmetic with them, and count the results that show what is wanted.
 
     Args:
@@ -258,37 +261,100 @@ def measure(
     for count in counts:
         random = np.random.default_rng([run.seed, count])
         rows = [[random.permutation(len(pool))[:count] for pool in pools] for _ in range(draws)]
-        z = torch.stack(
-            [
-                combine(signs, [pool[chosen].mean(dim=0) for pool, chosen in zip(pools, draw, strict=True)])
-                for draw in rows
-            ]
-        )
+        drawn_z = [[pool[chosen].mean(dim=0) for pool, chosen in zip(pools, draw, strict=True)] for draw in rows]
+        drawn_images = [[some[chosen] for some, chosen in zip(images, draw, strict=True)] for draw in rows]
+        z = torch.stack([combine(signs, means) for means in drawn_z])
         latent = judge_samples(run, judge, z, label, f"arithmetic with {count}")
-        pixels = judge.probabilities(
-            np.stack(
-                [
-                    combine_pixels(signs, [some[chosen] for some, chosen in zip(images, draw, strict=True)])
-                    for draw in rows
-                ]
-            )
-        )
+        pixels = judge.probabilities(np.stack([combine_pixels(signs, some) for some in drawn_images]))
         results.append(
-            Measured(
+            Results(
                 exemplars=count,
                 latent=share(shows(latent, wanted)),
                 pixels=share(shows(pixels, wanted)),
                 by_attribute={name: share(shows(latent, {name: value})) for name, value in wanted.items()},
                 alike=alike(latent),
                 length=float(z.norm(dim=1).mean()),
-                outside=share_outside(z) if run.model.z_distribution == "uniform" else None,
+                outside=_outside(run, z),
             )
         )
     return results
 
 
-def draw_arithmetic(config: ArithmeticConfig, run: Trained) -> Drawn:
-    """Draw the arithmetic, and measure it where a judge knows the concepts.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The arithmetic with some exemplars of each concept, as the picture shows it.
+
+    Attributes:
+        exemplars: number of exemplars of each concept.
+        outside: share of the values of the result's z outside [-1, 1]; None for normal noise.
+        centre_shows_wanted: whether a judge sees what is wanted in the result.
+        neighbours_showing_wanted: in how many of its 8 neighbours.
+        concepts: for each concept the samples of its exemplars and, if they are several, that of their mean z, uint8
+            (n, S, S, C).
+        results: the result in the middle of its neighbours, uint8 (9, S, S, C).
+        pixels: the result of the arithmetic on pixels, uint8 (1, S, S, C).
+    """
+
+    exemplars: int
+    outside: float | None
+    centre_shows_wanted: bool | None = field(metadata=IF_KNOWN)
+    neighbours_showing_wanted: int | None = field(metadata=IF_KNOWN)
+    concepts: list[Pixels] = field(metadata=SHOWN)
+    results: Pixels = field(metadata=SHOWN)
+    pixels: Pixels = field(metadata=SHOWN)
+
+
+@dataclass(frozen=True)
+class Concept(Term):
+    """A term of the formula with the samples that show it.
+
+    Attributes:
+        ids: numbers of the samples, as in `Exemplars`.
+        found: how many a search found; None for listed samples.
+    """
+
+    ids: tuple[int, ...]
+    found: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic(Measured):
+    """Sums and differences of the z of concepts.
+
+    Attributes:
+        formula: the concepts.
+        searched: number of samples among which exemplars were looked for.
+        shown: the rows of the picture.
+        wanted: what the results should show; None where no judge can say it.
+        base_rate: share of all samples that show it.
+        typical_length: root mean square length of a random z.
+        measured: what the results show, by ascending number of exemplars; empty if nothing was measured.
+        judge_accuracy: accuracy of the judge by attribute; None without a judge.
+        phrases: the words for each wanted attribute.
+        noise: bound of the noise of the neighbours.
+        attributes: number of attributes that the judge knows.
+    """
+
+    formula: list[Concept]
+    searched: int
+    shown: list[Row]
+    wanted: str | None
+    base_rate: Metric | None
+    typical_length: float
+    measured: list[Results]
+    judge_accuracy: dict[str, float] | None
+    phrases: dict[str, str] = field(metadata=SHOWN)
+    noise: float = field(metadata=SHOWN)
+    attributes: int = field(metadata=SHOWN)
+
+    @property
+    def words(self) -> str:
+        """The formula."""
+        return " ".join(f"{'+' if term.sign > 0 else '-'} ({term.concept})" for term in self.formula).removeprefix("+ ")
+
+
+def measure(config: ArithmeticConfig, run: Trained) -> Arithmetic:
+    """Do the arithmetic, and measure it where a judge knows the concepts.
 
     Raises:
         ConfigError: a concept is unknown, or too few samples show it.
@@ -307,24 +373,34 @@ def draw_arithmetic(config: ArithmeticConfig, run: Trained) -> Drawn:
     judge = _judge(config, run, [*asked, *([config.wanted] if config.wanted else [])])
     named = {concept: _read(judge, concept) for concept in asked} if judge else {}
     wanted = _wanted(config, judge, terms, named)
-    judged = None
+    exemplars, judged = {name: Exemplars(ids) for name, ids in listed.items()}, None
     if judge is not None and (asked or (wanted and config.draws)):
         judged = judge_samples(run, judge, first_z(run, config.search), label, "looking for exemplars")
-    exemplars = {name: Exemplars(ids) for name, ids in listed.items()}
-    for concept in asked:
-        assert judge is not None
-        assert judged is not None
-        exemplars[concept] = find_exemplars(judge, judged, concept)
+        exemplars |= {concept: find_exemplars(judge, judged, concept) for concept in asked}
     counts = _chosen_counts(config, asked, listed)
     for concept, some in exemplars.items():
         _check_enough(concept, some, max(counts), config.search)
-    measured: list[Measured] = []
     row = [exemplars[term.concept] for term in terms]
+    measured: list[Results] = []
     if judge is not None and judged is not None and wanted and config.draws:
         fewest = min(len(some.ids) for some in row)
         sizes = [count for count in sorted(set(config.measured)) if count <= fewest]
-        measured = measure(run, judge, terms, row, wanted, sizes, config.draws, label)
-    return _drawn(config, run, terms, row, counts, judge, wanted, judged, measured, label)
+        measured = measure_draws(run, judge, terms, row, wanted, sizes, config.draws, label)
+    formula = [Concept(term.sign, term.concept, some.ids, some.found) for term, some in zip(terms, row, strict=True)]
+    return Arithmetic(
+        subtitle=subtitle_of(run, label),
+        formula=formula,
+        searched=config.search if judged is not None else 0,
+        shown=[_row(config, run, formula, count, judge, wanted, label) for count in counts],
+        wanted=judge.words(wanted) if judge is not None and wanted else None,
+        base_rate=share(shows(judged, wanted)) if judged is not None and wanted else None,
+        typical_length=float((run.model.z_dim / (3 if run.model.z_distribution == "uniform" else 1)) ** 0.5),
+        measured=measured,
+        judge_accuracy=judge.accuracy if judge is not None else None,
+        phrases={name: judge.words({name: value}) for name, value in wanted.items()} if judge is not None else {},
+        noise=config.noise,
+        attributes=len(judge.values) if judge is not None else 0,
+    )
 
 
 def _judge(config: ArithmeticConfig, run: Trained, texts: Sequence[str]) -> AttributeJudge | None:
@@ -387,175 +463,134 @@ def _check_enough(concept: str, some: Exemplars, count: int, search: int) -> Non
     )
 
 
-def _drawn(
+def _outside(run: Trained, z: Tensor) -> float | None:
+    return share_outside(z) if run.model.z_distribution == "uniform" else None
+
+
+def _row(
     config: ArithmeticConfig,
     run: Trained,
-    terms: Sequence[Term],
-    exemplars: Sequence[Exemplars],
-    counts: Sequence[int],
+    formula: Sequence[Concept],
+    count: int,
     judge: AttributeJudge | None,
     wanted: Wanted,
-    judged: Probabilities | None,
-    measured: Sequence[Measured],
     label: str | None,
-) -> Drawn:
-    formula = " ".join(f"{'+' if term.sign > 0 else '-'} ({term.concept})" for term in terms).removeprefix("+ ")
-    title = "Arithmetic on z"
-    canvas = Canvas(title, run.subtitle + (f", class {label}" if label is not None else ""))
-    canvas.text(formula)
-    signs = [term.sign for term in terms]
-    results = []
-    for count in counts:
-        z = [run.z(some.ids[:count]) for some in exemplars]
-        images = [run.generate(part, run.y(count, label)) for part in z]
-        grid = neighbours(combine(signs, [part.mean(dim=0) for part in z]), config.noise, run.seed)
-        panels = [
-            _concept_panel(run, term, some.ids[:count], part, pixels, label, number == 0)
-            for number, (term, some, part, pixels) in enumerate(zip(terms, exemplars, z, images, strict=True))
-        ]
-        made = run.generate(grid, run.y(len(grid), label))
-        of = "1 exemplar" if count == 1 else f"{count} exemplars"
-        caption = f"= z of {of} each; around it with noise of ±{config.noise:g}"
-        canvas.images(
-            *panels,
-            Panel(caption, made, 3),
-            Panel("the same on pixels", combine_pixels(signs, images)[None], 1),
-        )
-        outside = share_outside(grid[_NEIGHBOURS // 2]) if run.model.z_distribution == "uniform" else None
-        results.append({"exemplars": count, "outside": outside} | _seen(judge, wanted, made))
-    base = share(shows(judged, wanted)) if judged is not None and wanted else None
-    if measured and judge is not None and base is not None:
-        _plot(canvas, measured, base, judge, wanted)
-    return Drawn(
-        title=title,
-        finding=_finding(formula, results, judge, wanted, base, measured),
-        canvas=canvas,
-        numbers={
-            "formula": [
-                {"sign": term.sign, "concept": term.concept, "ids": list(some.ids), "found": some.found}
-                for term, some in zip(terms, exemplars, strict=True)
-            ],
-            "searched": config.search if judged is not None else 0,
-            "shown": results,
-            "wanted": judge.words(wanted) if judge is not None and wanted else None,
-            "base_rate": base,
-            "typical_length": _typical_length(run),
-            "measured": [vars(one) for one in measured],
-            "judge_accuracy": judge.accuracy if judge is not None else None,
-        },
+) -> Row:
+    """Do the arithmetic with the first `count` exemplars of each concept."""
+    signs = [concept.sign for concept in formula]
+    pools = [run.z(concept.ids[:count]) for concept in formula]
+    images = [run.generate(z, run.y(count, label)) for z in pools]
+    means = [z.mean(dim=0) for z in pools]
+    grid = neighbours(combine(signs, means), config.noise, run.seed)
+    results, middle = run.generate(grid, run.y(len(grid), label)), _NEIGHBOURS // 2
+    concepts = images
+    if count > 1:
+        of_means = [run.generate(mean[None], run.y(1, label)) for mean in means]
+        concepts = [np.concatenate(parts) for parts in zip(images, of_means, strict=True)]
+    right = shows(judge.probabilities(results), wanted) if judge is not None and wanted else None
+    return Row(
+        exemplars=count,
+        outside=_outside(run, grid[middle]),
+        centre_shows_wanted=None if right is None else bool(right[middle]),
+        neighbours_showing_wanted=None if right is None else int(right.sum() - right[middle]),
+        concepts=concepts,
+        results=results,
+        pixels=combine_pixels(signs, images)[None],
     )
 
 
-def _typical_length(run: Trained) -> float:
-    """Return the root mean square length of a random z."""
-    return float((run.model.z_dim / (3 if run.model.z_distribution == "uniform" else 1)) ** 0.5)
+def draw(arithmetic: Arithmetic) -> Canvas:
+    """Draw the rows of the arithmetic and, where it was measured, how often the results show what is wanted."""
+    canvas = Canvas("Arithmetic on z", arithmetic.subtitle)
+    canvas.text(arithmetic.words)
+    for row in arithmetic.shown:
+        panels = []
+        for number, (concept, images) in enumerate(zip(arithmetic.formula, row.concepts, strict=True)):
+            sign = "- " if concept.sign < 0 else "+ " if number else ""
+            marks = [*map(str, concept.ids[: row.exemplars]), "mean"][: len(images)]
+            panels.append(Panel(f"{sign}{concept.concept}", images, -(-len(images) // 4), marks))
+        of = "1 exemplar" if row.exemplars == 1 else f"{row.exemplars} exemplars"
+        caption = f"= z of {of} each; around it with noise of ±{arithmetic.noise:g}"
+        canvas.images(*panels, Panel(caption, row.results, 3), Panel("the same on pixels", row.pixels, 1))
+    if arithmetic.measured and arithmetic.base_rate is not None:
+        _plot(canvas, arithmetic, arithmetic.base_rate.value)
+    return canvas
 
 
-def _concept_panel(
-    run: Trained, term: Term, ids: Sequence[int], z: Tensor, images: Pixels, label: str | None, is_first: bool
-) -> Panel:
-    """Return the exemplars of a concept, followed by the sample of their mean z."""
-    sign = "" if is_first and term.sign > 0 else "+ " if term.sign > 0 else "- "
-    marks = list(map(str, ids))
-    if len(ids) > 1:
-        mean = run.generate(z.mean(dim=0, keepdim=True), run.y(1, label))
-        images, marks = np.concatenate([images, mean]), [*marks, "mean"]
-    return Panel(f"{sign}{term.concept}", images, -(-len(images) // 4), marks)
-
-
-def _seen(judge: AttributeJudge | None, wanted: Wanted, made: Pixels) -> dict[str, Any]:
-    """Return what the judge sees in the drawn results: the one in the middle and its neighbours."""
-    if judge is None or not wanted:
-        return {}
-    right: npt.NDArray[np.bool_] = shows(judge.probabilities(made), wanted)
-    middle = _NEIGHBOURS // 2
-    return {"centre_shows_wanted": bool(right[middle]), "neighbours_showing_wanted": int(right.sum() - right[middle])}
-
-
-def _plot(
-    canvas: Canvas, measured: Sequence[Measured], base: dict[str, Any], judge: AttributeJudge, wanted: Wanted
-) -> None:
-    draws = measured[0].latent["n"]
+def _plot(canvas: Canvas, arithmetic: Arithmetic, base: float) -> None:
+    measured = arithmetic.measured
     canvas.text(
-        f"Measured over {draws} draws of exemplars, with 95% intervals: results that show {judge.words(wanted)}, as a "
-        "classifier sees them."
+        f"Measured over {measured[0].latent.n} draws of exemplars, with 95% intervals: results that show "
+        f"{arithmetic.wanted}, as a classifier sees them."
     )
-    both, parts, pairs = plots = canvas.plots(3, height=1.7)
+    both, parts, pairs = canvas.plots(3, height=1.7)
     x = [one.exemplars for one in measured]
-    both.set_title("arithmetic on z and on pixels", fontsize=8)
-    both.set_ylabel("show it (% of results)")
-    _line(both, x, [one.latent for one in measured], "z", 0)
-    _line(both, x, [one.pixels for one in measured], "pixels", 1)
-    both.axhline(100 * base["value"], color="0.5", linewidth=1, linestyle=":", label="samples of any z")
-    parts.set_title("on z, by attribute", fontsize=8)
-    parts.set_ylabel("show it (% of results)")
-    for number, (name, value) in enumerate(wanted.items()):
-        phrase = judge.words({name: value})
-        _line(parts, x, [one.by_attribute[name] for one in measured], phrase, number)
-    pairs.set_title("how alike two results on z are", fontsize=8)
-    pairs.set_ylabel("the same in both (%)")
-    _line(pairs, x, [one.alike for one in measured], f"{len(judge.values)} attributes", 0)
-    for axes in plots:
+
+    def line(axes: Axes, shares: Sequence[Metric], name: str, number: int = 0) -> None:
+        # Shift each line a little, so that the bars of the intervals do not overlap.
+        line_of_shares(axes, [count * 1.03**number for count in x], shares, name, number)
+
+    line(both, [one.latent for one in measured], "z")
+    line(both, [one.pixels for one in measured], "pixels", 1)
+    both.axhline(100 * base, color="0.5", linewidth=1, linestyle=":", label="samples of any z")
+    for number, (name, phrase) in enumerate(arithmetic.phrases.items()):
+        line(parts, [one.by_attribute[name] for one in measured], phrase, number)
+    line(pairs, [one.alike for one in measured], f"{arithmetic.attributes} attributes")
+    for axes, title, of in (
+        (both, "arithmetic on z and on pixels", "show it (% of results)"),
+        (parts, "on z, by attribute", "show it (% of results)"),
+        (pairs, "how alike two results on z are", "the same in both (%)"),
+    ):
         axes.set_xscale("log")
         axes.set_xticks(x, [str(count) for count in x])
         axes.minorticks_off()
-        axes.set_ylim(-3, 103)
-        axes.set_xlabel("exemplars of each concept")
-        axes.legend(fontsize=6.5, frameon=False)
+        describe(axes, title, legend={"fontsize": 6.5}, ylim=(-3, 103), xlabel="exemplars of each concept", ylabel=of)
 
 
-def _line(axes: Axes, x: Sequence[int], shares: Sequence[dict[str, Any]], name: str, number: int) -> None:
-    # Shift each line a little, so that the bars of the intervals do not overlap.
-    shifted = [count * 1.03**number for count in x]
-    percents = [100 * one["value"] for one in shares]
-    line_with_intervals(axes, shifted, percents, [[100 * end for end in one["ci95"]] for one in shares], name, number)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%"
-
-
-def _finding(
-    formula: str,
-    results: Sequence[dict[str, Any]],
-    judge: AttributeJudge | None,
-    wanted: Wanted,
-    base: dict[str, Any] | None,
-    measured: Sequence[Measured],
-) -> str:
-    if measured and judge is not None and base is not None:
-        some = [one for one in measured if one.exemplars in (1, 3, 10)] or list(measured)
+def finding(arithmetic: Arithmetic) -> str:
+    """Return how often the results show what is wanted or, if that was not measured, how far their z lie outside."""
+    measured = arithmetic.measured
+    if measured and arithmetic.base_rate is not None:
+        some = [one for one in measured if one.exemplars in (1, 3, 10)] or measured
         return (
             f"With {_join(str(one.exemplars) for one in some)} exemplars a concept, "
-            f"{_join(_percent(one.latent['value']) for one in some)} of {measured[0].latent['n']} results on z show "
-            f"{judge.words(wanted)}, and {_join(_percent(one.pixels['value']) for one in some)} on pixels "
-            f"({_percent(base['value'])} of all samples do); two results on z are the same in "
-            f"{_join(_percent(one.alike['value']) for one in some)} of {len(judge.values)} attributes."
+            f"{_percents(one.latent.value for one in some)} of {measured[0].latent.n} results on z show "
+            f"{arithmetic.wanted}, and {_percents(one.pixels.value for one in some)} on pixels "
+            f"({_percents([arithmetic.base_rate.value])} of all samples do); two results on z are the same in "
+            f"{_percents(one.alike.value for one in some)} of {arithmetic.attributes} attributes."
         )
-    of = f"{formula} with {_join(str(one['exemplars']) for one in results)} exemplars a concept; nothing was measured"
-    outside = [one["outside"] for one in results]
-    if None in outside:
-        return f"{of}."
-    return f"{of}, and {_join(map(_percent, outside))} of the values of z lie outside [-1, 1]."
+    counts = _join(str(row.exemplars) for row in arithmetic.shown)
+    of = f"{arithmetic.words} with {counts} exemplars a concept; nothing was measured"
+    outside = [row.outside for row in arithmetic.shown if row.outside is not None]
+    return f"{of}, and {_percents(outside)} of the values of z lie outside [-1, 1]." if outside else f"{of}."
 
 
-def _join(words: Any) -> str:
+def _percents(shares: Iterable[float]) -> str:
+    return _join(f"{100 * share:.0f}%" for share in shares)
+
+
+def _join(words: Iterable[str]) -> str:
     *most, last = words
-    return f"{', '.join(most)} and {last}" if most else str(last)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 __all__ = [
+    "Arithmetic",
     "ArithmeticConfig",
+    "Concept",
     "Exemplars",
-    "Measured",
+    "Results",
+    "Row",
     "Term",
     "alike",
     "combine",
     "combine_pixels",
     "derive_wanted",
-    "draw_arithmetic",
+    "draw",
     "find_exemplars",
+    "finding",
     "measure",
+    "measure_draws",
     "neighbours",
     "parse_formula",
     "share_outside",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from dcgan_dist.data.images import Pixels
-from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError, DataError
-from dcgan_dist.evaluation.feature_files import FeatureFiles
+from dcgan_dist.evaluation.diversity import Metric
 from dcgan_dist.evaluation.features import load_discriminator, prepare_extractor
 from dcgan_dist.evaluation.labelled import ROOM_ATTRIBUTES, class_labels
-from dcgan_dist.evaluation.tasks import wilson
+from dcgan_dist.evaluation.tasks import Z95, wilson
+from dcgan_dist.exploration.figure import counted
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.exploration.room_judge import room_judge
-from dcgan_dist.parallel import LocalPool
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -126,13 +125,7 @@ def class_attributes(run: Trained, data: str) -> AttributeJudge:
     most = min(_LABELLED, _LABELLED_BYTES // (4 * extractor.dimension))
     labelled = np.flatnonzero(labels >= 0)
     chosen = np.sort(np.random.default_rng(run.seed).permutation(labelled)[:most])
-    line = ProgressLine(f"features of {data}")
-    try:
-        values = FeatureFiles(run.cache).get(
-            extractor, dataset, LocalPool(1), lambda done, count: line(done, done / count, 0), chosen
-        )
-    finally:
-        line.close()
+    values = run.features(extractor, dataset, chosen)
     names = {int(n): dataset.classes[n] if n < len(dataset.classes) else str(n) for n in np.unique(labels[labelled])}
     kinds, counts = np.unique(labels[chosen], return_counts=True)
     for number, name in names.items():
@@ -181,15 +174,10 @@ def judge_samples(run: Trained, judge: AttributeJudge, z: Tensor, label: str | N
     Raises:
         RunDirectoryError: the samples are not finite.
     """
-    line = ProgressLine(what)
-    parts: list[Mapping[str, Floats]] = []
-    try:
-        for part in z.split(_BATCH):
-            parts.append(judge.probabilities(run.generate(part, run.y(len(part), label))))
-            done = min(len(parts) * _BATCH, len(z))
-            line(done, done / len(z), 0)
-    finally:
-        line.close()
+    parts = [
+        judge.probabilities(run.generate(part, run.y(len(part), label)))
+        for part in counted(z.split(_BATCH), len(z), what)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -199,12 +187,28 @@ def first_z(run: Trained, count: int) -> Tensor:
     return torch.cat([run.samples.z(start, min(start + block, count)) for start in range(0, count, block)])
 
 
-def share(mask: Bools) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Mean:
+    """A mean of n values, with its 95% interval."""
+
+    mean: float
+    ci95: tuple[float, float]
+    n: int
+
+
+def mean_of(values: Floats) -> Mean:
+    """Return the mean of independent values, (n,), with its normal interval, which is NaN for a single value."""
+    mean, n = float(np.mean(values)), len(values)
+    half = Z95 * float(np.std(values, ddof=1)) / n**0.5 if n > 1 else math.nan
+    return Mean(mean, (mean - half, mean + half), n)
+
+
+def share(mask: Bools) -> Metric:
     """Return the share of true values, with n and Wilson's 95% interval, all in [0, 1]; NaN if the mask is empty."""
     if not len(mask):
-        return {"value": math.nan, "ci95": [math.nan, math.nan], "n": 0}
-    bounds = wilson(int(mask.sum()), len(mask))
-    return {"value": float(mask.mean()), "ci95": [bound / 100 for bound in bounds], "n": len(mask)}
+        return Metric(math.nan, (math.nan, math.nan), 0)
+    low, high = wilson(int(mask.sum()), len(mask))
+    return Metric(float(mask.mean()), (low / 100, high / 100), len(mask))
 
 
 def default_label(run: Trained, label: str | None) -> str | None:
@@ -212,10 +216,16 @@ def default_label(run: Trained, label: str | None) -> str | None:
     return label or ("0" if run.classes else None)
 
 
+def subtitle_of(run: Trained, label: str | None) -> str:
+    """Return the run's subtitle, with the class of all images if they have one."""
+    return run.subtitle + (f", class {label}" if label is not None else "")
+
+
 __all__ = [
     "AttributeJudge",
     "Bools",
     "Floats",
+    "Mean",
     "Probabilities",
     "Wanted",
     "class_attributes",
@@ -223,8 +233,10 @@ __all__ = [
     "default_label",
     "first_z",
     "judge_samples",
+    "mean_of",
     "room_attributes",
     "room_phrases",
     "share",
     "shows",
+    "subtitle_of",
 ]

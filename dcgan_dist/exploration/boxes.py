@@ -61,6 +61,11 @@ def samples_of(run: Trained, ids: Ids, label: str | None) -> Pixels:
     return run.generate(run.z(ids), torch.cat([run.y(1, label, first=number) for number in ids]))
 
 
+def listed(boxes: Boxes) -> list[dict[str, Any]]:
+    """Return boxes as a list of their samples' numbers and places, as files have them."""
+    return [{"id": number, "box": list(box)} for number, found in boxes.items() for box in found]
+
+
 def boxes_content(run: Trained, boxes: Boxes, label: str | None) -> dict[str, Any]:
     """Return the content of a file of boxes: the boxes, and which samples of which checkpoint they belong to."""
     return {
@@ -70,7 +75,7 @@ def boxes_content(run: Trained, boxes: Boxes, label: str | None) -> dict[str, An
         "weights": run.samples.weights,
         "image_size": run.image_size,
         "label": label,
-        "boxes": [{"id": number, "box": list(box)} for number, found in boxes.items() for box in found],
+        "boxes": listed(boxes),
     }
 
 
@@ -218,6 +223,7 @@ __all__ = [
     "boxes_page",
     "draw",
     "finding",
+    "listed",
     "measure",
     "read_boxes",
     "samples_of",

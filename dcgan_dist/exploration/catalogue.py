@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from dcgan_dist.exploration import arithmetic, boxes, evolution, filters, neighbours, sheet, turn, walk, windows
@@ -33,8 +32,6 @@ class Figure:
     is_tool: bool = False
 
 
-_canvas, _finding = attrgetter("canvas"), attrgetter("finding")
-
 FIGURES: dict[str, Figure] = {
     "walk": Figure(
         "samples along a path through the space of z (Fig. 4)", walk.WalkConfig, walk.measure, walk.draw, walk.finding
@@ -42,40 +39,40 @@ FIGURES: dict[str, Figure] = {
     "filters": Figure(
         "what features of D respond to, by guided backpropagation (Fig. 5)",
         filters.FiltersConfig,
-        filters.draw_filters,
-        _canvas,
-        _finding,
+        filters.measure,
+        filters.draw,
+        filters.finding,
     ),
     "windows": Figure(
         "a generator that forgets windows, or another thing (Fig. 6)",
         windows.WindowsConfig,
-        windows.draw_windows,
-        _canvas,
-        _finding,
+        windows.measure,
+        windows.draw,
+        windows.finding,
     ),
     "arithmetic": Figure(
         "sums and differences of the z of concepts (Fig. 7)",
         arithmetic.ArithmeticConfig,
-        arithmetic.draw_arithmetic,
-        _canvas,
-        _finding,
+        arithmetic.measure,
+        arithmetic.draw,
+        arithmetic.finding,
     ),
     "turn": Figure(
-        "samples turned by a vector in the space of z (Fig. 8)", turn.TurnConfig, turn.draw_turn, _canvas, _finding
+        "samples turned by a vector in the space of z (Fig. 8)", turn.TurnConfig, turn.measure, turn.draw, turn.finding
     ),
     "neighbours": Figure(
         "samples next to their nearest training images",
         neighbours.NeighboursConfig,
-        neighbours.draw_neighbours,
-        _canvas,
-        _finding,
+        neighbours.measure,
+        neighbours.draw,
+        neighbours.finding,
     ),
     "evolution": Figure(
         "samples of the same z and filters of G over training",
         evolution.EvolutionConfig,
-        evolution.draw_evolution,
-        _canvas,
-        _finding,
+        evolution.measure,
+        evolution.draw,
+        evolution.finding,
     ),
     "sheet": Figure(
         "samples with their numbers, to pick exemplars from by eye",

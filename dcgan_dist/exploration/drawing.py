@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import features
 
 from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError
+from dcgan_dist.evaluation.diversity import Metric
 from dcgan_dist.training.sampling import make_grid
 
 # Matplotlib is imported where it draws, so that what a figure measures can be computed without it.
@@ -142,7 +144,6 @@ class Canvas:
             axes.tick_params(labelsize=7)
             axes.xaxis.label.set_fontsize(7.5)
             axes.yaxis.label.set_fontsize(7.5)
-            axes.title.set_fontsize(8)
             axes.spines[["top", "right"]].set_visible(False)
         wide = (self.width - 2 * _EDGE) / count
         total = height + _PLOT_BELOW + _PLOT_ABOVE
@@ -213,22 +214,41 @@ def _mark(axes: Axes, panel: Panel) -> None:
         )  # fmt: skip
 
 
-def describe(axes: Axes, title: str, at: Literal["left", "center"] = "center", **properties: Any) -> None:
-    """Set the title of a plot, and further properties such as `xlabel` or `ylim` (see `Axes.set`)."""
+def describe(
+    axes: Axes,
+    title: str,
+    at: Literal["left", "center"] = "center",
+    legend: dict[str, Any] | None = None,
+    **others: Any,
+) -> None:
+    """Set the title of a plot, other properties such as `xlabel` or `ylim` (see `Axes.set`), and its legend."""
     axes.set_title(title, fontsize=8, loc=at)
-    axes.set(**properties)
+    axes.set(**others)
+    if legend is not None:
+        axes.legend(frameon=False, **legend)
+
+
+def errors(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
+    """Return how far the interval (low, high) of each value reaches down and up, (2, n), for `Axes.errorbar`."""
+    middle, (low, high) = np.asarray(values), np.asarray(intervals).T
+    return np.maximum([middle - low, high - middle], 0)
 
 
 def line_with_intervals(
     axes: Axes, x: Sequence[float], y: Sequence[float], intervals: Sequence[Sequence[float]], name: str, number: int
 ) -> None:
     """Draw a line with a bar for the interval (low, high) of each point; `number` selects its colour and style."""
-    middle, (low, high) = np.asarray(y), np.asarray(intervals).T
     axes.errorbar(
-        x, middle, [np.maximum(middle - low, 0), np.maximum(high - middle, 0)], label=name,
+        x, y, errors(y, intervals), label=name,
         color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)],
         marker="o", markersize=3, linewidth=1.3, elinewidth=0.8, capsize=2,
     )  # fmt: skip
+
+
+def line_of_shares(axes: Axes, x: Sequence[float], shares: Sequence[Metric], name: str, number: int) -> None:
+    """Draw a line of shares in percent, see `line_with_intervals`."""
+    percents, ends = ([100 * share.value for share in shares], [[100 * end for end in share.ci95] for share in shares])
+    line_with_intervals(axes, x, percents, ends, name, number)
 
 
 Film = Literal["auto", "gif", "webp", "mp4", "none"]
@@ -250,7 +270,7 @@ def animation(frames: Pixels, seconds: float, scale: int = 3, form: Literal["gif
 
     pictures = [
         Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        for pixels in _enlarged(_there_and_back(frames), scale)
+        for pixels in enlarged(_there_and_back(frames), scale)
     ]
     buffer = io.BytesIO()
     each = max(20, round(1000 * seconds / len(pictures)))
@@ -294,7 +314,7 @@ def films(frames: Pixels, seconds: float, film: Film) -> dict[str, bytes]:
     elif film == "webp":
         raise ConfigError("animation is 'webp', which the installed Pillow cannot write: take gif")
     if film == "mp4" or (film == "auto" and shutil.which("ffmpeg") is not None):
-        made[".mp4"] = _mp4(_enlarged(_there_and_back(frames), scale), 2 * seconds)
+        made[".mp4"] = _mp4(enlarged(_there_and_back(frames), scale), 2 * seconds)
     return made
 
 
@@ -302,8 +322,9 @@ def _there_and_back(frames: Pixels) -> Pixels:
     return np.concatenate((frames, frames[-2:0:-1]))
 
 
-def _enlarged(frames: Pixels, scale: int) -> Iterator[Pixels]:
-    for frame in frames:
+def enlarged(images: Pixels, scale: int) -> Iterator[Pixels]:
+    """Yield images (n, height, width, C) with each pixel repeated `scale` times in both directions."""
+    for frame in images:
         yield np.repeat(np.repeat(frame, scale, axis=0), scale, axis=1)
 
 
@@ -334,6 +355,9 @@ __all__ = [
     "animation",
     "check_film",
     "describe",
+    "enlarged",
+    "errors",
     "films",
+    "line_of_shares",
     "line_with_intervals",
 ]

@@ -10,26 +10,25 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
-from matplotlib import colormaps
-from matplotlib.axes import Axes
 from msgspec import Meta
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
 from dcgan_dist.data.images import Pixels
-from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError, RunDirectoryError
 from dcgan_dist.evaluation.diversity import Floats
-from dcgan_dist.exploration.drawing import COLOURS, LINES, Canvas, Panel
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.attributes import Bools
+from dcgan_dist.exploration.drawing import COLOURS, LINES, Canvas, Panel, describe
+from dcgan_dist.exploration.figure import SHOWN, FigureConfig, Measured, counted
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.generation.samples import class_number
 from dcgan_dist.results.reading import columns_of, parse_rows
@@ -39,6 +38,9 @@ from dcgan_dist.runs.run import Run
 from dcgan_dist.training.sampling import fixed_inputs, grid_columns, sample_feature_maps, to_uint8
 from dcgan_dist.training.signals import WINDOW, mean_activations, oscillating, swings
 from dcgan_dist.training.trained import load_generator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _GAP = 2  # pixels between the cells of a run's sample grids
 _SAME = 1e-6  # of the mean activation of a layer: a filter that varies less over all z does not depend on z
@@ -85,7 +87,7 @@ class Activations:
         deviation: Floats = (self.values - known.mean(axis=0)) / np.maximum(np.abs(known).mean(axis=0), 1e-12)
         return deviation
 
-    def oscillating(self) -> npt.NDArray[np.bool_] | None:
+    def oscillating(self) -> Bools | None:
         """Return which filters oscillate over the newest WINDOW times, (filters,); None if that is not known."""
         window = self.window()
         return None if window is None else oscillating(window).numpy()
@@ -96,7 +98,7 @@ class Activations:
         return None if window is None else swings(window).numpy()
 
 
-def dead_filters(hidden: list[Tensor]) -> npt.NDArray[np.bool_]:
+def dead_filters(hidden: list[Tensor]) -> Bools:
     """Return which filters are dead, (filters,): the same for all z at each position, usually 0 after a ReLU.
 
     Args:
@@ -122,7 +124,7 @@ class Snapshot:
 
     images: Pixels
     means: Floats
-    dead: npt.NDArray[np.bool_]
+    dead: Bools
     layers: list[int]
 
 
@@ -238,8 +240,104 @@ def choose_samples(config: EvolutionConfig, run: Trained) -> list[int]:
     return [number for _, _, number in sorted(turns)][: config.count]
 
 
-def draw_evolution(config: EvolutionConfig, run: Trained) -> Drawn:
-    """Draw the samples of the same z over time, and the activation of every filter.
+@dataclass(frozen=True)
+class Layer:
+    """The filters of a hidden layer of G.
+
+    Attributes:
+        activations: their activations, values (t, filters).
+        dead: which are dead, (filters,).
+        oscillating: which oscillate, (filters,); None if that is not known.
+        swings: the swing of each, (filters,); None if that is not known.
+    """
+
+    activations: Activations
+    dead: Bools
+    oscillating: Bools | None
+    swings: Floats | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evolution(Measured):
+    """Samples and filters over the course of training.
+
+    Attributes:
+        samples: numbers of the n fixed z whose samples are shown.
+        times: see `Activations`.
+        verdict: name and reason of the verdict on the run up to `step`; None if there are no log lines.
+        problems: what was damaged or left out.
+        step: the last step.
+        images: the samples of each step that is shown, uint8 (n, S, S, C).
+        sources: where the samples of each of these steps come from, `checkpoint` or `grid`.
+        metrics: columns of metrics.jsonl up to `step`, (lines,).
+        activations: of all filters.
+        dead: which of all filters are dead at `step`, (filters,).
+        dead_at: number of dead filters, by checkpoint.
+        sizes: number of filters of each hidden layer.
+    """
+
+    samples: list[int]
+    times: str
+    verdict: dict[str, str] | None
+    problems: list[str]
+    step: int = field(metadata=SHOWN)
+    images: dict[int, Pixels] = field(metadata=SHOWN)
+    sources: dict[int, str] = field(metadata=SHOWN)
+    metrics: Metrics = field(metadata=SHOWN)
+    activations: Activations = field(metadata=SHOWN)
+    dead: Bools = field(metadata=SHOWN)
+    dead_at: dict[int, int] = field(metadata=SHOWN)
+    sizes: list[int] = field(metadata=SHOWN)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The hidden layers of G."""
+        bounds = np.cumsum([0, *self.sizes]).tolist()
+        parts = [slice(*ends) for ends in pairwise(bounds)]
+        oscillating, swings, of = self.activations.oscillating(), self.activations.swings(), self.activations
+        return [
+            Layer(
+                Activations(of.steps, of.values[:, part], of.times),
+                self.dead[part],
+                None if oscillating is None else oscillating[part],
+                None if swings is None else swings[part],
+            )
+            for part in parts
+        ]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """See `Measured`."""
+        oscillating, swings, of = self.activations.oscillating(), self.activations.swings(), self.activations
+        return {
+            **super().numbers,
+            "rows": [{"step": step, "source": self.sources[step]} for step in self.images],
+            "filters": len(self.dead),
+            "dead": int(self.dead.sum()),
+            "dead_by_checkpoint": [{"step": step, "dead": count} for step, count in self.dead_at.items()],
+            "oscillating": None if oscillating is None else int(oscillating.sum()),
+            "filter_oscillation": None if oscillating is None else float(oscillating.mean()),
+            "filter_swing": None if swings is None else float(torch.from_numpy(swings).median()),
+            "window": WINDOW,
+            "layers": [
+                {
+                    "layer": number,
+                    "filters": len(layer.dead),
+                    "dead": np.flatnonzero(layer.dead).tolist(),
+                    "oscillating": None if layer.oscillating is None else np.flatnonzero(layer.oscillating).tolist(),
+                    "median_swing": None if layer.swings is None else float(np.median(layer.swings)),
+                }
+                for number, layer in enumerate(self.layers)
+            ],
+            "activations": {
+                "steps": of.steps.tolist(),
+                "values": [[float(f"{value:.6g}") for value in row] for row in of.values.tolist()],
+            },
+        }
+
+
+def measure(config: EvolutionConfig, run: Trained) -> Evolution:
+    """Read the samples of the same z over time, and the activation of every filter.
 
     Raises:
         ConfigError: there is no such class.
@@ -252,28 +350,37 @@ def draw_evolution(config: EvolutionConfig, run: Trained) -> Drawn:
     grids = [step for step in run.run.sample_steps if step <= run.step]
     shown = choose_steps(sorted({*steps, *grids}), config.rows)
     images: dict[int, Pixels] = {}
-    sources: dict[int, str] = {}
-    means: dict[int, Floats] = {}
-    dead_at: dict[int, int] = {}
-    line = ProgressLine("samples of checkpoints")
-    try:
-        snapshots = run.run.load_each(lambda _, step: _snapshot(run, step), steps, problems.append)
-        for number, (step, snapshot) in enumerate(snapshots, start=1):
-            means[step], dead_at[step] = snapshot.means, int(snapshot.dead.sum())
-            if step in shown:
-                images[step], sources[step] = snapshot.images[samples], "checkpoint"
-            line(number * len(snapshot.images), number / len(steps), 0)
-    finally:
-        line.close()
-    for step in shown:
-        cells = None if step in images else _read_grid(run, step)
-        if cells is not None:
-            images[step], sources[step] = cells[samples], "grid"
-        elif step not in images:
+    means, dead_at = {}, {}
+    snapshots = run.run.load_each(lambda _, step: _snapshot(run, step), steps, problems.append)
+    total = len(steps) * _sample_count(run)
+    for step, snapshot in counted(snapshots, total, "samples of checkpoints", lambda each: len(each[1].images)):
+        means[step], dead_at[step] = snapshot.means, int(snapshot.dead.sum())
+        if step in shown:
+            images[step] = snapshot.images[samples]
+    sources = dict.fromkeys(images, "checkpoint")
+    for step in [step for step in shown if step not in images]:
+        cells = _read_grid(run, step)
+        if cells is None:
             problems.append(f"the grid of step {step} is damaged or of another layout: it is left out")
+        else:
+            images[step], sources[step] = cells[samples], "grid"
     log_steps = metrics["step"].astype(np.int64).tolist() if "step" in metrics else []
     activations = follow_activations(run.run, means, log_steps)
-    return _draw(run, samples, dict(sorted(images.items())), sources, activations, snapshot, dead_at, metrics, problems)
+    return Evolution(
+        subtitle=run.subtitle,
+        samples=samples,
+        times=activations.times,
+        verdict=_verdict(metrics),
+        problems=problems,
+        step=run.step,
+        images=dict(sorted(images.items())),
+        sources=sources,
+        metrics=metrics,
+        activations=activations,
+        dead=snapshot.dead,
+        dead_at=dead_at,
+        sizes=snapshot.layers,
+    )
 
 
 def _read_metrics(run: Trained, problems: list[str]) -> Metrics:
@@ -283,86 +390,6 @@ def _read_metrics(run: Trained, problems: list[str]) -> Metrics:
     return {name: column[columns["step"] <= run.step] for name, column in columns.items()} if columns else {}
 
 
-def _draw(
-    run: Trained,
-    samples: list[int],
-    images: dict[int, Pixels],
-    sources: dict[int, str],
-    activations: Activations,
-    last: Snapshot,
-    dead_at: dict[int, int],
-    metrics: Metrics,
-    problems: list[str],
-) -> Drawn:
-    oscillates, swing = activations.oscillating(), activations.swings()
-    title = "Samples and filters of the generator over the course of training"
-    canvas = Canvas(title, run.subtitle)
-    marks = [f"{step:,}" if column == 0 else "" for step in images for column in range(len(samples))]
-    caption = "Each column shows the samples of one z, each row those of one step (its number is on the first image)"
-    canvas.images(Panel(caption, np.concatenate(list(images.values())), len(samples), marks))
-    if metrics:
-        _plot_metrics(canvas, metrics)
-    full = _range(activations)
-    canvas.text(
-        f"Below: the mean activation of every filter at the {activations.times} that the checkpoints kept, a line for "
-        "each filter, as its deviation from the filter's own mean: red above, blue below, full colour from "
-        f"{full:.0%} on; grey was not kept. Marked at the left: black filters are dead (the same for every z), "
-        f"yellow ones oscillate over the newest {WINDOW}. These come first, the others by how far they swing."
-    )
-    bounds = np.cumsum([0, *last.layers])
-    layers: list[dict[str, Any]] = []
-    for first in range(0, len(last.layers), 2):
-        numbers = range(first, min(first + 2, len(last.layers)))
-        for axes, number in zip(canvas.plots(len(numbers), 1.5), numbers, strict=True):
-            part = slice(int(bounds[number]), int(bounds[number + 1]))
-            of_layer = Activations(activations.steps, activations.values[:, part], activations.times)
-            marked = None if oscillates is None else oscillates[part]
-            _plot_layer(axes, number, of_layer, last.dead[part], marked, full)
-            layers.append(
-                {
-                    "layer": number,
-                    "filters": last.layers[number],
-                    "dead": np.flatnonzero(last.dead[part]).tolist(),
-                    "oscillating": None if marked is None else np.flatnonzero(marked).tolist(),
-                    "median_swing": None if swing is None else float(np.median(swing[part])),
-                }
-            )
-    verdict = _verdict(metrics)
-    finding = _finding(run, last.dead, oscillates, swing, activations, verdict)
-    if len(dead_at) == 1:
-        finding += " The run has a single checkpoint, so that dead filters are known for its step alone."
-    return Drawn(
-        title=title,
-        finding=finding,
-        canvas=canvas,
-        numbers={
-            "rows": [{"step": step, "source": sources[step]} for step in images],
-            "samples": samples,
-            "filters": len(last.dead),
-            "dead": int(last.dead.sum()),
-            "dead_by_checkpoint": [{"step": step, "dead": count} for step, count in dead_at.items()],
-            "oscillating": None if oscillates is None else int(oscillates.sum()),
-            "filter_oscillation": None if oscillates is None else float(oscillates.mean()),
-            "filter_swing": None if swing is None else float(torch.from_numpy(swing).median()),
-            "window": WINDOW,
-            "times": activations.times,
-            "verdict": verdict,
-            "layers": layers,
-            "activations": {
-                "steps": activations.steps.tolist(),
-                "values": [[float(f"{value:.6g}") for value in row] for row in activations.values.tolist()],
-            },
-            "problems": problems,
-        },
-    )
-
-
-def _range(activations: Activations) -> float:
-    """Return the deviation that has the full colour: a multiple of _SHOWN that 9 of 10 values do not exceed."""
-    most = float(np.nanquantile(np.abs(activations.deviations()), 0.9))
-    return max(_SHOWN, math.ceil(most / _SHOWN) * _SHOWN)
-
-
 def _verdict(metrics: Metrics) -> dict[str, str] | None:
     """Return the verdict of `results.stability` on the log lines; None if there are none."""
     if not {"step", "loss_d", "loss_g"} <= set(metrics):
@@ -370,6 +397,36 @@ def _verdict(metrics: Metrics) -> dict[str, str] | None:
     unknown = np.full(len(metrics["step"]), np.nan)
     verdict = judge_columns({name: metrics.get(name, unknown) for name in SIGNALS})
     return {"name": verdict.name, "reason": verdict.reason}
+
+
+def draw(evolution: Evolution) -> Canvas:
+    """Draw the samples over time, the log and the activation of every filter."""
+    canvas = Canvas("Samples and filters of the generator over the course of training", evolution.subtitle)
+    columns = len(evolution.samples)
+    marks = [f"{step:,}" if column == 0 else "" for step in evolution.images for column in range(columns)]
+    caption = "Each column shows the samples of one z, each row those of one step (its number is on the first image)"
+    canvas.images(Panel(caption, np.concatenate(list(evolution.images.values())), columns, marks))
+    if evolution.metrics:
+        _plot_metrics(canvas, evolution.metrics)
+    full = _range(evolution.activations)
+    canvas.text(
+        f"Below: the mean activation of every filter at the {evolution.times} that the checkpoints kept, a line for "
+        "each filter, as its deviation from the filter's own mean: red above, blue below, full colour from "
+        f"{full:.0%} on; grey was not kept. Marked at the left: black filters are dead (the same for every z), "
+        f"yellow ones oscillate over the newest {WINDOW}. These come first, the others by how far they swing."
+    )
+    layers = list(enumerate(evolution.layers, start=1))
+    for first in range(0, len(layers), 2):
+        pair = layers[first : first + 2]
+        for axes, (number, layer) in zip(canvas.plots(len(pair), 1.5), pair, strict=True):
+            _plot_layer(axes, number, layer, full)
+    return canvas
+
+
+def _range(activations: Activations) -> float:
+    """Return the deviation that has the full colour: a multiple of _SHOWN that 9 of 10 values do not exceed."""
+    most = float(np.nanquantile(np.abs(activations.deviations()), 0.9))
+    return max(_SHOWN, math.ceil(most / _SHOWN) * _SHOWN)
 
 
 def _plot_metrics(canvas: Canvas, metrics: Metrics) -> None:
@@ -382,31 +439,21 @@ def _plot_metrics(canvas: Canvas, metrics: Metrics) -> None:
         for number, (name, words) in enumerate(names.items()):
             axes.plot(metrics["step"], metrics.get(name, unknown), label=words, linewidth=1, color=COLOURS[number],
                       linestyle=LINES[number])  # fmt: skip
-        axes.set_xlabel("step")
-        axes.set_xlim(0, float(metrics["step"][-1]))
-    left.set_title("What the discriminator believes", fontsize=8)
-    left.set_ylabel("probability of being real")
-    left.set_ylim(0, 1.25)
-    right.set_title(f"Oscillation of the filters, over {WINDOW} log lines", fontsize=8)
-    right.set_ylabel("share")
+        axes.set(xlabel="step", xlim=(0, float(metrics["step"][-1])))
     for number, limit in enumerate((FILTER_SHARE, FILTER_SWING)):
         right.axhline(limit, color=COLOURS[number], linewidth=0.5, linestyle=":",
                       label="verdict: oscillation, above that" if number == 0 else None)  # fmt: skip
-    right.set_ylim(bottom=0, top=max(0.5, 1.35 * right.get_ylim()[1]))
-    for axes in (left, right):
-        axes.legend(fontsize=6, frameon=False, loc="upper right")
+    legend, top = {"fontsize": 6, "loc": "upper right"}, max(0.5, 1.35 * right.get_ylim()[1])
+    describe(left, "What the discriminator believes", legend=legend, ylabel="probability of being real", ylim=(0, 1.25))
+    title = f"Oscillation of the filters, over {WINDOW} log lines"
+    describe(right, title, legend=legend, ylabel="share", ylim=(0, top))
 
 
-def _plot_layer(
-    axes: Axes,
-    number: int,
-    activations: Activations,
-    dead: npt.NDArray[np.bool_],
-    marked: npt.NDArray[np.bool_] | None,
-    full: float,
-) -> None:
-    deviation, steps = activations.deviations(), activations.steps
-    oscillates = np.zeros_like(dead) if marked is None else marked & ~dead
+def _plot_layer(axes: Axes, number: int, layer: Layer, full: float) -> None:
+    from matplotlib import colormaps
+
+    deviation, steps, dead = layer.activations.deviations(), layer.activations.steps, layer.dead
+    oscillates = np.zeros_like(dead) if layer.oscillating is None else layer.oscillating & ~dead
     restless = np.nanstd(deviation, axis=0)
     order = np.lexsort((-restless, ~dead, ~oscillates))
     half = (steps[1] - steps[0]) / 2 if len(steps) > 1 else 0.5
@@ -421,32 +468,41 @@ def _plot_layer(
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    oscillating_count = "" if marked is None else f", {int(oscillates.sum())} oscillate"
-    axes.set_title(
-        f"Hidden layer {number + 1}: {len(dead)} filters, {int(dead.sum())} dead{oscillating_count}", fontsize=8
-    )
-    axes.set_xlabel("step")
+    count = "" if layer.oscillating is None else f", {int(oscillates.sum())} oscillate"
+    describe(axes, f"Hidden layer {number}: {len(dead)} filters, {int(dead.sum())} dead{count}", xlabel="step")
     axes.set_ylabel("filter", labelpad=10)
 
 
-def _finding(
-    run: Trained,
-    dead: npt.NDArray[np.bool_],
-    oscillates: npt.NDArray[np.bool_] | None,
-    swing: Floats | None,
-    activations: Activations,
-    verdict: dict[str, str] | None,
-) -> str:
-    start = f"At step {run.step:,}, {int(dead.sum())} of the generator's {len(dead)} filters are dead"
-    ending = f"; verdict on the run so far: {verdict['name']}." if verdict else "."
+def finding(evolution: Evolution) -> str:
+    """Return how many filters are dead and how many oscillate."""
+    oscillates, swing = evolution.activations.oscillating(), evolution.activations.swings()
+    dead = f"{int(evolution.dead.sum())} of the generator's {len(evolution.dead)} filters are dead"
+    found = f"At step {evolution.step:,}, {dead}"
     if oscillates is None or swing is None:
-        return f"{start}; how many oscillate takes {WINDOW} {activations.times}, which were not kept{ending}"
-    return (
-        f"{start} and {int(oscillates.sum())} ({oscillates.mean():.1%}) oscillate over the newest {WINDOW} "
-        f"{activations.times} (noise alone: about 5%; a run is judged unstable above {FILTER_SHARE:.0%}), with a "
-        f"median swing of {float(np.median(swing)):.1%}{ending}"
-    )
+        found += f"; how many oscillate takes {WINDOW} {evolution.times}, which were not kept"
+    else:
+        found += (
+            f" and {int(oscillates.sum())} ({oscillates.mean():.1%}) oscillate over the newest {WINDOW} "
+            f"{evolution.times} (noise alone: about 5%; a run is judged unstable above {FILTER_SHARE:.0%}), with a "
+            f"median swing of {float(np.median(swing)):.1%}"
+        )
+    found += f"; verdict on the run so far: {evolution.verdict['name']}." if evolution.verdict else "."
+    if len(evolution.dead_at) == 1:
+        found += " The run has a single checkpoint, so that dead filters are known for its step alone."
+    return found
 
 
-__all__ = ["Activations", "EvolutionConfig", "choose_samples", "choose_steps", "cut_grid", "dead_filters",
-           "draw_evolution", "follow_activations"]  # fmt: skip
+__all__ = [
+    "Activations",
+    "Evolution",
+    "EvolutionConfig",
+    "Layer",
+    "choose_samples",
+    "choose_steps",
+    "cut_grid",
+    "dead_filters",
+    "draw",
+    "finding",
+    "follow_activations",
+    "measure",
+]

@@ -98,16 +98,6 @@ class Measured:
         return numbers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A figure whose parts are not separate yet."""
-
-    title: str
-    finding: str
-    canvas: Canvas
-    numbers: dict[str, Any]
-
-
 def plain(value: Any) -> Any:
     """Return a value as mappings, lists, numbers and texts; dataclasses become mappings of their fields."""
     if dataclasses.is_dataclass(value):
@@ -210,7 +200,6 @@ __all__ = [
     "IF_KNOWN",
     "SHOWN",
     "AllConfig",
-    "Drawn",
     "FigureConfig",
     "Measured",
     "counted",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
@@ -23,18 +23,17 @@ from torch import Tensor, nn
 from dcgan_dist.config import MOST, PositiveInt
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
-from dcgan_dist.data.progress import ProgressLine
-from dcgan_dist.data.stream import ImageStream, read_records
+from dcgan_dist.data.stream import ImageStream
 from dcgan_dist.errors import ConfigError
 from dcgan_dist.evaluation.feature_files import fitted
 from dcgan_dist.evaluation.features import random_discriminator
-from dcgan_dist.evaluation.labelled import ROOM_ATTRIBUTES, Labels, open_labelled, room_labels
-from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
-from dcgan_dist.exploration.networks import Trained, parse_ids
+from dcgan_dist.evaluation.labelled import ROOM_ATTRIBUTES, Labels, room_labels
+from dcgan_dist.evaluation.tasks import Z95
+from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel, describe, errors
+from dcgan_dist.exploration.figure import IF_KNOWN, SHOWN, FigureConfig, Measured, counted
+from dcgan_dist.exploration.networks import Trained, blocks, parse_ids, pick_layer
 from dcgan_dist.models.network import Discriminator
 from dcgan_dist.settings import FormerNames
-from dcgan_dist.training.sampling import to_real
 
 Values = npt.NDArray[np.float64]
 
@@ -42,7 +41,6 @@ _BATCH = 64
 _MOST_FILTERS = 48
 _IN_A_ROW = 6  # filters in a row of the picture
 _NEUTRAL = 128  # grey level of no gradient, and of pixels outside the image
-_NAMES = ("trained", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,20 +205,13 @@ def chosen_layer(run: Trained, layer: int | None) -> tuple[int, tuple[int, int]]
     Raises:
         ConfigError: there is no such layer; the message lists the existing ones.
     """
-    if not conv_layers(run.discriminator):
-        raise ConfigError(
-            f"the discriminator of {run.location} ({run.model.name}) has only dense layers, but filters looks into "
-            "conv layers: give a run of dcgan or cdcgan"
-        )
-    image = torch.zeros(1, run.channels, run.image_size, run.image_size, device=run.device)
-    sizes = [(maps.shape[1], maps.shape[2]) for maps in run.discriminator.feature_maps(image, run.no_label(1))]
-    number = len(sizes) if layer is None else layer
-    if number > len(sizes):
-        known = ", ".join(f"{n} ({maps} maps of {side}x{side})" for n, (maps, side) in enumerate(sizes, start=1))
-        raise ConfigError(
-            f"layer is {number}, which the discriminator of {run.location} does not have: take one of {known}"
-        )
-    return number - 1, sizes[number - 1]
+    sizes = []
+    if conv_layers(run.discriminator):
+        image = torch.zeros(1, run.channels, run.image_size, run.image_size, device=run.device)
+        hidden = run.discriminator.feature_maps(image, run.no_label(1))
+        sizes = [(maps.shape[1], maps.shape[2]) for maps in hidden]
+    index = pick_layer(run, "discriminator", "filters looks into", sizes, layer, len(sizes))
+    return index, sizes[index]
 
 
 @torch.no_grad()
@@ -243,8 +234,60 @@ def highest_responses(
     return highest.values.float().cpu(), highest.indices.cpu()
 
 
-def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
-    """Draw guided backpropagation at the highest responses, and for rooms measure what single features distinguish.
+@dataclass(frozen=True)
+class Responses:
+    """The highest responses of some features of a discriminator.
+
+    Attributes:
+        responses: the highest responses of each feature, the highest first, float32 (filters, k).
+        positions: row and column of each in its map, int64 (filters, k, 2).
+        selectivity: of each feature, see `TopResponses`, (filters,).
+        half_of_gradient: `half_area` of each guided gradient, (k, filters); NaN where it is 0.
+        patches: what the responses depend on, uint8 (k, filters, size, size, C).
+        gradients: guided gradients as images, in the same shape.
+    """
+
+    responses: Tensor
+    positions: Tensor
+    selectivity: Tensor
+    half_of_gradient: Values
+    patches: Pixels = field(metadata=SHOWN)
+    gradients: Pixels = field(metadata=SHOWN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters(Measured):
+    """What features of a conv layer of D respond to.
+
+    Attributes:
+        layer: number of the layer, 1 for that next to the image.
+        maps: number of its features.
+        side: side of a map in positions.
+        receptive_field: side of the patch that a response depends on, in pixels.
+        images: number of images that were looked through.
+        data: where they are.
+        filters: the features that are shown.
+        trained: their highest responses.
+        random: the same of a discriminator with random weights.
+        attributes: for rooms, how well the best single feature of `trained` and of `random` predicts each attribute.
+        most: number of images if none is damaged.
+    """
+
+    layer: int
+    maps: int
+    side: int
+    receptive_field: int
+    images: int
+    data: str
+    filters: list[int]
+    trained: Responses
+    random: Responses
+    attributes: dict[str, dict[str, Auc]] | None = field(metadata=IF_KNOWN)
+    most: int = field(metadata=SHOWN)
+
+
+def measure(config: FiltersConfig, run: Trained) -> Filters:
+    """Find the highest responses of features, and measure for rooms what single features distinguish.
 
     Raises:
         ConfigError: D has no conv layers, no such layer, or no such feature.
@@ -258,80 +301,76 @@ def draw_filters(config: FiltersConfig, run: Trained) -> Drawn:
             f"features: take numbers from 0 to {count - 1}"
         )
     random = random_discriminator(run.model, run.seed).network.to(run.device).requires_grad_(False)
-    networks = dict(zip(_NAMES, (run.discriminator, random), strict=True))
+    networks = {"trained": run.discriminator, "random": random}
     images = _Images(run, run.dataset(config.data), config.count)
     tops = {name: TopResponses(config.top, len(filters)) for name in networks}
-    line = ProgressLine("responses")
-    for which, pixels in images:
-        real = images.real(pixels)
+    for which, pixels in counted(images, images.most, "responses", lambda batch: len(batch[1])):
+        real = run.real(pixels)
         for name, network in networks.items():
             tops[name].add(*highest_responses(network, real, run.no_label(len(real)), layer, filters), which)
-        line(tops["trained"].seen, tops["trained"].seen / images.most, 0)
-    line.close()
-
     field = ReceptiveField.of(conv_layers(run.discriminator)[: layer + 1])
-    title = f"What features of D's conv layer {layer + 1} respond to"
-    canvas = Canvas(title, run.subtitle)
-    canvas.text(
-        f"Each column: a feature of the {count} of {side}x{side} positions, at its {config.top} highest responses "
-        f"among {images.most:,} real images. A patch is the {field.size}x{field.size} pixels that the response depends "
-        "on; grey is outside the image, or no gradient."
+    return Filters(
+        subtitle=run.subtitle,
+        layer=layer + 1,
+        maps=count,
+        side=side,
+        receptive_field=field.size,
+        images=tops["trained"].seen,
+        data=images.dataset.path,
+        filters=filters,
+        attributes=_attribute_aucs(networks, run, layer) if run.is_rooms else None,
+        most=images.most,
+        **{
+            name: _responses(network, images, run, layer, filters, tops[name], field, side)
+            for name, network in networks.items()
+        },
     )
-    shown = {}
-    for name, network in networks.items():
-        shown[name] = _top_patches(network, images, run, layer, filters, tops[name], field, side)
+
+
+def draw(measured: Filters) -> Canvas:
+    """Draw guided gradients and patches and, for rooms, how well single features predict attributes."""
+    layer, field, filters = measured.layer, measured.receptive_field, measured.filters
+    canvas = Canvas(f"What features of D's conv layer {layer} respond to", measured.subtitle)
+    canvas.text(
+        f"Each column: a feature of the {measured.maps} of {measured.side}x{measured.side} positions, at its "
+        f"{len(measured.trained.patches)} highest responses among {measured.most:,} real images. A patch is the "
+        f"{field}x{field} pixels that the response depends on; grey is outside the image, or no gradient."
+    )
     for first in range(0, len(filters), _IN_A_ROW):
-        part = filters[first : first + _IN_A_ROW]
-        for name in networks:
+        part = slice(first, first + _IN_A_ROW)
+        marks = [str(number) for number in filters[part]]
+        for which, of in (("trained", measured.trained), ("with random weights", measured.random)):
+            kinds = (("guided backpropagation", of.gradients), ("the patches", of.patches))
             canvas.images(
                 *(
-                    Panel(
-                        f"D {'trained' if name == 'trained' else 'with random weights'}: {what}",
-                        rows[:, first : first + _IN_A_ROW].reshape(-1, *rows.shape[2:]),
-                        len(part),
-                        [f"{number}" for number in part],
-                    )
-                    for what, rows in (
-                        ("guided backpropagation", shown[name].gradients),
-                        ("the patches", shown[name].patches),
-                    )
+                    Panel(f"D {which}: {what}", rows[:, part].reshape(-1, *rows.shape[2:]), len(marks), marks)
+                    for what, rows in kinds
                 )
             )
-    numbers: dict[str, Any] = {
-        "layer": layer + 1,
-        "maps": count,
-        "side": side,
-        "receptive_field": field.size,
-        "images": tops["trained"].seen,
-        "data": images.dataset.path,
-        "filters": filters,
-    }
-    for name, top in tops.items():
-        numbers[name] = {
-            "responses": top.values.T.tolist(),
-            "positions": [[list(divmod(int(at), side)) for at in column] for column in top.positions.T],
-            "selectivity": top.selectivity.tolist(),
-            "half_of_gradient": shown[name].areas.tolist(),
-        }
-    areas = {name: float(np.nanmean(patches.areas)) for name, patches in shown.items()}
-    finding = (
-        f"At the highest responses of {len(filters)} features of conv layer {layer + 1} of D, half of the guided "
-        f"gradient's squares lie on {areas['trained']:.1%} of a patch's pixels, with random weights on "
-        f"{areas['random']:.1%} ({images.most:,} images)"
+    if measured.attributes is not None:
+        _plot(canvas, measured.attributes, measured.maps)
+    return canvas
+
+
+def finding(measured: Filters) -> str:
+    """Return how small the area of the gradients is and, for rooms, how well single features predict attributes."""
+    trained, random = (float(np.nanmean(of.half_of_gradient)) for of in (measured.trained, measured.random))
+    start = (
+        f"At the highest responses of {len(measured.filters)} features of conv layer {measured.layer} of D, half of "
+        f"the guided gradient's squares lie on {trained:.1%} of a patch's pixels, with random weights on "
+        f"{random:.1%} ({measured.most:,} images)"
     )
-    if run.is_rooms:
-        found = _attribute_aucs(networks, run, layer)
-        numbers["attributes"] = found
-        _plot(canvas, found, count)
-        better = sum(about["trained"]["ci95"][0] > about["random"]["ci95"][1] for about in found.values())
-        worse = sum(about["trained"]["ci95"][1] < about["random"]["ci95"][0] for about in found.values())
-        best = max(found, key=lambda attribute: found[attribute]["trained"]["auc"] - found[attribute]["random"]["auc"])
-        finding += (
-            f"; the best single feature predicts {best.replace('_', ' ')} with an AUC of "
-            f"{found[best]['trained']['auc']:.2f} (random weights {found[best]['random']['auc']:.2f}); of {len(found)} "
-            f"attributes it is clearly better than with random weights for {better}, and clearly worse for {worse}"
-        )
-    return Drawn(title=title, finding=f"{finding}.", canvas=canvas, numbers=numbers)
+    if measured.attributes is None:
+        return f"{start}."
+    pairs = {name: (about["trained"], about["random"]) for name, about in measured.attributes.items()}
+    better = sum(ours.ci95[0] > theirs.ci95[1] for ours, theirs in pairs.values())
+    worse = sum(ours.ci95[1] < theirs.ci95[0] for ours, theirs in pairs.values())
+    best = max(pairs, key=lambda name: pairs[name][0].auc - pairs[name][1].auc)
+    return (
+        f"{start}; the best single feature tells {best.replace('_', ' ')} apart with an AUC of "
+        f"{pairs[best][0].auc:.2f} (random weights {pairs[best][1].auc:.2f}); of {len(pairs)} attributes it is clearly "
+        f"better than with random weights for {better}, and clearly worse for {worse}."
+    )
 
 
 class _Images:
@@ -344,7 +383,6 @@ class _Images:
 
     def __init__(self, run: Trained, dataset: Dataset, limit: int) -> None:
         self.dataset = dataset
-        self._range, self._device = run.generator.image_range, run.device
         self._size, self._channels = run.image_size, run.channels
         self._batch = min(_BATCH, dataset.count, limit)
         self._stream = ImageStream(dataset, seed=run.seed, batch_size=self._batch)
@@ -365,27 +403,8 @@ class _Images:
         image = self._stream.read(batch).images[row : row + 1].numpy()
         return cast(Pixels, fitted(image, self._size, self._channels)[0])
 
-    def real(self, images: Pixels) -> Tensor:
-        """Return images in the range and layout that D takes, (n, C, S, S)."""
-        return to_real(torch.from_numpy(images).to(self._device), self._range, torch.float32)
 
-
-@dataclass(frozen=True)
-class _TopPatches:
-    """The patches with the k highest responses of each feature.
-
-    Attributes:
-        patches: of the images, uint8 (k, filters, size, size, C).
-        gradients: guided gradients as images, in the same shape.
-        areas: `half_area` of each gradient, (k, filters).
-    """
-
-    patches: Pixels
-    gradients: Pixels
-    areas: Values
-
-
-def _top_patches(
+def _responses(
     network: Discriminator,
     images: _Images,
     run: Trained,
@@ -394,7 +413,7 @@ def _top_patches(
     top: TopResponses,
     field: ReceptiveField,
     side: int,
-) -> _TopPatches:
+) -> Responses:
     k = len(top.values)
     shape = (k, len(filters), field.size, field.size, run.channels)
     patches, gradients = np.full((2, *shape), _NEUTRAL, np.uint8)
@@ -407,7 +426,7 @@ def _top_patches(
         positions = top.positions[rank, there]
         features = torch.tensor([filters[column] for column in there], device=run.device)
         found = guided_gradients(
-            network, images.real(pixels), run.no_label(len(there)), layer, features, positions.to(run.device)
+            network, run.real(pixels), run.no_label(len(there)), layer, features, positions.to(run.device)
         )
         shades = _shades(found)
         for index, column in enumerate(there):
@@ -415,7 +434,8 @@ def _top_patches(
             patches[rank, column] = field.crop(pixels[index], row, at)
             gradients[rank, column] = field.crop(shades[index], row, at)
             areas[rank, column] = half_area(found[index], field)
-    return _TopPatches(patches, gradients, areas)
+    positions = torch.stack((top.positions.T // side, top.positions.T % side), dim=-1)
+    return Responses(top.values.T, positions, top.selectivity, areas, patches, gradients)
 
 
 def half_area(gradient: Tensor, field: ReceptiveField) -> float:
@@ -473,7 +493,24 @@ def mean_auc(values: Values, positives: npt.NDArray[np.bool_]) -> tuple[float, f
     return float(areas.mean()), float(np.sqrt(np.square(parts.mean(axis=1)).sum()))
 
 
-def best_single_features(values: Values, labels: dict[str, Labels], kinds: dict[str, int]) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class Auc:
+    """How well single features predict an attribute.
+
+    Attributes:
+        auc: area under the ROC curve; of an attribute with several values, the mean of a feature for each.
+        ci95: its interval.
+        n: number of images that it was measured on.
+        features: the features, (1,) or (values,).
+    """
+
+    auc: float
+    ci95: tuple[float, float]
+    n: int
+    features: npt.NDArray[np.int64]
+
+
+def best_single_features(values: Values, labels: dict[str, Labels], kinds: dict[str, int]) -> dict[str, Auc]:
     """Return the AUC of the best single feature for each attribute, on images that were not used to choose it.
 
     For each attribute, the feature and its sign are chosen on the first half of the images, and the AUC is measured on
@@ -484,9 +521,6 @@ def best_single_features(values: Values, labels: dict[str, Labels], kinds: dict[
         values: responses, (n, features); the order of the images must not depend on the labels.
         labels: index of each image's value, (n,), by attribute.
         kinds: number of values, by attribute.
-
-    Returns:
-        By attribute `auc`, `ci95`, `n` (images that the AUC was measured on) and `features`.
     """
     half = len(values) // 2
     found = {}
@@ -496,25 +530,19 @@ def best_single_features(values: Values, labels: dict[str, Labels], kinds: dict[
         areas = aucs(values[:half], positives[:half])
         chosen = np.abs(areas - 0.5).argmax(axis=1)
         signs = np.where(areas[np.arange(len(chosen)), chosen] >= 0.5, 1.0, -1.0)
-        measured, truth = values[half:, chosen] * signs, positives[half:]
-
-        area, error = mean_auc(measured, truth)
-        found[attribute] = {
-            "auc": area,
-            "ci95": [max(0.0, area - 1.96 * error), min(1.0, area + 1.96 * error)],
-            "n": len(measured),
-            "features": chosen.tolist(),
-        }
+        area, error = mean_auc(values[half:, chosen] * signs, positives[half:])
+        ends = max(0.0, area - Z95 * error), min(1.0, area + Z95 * error)
+        found[attribute] = Auc(area, ends, len(values) - half, chosen)
     return found
 
 
-def _attribute_aucs(networks: dict[str, Discriminator], run: Trained, layer: int) -> dict[str, dict[str, Any]]:
+def _attribute_aucs(networks: dict[str, Discriminator], run: Trained, layer: int) -> dict[str, dict[str, Auc]]:
     """Return `best_single_features` of each network, by attribute, on rooms that no run is trained on."""
-    dataset = open_labelled(None, "rooms", image_size=run.image_size, channels=run.channels, cache=run.cache)
+    dataset = run.other_rooms()
     labels = room_labels(dataset)
     parts: dict[str, list[Tensor]] = {name: [] for name in networks}
-    for pixels in _in_order(dataset):
-        real = to_real(torch.from_numpy(pixels).to(run.device), run.generator.image_range, torch.float32)
+    for pixels in blocks(dataset, _BATCH):
+        real = run.real(pixels)
         for name, network in networks.items():
             parts[name].append(highest_responses(network, real, run.no_label(len(real)), layer)[0])
     kinds = {attribute: len(values) for attribute, values in ROOM_ATTRIBUTES.items()}
@@ -524,49 +552,42 @@ def _attribute_aucs(networks: dict[str, Discriminator], run: Trained, layer: int
     return {attribute: {name: found[name][attribute] for name in networks} for attribute in labels}
 
 
-def _in_order(dataset: Dataset) -> Iterator[Pixels]:
-    for shard, size in enumerate(dataset.sizes):
-        for start in range(0, size, _BATCH):
-            yield read_records(dataset, shard, start, min(start + _BATCH, size))[0]
-
-
-def _plot(canvas: Canvas, measured: dict[str, dict[str, Any]], count: int) -> None:
+def _plot(canvas: Canvas, attributes: dict[str, dict[str, Auc]], count: int) -> None:
     (axes,) = canvas.plots(1, 1.9)
-    places = np.arange(len(measured))
+    places = np.arange(len(attributes))
     for shift, name, colour in ((-0.2, "trained", COLOURS[0]), (0.2, "random", COLOURS[4])):
-        areas = np.array([about[name]["auc"] for about in measured.values()])
-        low, high = np.array([about[name]["ci95"] for about in measured.values()]).T
+        found = [aucs_of[name] for aucs_of in attributes.values()]
+        areas = [one.auc for one in found]
         label = "D trained" if name == "trained" else "D with random weights"
-        axes.bar(places + shift, areas - 0.5, 0.38, bottom=0.5, color=colour, label=label)
-        errors = np.maximum(0, [areas - low, high - areas])
-        axes.errorbar(places + shift, areas, errors, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
-    n = next(iter(measured.values()))["trained"]["n"]
-    axes.set_xticks(places, [name.replace("_", " ") for name in measured])
-    axes.set_ylim(0.45, 1.12)
-    axes.set_yticks(np.arange(0.5, 1.01, 0.1))
+        axes.bar(places + shift, np.subtract(areas, 0.5), 0.38, bottom=0.5, color=colour, label=label)
+        reach = errors(areas, [one.ci95 for one in found])
+        axes.errorbar(places + shift, areas, reach, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+    axes.set_xticks(places, [name.replace("_", " ") for name in attributes])
     axes.axhline(0.5, color="0.4", linewidth=0.8)
-    axes.set_ylabel("AUC (0.5: by chance)")
-    axes.set_title(
-        f"How well the best single feature of {count} predicts an attribute, {n:,} held-out rooms, 95% intervals",
-        fontsize=8,
-        loc="left",
-    )
-    axes.legend(fontsize=7, frameon=False, ncols=2, loc="upper right")
+    about = f"{found[0].n:,} held-out rooms, 95% intervals"
+    title = f"How well the best single feature of {count} predicts an attribute, {about}"
+    describe(axes, title, "left", {"fontsize": 7, "ncols": 2, "loc": "upper right"}, ylim=(0.45, 1.12),
+             yticks=np.arange(0.5, 1.01, 0.1), ylabel="AUC (0.5: by chance)")  # fmt: skip
 
 
 __all__ = [
+    "Auc",
+    "Filters",
     "FiltersConfig",
     "GuidedLeakyReLU",
     "ReceptiveField",
+    "Responses",
     "TopResponses",
     "aucs",
     "best_single_features",
     "chosen_layer",
     "conv_layers",
-    "draw_filters",
+    "draw",
+    "finding",
     "guided",
     "guided_gradients",
     "half_area",
     "highest_responses",
     "mean_auc",
+    "measure",
 ]

@@ -7,13 +7,11 @@ those of held-out images, real images that were not trained on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from msgspec import Meta
 from scipy.stats import quantile_test
 from sklearn.neighbors import NearestNeighbors
@@ -21,19 +19,16 @@ from sklearn.neighbors import NearestNeighbors
 from dcgan_dist.config import MOST, is_rooms
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
-from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.data.stream import read_records
 from dcgan_dist.errors import DataError
 from dcgan_dist.evaluation.diversity import Floats, Metric, judge_copies
 from dcgan_dist.evaluation.extractor import RandomConv
-from dcgan_dist.evaluation.feature_files import Array, FeatureFiles, fitted
-from dcgan_dist.evaluation.labelled import open_labelled
+from dcgan_dist.evaluation.feature_files import Array, fitted
 from dcgan_dist.evaluation.nearest import Bytes, NearestRows
 from dcgan_dist.evaluation.tasks import Rows, permutation
-from dcgan_dist.exploration.drawing import COLOURS, LINES, Canvas, Panel
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
-from dcgan_dist.exploration.networks import Trained
-from dcgan_dist.parallel import LocalPool
+from dcgan_dist.exploration.drawing import COLOURS, LINES, Canvas, Panel, describe
+from dcgan_dist.exploration.figure import SHOWN, FigureConfig, Measured, counted, plain
+from dcgan_dist.exploration.networks import Trained, blocks
 from dcgan_dist.settings import FormerNames
 
 AMONG_THEMSELVES = "training images against the others"
@@ -135,19 +130,6 @@ def read_images(dataset: Dataset, rows: Rows) -> Pixels:
     return np.concatenate([read_records(dataset, shard, at, at + 1)[0] for shard, at in where])
 
 
-def _blocks(dataset: Dataset, chosen: Rows | None) -> Iterator[Pixels]:
-    """Yield all images, or those with the chosen numbers, block by block in the order of the shards."""
-    wanted = np.ones(dataset.count, dtype=bool) if chosen is None else np.isin(np.arange(dataset.count), chosen)
-    row = 0
-    for shard, size in enumerate(dataset.sizes):
-        for start in range(0, size, _READ):
-            stop = min(start + _READ, size)
-            here = wanted[row + start : row + stop]
-            if here.any():
-                yield read_records(dataset, shard, start, stop)[0][here]
-        row += size
-
-
 def nearest_by_pixels(
     images: Pixels, dataset: Dataset, k: int, device: torch.device, chosen: Rows | None = None
 ) -> Nearest:
@@ -165,14 +147,10 @@ def nearest_by_pixels(
     """
     search = NearestFew(images.reshape(len(images), -1), k, device)
     count = dataset.count if chosen is None else len(chosen)
-    line, done = ProgressLine(f"pixels of {dataset.path}"), 0
-    try:
-        for block in _blocks(dataset, chosen):
-            search.add(block.reshape(len(block), -1), done)
-            done += len(block)
-            line(done, done / count, 0)
-    finally:
-        line.close()
+    done = 0
+    for block in counted(blocks(dataset, _READ, chosen), count, f"pixels of {dataset.path}"):
+        search.add(block.reshape(len(block), -1), done)
+        done += len(block)
     found = search.found
     return Nearest(np.sqrt(found.distances / images[0].size), found.rows)
 
@@ -211,8 +189,7 @@ def _held_out(config: NeighboursConfig, run: Trained, training: Dataset, chosen:
         images = read_images(training, itself if chosen is None else chosen[itself])
         return HeldOut(images, itself, AMONG_THEMSELVES)
     if config.test_data is None:
-        about = "rooms of another seed"
-        data = open_labelled(None, "rooms", image_size=run.image_size, channels=run.channels, cache=run.cache)
+        about, data = "rooms of another seed", run.other_rooms()
     else:
         about, data = config.test_data, run.dataset(config.test_data)
     of_rooms = is_rooms(data.path) and is_rooms(training.path)  # both begin with room 0, so they overlap
@@ -224,7 +201,7 @@ def _held_out(config: NeighboursConfig, run: Trained, training: Dataset, chosen:
     return HeldOut(read_images(data, rows), np.full(len(rows), -1), about)
 
 
-def compare(samples: Floats, held_out: Floats, seed: int) -> dict[str, dict[str, Any]]:
+def compare(samples: Floats, held_out: Floats, seed: int) -> dict[str, Metric]:
     """Compare the distances of samples to the nearest training image with those of held-out images.
 
     Args:
@@ -235,12 +212,8 @@ def compare(samples: Floats, held_out: Floats, seed: int) -> dict[str, dict[str,
     Returns:
         The medians of both, with intervals by order statistics, and what `diversity.judge_copies` gives.
     """
-    found = {
-        "median": _median(samples),
-        "held_out_median": _median(held_out),
-        **judge_copies(samples, held_out, seed),
-    }
-    return {name: asdict(metric) | {"ci95": list(metric.ci95)} for name, metric in found.items()}
+    medians = {"median": _median(samples), "held_out_median": _median(held_out)}
+    return medians | judge_copies(samples, held_out, seed)
 
 
 def _median(values: Floats) -> Metric:
@@ -249,31 +222,109 @@ def _median(values: Floats) -> Metric:
     return Metric(middle, (float(interval.low), float(interval.high)), len(values))
 
 
-def draw_neighbours(config: NeighboursConfig, run: Trained) -> Drawn:
-    """Draw samples next to their nearest training images, and their distances next to those of held-out images.
+@dataclass(frozen=True)
+class Space:
+    """The training images that are nearest by pixels or by features.
+
+    Attributes:
+        compared: what `compare` gives.
+        rows: numbers of the nearest training images of each sample that is shown, (n, k).
+        distances: their distances, (n, k).
+        samples: distance of each compared sample to its nearest training image, (compared,).
+        held_out: the same of the held-out images, (m,).
+        images: the nearest training images, uint8 (n * k, S, S, C).
+    """
+
+    compared: dict[str, Metric]
+    rows: Rows
+    distances: Floats
+    samples: Floats
+    held_out: Floats
+    images: Pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbours(Measured):
+    """Samples and the training images that are nearest to them.
+
+    Attributes:
+        data: where the training images are.
+        training_images: how many were searched.
+        training_images_in_all: how many there are.
+        held_out: what the samples are compared with.
+        held_out_images: how many images that are.
+        label: class of the samples, if one was asked for.
+        spaces: what was found, by the names of `_UNITS`.
+        samples: the samples that are shown, uint8 (n, S, S, C).
+    """
+
+    data: str
+    training_images: int
+    training_images_in_all: int
+    held_out: str
+    held_out_images: int
+    label: str | None
+    spaces: dict[str, Space] = field(metadata=SHOWN)
+    samples: Pixels = field(metadata=SHOWN)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """See `Measured`."""
+        lists = {
+            name: [
+                [{"image": row, "distance": distance} for row, distance in zip(*of_sample, strict=True)]
+                for of_sample in zip(space.rows.tolist(), space.distances.tolist(), strict=True)
+            ]
+            for name, space in self.spaces.items()
+        }
+        distances = {name: {"samples": it.samples, "held_out": it.held_out} for name, it in self.spaces.items()}
+        return {
+            **super().numbers,
+            **{name: plain(space.compared) for name, space in self.spaces.items()},
+            "units": _UNITS,
+            "shown": [
+                {"sample": number, **{name: of_samples[number] for name, of_samples in lists.items()}}
+                for number in range(len(self.samples))
+            ],
+            "distances": plain(distances),
+        }
+
+    @property
+    def searched(self) -> str:
+        """How many training images were searched."""
+        of_all = f" of {self.training_images_in_all:,}" if self.training_images < self.training_images_in_all else ""
+        return f"{self.training_images:,}{of_all}"
+
+    @property
+    def compared_with(self) -> str:
+        """What the samples are compared with, in words."""
+        if self.held_out == AMONG_THEMSELVES:
+            return f"nothing; {self.held_out_images} training images are used instead, each against all the others"
+        return f"{self.held_out_images} of {self.held_out}"
+
+
+def measure(config: NeighboursConfig, run: Trained) -> Neighbours:
+    """Find the training images nearest to samples, and compare their distances with those of held-out images.
 
     Raises:
         ConfigError: there is no such class.
         DataError: there are no images, or too few, or the held-out images are training images.
         RunDirectoryError: the samples are not finite.
     """
-    ids = range(max(config.count, config.compared))
+    ids, k = range(max(config.count, config.compared)), config.nearest + 1
     y = run.y(len(ids), config.label)
     training = run.dataset(config.data)
     chosen = None
     if config.data_count is not None and config.data_count < training.count:
         chosen = np.sort(permutation(training.count, config.seed, "explore/neighbours")[: config.data_count])
     count = training.count if chosen is None else len(chosen)
-    if count < max(_FEWEST, config.nearest + 1):
-        raise DataError(
-            f"{training.path!r} has {count} images: neighbours needs {max(_FEWEST, config.nearest + 1)} or more"
-        )
+    if count < max(_FEWEST, k):
+        raise DataError(f"{training.path!r} has {count} images: neighbours needs {max(_FEWEST, k)} or more")
     samples = run.generate(run.z(ids), y)
     held_out = _held_out(config, run, training, chosen)
-
     images = np.concatenate((samples, held_out.images))
     itself = np.concatenate((np.full(len(samples), -1), held_out.itself))
-    by_pixels = nearest_by_pixels(images, training, config.nearest + 1, run.device, chosen)
+    by_pixels = nearest_by_pixels(images, training, k, run.device, chosen)
     if config.test_data is not None and np.median(by_pixels.distances[len(samples) :, 0]) == 0:
         raise DataError(
             f"test_data {config.test_data!r} holds images of data {training.path!r}, pixel for pixel: take others, or "
@@ -281,122 +332,78 @@ def draw_neighbours(config: NeighboursConfig, run: Trained) -> Drawn:
         )
     extractor = RandomConv(str(run.device))
     values = extractor(fitted(images, extractor.image_size, extractor.channels))
-    by_features = nearest_by_features(values, _features(extractor, run, training, chosen), config.nearest + 1)
-    found = {"pixel": by_pixels.without(itself), "feature": by_features.without(itself)}
+    by_features = nearest_by_features(values, run.features(extractor, training, chosen), k)
 
-    distances = {
-        space: (nearest.distances[: config.compared, 0], nearest.distances[len(samples) :, 0])
-        for space, nearest in found.items()
-    }
-    measured = {space: compare(*both, config.seed) for space, both in distances.items()}
-    rows = {space: nearest.rows if chosen is None else chosen[nearest.rows] for space, nearest in found.items()}
-    canvas = Canvas("Samples and the training images nearest to them", run.subtitle)
-    _show(canvas, config, samples, training, rows, found, measured)
-    looked = f"{count:,} of {training.count:,}" if chosen is not None else f"{count:,}"
-    canvas.text(
-        f"Searched: {looked} training images. Numbers on neighbours: distance, as a share of the median distance "
-        f"from a held-out image to its nearest training image. Held out: {_in_words(held_out)}. Below: share of images "
-        "whose nearest training image is at most that far away (thin lines: medians)."
-    )
-    for axes, (space, both) in zip(canvas.plots(2), distances.items(), strict=True):
-        _plot(axes, space, *both)
-    return Drawn(
-        title="Samples and the training images nearest to them",
-        finding=_finding(measured, looked, held_out),
-        canvas=canvas,
-        numbers={
-            "data": training.path,
-            "training_images": count,
-            "training_images_in_all": training.count,
-            "held_out": held_out.about,
-            "held_out_images": len(held_out.images),
-            "label": config.label,
-            "units": _UNITS,
-            **measured,
-            "shown": [
-                {
-                    "sample": number,
-                    **{
-                        space: [
-                            {"image": row, "distance": distance}
-                            for row, distance in zip(
-                                rows[space][number].tolist(), nearest.distances[number].tolist(), strict=True
-                            )
-                        ]
-                        for space, nearest in found.items()
-                    },
-                }
-                for number in range(config.count)
-            ],
-            "distances": {
-                space: {"samples": ours.tolist(), "held_out": theirs.tolist()}
-                for space, (ours, theirs) in distances.items()
-            },
-        },
+    def space(found: Nearest) -> Space:
+        rows, distances = found.rows[: config.count], found.distances[: config.count]
+        rows = rows if chosen is None else chosen[rows]
+        of_samples, of_held_out = found.distances[: config.compared, 0], found.distances[len(samples) :, 0]
+        compared = compare(of_samples, of_held_out, config.seed)
+        return Space(compared, rows, distances, of_samples, of_held_out, read_images(training, rows.ravel()))
+
+    return Neighbours(
+        subtitle=run.subtitle,
+        data=training.path,
+        training_images=count,
+        training_images_in_all=training.count,
+        held_out=held_out.about,
+        held_out_images=len(held_out.images),
+        label=config.label,
+        spaces={"pixel": space(by_pixels.without(itself)), "feature": space(by_features.without(itself))},
+        samples=samples[: config.count],
     )
 
 
-def _features(extractor: RandomConv, run: Trained, training: Dataset, chosen: Rows | None) -> Array:
-    """Return the features of the training images from the cache, which `evaluate` shares."""
-    line = ProgressLine(f"features of {training.path}")
-    try:
-        return FeatureFiles(run.cache).get(
-            extractor, training, LocalPool(1), lambda done, count: line(done, done / count, 0), chosen
-        )
-    finally:
-        line.close()
-
-
-def _in_words(held_out: HeldOut) -> str:
-    if held_out.about == AMONG_THEMSELVES:
-        return f"nothing; {len(held_out.images)} training images are used instead, each against all the others"
-    return f"{len(held_out.images)} of {held_out.about}"
-
-
-def _show(
-    canvas: Canvas,
-    config: NeighboursConfig,
-    samples: Pixels,
-    training: Dataset,
-    rows: dict[str, Rows],
-    found: dict[str, Nearest],
-    measured: dict[str, dict[str, Any]],
-) -> None:
-    panels = [Panel("sample", samples[: config.count], 1, [str(number) for number in range(config.count)])]
-    for space, caption in (
-        ("pixel", "nearest training images by pixels"),
-        ("feature", "nearest training images by features (random-conv-v1)"),
-    ):
-        typical = measured[space]["held_out_median"]["value"] or 1.0
-        marks = [f"{distance / typical:.2f}" for distance in found[space].distances[: config.count].ravel()]
-        images = read_images(training, rows[space][: config.count].ravel())
-        panels.append(Panel(caption, images, config.nearest, marks))
+def draw(neighbours: Neighbours) -> Canvas:
+    """Draw samples next to their nearest training images, and their distances next to those of held-out images."""
+    canvas = Canvas("Samples and the training images nearest to them", neighbours.subtitle)
+    panels = [Panel("sample", neighbours.samples, 1, [str(number) for number in range(len(neighbours.samples))])]
+    for space, name in zip(neighbours.spaces.values(), ("pixels", "features (random-conv-v1)"), strict=True):
+        typical = space.compared["held_out_median"].value or 1.0
+        marks = [f"{distance / typical:.2f}" for distance in space.distances.ravel()]
+        panels.append(Panel(f"nearest training images by {name}", space.images, space.rows.shape[1], marks))
     canvas.images(*panels)
+    canvas.text(
+        f"Searched: {neighbours.searched} training images. Numbers on neighbours: distance, as a share of the median "
+        f"distance from a held-out image to its nearest training image. Held out: {neighbours.compared_with}. Below: "
+        "share of images whose nearest training image is at most that far away (thin lines: medians)."
+    )
+    for axes, (name, space) in zip(canvas.plots(2), neighbours.spaces.items(), strict=True):
+        for number, (what, values) in enumerate((("samples", space.samples), ("held-out images", space.held_out))):
+            axes.ecdf(values, label=f"{what} (n = {len(values)})", color=COLOURS[number], linestyle=LINES[number])
+            axes.axvline(float(np.median(values)), color=COLOURS[number], linewidth=0.5)
+        describe(axes, f"Distance to the nearest training image, by {name}s", xlabel=_UNITS[name],
+                 ylabel="share of images", legend={"fontsize": 6.5, "loc": "upper left"})  # fmt: skip
+    return canvas
 
 
-def _plot(axes: Axes, space: str, samples: Floats, held_out: Floats) -> None:
-    for number, (name, values) in enumerate((("samples", samples), ("held-out images", held_out))):
-        axes.ecdf(values, label=f"{name} (n = {len(values)})", color=COLOURS[number], linestyle=LINES[number])
-        axes.axvline(float(np.median(values)), color=COLOURS[number], linewidth=0.5)
-    axes.set_title(f"Distance to the nearest training image, by {space}s", fontsize=8)
-    axes.set_xlabel(_UNITS[space])
-    axes.set_ylabel("share of images")
-    axes.legend(fontsize=6.5, frameon=False, loc="upper left")
+def finding(neighbours: Neighbours) -> str:
+    """Return how often a sample is nearer to its nearest training image than a held-out image is to its own."""
 
+    def of(name: str) -> str:
+        auc = neighbours.spaces[name].compared["auc"]
+        low, high = (round(100 * end) for end in auc.ci95)
+        return f"in {auc.value:.0%} [{low}, {high}] of pairs by {name}s"
 
-def _finding(measured: dict[str, dict[str, Any]], looked: str, held_out: HeldOut) -> str:
-    def of(space: str) -> str:
-        auc = measured[space]["auc"]
-        low, high = (round(100 * end) for end in auc["ci95"])
-        return f"in {auc['value']:.0%} [{low}, {high}] of pairs by {space}s"
-
-    near = max(measured[space]["near_copies"]["value"] for space in _UNITS)
+    near = max(space.compared["near_copies"].value for space in neighbours.spaces.values())
     return (
-        f"A sample is nearer to its nearest of {looked} training images than a held-out image is to its "
+        f"A sample is nearer to its nearest of {neighbours.searched} training images than a held-out image is to its "
         f"{of('feature')} and {of('pixel')} (nothing memorised: 50%), and at most {near:.1%} of samples are nearer "
-        f"than all but 1% of held-out images; held out: {_in_words(held_out)}."
+        f"than all but 1% of held-out images; held out: {neighbours.compared_with}."
     )
 
 
-__all__ = ["Nearest", "NearestFew", "NeighboursConfig", "compare", "draw_neighbours", "nearest_by_features",
-           "nearest_by_pixels", "read_images"]  # fmt: skip
+__all__ = [
+    "Nearest",
+    "NearestFew",
+    "Neighbours",
+    "NeighboursConfig",
+    "Space",
+    "compare",
+    "draw",
+    "finding",
+    "measure",
+    "nearest_by_features",
+    "nearest_by_pixels",
+    "read_images",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,18 @@ from torch import Tensor
 from dcgan_dist.config import ModelConfig, Weights, is_whole
 from dcgan_dist.data.dataset import Dataset
 from dcgan_dist.data.images import Pixels
+from dcgan_dist.data.progress import ProgressLine
+from dcgan_dist.data.stream import read_records
 from dcgan_dist.errors import ConfigError, DataError, RunDirectoryError
+from dcgan_dist.evaluation.feature_files import Array, Extractor, FeatureFiles
 from dcgan_dist.evaluation.labelled import open_labelled
+from dcgan_dist.evaluation.tasks import Rows
 from dcgan_dist.generation.samples import Samples, class_number, open_samples
 from dcgan_dist.models.network import Discriminator, Generator
+from dcgan_dist.parallel import LocalPool
 from dcgan_dist.runs.run import Run
 from dcgan_dist.training.draws import draw_z, one_hot
-from dcgan_dist.training.sampling import measure_statistics, to_uint8
+from dcgan_dist.training.sampling import measure_statistics, to_real, to_uint8
 from dcgan_dist.training.trained import load_generator, load_networks
 
 Ids = Sequence[int]
@@ -162,6 +168,10 @@ class Trained:
         """Return the activations of all hidden layers of G, and the images last; one batch, so n has to be small."""
         return self.generator.feature_maps(z.to(self.device), y.to(self.device))
 
+    def real(self, images: Pixels) -> Tensor:
+        """Return uint8 images (n, S, S, C) in the range and layout that D takes, (n, C, S, S)."""
+        return to_real(torch.from_numpy(images).to(self.device), self.generator.image_range, torch.float32)
+
     def no_label(self, count: int) -> Tensor:
         """Return the input of D for unknown labels, (count, classes) zeros."""
         return torch.zeros(count, self.classes, device=self.device)
@@ -186,6 +196,23 @@ class Trained:
             if path is not None:
                 raise
             raise DataError(f"{error}; the run was trained there: give --data PATH") from error
+
+    def other_rooms(self) -> Dataset:
+        """Open rooms that no run is trained on, in the run's image size."""
+        return open_labelled(None, "rooms", image_size=self.image_size, channels=self.channels, cache=self.cache)
+
+    def features(self, extractor: Extractor, dataset: Dataset, chosen: Rows | None = None) -> Array:
+        """Return features of a data set, or of the images with the chosen ascending numbers, (n, d).
+
+        They come from the cache, which `evaluate` shares, or are computed and kept there.
+
+        Raises:
+            DataError: an image is damaged.
+        """
+        with closing(ProgressLine(f"features of {dataset.path}")) as line:
+            return FeatureFiles(self.cache).get(
+                extractor, dataset, LocalPool(1), lambda done, count: line(done, done / count, 0), chosen
+            )
 
 
 def open_trained(
@@ -227,6 +254,52 @@ def open_trained(
     )
 
 
+def blocks(dataset: Dataset, size: int, chosen: Rows | None = None) -> Iterator[Pixels]:
+    """Yield all images, or those with the chosen numbers, in the order of the shards, up to `size` images at a time.
+
+    Raises:
+        DataError: an image is damaged.
+    """
+    wanted = np.ones(dataset.count, dtype=bool) if chosen is None else np.isin(np.arange(dataset.count), chosen)
+    row = 0
+    for shard, records in enumerate(dataset.sizes):
+        for start in range(0, records, size):
+            stop = min(start + size, records)
+            here = wanted[row + start : row + stop]
+            if here.any():
+                yield read_records(dataset, shard, start, stop)[0][here]
+        row += records
+
+
+def pick_layer(
+    run: Trained, network: str, use: str, sizes: Sequence[tuple[int, int]], number: int | None, default: int
+) -> int:
+    """Return the index of a layer that a figure looks into.
+
+    Args:
+        run: the run.
+        network: `generator` or `discriminator`, for the message.
+        use: what the figure does with conv layers, for the message.
+        sizes: number and side of the maps of each layer; empty if the network has only dense layers.
+        number: number of the layer from 1 on; None for the default.
+        default: number of the layer that is taken then.
+
+    Raises:
+        ConfigError: there is no such layer; the message lists the existing ones.
+    """
+    if not sizes:
+        raise ConfigError(
+            f"the {network} of {run.location} ({run.model.name}) has only dense layers, but {use} conv layers: give a "
+            "run of dcgan or cdcgan"
+        )
+    if number is not None and number > len(sizes):
+        known = ", ".join(f"{n} ({maps} maps of {side}x{side})" for n, (maps, side) in enumerate(sizes, start=1))
+        raise ConfigError(
+            f"layer is {number}, which the {network} of {run.location} does not have: take one of {known}"
+        )
+    return (number or default) - 1
+
+
 def parse_ids(name: str, words: Sequence[str], of: str = "numbers of samples as on the sheet") -> list[int]:
     """Parse a list of numbers and ranges, such as ``3``, ``17`` and ``20-25``.
 
@@ -250,4 +323,4 @@ def parse_ids(name: str, words: Sequence[str], of: str = "numbers of samples as 
     return ids
 
 
-__all__ = ["Ids", "Trained", "open_trained", "parse_ids"]
+__all__ = ["Ids", "Trained", "blocks", "open_trained", "parse_ids", "pick_layer"]

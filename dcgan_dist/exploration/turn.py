@@ -8,8 +8,8 @@ right, and how many of their other attributes change. Random vectors of the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,23 +17,26 @@ from msgspec import Meta
 from torch import Tensor
 
 from dcgan_dist.config import PositiveInt
+from dcgan_dist.data.images import Pixels
 from dcgan_dist.errors import ConfigError, NeedsChoice
-from dcgan_dist.evaluation.tasks import Z95
+from dcgan_dist.evaluation.diversity import Metric
 from dcgan_dist.exploration.arithmetic import share_outside
 from dcgan_dist.exploration.attributes import (
     AttributeJudge,
-    Floats,
+    Mean,
     Probabilities,
     confidence,
     default_label,
     first_z,
     judge_samples,
+    mean_of,
     room_attributes,
     share,
     shows,
+    subtitle_of,
 )
-from dcgan_dist.exploration.drawing import Canvas, Panel, line_with_intervals
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
+from dcgan_dist.exploration.drawing import Canvas, Panel, describe, line_of_shares, line_with_intervals
+from dcgan_dist.exploration.figure import SHOWN, FigureConfig, Measured
 from dcgan_dist.exploration.networks import Trained, parse_ids
 from dcgan_dist.settings import require
 from dcgan_dist.training.draws import draw_z
@@ -111,25 +114,25 @@ def find_sides(judge: AttributeJudge, judged: Probabilities, exemplars: int) -> 
 
 
 @dataclass(frozen=True)
-class Measured:
+class Effect:
     """What samples show after parts of a vector were added to their z; the lists have one entry for each part.
 
     Attributes:
         right: share that looks right.
-        changed: mean number of other attributes that differ from those of the unchanged z, with `ci95`.
+        changed: mean number of other attributes that differ from those of the unchanged z.
         turned: share of the samples that look left before and right at the last part; None if none looks left.
         outside: share of the values of z outside [-1, 1]; None for normal noise.
     """
 
-    right: list[dict[str, Any]]
-    changed: list[dict[str, Any]]
-    turned: dict[str, Any] | None
+    right: list[Metric]
+    changed: list[Mean]
+    turned: Metric | None
     outside: list[float] | None
 
 
-def measure(
+def measure_vector(
     run: Trained, judge: AttributeJudge, z: Tensor, vectors: Tensor, parts: Sequence[float], label: str | None
-) -> Measured:
+) -> Effect:
     """Add parts of a vector to z, and classify the samples.
 
     Args:
@@ -148,9 +151,9 @@ def measure(
     start = {name: before[name].argmax(axis=1) for name in others}
     changed = [np.sum([at[name].argmax(axis=1) != start[name] for name in others], axis=0) for at in judged]
     looked_left = shows(before, judge.read(_LEFT))
-    return Measured(
+    return Effect(
         right=[share(mask) for mask in right],
-        changed=[_mean(count) for count in changed],
+        changed=[mean_of(count) for count in changed],
         turned=share(right[-1][looked_left]) if looked_left.any() else None,
         outside=[share_outside(z + part * vectors) for part in parts]
         if run.model.z_distribution == "uniform"
@@ -158,22 +161,46 @@ def measure(
     )
 
 
-def _mean(values: Floats) -> dict[str, Any]:
-    """Return the mean with n and its 95% interval."""
-    mean, n = float(np.mean(values)), len(values)
-    half = Z95 * float(np.std(values, ddof=1)) / n**0.5 if n > 1 else float("nan")
-    return {"mean": mean, "ci95": [mean - half, mean + half], "n": n}
+@dataclass(frozen=True, kw_only=True)
+class Turn(Measured):
+    """A vector that turns samples, and what it does.
+
+    Attributes:
+        left: numbers of the exemplars that look left.
+        right: numbers of those that look right.
+        length: length of the turn vector.
+        parts: parts of a vector that are added to z, from -1 to 1.
+        turn: what the turn vector does; None if nothing was measured.
+        random: what random vectors of the same length do.
+        other_attributes: number of attributes besides the view; None without a judge.
+        judge_accuracy: accuracy of the judge by attribute; None without a judge.
+        exemplars: samples of `left` and of `right`, each followed by the sample of their mean z, uint8 (n, S, S, C).
+        turned: new samples with each part of the turn vector, uint8 (rows * parts, S, S, C).
+        moved: the same samples with each part of random vectors.
+    """
+
+    left: list[int]
+    right: list[int]
+    length: float
+    parts: list[float]
+    turn: Effect | None
+    random: Effect | None
+    other_attributes: int | None
+    judge_accuracy: dict[str, float] | None
+    exemplars: tuple[Pixels, Pixels] = field(metadata=SHOWN)
+    turned: Pixels = field(metadata=SHOWN)
+    moved: Pixels = field(metadata=SHOWN)
 
 
-def draw_turn(config: TurnConfig, run: Trained) -> Drawn:
-    """Draw the turn, and measure it for rooms.
+def measure(config: TurnConfig, run: Trained) -> Turn:
+    """Find the turn vector, turn new samples, and measure for rooms what changes.
 
     Raises:
         ConfigError: too few samples look to one side.
         NeedsChoice: exemplars have to be picked by a person.
     """
     label = default_label(run, config.label)
-    run.y(1, label)
+    run.y(1, label)  # refuses an unknown class before the search, which takes long
     picked = bool(config.left and config.right)
     judge = room_attributes(run) if run.is_rooms and (config.measured or not picked) else None
     if picked:
@@ -190,89 +217,93 @@ def draw_turn(config: TurnConfig, run: Trained) -> Drawn:
     parts = [(number - middle) / middle for number in range(config.columns)]
     z = run.draw_z("turn", max(config.rows, config.measured))
     random = random_vectors(len(z), vector, run.seed)
-    by_turn = by_random = None
+    turn = by_chance = None
     if judge is not None and config.measured:
-        counted = z[: config.measured]
-        by_turn = measure(run, judge, counted, vector, parts, label)
-        by_random = measure(run, judge, counted, random[: config.measured], parts, label)
-    title = "A vector that turns samples from left to right"
-    canvas = Canvas(title, run.subtitle + (f", class {label}" if label is not None else ""))
-    canvas.images(
-        *(_exemplars(run, name, ids, label) for name, ids in (("they look left", left), ("they look right", right)))
+        turn = measure_vector(run, judge, z[: config.measured], vector, parts, label)
+        by_chance = measure_vector(run, judge, z[: config.measured], random[: config.measured], parts, label)
+
+    def with_mean(ids: Sequence[int]) -> Pixels:
+        own = run.z(ids)
+        return run.generate(torch.cat([own, own.mean(dim=0, keepdim=True)]), run.y(len(ids) + 1, label))
+
+    def moved(vectors: Tensor) -> Pixels:
+        added = z[: config.rows, None] + torch.tensor(parts)[None, :, None] * vectors[:, None]
+        return run.generate(added.flatten(0, 1), run.y(config.rows * config.columns, label))
+
+    return Turn(
+        subtitle=subtitle_of(run, label),
+        left=left,
+        right=right,
+        length=float(vector.norm()),
+        parts=parts,
+        turn=turn,
+        random=by_chance,
+        other_attributes=None if judge is None else len(judge.values) - 1,
+        judge_accuracy=None if judge is None else judge.accuracy,
+        exemplars=(with_mean(left), with_mean(right)),
+        turned=moved(vector.expand(config.rows, -1)),
+        moved=moved(random[: config.rows]),
     )
-    length = float(vector.norm())
-    rows = torch.tensor(parts)[None, :, None]
-    marks = [f"{part:+.2f}".replace("+0.00", "0") for part in parts]
-    for vectors, caption in (
-        (vector.expand(config.rows, -1), f"New samples: z plus parts of the turn vector (length {length:.1f})"),
-        (random[: config.rows], "The same samples: z plus parts of random vectors of that length"),
+
+
+def draw(turn: Turn) -> Canvas:
+    """Draw the exemplars, the turned samples and, where it was measured, what changes."""
+    canvas = Canvas("A vector that turns samples from left to right", turn.subtitle)
+    sides = zip(("they look left", "they look right"), (turn.left, turn.right), turn.exemplars, strict=True)
+    canvas.images(*(Panel(name, images, min(len(images), 8), [*map(str, ids), "mean"]) for name, ids, images in sides))
+    marks = [f"{part:+.2f}".replace("+0.00", "0") for part in turn.parts]
+    for images, caption in (
+        (turn.turned, f"New samples: z plus parts of the turn vector (length {turn.length:.1f})"),
+        (turn.moved, "The same samples: z plus parts of random vectors of that length"),
     ):
-        added = z[: config.rows, None] + rows * vectors[:, None]
-        images = run.generate(added.flatten(0, 1), run.y(config.rows * config.columns, label))
-        canvas.images(Panel(caption, images, config.columns, marks))
-    if by_turn is not None and by_random is not None and judge is not None:
-        _plot(canvas, parts, by_turn, by_random, len(judge.values) - 1)
-    return Drawn(
-        title=title,
-        finding=_finding(by_turn, by_random, len(left), len(right), length),
-        canvas=canvas,
-        numbers={
-            "left": left,
-            "right": right,
-            "length": length,
-            "parts": parts,
-            "turn": None if by_turn is None else vars(by_turn),
-            "random": None if by_random is None else vars(by_random),
-            "other_attributes": None if judge is None else len(judge.values) - 1,
-            "judge_accuracy": None if judge is None else judge.accuracy,
-        },
-    )
-
-
-def _exemplars(run: Trained, caption: str, ids: Sequence[int], label: str | None) -> Panel:
-    """Return the exemplars of a side, followed by the sample of their mean z."""
-    z = run.z(ids)
-    images = run.generate(torch.cat([z, z.mean(dim=0, keepdim=True)]), run.y(len(ids) + 1, label))
-    return Panel(caption, images, min(len(images), 8), [*map(str, ids), "mean"])
-
-
-def _plot(canvas: Canvas, parts: Sequence[float], by_turn: Measured, by_random: Measured, others: int) -> None:
-    n = by_turn.right[0]["n"]
+        canvas.images(Panel(caption, images, len(turn.parts), marks))
+    if turn.turn is None or turn.random is None:
+        return canvas
+    n = turn.turn.right[0].n
     canvas.text(f"Measured over {n} new samples, with 95% intervals, as the judge of rooms sees them.")
     view, rest = canvas.plots(2)
-    for number, (name, one) in enumerate((("turn vector", by_turn), ("random vectors", by_random))):
-        shares, ends = [100 * at["value"] for at in one.right], [[100 * end for end in at["ci95"]] for at in one.right]
-        line_with_intervals(view, parts, shares, ends, name, number)
-        means = [at["mean"] for at in one.changed]
-        line_with_intervals(rest, parts, means, [at["ci95"] for at in one.changed], name, number)
-    view.set_title("which way they look", fontsize=8)
-    view.set_ylabel("look right (% of samples)")
-    view.set_ylim(-3, 103)
-    rest.set_title("what else changes", fontsize=8)
-    rest.set_ylabel(f"other attributes changed (of {others})")
-    rest.set_ylim(0, others)
-    for axes in (view, rest):
-        axes.set_xticks([-1, -0.5, 0, 0.5, 1])
-        axes.set_xlabel("part of the vector that is added to z")
-        axes.legend(fontsize=6.5, frameon=False)
+    for number, (name, one) in enumerate((("turn vector", turn.turn), ("random vectors", turn.random))):
+        line_of_shares(view, turn.parts, one.right, name, number)
+        means, ends = [at.mean for at in one.changed], [at.ci95 for at in one.changed]
+        line_with_intervals(rest, turn.parts, means, ends, name, number)
+    others = turn.other_attributes
+    for axes, what, words, top in (
+        (view, "which way they look", "look right (% of samples)", (-3, 103)),
+        (rest, "what else changes", f"other attributes changed (of {others})", (0, others)),
+    ):
+        describe(axes, what, legend={"fontsize": 6.5}, ylabel=words, ylim=top, xticks=[-1, -0.5, 0, 0.5, 1],
+                 xlabel="part of the vector that is added to z")  # fmt: skip
+    return canvas
 
 
-def _finding(by_turn: Measured | None, by_random: Measured | None, left: int, right: int, length: float) -> str:
-    if by_turn is None or by_random is None:
+def finding(turn: Turn) -> str:
+    """Return which way samples look with and without the vector."""
+    if turn.turn is None or turn.random is None:
         return (
-            f"The turn vector of {left} samples that look left and {right} that look right is {length:.1f} long; "
-            "nothing was measured."
+            f"The turn vector of {len(turn.left)} samples that look left and {len(turn.right)} that look right is "
+            f"{turn.length:.1f} long; nothing was measured."
         )
 
-    def shares(one: Measured) -> str:
-        low, middle, high = (f"{one.right[at]['value']:.0%}" for at in (0, len(one.right) // 2, -1))
+    def shares(one: Effect) -> str:
+        low, middle, high = (f"{one.right[at].value:.0%}" for at in (0, len(one.right) // 2, -1))
         return f"{low}, {middle} and {high}"
 
     return (
-        f"Of {by_turn.right[0]['n']} new samples {shares(by_turn)} look right with -1, 0 and +1 times the turn vector "
-        f"added, and {by_turn.changed[-1]['mean']:.1f} of their other attributes change at +1; with random vectors of "
-        f"that length {shares(by_random)}, and {by_random.changed[-1]['mean']:.1f} change."
+        f"Of {turn.turn.right[0].n} new samples {shares(turn.turn)} look right with -1, 0 and +1 times the turn vector "
+        f"added, and {turn.turn.changed[-1].mean:.1f} of their other attributes change at +1; with random vectors of "
+        f"that length {shares(turn.random)}, and {turn.random.changed[-1].mean:.1f} change."
     )
 
 
-__all__ = ["Measured", "TurnConfig", "draw_turn", "find_sides", "measure", "random_vectors", "turn_vector"]
+__all__ = [
+    "Effect",
+    "Turn",
+    "TurnConfig",
+    "draw",
+    "find_sides",
+    "finding",
+    "measure",
+    "measure_vector",
+    "random_vectors",
+    "turn_vector",
+]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -80,6 +80,7 @@ class Smoothness:
         largest_steps: share of the length of the whole path that the largest 5% of the steps take.
         cut_step: after the largest step is cut into `PARTS` equal steps of z, the share of their sum that the largest
             of them takes: 1 / `PARTS` at best; 1 if the image changes at once, however small the step of z is.
+        jumps: whether most of the largest step happens at once, as in a generator that has memorised images.
         n: number of steps.
     """
 
@@ -88,12 +89,8 @@ class Smoothness:
     jump: float
     largest_steps: float
     cut_step: float
+    jumps: bool
     n: int
-
-    @property
-    def jumps(self) -> bool:
-        """Whether most of the largest step happens at once, as in a generator that has memorised images."""
-        return self.cut_step > 0.5
 
 
 def measure_smoothness(
@@ -116,12 +113,14 @@ def measure_smoothness(
     mean, typical = float(lengths.mean()), float(random_pairs.mean())
     error = Z95 * float(random_pairs.std(ddof=1)) / np.sqrt(len(random_pairs))
     largest = np.sort(lengths)[-max(1, round(_LARGEST * len(lengths))) :]
+    cut_step = _share(float(cut.max()), float(cut.sum()))
     measured = Smoothness(
         mean_step=_share(mean, typical),
         ci95=(_share(mean, typical + error), _share(mean, max(typical - error, 0.0))),
         jump=_share(float(lengths.max()), mean),
         largest_steps=_share(float(largest.sum()), float(lengths.sum())),
-        cut_step=_share(float(cut.max()), float(cut.sum())),
+        cut_step=cut_step,
+        jumps=cut_step > 0.5,
         n=len(lengths),
     )
     return measured, cut
@@ -194,11 +193,6 @@ class Walk(Smoothness, Measured):
     has_classes: bool = field(metadata=SHOWN)
     animation: Film = field(metadata=SHOWN)
 
-    @property
-    def numbers(self) -> dict[str, Any]:
-        """See `Measured`."""
-        return super().numbers | {"jumps": self.jumps}
-
 
 def measure(config: WalkConfig, run: Trained) -> Walk:
     """Measure the steps of a path through random z.
@@ -265,8 +259,8 @@ def draw(walk: Walk) -> Canvas:
         xticks=range(count + 1),
         xlim=(0, count),
         ylim=(0, 1.35 * max(float(walk.steps.max()), typical) or 1.0),
+        legend={"fontsize": 6.5, "loc": "upper left", "ncols": 2},
     )
-    axes.legend(fontsize=6.5, frameon=False, loc="upper left", ncols=2)
     # A stretch begins where the one before ends: show that frame once, unless the class changes there.
     film = [*(stretch[: None if walk.has_classes else -1] for stretch in walk.frames[:-1]), walk.frames[-1]]
     canvas.files |= films(np.concatenate(film), _SECONDS * count, walk.animation)

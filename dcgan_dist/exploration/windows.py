@@ -15,7 +15,7 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -30,15 +30,15 @@ from torch import Tensor, nn
 
 from dcgan_dist.config import PositiveInt
 from dcgan_dist.data.images import Pixels
-from dcgan_dist.data.progress import ProgressLine
 from dcgan_dist.errors import ConfigError, NeedsChoice
+from dcgan_dist.evaluation.diversity import Metric
 from dcgan_dist.evaluation.extractor import RandomConv
 from dcgan_dist.evaluation.feature_files import fitted
-from dcgan_dist.exploration.attributes import share
-from dcgan_dist.exploration.boxes import Boxes, RegionName, read_boxes, samples_of
-from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel
-from dcgan_dist.exploration.figure import Drawn, FigureConfig
-from dcgan_dist.exploration.networks import Trained
+from dcgan_dist.exploration.attributes import mean_of, share
+from dcgan_dist.exploration.boxes import Boxes, RegionName, listed, read_boxes, samples_of
+from dcgan_dist.exploration.drawing import COLOURS, Canvas, Panel, describe, enlarged, errors
+from dcgan_dist.exploration.figure import IF_KNOWN, SHOWN, FigureConfig, Measured, counted
+from dcgan_dist.exploration.networks import Trained, pick_layer
 from dcgan_dist.exploration.room_judge import Box, Judged, room_judge
 from dcgan_dist.models.network import Generator
 from dcgan_dist.settings import FormerNames
@@ -126,19 +126,8 @@ def chosen_layer(run: Trained, number: int | None) -> MapLayer:
         ConfigError: there is no such layer; the message lists the existing ones.
     """
     layers = map_layers(run.generator)
-    if not layers:
-        raise ConfigError(
-            f"the generator of {run.location} ({run.model.name}) has only dense layers, but windows drops maps of "
-            "conv layers: give a run of dcgan or cdcgan"
-        )
-    if number is None:
-        return layers[-2] if len(layers) > 1 else layers[0]
-    if number > len(layers):
-        known = ", ".join(f"{layer.number} ({layer.maps} maps of {layer.side}x{layer.side})" for layer in layers)
-        raise ConfigError(
-            f"layer is {number}, which the generator of {run.location} does not have: take one of {known}"
-        )
-    return layers[number - 1]
+    sizes = [(layer.maps, layer.side) for layer in layers]
+    return layers[pick_layer(run, "generator", "windows drops maps of", sizes, number, max(1, len(layers) - 1))]
 
 
 @contextmanager
@@ -252,8 +241,71 @@ def _fit(run: Trained, layer: MapLayer, boxes: Boxes, label: str | None) -> Fitt
     return fit_region(np.concatenate(values), np.concatenate(labels), np.concatenate(samples))
 
 
-def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
-    """Draw samples before and after the maps are dropped, and measure what changes.
+@dataclass(frozen=True)
+class PixelChanges:
+    """Mean absolute change of pixels inside and outside the boxes, in grey levels.
+
+    Attributes:
+        dropped: without the maps that were chosen.
+        random: without as many random maps, for each draw.
+    """
+
+    dropped: tuple[float, float]
+    random: list[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows(Measured):
+    """What samples show after maps of G are dropped.
+
+    Attributes:
+        region_name: what the boxes are around.
+        layer: number of the layer.
+        layer_maps: number of its maps.
+        layer_side: side of a map in positions.
+        boxes_from: who found the boxes.
+        positions: number of positions that the regression was fitted to.
+        held_out_accuracy: share of held-out positions that it classifies correctly.
+        weights: weight of each map, (layer_maps,).
+        dropped_maps: the maps that are dropped.
+        random_maps: the random ones, for each draw.
+        pixel_changes: how far the samples with boxes change.
+        judged: what a judge sees in other samples; None without a judge.
+        boxes: the boxes of n samples.
+        layer_name: name of the layer in texts.
+        strongest: whether only the maps with the largest weights are dropped.
+        before: the first samples with boxes, uint8 (n, S, S, C).
+        without: the same without the maps.
+        at_random: the same without random maps.
+    """
+
+    region_name: str
+    layer: int
+    layer_maps: int
+    layer_side: int
+    boxes_from: str
+    positions: int
+    held_out_accuracy: float
+    weights: Values
+    dropped_maps: list[int]
+    random_maps: list[list[int]]
+    pixel_changes: PixelChanges
+    judged: Counted | None = field(metadata=IF_KNOWN)
+    boxes: Boxes = field(metadata=SHOWN)
+    layer_name: str = field(metadata=SHOWN)
+    strongest: bool = field(metadata=SHOWN)
+    before: Pixels = field(metadata=SHOWN)
+    without: Pixels = field(metadata=SHOWN)
+    at_random: Pixels = field(metadata=SHOWN)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """See `Measured`."""
+        return super().numbers | {"boxes": listed(self.boxes)}
+
+
+def measure(config: WindowsConfig, run: Trained) -> Windows:
+    """Drop the maps that stand for the boxes, and measure what changes.
 
     Raises:
         NeedsChoice: the boxes are missing, and only a person can draw them.
@@ -263,99 +315,112 @@ def draw_windows(config: WindowsConfig, run: Trained) -> Drawn:
     layer = chosen_layer(run, config.layer)
     region, label = config.region_name, config.label
     judge = room_judge(run.cache, run.device) if run.is_rooms and run.channels == 3 and region == "window" else None
-    if config.boxes is not None:
-        boxes, origin = read_boxes(config.boxes, run, label), "drawn by hand"
-    elif judge is not None:
-        boxes, origin = judged_boxes(samples_of(run, range(config.search), label), judge), "found by a judge of rooms"
-        if not boxes:
-            raise ConfigError(f"search is {config.search}, and none of them has a window: take more, or a later step")
-    else:
-        raise NeedsChoice(
-            f"boxes is missing: make a page with `explore boxes {shlex.quote(run.location)}`, draw a box around "
-            f"each {region}, and give the file that it saves as --boxes FILE"
-        )
-    found = _fit(run, layer, boxes, label)
-    maps = found.maps(config.strongest)
+    boxes, origin = _boxes(config, run, judge)
+    fit = _fit(run, layer, boxes, label)
+    maps = fit.maps(config.strongest)
     if not maps:
         raise ConfigError(f"no map of {layer.name} speaks for a {region}: take another --layer, or draw more boxes")
     random = np.random.default_rng(run.seed)
     others = [sorted(random.choice(layer.maps, len(maps), replace=False).tolist()) for _ in range(config.random_draws)]
 
-    ids = list(boxes)
-    before = samples_of(run, ids, label)
-    without = _without(layer, maps, lambda: samples_of(run, ids, label))
-    at_random = [_without(layer, other, lambda: samples_of(run, ids, label)) for other in others]
-    changes: dict[str, Any] = {
-        "dropped": pixel_changes(before, without, list(boxes.values())),
-        "random": [pixel_changes(before, images, list(boxes.values())) for images in at_random],
-    }
-    numbers: dict[str, Any] = {
-        "region_name": region,
-        "layer": layer.number,
-        "layer_maps": layer.maps,
-        "layer_side": layer.side,
-        "boxes_from": origin,
-        "boxes": [{"id": number, "box": list(box)} for number, found in boxes.items() for box in found],
-        "positions": found.positions,
-        "held_out_accuracy": found.accuracy,
-        "weights": found.weights.tolist(),
-        "dropped_maps": maps,
-        "random_maps": others,
-        "pixel_changes": changes,
-    }
-    title = f"A generator that forgets to draw a {region}"
-    canvas = Canvas(title, run.subtitle)
-    boxed = sum(map(len, boxes.values()))
-    canvas.text(
-        f"A logistic regression separates the inside of {boxed} boxes {origin} on {len(boxes)} samples from the rest "
-        f"by {layer.name}; {_percent(found.accuracy)} of held-out positions right (half of them are inside). The "
-        f"{len(maps)} maps with {'the largest' if config.strongest else 'a'} positive weight are dropped."
+    def samples(dropping: Sequence[int] = ()) -> Pixels:
+        with dropped(layer, dropping):
+            return samples_of(run, list(boxes), label)
+
+    before, without, *at_random = map(samples, ((), maps, *others))
+    changes = [pixel_changes(before, after, list(boxes.values())) for after in (without, *at_random)]
+    return Windows(
+        subtitle=run.subtitle,
+        region_name=region,
+        layer=layer.number,
+        layer_maps=layer.maps,
+        layer_side=layer.side,
+        boxes_from=origin,
+        positions=fit.positions,
+        held_out_accuracy=fit.accuracy,
+        weights=fit.weights,
+        dropped_maps=maps,
+        random_maps=others,
+        pixel_changes=PixelChanges(changes[0], changes[1:]),
+        judged=None if judge is None else _count(config, run, layer, maps, others, judge),
+        boxes=boxes,
+        layer_name=layer.name,
+        strongest=config.strongest is not None,
+        before=before[:_COLUMNS],
+        without=without[:_COLUMNS],
+        at_random=at_random[0][:_COLUMNS],
     )
-    shown = slice(_COLUMNS)
-    for caption, images in (
-        (
-            f"samples, with the boxes of each {region}",
-            with_boxes(_enlarged(before[shown]), [boxes[i] for i in ids[shown]]),
-        ),
-        (f"the same z without the {len(maps)} maps", _enlarged(without[shown])),
-        (f"the same z without {len(maps)} random maps", _enlarged(at_random[0][shown])),
-    ):
-        marks = [str(number) for number in ids[shown]] if caption.startswith("samples") else None
-        canvas.images(Panel(caption, images, _COLUMNS, marks, gap=2 * _ENLARGED))
-    drawn_in, drawn_out = changes["dropped"]
-    random_in, random_out = (float(np.mean(part)) for part in zip(*changes["random"], strict=True))
-    speak = "speak most" if config.strongest else "speak"
-    finding = (
-        f"Dropping the {len(maps)} of {layer.maps} maps that {speak} for a {region} changes pixels inside the boxes by "
-        f"{drawn_in:.0f} of 255 and outside by {drawn_out:.0f}; as many random maps by {random_in:.0f} and "
-        f"{random_out:.0f}"
-    )
+
+
+def _boxes(config: WindowsConfig, run: Trained, judge: Judge | None) -> tuple[Boxes, str]:
+    """Return the boxes, and who found them."""
+    if config.boxes is not None:
+        return read_boxes(config.boxes, run, config.label), "drawn by hand"
     if judge is None:
-        _plot_changes(canvas, changes, region)
-    else:
-        counted = _count(config, run, layer, maps, others, judge)
-        numbers["judged"] = counted
-        _plot_judged(canvas, counted)
-        kept, chance = counted["dropped"]["has_window"], counted["random_mean"]
-        elsewhere = counted["dropped"]["elsewhere"]["relative"]
-        finding = (
-            f"Dropping the {len(maps)} of {layer.maps} maps that {speak} for a window takes the share of samples with "
-            f"one from {_share(counted['before'])} to {_share(kept)} of {config.count:,}; as many random maps to "
-            f"{chance['has_window']:.0%} (mean of {config.random_draws} draws). Outside the window the samples change "
-            f"by {elsewhere:.2f} of the distance between two samples, with random maps by {chance['elsewhere']:.2f}"
+        raise NeedsChoice(
+            f"boxes is missing: make a page with `explore boxes {shlex.quote(run.location)}`, draw a box around "
+            f"each {config.region_name}, and give the file that it saves as --boxes FILE"
         )
-    return Drawn(title=title, finding=f"{finding}.", canvas=canvas, numbers=numbers)
+    boxes = judged_boxes(samples_of(run, range(config.search), config.label), judge)
+    if not boxes:
+        raise ConfigError(f"search is {config.search}, and none of them has a window: take more, or a later step")
+    return boxes, "found by a judge of rooms"
+
+
+def draw(windows: Windows) -> Canvas:
+    """Draw samples before and after the maps are dropped, and what changes."""
+    canvas = Canvas(f"A generator that forgets to draw a {windows.region_name}", windows.subtitle)
+    boxed, accuracy, n = sum(map(len, windows.boxes.values())), windows.held_out_accuracy, len(windows.dropped_maps)
+    canvas.text(
+        f"A logistic regression separates the inside of {boxed} boxes {windows.boxes_from} on {len(windows.boxes)} "
+        f"samples from the rest by {windows.layer_name}; "
+        f"{'an unknown share' if math.isnan(accuracy) else f'{accuracy:.0%}'} of held-out positions right (half of "
+        f"them are inside). The {n} maps with {'the largest' if windows.strongest else 'a'} positive weight are "
+        "dropped."
+    )
+    ids = list(windows.boxes)[:_COLUMNS]
+    images = with_boxes(_enlarged(windows.before), [windows.boxes[number] for number in ids])
+    for caption, shown, marks in (
+        (f"samples, with the boxes of each {windows.region_name}", images, [str(number) for number in ids]),
+        (f"the same z without the {n} maps", _enlarged(windows.without), None),
+        (f"the same z without {n} random maps", _enlarged(windows.at_random), None),
+    ):
+        canvas.images(Panel(caption, shown, _COLUMNS, marks, gap=2 * _ENLARGED))
+    if windows.judged is None:
+        _plot_changes(canvas, windows.pixel_changes, windows.region_name)
+    else:
+        _plot_judged(canvas, windows.judged)
+    return canvas
+
+
+def finding(windows: Windows) -> str:
+    """Return how many windows are forgotten or, without a judge, how far pixels change."""
+    maps = f"{len(windows.dropped_maps)} of {windows.layer_maps} maps that speak{' most' * windows.strongest}"
+    if windows.judged is None:
+        changes = windows.pixel_changes
+        (drawn_in, drawn_out), (random_in, random_out) = changes.dropped, np.mean(changes.random, axis=0)
+        return (
+            f"Dropping the {maps} for a {windows.region_name} changes pixels inside the boxes by {drawn_in:.0f} of 255 "
+            f"and outside by {drawn_out:.0f}; as many random maps by {random_in:.0f} and {random_out:.0f}."
+        )
+    one, chance, before = windows.judged.dropped, windows.judged.random_mean, windows.judged.before
+    return (
+        f"Dropping the {maps} for a window takes the share of samples with one from {_share(before)} to "
+        f"{_share(one.has_window)} of {before.n:,}; as many random maps to {chance.has_window:.0%} (mean of "
+        f"{len(windows.random_maps)} draws). Outside the window the samples change by {one.elsewhere.relative:.2f} of "
+        f"the distance between two samples, with random maps by {chance.elsewhere:.2f}."
+    )
+
+
+def _share(share: Metric) -> str:
+    low, high = share.ci95
+    return f"{share.value:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def judged_boxes(images: Pixels, judge: Judge) -> Boxes:
     """Return the boxes of the windows that a judge finds in images, by index of the image."""
     found = judge(images).window_boxes(images.shape[1])
     return {number: [box] for number, box in enumerate(found) if box is not None}
-
-
-def _without(layer: MapLayer, maps: Sequence[int], make: Callable[[], Pixels]) -> Pixels:
-    with dropped(layer, maps):
-        return make()
 
 
 def pixel_changes(before: Pixels, after: Pixels, boxes: Sequence[Sequence[Box]]) -> tuple[float, float]:
@@ -387,7 +452,7 @@ def with_boxes(images: Pixels, boxes: Sequence[Sequence[Box]]) -> Pixels:
 
 
 def _enlarged(images: Pixels) -> Pixels:
-    return np.repeat(np.repeat(images, _ENLARGED, axis=1), _ENLARGED, axis=2)
+    return np.stack(list(enlarged(images, _ENLARGED)))
 
 
 @dataclass(frozen=True)
@@ -420,152 +485,179 @@ def judge_before(images: Pixels, judge: Judge, extractor: RandomConv) -> Before:
 
 
 def _features(images: Pixels, extractor: RandomConv) -> Values:
-    rows = [
-        extractor(fitted(images[start : start + 256], extractor.image_size, extractor.channels))
-        for start in range(0, len(images), 256)
-    ]
-    return np.concatenate(rows).astype(np.float64)
+    return extractor(fitted(images, extractor.image_size, extractor.channels)).astype(np.float64)
 
 
-def compared(before: Before, after: Pixels, judge: Judge, extractor: RandomConv) -> dict[str, Any]:
-    """Compare samples after maps were dropped with the same samples before.
+@dataclass(frozen=True)
+class Elsewhere:
+    """How far samples change outside their windows.
 
-    Returns:
-        `has_window` (a share with n and ci95); `lost` and `gained` (shares of the samples that had a window, and that
-        had none); `elsewhere` (`distance`: mean distance of the features, with the former windows painted over in both,
-        `relative`: the same divided by the distance between two samples); and `flipped` (for each other attribute the
-        share of samples in which it changed).
+    Attributes:
+        distance: mean distance of the features, with the former windows painted over in both.
+        ci95: its interval.
+        relative: the same, divided by the distance between two samples.
+        n: number of samples.
     """
+
+    distance: float
+    ci95: tuple[float, float]
+    relative: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Samples after maps were dropped, compared with the same samples before.
+
+    Attributes:
+        has_window: share that has a window.
+        lost: share of the samples that had one and have none.
+        gained: share of the samples that had none and have one.
+        elsewhere: change outside the window.
+        flipped: for each other attribute the share of samples in which it changed.
+    """
+
+    has_window: Metric
+    lost: Metric
+    gained: Metric
+    elsewhere: Elsewhere
+    flipped: dict[str, Metric]
+
+
+def compared(before: Before, after: Pixels, judge: Judge, extractor: RandomConv) -> Compared:
+    """Compare samples after maps were dropped with the same samples before."""
     judged = judge(after)
     had, has = before.judged.has_window, judged.has_window
     distances = np.linalg.norm(before.features - _features(painted(after, before.boxes), extractor), axis=1)
-    distance = float(distances.mean())
-    error = 1.96 * float(distances.std(ddof=1)) / math.sqrt(len(distances))
-    return {
-        "has_window": share(has),
-        "lost": share(~has[had]),
-        "gained": share(has[~had]),
-        "elsewhere": {
-            "distance": distance,
-            "ci95": [distance - error, distance + error],
-            "relative": distance / before.apart if before.apart else math.nan,
-            "n": len(distances),
-        },
-        "flipped": {
+    distance = mean_of(distances)
+    relative = distance.mean / before.apart if before.apart else math.nan
+    return Compared(
+        has_window=share(has),
+        lost=share(~has[had]),
+        gained=share(has[~had]),
+        elsewhere=Elsewhere(distance.mean, distance.ci95, relative, distance.n),
+        flipped={
             name: share(values != before.judged.attributes[name])
             for name, values in judged.attributes.items()
             if name != "window"
         },
-    }
+    )
+
+
+@dataclass(frozen=True)
+class RandomMean:
+    """Means over the draws of random maps of the values of `Compared`."""
+
+    has_window: float
+    elsewhere: float
+    flipped: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a judge sees in fresh samples.
+
+    Attributes:
+        before: share with a window before maps are dropped.
+        dropped: without the maps that were chosen.
+        random: without random maps, for each draw.
+        random_mean: the means of these.
+    """
+
+    before: Metric
+    dropped: Compared
+    random: list[Compared]
+    random_mean: RandomMean
 
 
 def _count(
     config: WindowsConfig, run: Trained, layer: MapLayer, maps: list[int], others: list[list[int]], judge: Judge
-) -> dict[str, Any]:
-    """Return `compared` for fresh samples without the maps, and without each of the random choices of maps."""
+) -> Counted:
+    """Compare fresh samples with those without the maps, and without each of the random choices of maps."""
     extractor = RandomConv(str(run.device))
     z, y = run.draw_z("windows", config.count), run.y(config.count, config.label)
-    line = ProgressLine("samples")
-    ways = 2 + len(others)
     before = judge_before(run.generate(z, y), judge, extractor)
     found = []
-    for number, chosen in enumerate((maps, *others), start=1):
-        line(number * config.count, number / ways, 0)
+    ways = [maps, *others]
+    for chosen in counted(ways, config.count * len(ways), "samples", lambda _: config.count):
         with dropped(layer, chosen):
             after = run.generate(z, y)
         found.append(compared(before, after, judge, extractor))
-    line.close()
     one, *random = found
-    return {
-        "before": share(before.judged.has_window),
-        "dropped": one,
-        "random": random,
-        "random_mean": {
-            "has_window": float(np.mean([draw["has_window"]["value"] for draw in random])),
-            "elsewhere": float(np.mean([draw["elsewhere"]["relative"] for draw in random])),
-            "flipped": {
-                name: float(np.mean([draw["flipped"][name]["value"] for draw in random])) for name in one["flipped"]
-            },
-        },
-    }
+    means = RandomMean(
+        has_window=float(np.mean([draw.has_window.value for draw in random])),
+        elsewhere=float(np.mean([draw.elsewhere.relative for draw in random])),
+        flipped={name: float(np.mean([draw.flipped[name].value for draw in random])) for name in one.flipped},
+    )
+    return Counted(share(before.judged.has_window), one, random, means)
 
 
-def _percent(value: float) -> str:
-    return "an unknown share" if math.isnan(value) else f"{value:.0%}"
-
-
-def _share(about: dict[str, Any]) -> str:
-    low, high = about["ci95"]
-    return f"{about['value']:.0%} [{low:.0%}, {high:.0%}]"
-
-
-def _plot_judged(canvas: Canvas, counted: dict[str, Any]) -> None:
+def _plot_judged(canvas: Canvas, judged: Counted) -> None:
     shares, elsewhere, flips = canvas.plots(3, 1.7)
-    one, random, mean = counted["dropped"], counted["random"], counted["random_mean"]
+    one, random, mean = judged.dropped, judged.random, judged.random_mean
     ticks = ["all maps", "without\nwindow maps", "without\nrandom maps"]
-    bars = [counted["before"], one["has_window"]]
-    for place, (about, colour) in enumerate(zip(bars, (COLOURS[6], COLOURS[0]), strict=True)):
-        low, high = about["ci95"]
-        value = about["value"]
-        error = [[max(0.0, value - low)], [max(0.0, high - value)]]
-        shares.bar(place, value, 0.6, color=colour)
-        shares.errorbar(place, value, error, fmt="none", ecolor="0.5", elinewidth=1, capsize=3)
-    shares.bar(2, mean["has_window"], 0.6, color=COLOURS[4])
-    shares.plot([2] * len(random), [draw["has_window"]["value"] for draw in random], "k.", markersize=3)
+    for place, (about, colour) in enumerate(((judged.before, COLOURS[6]), (one.has_window, COLOURS[0]))):
+        shares.bar(place, about.value, 0.6, color=colour)
+        shares.errorbar(
+            place, about.value, errors([about.value], [about.ci95]), fmt="none", ecolor="0.5", elinewidth=1, capsize=3
+        )
+    shares.bar(2, mean.has_window, 0.6, color=COLOURS[4])
+    shares.plot([2] * len(random), [draw.has_window.value for draw in random], "k.", markersize=3)
     shares.set_xticks(range(3), ticks, fontsize=5.5)
-    shares.set_ylabel("share of samples")
-    shares.set_ylim(0, 1)
-    shares.set_title(f"with a window, {counted['before']['n']:,} fresh z", fontsize=8, loc="left")
+    title = f"with a window, {judged.before.n:,} fresh z"
+    describe(shares, title, "left", ylabel="share of samples", ylim=(0, 1))
 
-    elsewhere.bar(0, one["elsewhere"]["relative"], 0.6, color=COLOURS[0])
-    elsewhere.bar(1, mean["elsewhere"], 0.6, color=COLOURS[4])
-    elsewhere.plot([1] * len(random), [draw["elsewhere"]["relative"] for draw in random], "k.", markersize=3)
+    elsewhere.bar(0, one.elsewhere.relative, 0.6, color=COLOURS[0])
+    elsewhere.bar(1, mean.elsewhere, 0.6, color=COLOURS[4])
+    elsewhere.plot([1] * len(random), [draw.elsewhere.relative for draw in random], "k.", markersize=3)
     elsewhere.set_xticks(range(2), ticks[1:], fontsize=6)
-    elsewhere.set_ylabel("of the distance of two samples")
-    elsewhere.set_title("change outside the window", fontsize=8, loc="left")
+    describe(elsewhere, "change outside the window", "left", ylabel="of the distance of two samples")
 
-    names = list(one["flipped"])
-    places = np.arange(len(names))
-    values = [one["flipped"][name]["value"] for name in names]
-    flips.barh(places - 0.2, values, 0.38, color=COLOURS[0], label="window maps")
-    flips.barh(places + 0.2, [mean["flipped"][name] for name in names], 0.38, color=COLOURS[4], label="random maps")
-    flips.set_yticks(places, [name.replace("_", " ") for name in names], fontsize=6)
+    places = np.arange(len(one.flipped))
+    flipped = [share.value for share in one.flipped.values()]
+    flips.barh(places - 0.2, flipped, 0.38, color=COLOURS[0], label="window maps")
+    flips.barh(places + 0.2, list(mean.flipped.values()), 0.38, color=COLOURS[4], label="random maps")
+    flips.set_yticks(places, [name.replace("_", " ") for name in one.flipped], fontsize=6)
     flips.invert_yaxis()
-    flips.set_xlim(0, 1)
-    flips.set_xlabel("share of samples")
-    flips.set_title("whose attribute changed", fontsize=8, loc="left")
-    flips.legend(fontsize=6, frameon=False)
+    describe(flips, "whose attribute changed", "left", {"fontsize": 6}, xlim=(0, 1), xlabel="share of samples")
 
 
-def _plot_changes(canvas: Canvas, changes: dict[str, Any], region: str) -> None:
+def _plot_changes(canvas: Canvas, changes: PixelChanges, region: str) -> None:
     (axes,) = canvas.plots(1, 1.7)
     places = np.arange(2)
-    axes.bar(places - 0.2, changes["dropped"], 0.38, color=COLOURS[0], label=f"{region} maps dropped")
-    axes.bar(places + 0.2, np.mean(changes["random"], axis=0), 0.38, color=COLOURS[4], label="random maps dropped")
-    for draw in changes["random"]:
+    axes.bar(places - 0.2, changes.dropped, 0.38, color=COLOURS[0], label=f"{region} maps dropped")
+    axes.bar(places + 0.2, np.mean(changes.random, axis=0), 0.38, color=COLOURS[4], label="random maps dropped")
+    for draw in changes.random:
         axes.plot(places + 0.2, draw, "k.", markersize=3)
     axes.set_xticks(places, ["inside the boxes", "outside"])
-    axes.set_ylabel("mean change of a pixel, of 255")
-    axes.set_title("How far the samples with boxes change (dots: draws of random maps)", fontsize=8, loc="left")
-    axes.legend(fontsize=7, frameon=False)
+    title = "How far the samples with boxes change (dots: draws of random maps)"
+    describe(axes, title, "left", {"fontsize": 7}, ylabel="mean change of a pixel, of 255")
 
 
 __all__ = [
     "Before",
+    "Compared",
+    "Counted",
+    "Elsewhere",
     "Fitted",
     "MapLayer",
+    "PixelChanges",
+    "RandomMean",
+    "Windows",
     "WindowsConfig",
     "activations",
     "balanced_positions",
     "chosen_layer",
     "compared",
-    "draw_windows",
+    "draw",
     "dropped",
+    "finding",
     "fit_region",
     "inside",
     "judge_before",
     "judged_boxes",
     "map_layers",
+    "measure",
     "painted",
     "pixel_changes",
     "with_boxes",

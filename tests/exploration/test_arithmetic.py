@@ -20,9 +20,8 @@ from dcgan_dist.exploration.arithmetic import (
     combine,
     combine_pixels,
     derive_wanted,
-    draw_arithmetic,
     find_exemplars,
-    measure,
+    measure_draws,
     neighbours,
     parse_formula,
     share_outside,
@@ -104,10 +103,10 @@ def test_alike_is_the_share_of_equal_pairs() -> None:
     random = np.random.default_rng(0)
     seen = [np.eye(3)[random.integers(0, 3, 12)], np.eye(2)[random.integers(0, 2, 12)]]
     by_hand = [a[i].argmax() == a[j].argmax() for a in seen for i in range(12) for j in range(i)]
-    assert alike({"a": seen[0], "b": seen[1]})["value"] == pytest.approx(np.mean(by_hand))
-    low, high = alike({"a": seen[0], "b": seen[1]})["ci95"]
+    assert alike({"a": seen[0], "b": seen[1]}).value == pytest.approx(np.mean(by_hand))
+    low, high = alike({"a": seen[0], "b": seen[1]}).ci95
     assert low < np.mean(by_hand) < high
-    assert alike({"a": np.eye(3)[[1, 1, 1]]})["ci95"] == [1.0, 1.0]
+    assert alike({"a": np.eye(3)[[1, 1, 1]]}).ci95 == (1.0, 1.0)
 
 
 def test_exemplars_are_the_clear_ones_the_clearest_first() -> None:
@@ -124,16 +123,18 @@ def test_shares_are_those_of_results_made_by_hand(family: str, opened: Opened) -
     judge = _middling(run, label)
     pools = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     wanted = judge.read("bright")
-    (one,) = measure(run, judge, A_MINUS_B_PLUS_C, [Exemplars(tuple(ids)) for ids in pools], wanted, [3], 4, label)
+    (one,) = measure_draws(
+        run, judge, A_MINUS_B_PLUS_C, [Exemplars(tuple(ids)) for ids in pools], wanted, [3], 4, label
+    )
     # Every draw of three out of three exemplars is the same.
     a, b, c = (run.z(ids).numpy().mean(axis=0) for ids in pools)
     z = torch.from_numpy(a - b + c)[None]
     image = run.generate(z, run.y(1, label))
-    assert one.latent["value"] == float(judge.probabilities(image)["bright"].argmax() == 1)
+    assert one.latent.value == float(judge.probabilities(image)["bright"].argmax() == 1)
     x, y, w = (run.generate(run.z(ids), run.y(3, label)).mean(axis=0) for ids in pools)
     control = np.clip(x - y + w, 0, 255)[None]
-    assert one.pixels["value"] == float(judge.probabilities(control)["bright"].argmax() == 1)
-    assert one.latent["n"] == 4
+    assert one.pixels.value == float(judge.probabilities(control)["bright"].argmax() == 1)
+    assert one.latent.n == 4
     assert one.outside == pytest.approx(float((np.abs(a - b + c) > 1).mean()))
 
 
@@ -142,17 +143,18 @@ def test_with_many_draws_the_share_approaches_that_over_all_combinations(opened:
     judge = _middling(run)
     pools = [(0, 1, 2), (3, 4)]
     terms = [Term(1, "a"), Term(-1, "b")]
-    (one,) = measure(run, judge, terms, [Exemplars(ids) for ids in pools], judge.read("bright"), [1], 600, None)
+    (one,) = measure_draws(run, judge, terms, [Exemplars(ids) for ids in pools], judge.read("bright"), [1], 600, None)
     z = torch.cat([run.z([a]) - run.z([b]) for a, b in product(*pools)])
     expected = (judge.probabilities(run.generate(z, run.y(6)))["bright"].argmax(axis=1) == 1).mean()
-    low, high = one.latent["ci95"]
+    low, high = one.latent.ci95
     assert low - 0.03 <= expected <= high + 0.03
 
 
 def test_picked_samples_make_the_picture(opened: Opened, panels: list[Panel]) -> None:
     run = opened("cdcgan")
     concepts = {"a": "0,5,9", "b": [1, 2, 3], "c": "20-22"}
-    drawn = draw_arithmetic(ArithmeticConfig(formula="a - b + c", concept=concepts, label="1"), run)
+    drawn = arithmetic.measure(ArithmeticConfig(formula="a - b + c", concept=concepts, label="1"), run)
+    canvas = arithmetic.draw(drawn)
     assert [term["ids"] for term in drawn.numbers["formula"]] == [[0, 5, 9], [1, 2, 3], [20, 21, 22]]
     assert [one["exemplars"] for one in drawn.numbers["shown"]] == [1, 3]
     assert drawn.numbers["measured"] == []
@@ -164,7 +166,7 @@ def test_picked_samples_make_the_picture(opened: Opened, panels: list[Panel]) ->
     assert list(a.marks or ()) == ["0", "5", "9", "mean"]
     assert np.abs(result.images[4].astype(int) - run.generate(z[None], run.y(1, "1"))[0]).max() <= 1
     assert control.images.shape == (1, run.image_size, run.image_size, run.channels)
-    assert drawn.canvas.png()[:4] == b"\x89PNG"
+    assert canvas.png()[:4] == b"\x89PNG"
 
 
 def test_found_concepts_are_measured(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,29 +176,29 @@ def test_found_concepts_are_measured(opened: Opened, monkeypatch: pytest.MonkeyP
     config = ArithmeticConfig(
         formula="bright - dark + view left", data="x", search=64, draws=5, measured=(1, 2, 60), exemplars=(1, 2)
     )
-    drawn = draw_arithmetic(config, run)
+    drawn = arithmetic.measure(config, run)
     judged = judge.probabilities(run.generate(run.z(range(64)), run.y(64)))
     bright, left = judged["bright"].argmax(axis=1) == 1, judged["view"].argmax(axis=1) == 0
     assert drawn.numbers["wanted"] == "bright, view left"
     assert drawn.numbers["base_rate"]["value"] == (bright & left).mean()
     assert drawn.numbers["formula"][0]["found"] == bright.sum()
     assert [one["exemplars"] for one in drawn.numbers["measured"]] == [1, 2]
-    assert "of 5 results on z show bright, view left" in drawn.finding
+    assert "of 5 results on z show bright, view left" in arithmetic.finding(drawn)
 
 
 def test_too_few_exemplars_are_refused_with_their_number(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "class_attributes", lambda run, data: by_brightness(1000.0))
     config = ArithmeticConfig(formula="bright - dark", data="x", search=40)
     with pytest.raises(ConfigError, match="0 of 40 samples searched clearly show 'bright', but exemplars asks for 3"):
-        draw_arithmetic(config, opened("dcgan"))
+        arithmetic.measure(config, opened("dcgan"))
 
 
 def test_a_person_has_to_choose_where_no_judge_knows_the_concept(opened: Opened) -> None:
     run = with_settings(opened("gan"), {"data": {"path": "photographs"}})
     with pytest.raises(NeedsChoice, match="explore sheet"):
-        draw_arithmetic(ArithmeticConfig(), run)
+        arithmetic.measure(ArithmeticConfig(), run)
     with pytest.raises(NeedsChoice, match=r"'c' cannot be looked for: .*explore sheet"):
-        draw_arithmetic(ArithmeticConfig(formula="a - c", concept={"a": 3}), run)
+        arithmetic.measure(ArithmeticConfig(formula="a - c", concept={"a": 3}), run)
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,9 @@ def test_confidence_is_the_product_over_attributes() -> None:
 def test_shares_have_wilson_intervals(right: int, n: int) -> None:
     found = share(np.arange(n) < right)
     interval = binomtest(right, n).proportion_ci(0.95, "wilson")
-    assert found["value"] == right / n
-    assert found["n"] == n
-    assert found["ci95"] == pytest.approx([interval.low, interval.high], abs=2e-5)  # 1.96 for the quantile
+    assert found.value == right / n
+    assert found.n == n
+    assert found.ci95 == pytest.approx((interval.low, interval.high), abs=2e-5)  # 1.96 for the quantile
 
 
 def test_judging_in_batches_equals_judging_all_samples_at_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,10 @@ from dcgan_dist.exploration.evolution import (
     choose_steps,
     cut_grid,
     dead_filters,
-    draw_evolution,
+    draw,
+    finding,
     follow_activations,
+    measure,
 )
 from dcgan_dist.exploration.networks import Trained, open_trained
 from dcgan_dist.runs.checkpoints import name_of, steps_in, write_checkpoint
@@ -80,15 +82,15 @@ def test_only_dead_and_oscillating_filters_are_marked(copied, tmp_path):
         bias[2] = 1.0 + 0.5 * np.sin(2 * np.pi * number / PERIOD)
         write_step(run, 10 + number, changed)
     (run / "checkpoints" / name_of(steps_in(run / "checkpoints")[0])).rename(tmp_path / "first")
-    drawn = draw_evolution(EvolutionConfig(count=3, rows=4), opened_at(run, tmp_path))
+    drawn = measure(EvolutionConfig(count=3, rows=4), opened_at(run, tmp_path))
     numbers = drawn.numbers
     assert numbers["times"] == "checkpoints"
     assert [layer["dead"] for layer in numbers["layers"]] == [[], [1]]
     assert [layer["oscillating"] for layer in numbers["layers"]] == [[], [2]]
     assert numbers["dead_by_checkpoint"][0] == {"step": 10, "dead": 0}
     assert [entry["dead"] for entry in numbers["dead_by_checkpoint"]] == [0] * (WINDOW - 3) + [1] * 3
-    assert drawn.finding.startswith(f"At step {9 + WINDOW}, 1 of the generator's 12 filters are dead and 1 (8.3%)")
-    earlier = draw_evolution(EvolutionConfig(), opened_at(run, tmp_path, "12"))
+    assert finding(drawn).startswith(f"At step {9 + WINDOW}, 1 of the generator's 12 filters are dead and 1 (8.3%)")
+    earlier = measure(EvolutionConfig(), opened_at(run, tmp_path, "12"))
     assert (earlier.numbers["dead"], earlier.numbers["oscillating"]) == (0, None)
     assert earlier.numbers["rows"][-1] == {"step": 12, "source": "checkpoint"}
 
@@ -149,7 +151,7 @@ def test_samples_of_a_checkpoint_are_those_of_the_grid_that_training_wrote(tmp_p
     train(override(Config(), TINY | own), World(0, 1, torch.device("cpu")), run_location=str(run))
     trained = opened_at(run, tmp_path)
     config = EvolutionConfig(count=4)
-    with_checkpoint = draw_evolution(config, trained)
+    with_checkpoint = measure(config, trained)
     assert with_checkpoint.numbers["rows"] == [
         {"step": 0, "source": "grid"},
         {"step": 2, "source": "grid"},
@@ -157,15 +159,15 @@ def test_samples_of_a_checkpoint_are_those_of_the_grid_that_training_wrote(tmp_p
     ]
     assert with_checkpoint.numbers["times"] == "log lines"
     assert with_checkpoint.numbers["activations"]["steps"] == [1, 2, 3, 4]
-    assert "single checkpoint" in with_checkpoint.finding
+    assert "single checkpoint" in finding(with_checkpoint)
     samples = choose_samples(config, trained)
     assert samples == [0, 3, 1, 4]  # the rows of the grid, 3 images each, have the classes in turn
     panel = make_grid(_cells(run, 4)[samples], 4)
-    shown = with_checkpoint.canvas.figure.axes[0].images[0].get_array()
+    shown = draw(with_checkpoint).figure.axes[0].images[0].get_array()
     assert np.abs(np.asarray(shown)[-16:].astype(int) - panel.astype(int)).max() <= 1
 
     (run / "samples" / f"{name_of(2)}.png").write_bytes(b"\x89PNG damaged")
-    without = draw_evolution(config, trained).numbers
+    without = measure(config, trained).numbers
     assert [row["step"] for row in without["rows"]] == [0, 4]
     assert "step 2 is damaged" in without["problems"][0]
 
@@ -180,12 +182,12 @@ def _cells(run: Path, step: int) -> np.ndarray:
 @pytest.mark.parametrize("name", ["gan", "cgan"])
 def test_a_run_of_dense_layers_with_a_single_checkpoint_and_no_log_lines_is_drawn(copied, tmp_path, name):
     run, _ = copied(name)
-    drawn = draw_evolution(EvolutionConfig(label="1" if name == "cgan" else None), opened_at(run, tmp_path))
+    drawn = measure(EvolutionConfig(label="1" if name == "cgan" else None), opened_at(run, tmp_path))
     assert drawn.numbers["oscillating"] is None
     assert drawn.numbers["verdict"] is None
     assert drawn.numbers["filters"] == 8
-    assert "single checkpoint" in drawn.finding
-    assert drawn.canvas.png()[:4] == b"\x89PNG"
+    assert "single checkpoint" in finding(drawn)
+    assert draw(drawn).png()[:4] == b"\x89PNG"
 
 
 def test_the_first_and_the_last_step_are_shown_and_evenly_spaced_ones_between():
@@ -199,14 +201,14 @@ def test_bad_input_is_refused(copied, tmp_path):
     run, generator = copied()
     trained = opened_at(run, tmp_path)
     with pytest.raises(ConfigError, match="unconditional run"):
-        draw_evolution(EvolutionConfig(label="3"), trained)
+        measure(EvolutionConfig(label="3"), trained)
     with pytest.raises(ConfigError, match="rows is 0"):
         EvolutionConfig(rows=0)
     write_step(run, 50, generator | {"layers.1.conv.weight": generator["layers.1.conv.weight"] * torch.nan})
     with pytest.raises(RunDirectoryError, match="step 50 are not finite"):
-        draw_evolution(EvolutionConfig(), opened_at(run, tmp_path, "50"))
+        measure(EvolutionConfig(), opened_at(run, tmp_path, "50"))
     write_step(run, 60, generator)
     (run / "checkpoints" / name_of(60) / "signals.safetensors").write_bytes(b"damaged")
     shutil.rmtree(run / "checkpoints" / name_of(50))
     with pytest.raises(RunDirectoryError, match=r"signals.safetensors is damaged"):
-        draw_evolution(EvolutionConfig(), opened_at(run, tmp_path))
+        measure(EvolutionConfig(), opened_at(run, tmp_path))

@@ -23,11 +23,12 @@ from dcgan_dist.exploration.filters import (
     best_single_features,
     chosen_layer,
     conv_layers,
-    draw_filters,
+    draw,
     guided_gradients,
     half_area,
     highest_responses,
     mean_auc,
+    measure,
 )
 from dcgan_dist.exploration.networks import Trained
 from dcgan_dist.models import build_networks, initialise
@@ -171,13 +172,13 @@ def test_best_feature_is_found_on_one_half_and_measured_on_the_other() -> None:
     values[:, 3] -= 2.0 * labels  # its low values speak for the attribute
     values[:200, 7] = labels[:200] * 10  # misleading: useless on the second half
     told = best_single_features(values, {"window": labels}, {"window": 2})["window"]
-    assert told["features"] == [7]
-    assert told["n"] == 200
-    assert told["auc"] == pytest.approx(roc_auc_score(labels[200:], values[200:, 7]))
+    assert told.features.tolist() == [7]
+    assert told.n == 200
+    assert told.auc == pytest.approx(roc_auc_score(labels[200:], values[200:, 7]))
     told = best_single_features(np.delete(values, 7, axis=1), {"window": labels}, {"window": 2})["window"]
-    assert told["features"] == [3]
-    assert told["auc"] == pytest.approx(roc_auc_score(labels[200:], -values[200:, 3]))
-    assert told["ci95"][0] < told["auc"] < told["ci95"][1]
+    assert told.features.tolist() == [3]
+    assert told.auc == pytest.approx(roc_auc_score(labels[200:], -values[200:, 3]))
+    assert told.ci95[0] < told.auc < told.ci95[1]
 
 
 def test_error_of_a_mean_auc_is_that_of_leaving_images_out() -> None:
@@ -211,15 +212,15 @@ def test_figure_of_a_tiny_run(opened: Callable[..., Trained], family: str) -> No
     if family == "cdcgan":  # its config.yaml does not name rooms
         run = with_settings(run, {"model": run.settings["model"]})
     config = FiltersConfig(count=128, filters=("0-2", "5"), top=3, layer=2, data="rooms:256")
-    drawn = draw_filters(config, run)
+    drawn = measure(config, run)
     trained = drawn.numbers["trained"]
     assert np.shape(trained["responses"]) == (4, 3)
     assert (np.diff(trained["responses"], axis=1) <= 0).all()
     assert drawn.numbers["images"] == 128
     assert ("view" in drawn.numbers.get("attributes", {})) == (family == "dcgan")
-    assert drawn.canvas.png().startswith(b"\x89PNG")
+    assert draw(drawn).png().startswith(b"\x89PNG")
     if family == "cdcgan":
-        again = draw_filters(config, run).numbers
+        again = measure(config, run).numbers
         assert np.array_equal(again["trained"]["responses"], trained["responses"])
         assert np.array_equal(again["trained"]["half_of_gradient"], trained["half_of_gradient"], equal_nan=True)
 
@@ -229,9 +230,9 @@ def test_missing_layers_are_refused(opened: Callable[..., Trained]) -> None:
     with pytest.raises(ConfigError, match=r"layer is 9.* 1 \(4 maps of 8x8\), 2 \(8 maps of 4x4\)"):
         chosen_layer(run, 9)
     with pytest.raises(ConfigError, match="numbers from 0 to 7"):
-        draw_filters(FiltersConfig(filters=("8",)), run)
+        measure(FiltersConfig(filters=("8",)), run)
     with pytest.raises(ConfigError, match="only dense layers"):
-        draw_filters(FiltersConfig(), opened("gan"))
+        measure(FiltersConfig(), opened("gan"))
 
 
 @pytest.mark.parametrize(

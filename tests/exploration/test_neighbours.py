@@ -12,6 +12,7 @@ from dcgan_dist.data.shards import Recipe, write_shards
 from dcgan_dist.data.sources import room_source
 from dcgan_dist.data.stream import read_records
 from dcgan_dist.errors import ConfigError, DataError
+from dcgan_dist.evaluation.diversity import Metric
 from dcgan_dist.exploration import neighbours
 from dcgan_dist.exploration.neighbours import (
     AMONG_THEMSELVES,
@@ -19,7 +20,6 @@ from dcgan_dist.exploration.neighbours import (
     NearestFew,
     NeighboursConfig,
     compare,
-    draw_neighbours,
     nearest_by_features,
     nearest_by_pixels,
     read_images,
@@ -116,14 +116,14 @@ def test_equal_distances_give_an_auc_of_half_and_copies_one():
     random = np.random.default_rng(0)
     alike = compare(random.normal(5, 1, 300), random.normal(5, 1, 300), 0)
     copies = compare(np.zeros(300), random.normal(5, 1, 300), 0)
-    assert alike["auc"]["ci95"][0] < 0.5 < alike["auc"]["ci95"][1]
-    assert alike["median"]["ci95"][0] < 5 < alike["median"]["ci95"][1]
-    assert (copies["auc"]["value"], copies["near_copies"]["value"], copies["median"]["value"]) == (1.0, 1.0, 0.0)
+    assert alike["auc"].ci95[0] < 0.5 < alike["auc"].ci95[1]
+    assert alike["median"].ci95[0] < 5 < alike["median"].ci95[1]
+    assert (copies["auc"].value, copies["near_copies"].value, copies["median"].value) == (1.0, 1.0, 0.0)
 
 
 def test_the_interval_of_a_median_is_that_of_the_binomial_distribution():
     found = compare(np.arange(1.0, 101.0), np.arange(1.0, 101.0), 0)["median"]
-    assert found == {"value": 50.5, "ci95": [40.0, 61.0], "n": 100}  # as in tables of order statistics
+    assert found == Metric(50.5, (40.0, 61.0), 100)  # as in tables of order statistics
 
 
 def test_only_a_generator_that_memorises_is_detected(opened: Opened, rooms):
@@ -132,7 +132,7 @@ def test_only_a_generator_that_memorises_is_detected(opened: Opened, rooms):
     stored = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     memoriser = replace(run, generator=Memoriser(run.draw_z("stored", 60), stored))
     config = NeighboursConfig(count=3, nearest=2, compared=20, data=str(shards))
-    of_copies, of_run = draw_neighbours(config, memoriser).numbers, draw_neighbours(config, run).numbers
+    of_copies, of_run = neighbours.measure(config, memoriser).numbers, neighbours.measure(config, run).numbers
     for space in ("pixel", "feature"):
         assert of_copies[space]["auc"]["value"] == 1.0
         assert of_copies[space]["median"]["value"] == pytest.approx(0, abs=1e-5)
@@ -147,14 +147,14 @@ def test_only_a_generator_that_memorises_is_detected(opened: Opened, rooms):
 
 def test_held_out_images_are_taken_where_they_are_given(opened: Opened, rooms):
     config = NeighboursConfig(count=2, nearest=1, compared=20, data=str(rooms(60, 0)), test_data=str(rooms(25, 5)))
-    drawn = draw_neighbours(replace(config, data_count=30), opened("cgan"))
+    drawn = neighbours.measure(replace(config, data_count=30), opened("cgan"))
     assert drawn.numbers["held_out"] == config.test_data
     assert (drawn.numbers["held_out_images"], drawn.numbers["training_images"]) == (20, 30)
     assert drawn.numbers["training_images_in_all"] == 60
     training, held_out = (all_images(open_dataset(path)) for path in (str(config.data), str(config.test_data)))
     squared = brute_force(held_out.reshape(25, -1), training.reshape(60, -1), 1)[0][:, 0]
     assert min(drawn.numbers["distances"]["pixel"]["held_out"]) >= np.sqrt(squared.min() / training[0].size)
-    assert drawn.canvas.png()[:4] == b"\x89PNG"
+    assert neighbours.draw(drawn).png()[:4] == b"\x89PNG"
 
 
 def test_held_out_images_that_were_trained_on_are_refused(opened: Opened, rooms):
@@ -165,7 +165,7 @@ def test_held_out_images_that_were_trained_on_are_refused(opened: Opened, rooms)
         (NeighboursConfig(compared=20, test_data="rooms:100"), "holds images of data"),
     ):
         with pytest.raises(DataError, match=message):
-            draw_neighbours(config, opened("gan"))
+            neighbours.measure(config, opened("gan"))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,6 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 def test_too_few_images_and_a_label_of_none_are_refused(opened: Opened, rooms):
     with pytest.raises(DataError, match="has 10 images"):
-        draw_neighbours(NeighboursConfig(data=str(rooms(10, 0))), opened("gan"))
+        neighbours.measure(NeighboursConfig(data=str(rooms(10, 0))), opened("gan"))
     with pytest.raises(ConfigError, match="unconditional run"):
-        draw_neighbours(NeighboursConfig(label="0"), opened("gan"))
+        neighbours.measure(NeighboursConfig(label="0"), opened("gan"))

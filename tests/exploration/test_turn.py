@@ -9,7 +9,15 @@ from scipy import stats
 
 from dcgan_dist.errors import ConfigError, NeedsChoice
 from dcgan_dist.exploration.networks import Trained
-from dcgan_dist.exploration.turn import TurnConfig, draw_turn, find_sides, measure, random_vectors, turn_vector
+from dcgan_dist.exploration.turn import (
+    TurnConfig,
+    draw,
+    find_sides,
+    measure,
+    measure_vector,
+    random_vectors,
+    turn_vector,
+)
 from tests.exploration.conftest import with_settings
 from tests.exploration.judges import by_brightness
 
@@ -46,36 +54,36 @@ def test_measured_shares_are_those_of_samples_made_by_hand(family: str, opened: 
     vector = run.draw_z("vector", 1)[0] * 3
     plain = run.generate(z, run.y(12, label)).astype(float)
     judge = by_brightness(float(np.median(plain.mean(axis=(1, 2, 3)))))
-    measured = measure(run, judge, z, vector, parts, label)
+    measured = measure_vector(run, judge, z, vector, parts, label)
     half = run.image_size // 2
     right, bright = [], []
     for part in parts:
         grey = run.generate(z + part * vector, run.y(12, label)).astype(float).mean(axis=3)
         right.append(grey[:, :, half:].mean(axis=(1, 2)) > grey[:, :, :half].mean(axis=(1, 2)))
         bright.append(judge.probabilities(grey[..., None])["bright"].argmax(axis=1))
-    assert [one["value"] for one in measured.right] == [mask.mean() for mask in right]
+    assert [one.value for one in measured.right] == [mask.mean() for mask in right]
     changed = [at != bright[1] for at in bright]
-    assert [one["mean"] for one in measured.changed] == [mask.mean() for mask in changed]
-    assert measured.changed[1]["mean"] == 0
+    assert [one.mean for one in measured.changed] == [mask.mean() for mask in changed]
+    assert measured.changed[1].mean == 0
     low, high = stats.norm.interval(0.95, changed[2].mean(), stats.sem(changed[2].astype(float)))
     if changed[2].any() and not changed[2].all():
-        assert measured.changed[2]["ci95"] == pytest.approx([low, high], abs=1e-4)  # 1.96 for the quantile
+        assert measured.changed[2].ci95 == pytest.approx((low, high), abs=1e-4)  # 1.96 for the quantile
     was_left = ~right[1]
     expected = None if not was_left.any() else right[2][was_left].mean()
-    assert (measured.turned or {"value": None})["value"] == expected
+    assert (measured.turned and measured.turned.value) == expected
 
 
 @pytest.mark.parametrize("family", ["gan", "cdcgan"])
 def test_picked_samples_make_a_picture_without_measurement(family: str, opened: Opened) -> None:
     run = opened(family)
-    drawn = draw_turn(TurnConfig(left=("0-3",), right=("7", "8"), rows=2, columns=5, measured=0), run)
-    numbers = drawn.numbers
+    turn = measure(TurnConfig(left=("0-3",), right=("7", "8"), rows=2, columns=5, measured=0), run)
+    numbers = turn.numbers
     assert (numbers["left"], numbers["right"]) == ([0, 1, 2, 3], [7, 8])
     assert numbers["parts"] == [-1, -0.5, 0, 0.5, 1]
     vector = run.z([7, 8]).mean(0) - run.z([0, 1, 2, 3]).mean(0)
     assert numbers["length"] == pytest.approx(float(vector.norm()))
     assert numbers["turn"] is None
-    assert drawn.canvas.png()[:4] == b"\x89PNG"
+    assert draw(turn).png()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize(
@@ -96,4 +104,4 @@ def test_bad_settings_name_the_way_out(settings: dict[str, object], reason: str)
 def test_a_person_has_to_choose_the_sides_for_other_images_than_rooms(opened: Opened) -> None:
     run = with_settings(opened("gan"), {"data": {"path": "photographs"}})
     with pytest.raises(NeedsChoice, match="explore sheet"):
-        draw_turn(TurnConfig(), run)
+        measure(TurnConfig(), run)

@@ -183,7 +183,7 @@ def test_a_failing_ffmpeg_is_reported_in_one_line(monkeypatch, tmp_path):
     [
         ({"points": 1}, "points is 1"),
         ({"between": -1}, "between is -1"),
-        ({"between": 9, "frames": 9}, "frames is 9: take more frames than images between, 9"),
+        ({"between": 9, "frames": 9}, "frames is 9: between is 9, take more frames than that"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -25,12 +25,14 @@ from dcgan_dist.exploration.windows import (
     balanced_positions,
     chosen_layer,
     compared,
-    draw_windows,
+    draw,
     dropped,
+    finding,
     fit_region,
     inside,
     judge_before,
     judged_boxes,
+    measure,
     painted,
     pixel_changes,
     with_boxes,
@@ -148,15 +150,15 @@ def test_shares_are_those_of_what_is_truly_there() -> None:
     found = compared(before, ROOM_IMAGES[shift], judge, RandomConv())
     had = np.array([box is not None for box in truth("window_box")])
     has = had[shift]
-    assert found["has_window"]["value"] == has.mean()
-    assert found["lost"]["value"] == pytest.approx((had & ~has).sum() / had.sum())
-    assert found["lost"]["n"] == had.sum()
-    assert found["gained"]["value"] == pytest.approx((~had & has).sum() / (~had).sum())
+    assert found.has_window.value == has.mean()
+    assert found.lost.value == pytest.approx((had & ~has).sum() / had.sum())
+    assert found.lost.n == had.sum()
+    assert found.gained.value == pytest.approx((~had & has).sum() / (~had).sum())
     for name in ("view", "bed_colour", "rug"):
         values = truth(name)
         flips = [values[place] != value for place, value in zip(shift, values, strict=True)]
-        assert found["flipped"][name]["value"] == pytest.approx(np.mean(flips))
-    low, high = found["has_window"]["ci95"]
+        assert found.flipped[name].value == pytest.approx(np.mean(flips))
+    low, high = found.has_window.ci95
     assert low < has.mean() < high
 
 
@@ -170,10 +172,10 @@ def test_change_elsewhere_ignores_the_window() -> None:
     def same(_: Pixels) -> Judged:
         return before.judged
 
-    assert compared(before, bricked, same, RandomConv())["elsewhere"]["distance"] == pytest.approx(0, abs=1e-6)
-    slight = compared(before, darker, same, RandomConv())["elsewhere"]
-    assert slight["ci95"][0] > 0
-    assert slight["relative"] < 1
+    assert compared(before, bricked, same, RandomConv()).elsewhere.distance == pytest.approx(0, abs=1e-6)
+    slight = compared(before, darker, same, RandomConv()).elsewhere
+    assert slight.ci95[0] > 0
+    assert slight.relative < 1
 
 
 def test_change_elsewhere_between_different_rooms_equals_the_distance_of_two_samples() -> None:
@@ -181,8 +183,8 @@ def test_change_elsewhere_between_different_rooms_equals_the_distance_of_two_sam
         return Judged({"window": np.zeros(len(images), np.int64)}, {}, np.zeros((len(images), MAP, MAP), np.float32))
 
     before = judge_before(ROOM_IMAGES, blind, RandomConv())
-    shifted = compared(before, np.roll(ROOM_IMAGES, 1, axis=0), blind, RandomConv())["elsewhere"]
-    assert shifted["relative"] == pytest.approx(1)
+    shifted = compared(before, np.roll(ROOM_IMAGES, 1, axis=0), blind, RandomConv()).elsewhere
+    assert shifted.relative == pytest.approx(1)
 
 
 def test_pixel_changes_are_measured_inside_and_outside_the_boxes() -> None:
@@ -263,19 +265,19 @@ def test_figure_of_boxes_drawn_by_hand(opened: Callable[..., Trained], tmp_path:
     run = opened()
     file = boxes_file(run, tmp_path / "b.json")
     config = WindowsConfig(boxes=file, region_name="bed", random_draws=2)
-    drawn = draw_windows(config, run)
-    numbers = drawn.numbers
+    measured = measure(config, run)
+    numbers = measured.numbers
     assert numbers["dropped_maps"] == [n for n, weight in enumerate(numbers["weights"]) if weight > 0]
     assert [len(other) for other in numbers["random_maps"]] == [len(numbers["dropped_maps"])] * 2
     assert "judged" not in numbers
-    assert "bed" in drawn.finding
-    assert drawn.canvas.png().startswith(b"\x89PNG")
-    assert draw_windows(config, run).numbers == numbers
+    assert "bed" in finding(measured)
+    assert draw(measured).png().startswith(b"\x89PNG")
+    assert measure(config, run).numbers == numbers
 
 
 def test_missing_boxes_of_other_images_are_requested(opened: Callable[..., Trained]) -> None:
     with pytest.raises(NeedsChoice, match="explore boxes "):
-        draw_windows(WindowsConfig(region_name="bed"), opened())
+        measure(WindowsConfig(region_name="bed"), opened())
 
 
 def test_judge_says_which_samples_have_windows() -> None:
