@@ -367,7 +367,7 @@ def finding(measured: Filters) -> str:
     worse = sum(ours.ci95[1] < theirs.ci95[0] for ours, theirs in pairs.values())
     best = max(pairs, key=lambda name: pairs[name][0].auc - pairs[name][1].auc)
     return (
-        f"{start}; the best single feature tells {best.replace('_', ' ')} apart with an AUC of "
+        f"{start}; the best single feature predicts {best.replace('_', ' ')} with an AUC of "
         f"{pairs[best][0].auc:.2f} (random weights {pairs[best][1].auc:.2f}); of {len(pairs)} attributes it is clearly "
         f"better than with random weights for {better}, and clearly worse for {worse}."
     )
