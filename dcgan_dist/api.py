@@ -261,7 +261,7 @@ def train(
     *,
     progress: Progress = False,
 ) -> Run:
-    """Train, or go on training where the run directory holds a run, and return the run.
+    """Train, or resume the run in the run directory, and return the run.
 
     In this process, or with `cluster.workers` above 1 in workers of Ray Train.
 
@@ -395,7 +395,7 @@ def explore(
 def sweep(
     config: str | Path | SweepConfig | Mapping[str, Any], overrides: Overrides = None, *, progress: Progress = False
 ) -> Sweep:
-    """Search hyperparameters by many trials on Ray, or go on with a sweep that was begun.
+    """Search hyperparameters by many trials on Ray, or resume a sweep.
 
     Args:
         config: the settings of the command `sweep`; see `train`.
@@ -408,7 +408,7 @@ def sweep(
     Raises:
         InputError: a setting, the data or the sweep directory cannot be used.
         TrialsFailed: every single trial failed.
-        Stopped: ended by a signal; the same call goes on.
+        Stopped: ended by a signal; the same call resumes it.
     """
     yield_idle_cores()
     from dcgan_dist.sweep import search

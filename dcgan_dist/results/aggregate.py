@@ -649,9 +649,17 @@ def _numbers() -> tuple[str, ...]:
     return tuple(key for key, value in _defaults().items() if isinstance(value, float))
 
 
+@once
+def _lists() -> tuple[str, ...]:
+    return tuple(key for key, value in flatten(Config()).items() if isinstance(value, tuple))
+
+
 def _as_declared(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as runs record them: numbers where declared (YAML reads `1e-5` as a text), lists as text."""
-    declared = {key: as_text(tuple(value)) if isinstance(value, list) else value for key, value in settings.items()}
+    declared = dict(settings)
+    for key in _lists():
+        if isinstance(value := settings.get(key), list):
+            declared[key] = as_text(tuple(value))
     for key in _numbers():
         value = settings.get(key)
         if isinstance(value, str):

@@ -57,13 +57,13 @@ class SweepConfig(Group):
     """How values are chosen: at random, every combination, or by Optuna's tree-structured Parzen estimator from what
     earlier trials scored (over several scores where `objective` names more than one without weights)."""
     schedule: Literal["fifo", "asha", "median", "pbt"] = "asha"
-    """Which trials go on: all to their end; asynchronous successive halving; those not below the median of the others;
-    or population based training, where the worst go on from copies of the best with changed settings."""
+    """Which trials continue: all to their end; asynchronous successive halving; those not below the median of the others;
+    or population based training, where the worst continue from copies of the best with changed settings."""
     milestones: Annotated[int, Meta(ge=1, le=10**4)] = 4
     """At how many evenly spaced steps of its run a trial is sampled, saved, scored, and may be stopped early."""
     reduction: Annotated[float, Meta(gt=1, le=MOST)] = 2.0
     """asha: of the trials that reach a milestone whose number is a power of this (1, 2, 4 and so on), one in this many
-    goes on."""
+    continues."""
     objective: Annotated[tuple[str, ...], Meta(min_length=1)] = ("representation",)
     """What is maximised: a list of scores, each with an optional weight (`representation:1,coverage:0.5`).
     With weights their weighted sum, without them the first one, the others for the Pareto front (and for optuna).
@@ -76,7 +76,7 @@ class SweepConfig(Group):
     concurrent: Annotated[int, Meta(ge=1, le=1 << 12)] | None = None
     """Most trials at the same time. Left out, as many as the cluster has room for."""
     trial_failures: NonNegativeInt = 1
-    """How often a trial that crashed goes on from its newest checkpoint before it counts as failed."""
+    """How often a trial that crashed resumes from its newest checkpoint before it counts as failed."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
     verbose: bool = False
     """Whether to show what Ray and the trials print."""

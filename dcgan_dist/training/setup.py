@@ -150,8 +150,8 @@ def open_run_directory(config: Config, dataset: Dataset, location: str, session:
     """Open the run directory, go back to its newest whole checkpoint and record the settings.
 
     Raises:
-        RunDirectoryError: it is in use, cannot be written, is damaged, or holds a run that these settings cannot go on
-            with; it is left as it was.
+        RunDirectoryError: it is in use, cannot be written, is damaged, or holds a run that cannot resume with these
+            settings; it is left as it was.
     """
     on_damaged_run = config.training.on_damaged_run
     run = open_run(location, session=session)
@@ -218,7 +218,7 @@ def _group(settings: Mapping[str, object], name: str) -> dict[str, object]:
 
 
 def _refuse_other_run(config: Config, dataset: Dataset, before: Mapping[str, object], location: str) -> None:
-    """Refuse to go on with settings under which the checkpoints of the run would mean something else."""
+    """Refuse settings under which the checkpoints of the run would mean something else."""
     new, defaults = ({key: as_text(value) for key, value in flatten(each).items()} for each in (config, Config()))
     old: dict[str, Any] = {}
     for key in new:

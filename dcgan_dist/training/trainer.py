@@ -257,7 +257,7 @@ class Trainer:
             raise Stopped(
                 number,
                 f"stopped at step {self.progress.step:,} of {self.schedule.steps:,} with a checkpoint; the same "
-                f"command goes on: {self._where()}",
+                f"command resumes it: {self._where()}",
             )
 
     def _finish(self) -> TrainingResult:
@@ -277,7 +277,7 @@ class Trainer:
 
     def _announce(self) -> None:
         config, dataset, step = self.config, self.dataset, self.progress.step
-        start = f"going on at step {step:,}" if step else "starting"
+        start = f"resuming at step {step:,}" if step else "starting"
         size = config.model.image_size
         say(
             self.world,

@@ -47,7 +47,7 @@ class Votes:
         message = (
             f"{lost:,} of {self._dataset.count:,} images lost in epoch {self._feed.epoch} by step {step:,} (images "
             f"lost by shard: {self._damage.shards()}), more than data.max_damage ({self._config.data.max_damage:g}) "
-            f"allows: restore the shards or raise it, and the same command goes on"
+            f"allows: restore the shards or raise it, and the same command resumes the run"
         )
         text = nothing_readable(self._dataset) if self._none_is_left() else message
         return DataError(self._world.broadcast_text(text))

@@ -155,7 +155,7 @@ def test_killed_worker_is_replaced_and_the_run_ends_with_every_image_seen_once(
     assert {row["world_size"] for row in rows} == {2}
     assert driver.status["status"] == "finished"
     assert driver.printed("died (killed") == driver.printed("(restart 1 of at most 1)") == 1
-    assert driver.printed("going on at step") == 1
+    assert driver.printed("resuming at step") == 1
     assert all(driver.printed(f"reported {row['step']}\n") >= 1 for row in rows)
     assert driver.printed("raylet") == 0
 

@@ -95,7 +95,7 @@ def test_more_damage_than_allowed_ends_the_run_on_all_ranks_and_raising_it_goes_
         assert len(done.stderr.strip().splitlines()) == 1
     done = train(settings | {"data.max_damage": 0.2}, workers)
     assert done.returncode == 0, done.stderr
-    assert f"going on at step {step}:" in done.stdout
+    assert f"resuming at step {step}:" in done.stdout
 
 
 @pytest.mark.parametrize("workers", [1, 2])

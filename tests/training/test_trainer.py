@@ -93,7 +93,7 @@ def test_a_finished_run_started_again_says_so_and_goes_on_when_its_steps_are_rai
     assert "finished already" in again.stdout
     longer = train({"run_dir": run, "training.steps": 30})
     assert longer.returncode == 0
-    assert "going on at step 24" in longer.stdout
+    assert "resuming at step 24" in longer.stdout
     assert metrics(run)[-1]["step"] == 30
 
 
