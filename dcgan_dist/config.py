@@ -228,7 +228,7 @@ class TrainingConfig(Group, prefix="training."):
     """Every how many of the checkpoints made by steps one is kept forever; 0 for none."""
     on_damaged_run: Literal["refuse", "set-aside"] = "refuse"
     """What a run does if its newest checkpoint or config.yaml is damaged: refuse to resume, or move what is in the way
-    (the damaged files, and a copy of what follows the newest intact checkpoint) to `set_aside/` and resume from there."""
+    (damaged files, and a copy of what follows the newest intact checkpoint) to `set_aside/` and resume from there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -57,8 +57,8 @@ class SweepConfig(Group):
     """How values are chosen: at random, every combination, or by Optuna's tree-structured Parzen estimator from what
     earlier trials scored (over several scores where `objective` names more than one without weights)."""
     schedule: Literal["fifo", "asha", "median", "pbt"] = "asha"
-    """Which trials continue: all to their end; asynchronous successive halving; those not below the median of the others;
-    or population based training, where the worst continue from copies of the best with changed settings."""
+    """Which trials continue: all; by asynchronous successive halving; those not below the median of the others; or by
+    population based training, where the worst continue from copies of the best with changed settings."""
     milestones: Annotated[int, Meta(ge=1, le=10**4)] = 4
     """At how many evenly spaced steps of its run a trial is sampled, saved, scored, and may be stopped early."""
     reduction: Annotated[float, Meta(gt=1, le=MOST)] = 2.0
