@@ -710,8 +710,10 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
     with contextlib.redirect_stdout(WithoutRay(sys.stdout)), connected_cluster(), quiet_ray(config.verbose):
         capacity = Capacity.of_cluster()
         most = trials_at_once(config, capacity)
-        if capacity.hosts == 1:
-            check_data(plan)  # in a cluster of several hosts, the driver's host may not have the data
+        in_steps = plan
+        if capacity.hosts == 1:  # in a cluster of several hosts, the driver's host may not have the data
+            check_data(plan)
+            in_steps = plan.in_steps()
         if capacity.hosts > 1 and not is_url(location) and not config.train.cluster.storage:
             raise ClusterError(
                 "cluster.storage is left out, but the cluster has several hosts: give a folder or URL that all of them "
@@ -721,7 +723,7 @@ def run_sweep(config: SweepConfig, location: str, show_results: Callable[[Ledger
             if capacity.hosts > 1 and not is_url(location):
                 _require_shared(location)
             try:
-                _Sweep(plan, ledger, most).run(console)
+                _Sweep(in_steps, ledger, most).run(console)
                 ledger.close("finished")
             except Stopped as stop:
                 ledger.close("stopped", str(stop))

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from dcgan_dist.config import Config
+from dcgan_dist.settings import override
 from dcgan_dist.sweeps.objective import Objective
 from dcgan_dist.sweeps.settings import SweepConfig
 from dcgan_dist.sweeps.space import Space
+from dcgan_dist.training.setup import open_data, resolve_config
+
+# Settings that decide how many steps a run of so many epochs has.
+_LENGTH = {
+    *("data.path", "data.image_member", "model.name", "model.image_size", "model.channels"),
+    *("training.batch_size", "training.updates", "training.epochs", "training.steps"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,16 @@ class SweepPlan:
         """
         return cls(config, Space.parse(config.space), Objective.parse(config.objective))
 
+    def in_steps(self) -> SweepPlan:
+        """Return the plan with the length of runs in steps, if all trials have the same: the data are opened once.
+
+        Raises:
+            ConfigError, DataError: as `with_steps`.
+        """
+        if self.config.train.training.steps is not None or not _LENGTH.isdisjoint(self.space.keys):
+            return self
+        return replace(self, config=replace(self.config, train=with_steps(self.config.train)))
+
     @property
     def trials(self) -> int:
         """How many trials the sweep has in all."""
@@ -40,4 +59,15 @@ class SweepPlan:
         return len(self.space.grid(self.config.train.seed, self.config.trials))
 
 
-__all__ = ["SweepPlan"]
+def with_steps(config: Config) -> Config:
+    """Return the settings of a run with its length in steps instead of epochs.
+
+    Raises:
+        ConfigError: the settings do not fit the data.
+        DataError: the data cannot be read.
+    """
+    steps = resolve_config(config, open_data(config)).training.steps
+    return override(config, {"training.epochs": None, "training.steps": steps})
+
+
+__all__ = ["SweepPlan", "with_steps"]

@@ -20,7 +20,6 @@ import torch
 
 import dcgan_dist.vector_math  # noqa: F401 - the first import: equal bits in every process need it
 from dcgan_dist.config import Config, override
-from dcgan_dist.data.dataset import open_dataset
 from dcgan_dist.distributed import World, join_world
 from dcgan_dist.errors import Diverged, InputError, RunDirectoryError, Stopped
 from dcgan_dist.evaluation.generator_scores import GeneratorEvaluation
@@ -37,10 +36,10 @@ from dcgan_dist.runs.writer import open_run
 from dcgan_dist.settings import as_record, as_text
 from dcgan_dist.sweeps.exploit import SourceCheckpoint, copy_checkpoint
 from dcgan_dist.sweeps.objective import FRECHET_SAMPLES, OF_SAMPLES, Objective
-from dcgan_dist.sweeps.plan import SweepPlan
+from dcgan_dist.sweeps.plan import SweepPlan, with_steps
 from dcgan_dist.sweeps.settings import ScoreConfig, SweepConfig
 from dcgan_dist.sweeps.space import run_changes, run_settings
-from dcgan_dist.training.setup import environment, resolve_config
+from dcgan_dist.training.setup import environment
 from dcgan_dist.training.trained import load_generator
 from dcgan_dist.training.trainer import train
 
@@ -126,7 +125,7 @@ def plan_trial(plan: SweepPlan, name: str, location: str, parameters: Mapping[st
     sweep = plan.config
     config = override(sweep.train, run_changes(parameters) | _own_settings(sweep, name))
     if config.training.steps is None:
-        config = _with_steps(config)
+        config = with_steps(config)
     assert config.training.steps is not None
     milestones = milestone_steps(config.training.steps, sweep.milestones)
     interval = milestones[0]
@@ -154,22 +153,6 @@ def plan_trial(plan: SweepPlan, name: str, location: str, parameters: Mapping[st
 def _own_settings(sweep: SweepConfig, name: str) -> dict[str, Any]:
     """Return the settings that a sweep gives to each trial, by dotted name."""
     return {"name": name, "run_dir": None, "cluster.cpus_per_worker": sweep.cpus_per_trial}
-
-
-def _with_steps(config: Config) -> Config:
-    """Return the settings with the length of the run in steps instead of epochs."""
-    data = config.data
-    dataset = open_dataset(
-        data.path,
-        image_size=config.model.image_size,
-        channels=config.model.channels,
-        cache=Path(data.cache) if data.cache else None,
-        cache_gib=data.cache_gib,
-        on_damage=data.on_damage,
-        image_member=data.image_member,
-    )
-    steps = resolve_config(config, dataset).training.steps
-    return override(config, {"training.epochs": None, "training.steps": steps})
 
 
 class Milestones:
