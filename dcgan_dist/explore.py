@@ -47,7 +47,7 @@ def _command(arguments: Sequence[str]) -> None:
         return
     chosen = settings_class(name)
     config = parse_settings(chosen, settings, f"{PROG} {name}", f"Draw {FIGURES[name].about}.", word_for="run")
-    _draw(name, config)
+    _draw(name, config, _open(config))
 
 
 def settings_class(figure: str) -> type[FigureConfig]:
@@ -61,6 +61,19 @@ def settings_class(figure: str) -> type[FigureConfig]:
     if figure not in FIGURES:
         raise ConfigError(f"figure is {figure!r}: take {ALL}, or one of {', '.join(FIGURES)}")
     return FIGURES[figure].settings
+
+
+def draw(figure: str, config: FigureConfig) -> tuple[Measured, str, list[str]]:
+    """Draw a figure of the run that the settings name, and write it.
+
+    Returns:
+        What it measured, its finding, and the paths or URLs of its files.
+
+    Raises:
+        InputError: a setting, the run or the data cannot be used.
+        StorageError: it cannot be written.
+    """
+    return _draw_and_write(figure, config, _open(config))
 
 
 def _open(config: FigureConfig) -> Trained:
@@ -86,34 +99,20 @@ def _open(config: FigureConfig) -> Trained:
     )
 
 
-def draw(name: str, config: FigureConfig, networks: Trained | None = None) -> tuple[Measured, str, list[str]]:
-    """Draw a figure of a run, and write it.
+def _draw(name: str, config: FigureConfig, networks: Trained) -> None:
+    """Draw a figure, write it, and say what came out and where it is."""
+    _, finding, paths = _draw_and_write(name, config, networks)
+    print("\n".join([finding, *paths]), flush=True)
 
-    Args:
-        name: of the figure.
-        config: its settings.
-        networks: the run's networks; if None, they are loaded.
 
-    Returns:
-        What it measured, its finding, and the paths or URLs of its files.
-
-    Raises:
-        InputError: a setting, the run or the data cannot be used.
-        StorageError: it cannot be written.
-    """
+def _draw_and_write(name: str, config: FigureConfig, networks: Trained) -> tuple[Measured, str, list[str]]:
     from dcgan_dist.exploration.catalogue import FIGURES
     from dcgan_dist.exploration.figure import write_figure
 
-    run, begun, figure = networks or _open(config), time.perf_counter(), FIGURES[name]
-    measured: Measured = figure.measure(config, run)
+    begun, figure = time.perf_counter(), FIGURES[name]
+    measured: Measured = figure.measure(config, networks)
     canvas, finding = figure.draw(measured), figure.finding(measured)
-    return measured, finding, write_figure(name, measured, canvas, finding, config, run, begun)
-
-
-def _draw(name: str, config: FigureConfig, networks: Trained | None = None) -> None:
-    """Draw a figure, write it, and say what came out and where it is."""
-    _, finding, paths = draw(name, config, networks)
-    print("\n".join([finding, *paths]), flush=True)
+    return measured, finding, write_figure(name, measured, canvas, finding, config, networks, begun)
 
 
 def _draw_all(config: AllConfig, networks: Trained) -> None:
