@@ -248,7 +248,12 @@ def test_figures_shards_and_reports_say_where_they_are(
     finished_run: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     figure = dd.explore("walk", {"run": str(finished_run(1)), "output": str(tmp_path / "figures")})
-    assert json.loads(Path(figure.files[-1]).read_text())["finding"] == figure.finding
+    from dcgan_dist.exploration.walk import Walk
+
+    about = json.loads(Path(figure.files[-1]).read_text())
+    assert (about["finding"], about["numbers"]) == (figure.finding, figure.numbers)
+    assert isinstance(figure.measured, Walk)
+    assert figure.measured.steps.tolist() == figure.numbers["steps"]
     assert Image.open(figure.files[0]).format == "PNG"
     manifest = dd.prepare({"source": "rooms", "output": str(tmp_path / "shards"), "count": 20, "workers": 1})
     assert (manifest.count, manifest.image_size, len(manifest.shards)) == (20, 64, 1)

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -45,12 +45,10 @@ from dcgan_dist.exploration.networks import Trained, parse_ids
 from dcgan_dist.settings import as_list
 from dcgan_dist.training.draws import draw_z
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 ROOMS = "window, view left - no window, view left + no window, view right"
 """The default formula for a run that was trained on rooms."""
 
+_LIST = "; or list samples that show it: --concept '{{{}: \"3,17,20\"}}'"
 _CLEAR = 0.5  # a sample is an exemplar of a concept if it shows all of it with at least this probability
 _MOST_EXEMPLARS = 200  # of a concept; the clearest ones, because their images are held in memory
 Number = Annotated[int, Meta(ge=1, le=_MOST_EXEMPLARS)]
@@ -111,12 +109,10 @@ class Exemplars:
     Attributes:
         ids: numbers of the samples, the clearest first, or in the order in which they were listed.
         found: how many were found by a search, which can be more than `ids` has; None for listed samples.
-        wanted: attributes that the concept's name asks for; empty where it names none.
     """
 
     ids: tuple[int, ...]
     found: int | None = None
-    wanted: Wanted = field(default_factory=dict)
 
 
 def parse_formula(text: str) -> list[Term]:
@@ -182,17 +178,12 @@ def share_outside(z: Tensor) -> float:
     return float((z.abs() > 1).float().mean())
 
 
-def find_exemplars(judge: AttributeJudge, judged: Probabilities, concept: str) -> Exemplars:
-    """Return the judged samples that clearly show what a concept names.
-
-    Raises:
-        ConfigError: the judge does not know the attribute that the concept names.
-    """
-    wanted = judge.read(concept)
+def find_exemplars(judged: Probabilities, wanted: Wanted) -> Exemplars:
+    """Return the judged samples that clearly show what a concept names."""
     clear = confidence(judged, wanted)
     order = np.argsort(-clear, kind="stable")
     found = int((clear >= _CLEAR).sum())
-    return Exemplars(tuple(order[: min(found, _MOST_EXEMPLARS)].tolist()), found, wanted)
+    return Exemplars(tuple(order[: min(found, _MOST_EXEMPLARS)].tolist()), found)
 
 
 def alike(judged: Probabilities) -> Metric:
@@ -371,12 +362,12 @@ def measure(config: ArithmeticConfig, run: Trained) -> Arithmetic:
     run.y(1, label)  # refuses an unknown class before the search, which takes long
     asked = [term.concept for term in terms if term.concept not in listed]
     judge = _judge(config, run, [*asked, *([config.wanted] if config.wanted else [])])
-    named = {concept: _read(judge, concept) for concept in asked} if judge else {}
+    named = {concept: _read(judge, concept, "formula", _LIST.format(concept)) for concept in asked} if judge else {}
     wanted = _wanted(config, judge, terms, named)
     exemplars, judged = {name: Exemplars(ids) for name, ids in listed.items()}, None
     if judge is not None and (asked or (wanted and config.draws)):
         judged = judge_samples(run, judge, first_z(run, config.search), label, "looking for exemplars")
-        exemplars |= {concept: find_exemplars(judge, judged, concept) for concept in asked}
+        exemplars |= {concept: find_exemplars(judged, named[concept]) for concept in asked}
     counts = _chosen_counts(config, asked, listed)
     for concept, some in exemplars.items():
         _check_enough(concept, some, max(counts), config.search)
@@ -417,13 +408,11 @@ def _judge(config: ArithmeticConfig, run: Trained, texts: Sequence[str]) -> Attr
     )
 
 
-def _read(judge: AttributeJudge, concept: str) -> Wanted:
+def _read(judge: AttributeJudge, text: str, setting: str, way_out: str = "") -> Wanted:
     try:
-        return judge.read(concept)
+        return judge.read(text)
     except ConfigError as error:
-        raise ConfigError(
-            f"formula: {error}; or list samples that show it: --concept '{{{concept}: \"3,17,20\"}}'"
-        ) from error
+        raise ConfigError(f"{setting}: {error}{way_out}") from error
 
 
 def _wanted(
@@ -433,10 +422,7 @@ def _wanted(
     if judge is None:
         return {}
     if config.wanted is not None:
-        try:
-            return judge.read(config.wanted)
-        except ConfigError as error:
-            raise ConfigError(f"wanted: {error}") from error
+        return _read(judge, config.wanted, "wanted")
     if "class" in judge.values or not all(term.concept in named for term in terms):
         return {}
     return derive_wanted(terms, [named[term.concept] for term in terms])
@@ -523,28 +509,29 @@ def _plot(canvas: Canvas, arithmetic: Arithmetic, base: float) -> None:
         f"Measured over {measured[0].latent.n} draws of exemplars, with 95% intervals: results that show "
         f"{arithmetic.wanted}, as a classifier sees them."
     )
-    both, parts, pairs = canvas.plots(3, height=1.7)
-    x = [one.exemplars for one in measured]
-
-    def line(axes: Axes, shares: Sequence[Metric], name: str, number: int = 0) -> None:
-        # Shift each line a little, so that the bars of the intervals do not overlap.
-        line_of_shares(axes, [count * 1.03**number for count in x], shares, name, number)
-
-    line(both, [one.latent for one in measured], "z")
-    line(both, [one.pixels for one in measured], "pixels", 1)
-    both.axhline(100 * base, color="0.5", linewidth=1, linestyle=":", label="samples of any z")
-    for number, (name, phrase) in enumerate(arithmetic.phrases.items()):
-        line(parts, [one.by_attribute[name] for one in measured], phrase, number)
-    line(pairs, [one.alike for one in measured], f"{arithmetic.attributes} attributes")
-    for axes, title, of in (
-        (both, "arithmetic on z and on pixels", "show it (% of results)"),
-        (parts, "on z, by attribute", "show it (% of results)"),
-        (pairs, "how alike two results on z are", "the same in both (%)"),
+    x, of_results = [one.exemplars for one in measured], "show it (% of results)"
+    by_attribute = {phrase: [one.by_attribute[name] for one in measured] for name, phrase in arithmetic.phrases.items()}
+    on_z_and_pixels = {"z": [one.latent for one in measured], "pixels": [one.pixels for one in measured]}
+    pairs = {f"{arithmetic.attributes} attributes": [one.alike for one in measured]}
+    plots = canvas.plots(3, height=1.7)
+    for axes, title, words, lines in zip(
+        plots,
+        ("arithmetic on z and on pixels", "on z, by attribute", "how alike two results on z are"),
+        (of_results, of_results, "the same in both (%)"),
+        (on_z_and_pixels, by_attribute, pairs),
+        strict=True,
     ):
+        for number, (name, shares) in enumerate(lines.items()):
+            # Shift each line a little, so that the bars of the intervals do not overlap.
+            line_of_shares(axes, [count * 1.03**number for count in x], shares, name, number)
+        if axes is plots[0]:
+            axes.axhline(100 * base, color="0.5", linewidth=1, linestyle=":", label="samples of any z")
         axes.set_xscale("log")
         axes.set_xticks(x, [str(count) for count in x])
         axes.minorticks_off()
-        describe(axes, title, legend={"fontsize": 6.5}, ylim=(-3, 103), xlabel="exemplars of each concept", ylabel=of)
+        describe(
+            axes, title, legend={"fontsize": 6.5}, ylim=(-3, 103), xlabel="exemplars of each concept", ylabel=words
+        )
 
 
 def finding(arithmetic: Arithmetic) -> str:
@@ -574,24 +561,6 @@ def _join(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-__all__ = [
-    "Arithmetic",
-    "ArithmeticConfig",
-    "Concept",
-    "Exemplars",
-    "Results",
-    "Row",
-    "Term",
-    "alike",
-    "combine",
-    "combine_pixels",
-    "derive_wanted",
-    "draw",
-    "find_exemplars",
-    "finding",
-    "measure",
-    "measure_draws",
-    "neighbours",
-    "parse_formula",
-    "share_outside",
-]
+__all__ = ["Arithmetic", "ArithmeticConfig", "Concept", "Exemplars", "Results", "Row", "Term", "alike", "combine",
+           "combine_pixels", "derive_wanted", "draw", "find_exemplars", "finding", "measure", "measure_draws",
+           "neighbours", "parse_formula", "share_outside"]  # fmt: skip

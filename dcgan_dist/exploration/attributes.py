@@ -150,15 +150,13 @@ def class_attributes(run: Trained, data: str) -> AttributeJudge:
 def confidence(probabilities: Probabilities, wanted: Wanted) -> Floats:
     """Return the probability that each image shows all wanted attributes, (n,): the product over the attributes."""
     parts = [probabilities[name][:, value].astype(np.float64) for name, value in wanted.items()]
-    product: Floats = np.prod(parts, axis=0)
-    return product
+    return np.asarray(np.prod(parts, axis=0))
 
 
 def shows(probabilities: Probabilities, wanted: Wanted) -> Bools:
     """Return for each image whether all wanted values are the most probable ones, (n,)."""
     parts = [probabilities[name].argmax(axis=1) == value for name, value in wanted.items()]
-    every: Bools = np.all(parts, axis=0)
-    return every
+    return np.asarray(np.all(parts, axis=0))
 
 
 def judge_samples(run: Trained, judge: AttributeJudge, z: Tensor, label: str | None, what: str) -> Probabilities:
@@ -221,22 +219,6 @@ def subtitle_of(run: Trained, label: str | None) -> str:
     return run.subtitle + (f", class {label}" if label is not None else "")
 
 
-__all__ = [
-    "AttributeJudge",
-    "Bools",
-    "Floats",
-    "Mean",
-    "Probabilities",
-    "Wanted",
-    "class_attributes",
-    "confidence",
-    "default_label",
-    "first_z",
-    "judge_samples",
-    "mean_of",
-    "room_attributes",
-    "room_phrases",
-    "share",
-    "shows",
-    "subtitle_of",
-]
+__all__ = ["AttributeJudge", "Bools", "Floats", "Mean", "Probabilities", "Wanted", "class_attributes", "confidence",
+           "default_label", "first_z", "judge_samples", "mean_of", "room_attributes", "room_phrases", "share",
+           "shows", "subtitle_of"]  # fmt: skip

@@ -214,17 +214,5 @@ def finding(made: BoxesPage) -> str:
     )
 
 
-__all__ = [
-    "Boxes",
-    "BoxesConfig",
-    "BoxesPage",
-    "RegionName",
-    "boxes_content",
-    "boxes_page",
-    "draw",
-    "finding",
-    "listed",
-    "measure",
-    "read_boxes",
-    "samples_of",
-]
+__all__ = ["Boxes", "BoxesConfig", "BoxesPage", "RegionName", "boxes_content", "boxes_page", "draw", "finding",
+           "listed", "measure", "read_boxes", "samples_of"]  # fmt: skip

@@ -146,7 +146,6 @@ class Canvas:
             axes.yaxis.label.set_fontsize(7.5)
             axes.spines[["top", "right"]].set_visible(False)
         wide = (self.width - 2 * _EDGE) / count
-        total = height + _PLOT_BELOW + _PLOT_ABOVE
 
         def place(bottom: float) -> None:
             for number, axes in enumerate(made):
@@ -159,7 +158,7 @@ class Canvas:
                     )
                 )
 
-        self._blocks.append((total, place))
+        self._blocks.append((height + _PLOT_BELOW + _PLOT_ABOVE, place))
         return made
 
     def png(self) -> bytes:
@@ -346,18 +345,5 @@ def _mp4(frames: Iterable[Pixels], seconds: float) -> bytes:
         return Path(path).read_bytes()
 
 
-__all__ = [
-    "COLOURS",
-    "LINES",
-    "Canvas",
-    "Film",
-    "Panel",
-    "animation",
-    "check_film",
-    "describe",
-    "enlarged",
-    "errors",
-    "films",
-    "line_of_shares",
-    "line_with_intervals",
-]
+__all__ = ["COLOURS", "LINES", "Canvas", "Film", "Panel", "animation", "check_film", "describe", "enlarged", "errors",
+           "films", "line_of_shares", "line_with_intervals"]  # fmt: skip

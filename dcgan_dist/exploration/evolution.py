@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,8 +84,7 @@ class Activations:
     def deviations(self) -> Floats:
         """Return each filter's deviation from its mean over time, divided by its mean absolute activation."""
         known = self.values[np.isfinite(self.values).all(axis=1)]
-        deviation: Floats = (self.values - known.mean(axis=0)) / np.maximum(np.abs(known).mean(axis=0), 1e-12)
-        return deviation
+        return np.asarray((self.values - known.mean(axis=0)) / np.maximum(np.abs(known).mean(axis=0), 1e-12))
 
     def oscillating(self) -> Bools | None:
         """Return which filters oscillate over the newest WINDOW times, (filters,); None if that is not known."""
@@ -130,7 +129,7 @@ class Snapshot:
 
 def _snapshot(run: Trained, step: int) -> tuple[int, Snapshot]:
     generator, model, _, _ = load_generator(run.run, step, "raw" if run.samples.weights == "raw" else "auto")
-    z, y = fixed_inputs(model, int(run.settings.get("seed", 0)), _sample_count(run))
+    z, y = fixed_inputs(model, int(run.run.settings.get("seed", 0)), _sample_count(run))
     images, hidden = sample_feature_maps(generator.to(run.device), z.to(run.device), y.to(run.device), model)
     if not torch.isfinite(images).all():
         raise RunDirectoryError(
@@ -145,7 +144,7 @@ def _snapshot(run: Trained, step: int) -> tuple[int, Snapshot]:
 
 
 def _sample_count(run: Trained) -> int:
-    return int(run.settings.get("training", {}).get("sample_count", 64))
+    return int(run.run.settings.get("training", {}).get("sample_count", 64))
 
 
 def follow_activations(run: Run, snapshots: dict[int, Floats], log_steps: list[int]) -> Activations:
@@ -225,11 +224,7 @@ def choose_samples(config: EvolutionConfig, run: Trained) -> list[int]:
         ConfigError: there is no such class, or the run's grids do not show it.
     """
     _, y = fixed_inputs(run.model, 0, _sample_count(run))
-    if not run.classes:
-        if config.label is not None:
-            class_number(config.label, run.samples.class_names, run.location, run.model.name)
-        return list(range(len(y)))[: config.count]
-    labels = y.argmax(dim=1).tolist()
+    labels = y.argmax(dim=1).tolist() if run.classes else [0] * len(y)
     if config.label is not None:
         wanted = class_number(config.label, run.samples.class_names, run.location, run.model.name)
         chosen = [number for number, label in enumerate(labels) if label == wanted]
@@ -240,30 +235,12 @@ def choose_samples(config: EvolutionConfig, run: Trained) -> list[int]:
     return [number for _, _, number in sorted(turns)][: config.count]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """The filters of a hidden layer of G.
-
-    Attributes:
-        activations: their activations, values (t, filters).
-        dead: which are dead, (filters,).
-        oscillating: which oscillate, (filters,); None if that is not known.
-        swings: the swing of each, (filters,); None if that is not known.
-    """
-
-    activations: Activations
-    dead: Bools
-    oscillating: Bools | None
-    swings: Floats | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Evolution(Measured):
     """Samples and filters over the course of training.
 
     Attributes:
         samples: numbers of the n fixed z whose samples are shown.
-        times: see `Activations`.
         verdict: name and reason of the verdict on the run up to `step`; None if there are no log lines.
         problems: what was damaged or left out.
         step: the last step.
@@ -277,7 +254,6 @@ class Evolution(Measured):
     """
 
     samples: list[int]
-    times: str
     verdict: dict[str, str] | None
     problems: list[str]
     step: int = field(metadata=SHOWN)
@@ -290,25 +266,16 @@ class Evolution(Measured):
     sizes: list[int] = field(metadata=SHOWN)
 
     @property
-    def layers(self) -> list[Layer]:
-        """The hidden layers of G."""
-        bounds = np.cumsum([0, *self.sizes]).tolist()
-        parts = [slice(*ends) for ends in pairwise(bounds)]
-        oscillating, swings, of = self.activations.oscillating(), self.activations.swings(), self.activations
-        return [
-            Layer(
-                Activations(of.steps, of.values[:, part], of.times),
-                self.dead[part],
-                None if oscillating is None else oscillating[part],
-                None if swings is None else swings[part],
-            )
-            for part in parts
-        ]
+    def layers(self) -> list[tuple[Activations, Bools]]:
+        """The activations of each hidden layer of G, and which of its filters are dead."""
+        parts = [slice(*ends) for ends in pairwise(np.cumsum([0, *self.sizes]).tolist())]
+        return [(replace(self.activations, values=self.activations.values[:, part]), self.dead[part]) for part in parts]
 
     @property
     def numbers(self) -> dict[str, Any]:
         """See `Measured`."""
-        oscillating, swings, of = self.activations.oscillating(), self.activations.swings(), self.activations
+        of = self.activations
+        oscillating, swing = of.oscillating(), of.swings()
         return {
             **super().numbers,
             "rows": [{"step": step, "source": self.sources[step]} for step in self.images],
@@ -317,17 +284,18 @@ class Evolution(Measured):
             "dead_by_checkpoint": [{"step": step, "dead": count} for step, count in self.dead_at.items()],
             "oscillating": None if oscillating is None else int(oscillating.sum()),
             "filter_oscillation": None if oscillating is None else float(oscillating.mean()),
-            "filter_swing": None if swings is None else float(torch.from_numpy(swings).median()),
+            "filter_swing": None if swing is None else float(torch.from_numpy(swing).median()),
             "window": WINDOW,
+            "times": of.times,
             "layers": [
                 {
                     "layer": number,
-                    "filters": len(layer.dead),
-                    "dead": np.flatnonzero(layer.dead).tolist(),
-                    "oscillating": None if layer.oscillating is None else np.flatnonzero(layer.oscillating).tolist(),
-                    "median_swing": None if layer.swings is None else float(np.median(layer.swings)),
+                    "filters": len(dead),
+                    "dead": np.flatnonzero(dead).tolist(),
+                    "oscillating": None if (which := layer.oscillating()) is None else np.flatnonzero(which).tolist(),
+                    "median_swing": None if (swung := layer.swings()) is None else float(np.median(swung)),
                 }
-                for number, layer in enumerate(self.layers)
+                for number, (layer, dead) in enumerate(self.layers)
             ],
             "activations": {
                 "steps": of.steps.tolist(),
@@ -369,7 +337,6 @@ def measure(config: EvolutionConfig, run: Trained) -> Evolution:
     return Evolution(
         subtitle=run.subtitle,
         samples=samples,
-        times=activations.times,
         verdict=_verdict(metrics),
         problems=problems,
         step=run.step,
@@ -408,9 +375,9 @@ def draw(evolution: Evolution) -> Canvas:
     canvas.images(Panel(caption, np.concatenate(list(evolution.images.values())), columns, marks))
     if evolution.metrics:
         _plot_metrics(canvas, evolution.metrics)
-    full = _range(evolution.activations)
+    full, times = _range(evolution.activations), evolution.activations.times
     canvas.text(
-        f"Below: the mean activation of every filter at the {evolution.times} that the checkpoints kept, a line for "
+        f"Below: the mean activation of every filter at the {times} that the checkpoints kept, a line for "
         "each filter, as its deviation from the filter's own mean: red above, blue below, full colour from "
         f"{full:.0%} on; grey was not kept. Marked at the left: black filters are dead (the same for every z), "
         f"yellow ones oscillate over the newest {WINDOW}. These come first, the others by how far they swing."
@@ -418,8 +385,8 @@ def draw(evolution: Evolution) -> Canvas:
     layers = list(enumerate(evolution.layers, start=1))
     for first in range(0, len(layers), 2):
         pair = layers[first : first + 2]
-        for axes, (number, layer) in zip(canvas.plots(len(pair), 1.5), pair, strict=True):
-            _plot_layer(axes, number, layer, full)
+        for axes, (number, (layer, dead)) in zip(canvas.plots(len(pair), 1.5), pair, strict=True):
+            _plot_layer(axes, number, layer, dead, full)
     return canvas
 
 
@@ -449,11 +416,11 @@ def _plot_metrics(canvas: Canvas, metrics: Metrics) -> None:
     describe(right, title, legend=legend, ylabel="share", ylim=(0, top))
 
 
-def _plot_layer(axes: Axes, number: int, layer: Layer, full: float) -> None:
+def _plot_layer(axes: Axes, number: int, layer: Activations, dead: Bools, full: float) -> None:
     from matplotlib import colormaps
 
-    deviation, steps, dead = layer.activations.deviations(), layer.activations.steps, layer.dead
-    oscillates = np.zeros_like(dead) if layer.oscillating is None else layer.oscillating & ~dead
+    deviation, steps, oscillating = layer.deviations(), layer.steps, layer.oscillating()
+    oscillates = np.zeros_like(dead) if oscillating is None else oscillating & ~dead
     restless = np.nanstd(deviation, axis=0)
     order = np.lexsort((-restless, ~dead, ~oscillates))
     half = (steps[1] - steps[0]) / 2 if len(steps) > 1 else 0.5
@@ -468,22 +435,23 @@ def _plot_layer(axes: Axes, number: int, layer: Layer, full: float) -> None:
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    count = "" if layer.oscillating is None else f", {int(oscillates.sum())} oscillate"
+    count = "" if oscillating is None else f", {int(oscillates.sum())} oscillate"
     describe(axes, f"Hidden layer {number}: {len(dead)} filters, {int(dead.sum())} dead{count}", xlabel="step")
     axes.set_ylabel("filter", labelpad=10)
 
 
 def finding(evolution: Evolution) -> str:
     """Return how many filters are dead and how many oscillate."""
-    oscillates, swing = evolution.activations.oscillating(), evolution.activations.swings()
+    activations = evolution.activations
+    oscillates, swing, times = activations.oscillating(), activations.swings(), activations.times
     dead = f"{int(evolution.dead.sum())} of the generator's {len(evolution.dead)} filters are dead"
     found = f"At step {evolution.step:,}, {dead}"
     if oscillates is None or swing is None:
-        found += f"; how many oscillate takes {WINDOW} {evolution.times}, which were not kept"
+        found += f"; how many oscillate takes {WINDOW} {times}, which were not kept"
     else:
         found += (
             f" and {int(oscillates.sum())} ({oscillates.mean():.1%}) oscillate over the newest {WINDOW} "
-            f"{evolution.times} (noise alone: about 5%; a run is judged unstable above {FILTER_SHARE:.0%}), with a "
+            f"{times} (noise alone: about 5%; a run is judged unstable above {FILTER_SHARE:.0%}), with a "
             f"median swing of {float(np.median(swing)):.1%}"
         )
     found += f"; verdict on the run so far: {evolution.verdict['name']}." if evolution.verdict else "."
@@ -492,17 +460,5 @@ def finding(evolution: Evolution) -> str:
     return found
 
 
-__all__ = [
-    "Activations",
-    "Evolution",
-    "EvolutionConfig",
-    "Layer",
-    "choose_samples",
-    "choose_steps",
-    "cut_grid",
-    "dead_filters",
-    "draw",
-    "finding",
-    "follow_activations",
-    "measure",
-]
+__all__ = ["Activations", "Evolution", "EvolutionConfig", "choose_samples", "choose_steps", "cut_grid",
+           "dead_filters", "draw", "finding", "follow_activations", "measure"]  # fmt: skip

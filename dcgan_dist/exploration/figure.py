@@ -94,8 +94,7 @@ class Measured:
     @property
     def numbers(self) -> dict[str, Any]:
         """What the JSON holds: the fields as mappings and lists, without those that are only `SHOWN`."""
-        numbers: dict[str, Any] = plain(self)
-        return numbers
+        return dict(plain(self))
 
 
 def plain(value: Any) -> Any:
@@ -195,15 +194,5 @@ def write_figure(
     return [folder.at(file) for file in contents]
 
 
-__all__ = [
-    "FOLDER",
-    "IF_KNOWN",
-    "SHOWN",
-    "AllConfig",
-    "FigureConfig",
-    "Measured",
-    "counted",
-    "folder_of",
-    "plain",
-    "write_figure",
-]
+__all__ = ["FOLDER", "IF_KNOWN", "SHOWN", "AllConfig", "FigureConfig", "Measured", "counted", "folder_of", "plain",
+           "write_figure"]  # fmt: skip

@@ -466,8 +466,7 @@ def aucs(values: Values, positives: npt.NDArray[np.bool_]) -> Values:
     count = positives.sum(axis=0)[:, None]
     pairs = count * (len(values) - count)
     wins = positives.T.astype(np.float64) @ ranks - count * (count + 1) / 2
-    areas: Values = np.where(pairs > 0, wins / np.maximum(pairs, 1), 0.5)
-    return areas
+    return np.asarray(np.where(pairs > 0, wins / np.maximum(pairs, 1), 0.5))
 
 
 def mean_auc(values: Values, positives: npt.NDArray[np.bool_]) -> tuple[float, float]:
@@ -478,12 +477,11 @@ def mean_auc(values: Values, positives: npt.NDArray[np.bool_]) -> tuple[float, f
     count = positives.sum(axis=0)
     rest = len(values) - count
     ranks = scipy.stats.rankdata(values, axis=0)
-    areas = (np.where(positives, ranks, 0).sum(axis=0) - count * (count + 1) / 2) / np.maximum(count * rest, 1)
+    areas = np.diagonal(aucs(values, positives))
     parts = np.zeros(values.shape)  # contribution of each image to the error of the AUC
     for column in range(values.shape[1]):
         group = positives[:, column]
         if not count[column] or not rest[column]:
-            areas[column] = 0.5
             continue
         # For each positive the negatives with lower values; for each negative the positives with higher values.
         lower = ranks[group, column] - scipy.stats.rankdata(values[group, column])
@@ -570,24 +568,6 @@ def _plot(canvas: Canvas, attributes: dict[str, dict[str, Auc]], count: int) -> 
              yticks=np.arange(0.5, 1.01, 0.1), ylabel="AUC (0.5: by chance)")  # fmt: skip
 
 
-__all__ = [
-    "Auc",
-    "Filters",
-    "FiltersConfig",
-    "GuidedLeakyReLU",
-    "ReceptiveField",
-    "Responses",
-    "TopResponses",
-    "aucs",
-    "best_single_features",
-    "chosen_layer",
-    "conv_layers",
-    "draw",
-    "finding",
-    "guided",
-    "guided_gradients",
-    "half_area",
-    "highest_responses",
-    "mean_auc",
-    "measure",
-]
+__all__ = ["Auc", "Filters", "FiltersConfig", "GuidedLeakyReLU", "ReceptiveField", "Responses", "TopResponses",
+           "aucs", "best_single_features", "chosen_layer", "conv_layers", "draw", "finding", "guided",
+           "guided_gradients", "half_area", "highest_responses", "mean_auc", "measure"]  # fmt: skip

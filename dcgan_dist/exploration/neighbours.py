@@ -393,17 +393,5 @@ def finding(neighbours: Neighbours) -> str:
     )
 
 
-__all__ = [
-    "Nearest",
-    "NearestFew",
-    "Neighbours",
-    "NeighboursConfig",
-    "Space",
-    "compare",
-    "draw",
-    "finding",
-    "measure",
-    "nearest_by_features",
-    "nearest_by_pixels",
-    "read_images",
-]
+__all__ = ["Nearest", "NearestFew", "Neighbours", "NeighboursConfig", "Space", "compare", "draw", "finding",
+           "measure", "nearest_by_features", "nearest_by_pixels", "read_images"]  # fmt: skip

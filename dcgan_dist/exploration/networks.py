@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -101,11 +100,6 @@ class Trained:
         return self.run.location
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The run's config.yaml."""
-        return self.run.settings
-
-    @property
     def is_rooms(self) -> bool:
         """Whether the run was trained on procedural rooms."""
         return self.run.is_rooms
@@ -113,7 +107,7 @@ class Trained:
     @property
     def subtitle(self) -> str:
         """A line that names the run, the step, the weights and the seed."""
-        name = self.settings.get("name") or Path(self.location).name
+        name = self.run.settings.get("name") or Path(self.location).name
         seen = f", {self.images_seen:,} real images seen" if self.images_seen else ""
         averaged = ", averaged weights" if self.samples.weights == "average" else ""
         return f"run {name}, step {self.step:,}{averaged}{seen}, seed {self.seed}"
@@ -182,7 +176,7 @@ class Trained:
         Raises:
             DataError: there are no images, or they have another number of channels.
         """
-        about = self.settings.get("data", {}) if path is None else {"path": path}
+        about = self.run.settings.get("data", {}) if path is None else {"path": path}
         try:
             return open_labelled(
                 str(about.get("path")),

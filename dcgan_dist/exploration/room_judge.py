@@ -8,6 +8,7 @@ noisy at random. Its accuracy on held-out rooms is stored with it.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,8 +82,7 @@ class Judged:
     @property
     def has_window(self) -> npt.NDArray[np.bool_]:
         """Whether there is a window, (n,)."""
-        there: npt.NDArray[np.bool_] = self.attributes["window"] == 1
-        return there
+        return np.asarray(self.attributes["window"] == 1)
 
     def window_boxes(self, image_size: int) -> list[Box | None]:
         """Return the bounding box of each image's window, in pixels of images of that side; None without a window."""
@@ -181,8 +181,7 @@ def _rooms(first: int, count: int, line: ProgressLine) -> tuple[Pixels, dict[str
 
 def _train(device: torch.device) -> tuple[_Network, dict[str, float], float]:
     """Return a trained judge, its accuracy on held-out rooms, and the overlap of its window maps with the true ones."""
-    line = ProgressLine("judge of rooms")
-    try:
+    with closing(ProgressLine("judge of rooms")) as line:
         images, labels, maps = _rooms(0, _ROOMS, line)
         random = torch.Generator().manual_seed(_SEED)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -206,8 +205,6 @@ def _train(device: torch.device) -> tuple[_Network, dict[str, float], float]:
                 line(done, 0.3 + 0.7 * done / (_EPOCHS * batches), 0)
         held_out, truth, true_maps = _rooms(_ROOMS, _HELD_OUT, line)
         judged = RoomJudge(network, {}, 0.0)(held_out)
-    finally:
-        line.close()
     accuracy = {
         name: round(float((found == truth[name].numpy()).mean()), 4) for name, found in judged.attributes.items()
     }

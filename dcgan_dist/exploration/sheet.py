@@ -35,15 +35,13 @@ class Sheet(Measured):
         ids: numbers of n samples.
         classes: names of their classes; None for an unconditional run.
         images: the samples, uint8 (n, S, S, C).
-        columns: samples in a row.
-        seed: seed of the samples.
+        config: the settings.
     """
 
     ids: range
     classes: list[str] | None
     images: Pixels = field(metadata=SHOWN)
-    columns: int = field(metadata=SHOWN)
-    seed: int = field(metadata=SHOWN)
+    config: SheetConfig = field(metadata=SHOWN)
 
 
 def measure(config: SheetConfig, run: Trained) -> Sheet:
@@ -60,8 +58,7 @@ def measure(config: SheetConfig, run: Trained) -> Sheet:
         ids=ids,
         classes=[run.samples.class_names[label] for label in y.argmax(dim=1)] if run.classes else None,
         images=run.generate(run.z(ids), y),
-        columns=min(config.columns, config.count),
-        seed=config.seed,
+        config=config,
     )
 
 
@@ -73,14 +70,14 @@ def draw(sheet: Sheet) -> Canvas:
         marks, kind = [f"{mark} ({name})" for mark, name in zip(marks, sheet.classes or (), strict=True)], " and class"
     canvas = Canvas(f"Samples {sheet.ids[0]} to {sheet.ids[-1]}", sheet.subtitle)
     caption = f"with the numbers by which exemplars are picked for the figures arithmetic and turn{kind}"
-    canvas.images(Panel(caption, sheet.images, sheet.columns, marks))
+    canvas.images(Panel(caption, sheet.images, min(sheet.config.columns, len(marks)), marks))
     return canvas
 
 
 def finding(sheet: Sheet) -> str:
     """Return what the samples are for."""
     first, last = sheet.ids[0], sheet.ids[-1]
-    return f"Samples {first} to {last} of seed {sheet.seed}, to pick exemplars from for arithmetic and turn."
+    return f"Samples {first} to {last} of seed {sheet.config.seed}, to pick exemplars from for arithmetic and turn."
 
 
 __all__ = ["Sheet", "SheetConfig", "draw", "finding", "measure"]

@@ -175,8 +175,8 @@ class Turn(Measured):
         other_attributes: number of attributes besides the view; None without a judge.
         judge_accuracy: accuracy of the judge by attribute; None without a judge.
         exemplars: samples of `left` and of `right`, each followed by the sample of their mean z, uint8 (n, S, S, C).
-        turned: new samples with each part of the turn vector, uint8 (rows * parts, S, S, C).
-        moved: the same samples with each part of random vectors.
+        moved: new samples with each part of the turn vector, uint8 (rows * parts, S, S, C), and with those of random
+            vectors.
     """
 
     left: list[int]
@@ -188,8 +188,7 @@ class Turn(Measured):
     other_attributes: int | None
     judge_accuracy: dict[str, float] | None
     exemplars: tuple[Pixels, Pixels] = field(metadata=SHOWN)
-    turned: Pixels = field(metadata=SHOWN)
-    moved: Pixels = field(metadata=SHOWN)
+    moved: tuple[Pixels, Pixels] = field(metadata=SHOWN)
 
 
 def measure(config: TurnConfig, run: Trained) -> Turn:
@@ -241,8 +240,7 @@ def measure(config: TurnConfig, run: Trained) -> Turn:
         other_attributes=None if judge is None else len(judge.values) - 1,
         judge_accuracy=None if judge is None else judge.accuracy,
         exemplars=(with_mean(left), with_mean(right)),
-        turned=moved(vector.expand(config.rows, -1)),
-        moved=moved(random[: config.rows]),
+        moved=(moved(vector.expand(config.rows, -1)), moved(random[: config.rows])),
     )
 
 
@@ -252,10 +250,11 @@ def draw(turn: Turn) -> Canvas:
     sides = zip(("they look left", "they look right"), (turn.left, turn.right), turn.exemplars, strict=True)
     canvas.images(*(Panel(name, images, min(len(images), 8), [*map(str, ids), "mean"]) for name, ids, images in sides))
     marks = [f"{part:+.2f}".replace("+0.00", "0") for part in turn.parts]
-    for images, caption in (
-        (turn.turned, f"New samples: z plus parts of the turn vector (length {turn.length:.1f})"),
-        (turn.moved, "The same samples: z plus parts of random vectors of that length"),
-    ):
+    captions = (
+        f"New samples: z plus parts of the turn vector (length {turn.length:.1f})",
+        "The same samples: z plus parts of random vectors of that length",
+    )
+    for caption, images in zip(captions, turn.moved, strict=True):
         canvas.images(Panel(caption, images, len(turn.parts), marks))
     if turn.turn is None or turn.random is None:
         return canvas
@@ -295,15 +294,5 @@ def finding(turn: Turn) -> str:
     )
 
 
-__all__ = [
-    "Effect",
-    "Turn",
-    "TurnConfig",
-    "draw",
-    "find_sides",
-    "finding",
-    "measure",
-    "measure_vector",
-    "random_vectors",
-    "turn_vector",
-]
+__all__ = ["Effect", "Turn", "TurnConfig", "draw", "find_sides", "finding", "measure", "measure_vector",
+           "random_vectors", "turn_vector"]  # fmt: skip

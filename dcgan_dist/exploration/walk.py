@@ -128,8 +128,7 @@ def measure_smoothness(
 
 def distances(features: Array) -> Floats:
     """Return the Euclidean distances of successive rows of (n, d), (n - 1,)."""
-    steps: Floats = np.linalg.norm(np.diff(features.astype(np.float64), axis=0), axis=1)
-    return steps
+    return np.asarray(np.linalg.norm(np.diff(features.astype(np.float64), axis=0), axis=1))
 
 
 def _share(part: float, whole: float) -> float:
@@ -284,16 +283,5 @@ def finding(walk: Smoothness) -> str:
     )
 
 
-__all__ = [
-    "PARTS",
-    "Path",
-    "Smoothness",
-    "Walk",
-    "WalkConfig",
-    "distances",
-    "draw",
-    "finding",
-    "interpolate",
-    "measure",
-    "measure_smoothness",
-]
+__all__ = ["PARTS", "Path", "Smoothness", "Walk", "WalkConfig", "distances", "draw", "finding", "interpolate",
+           "measure", "measure_smoothness"]  # fmt: skip

@@ -274,9 +274,7 @@ class Windows(Measured):
         boxes: the boxes of n samples.
         layer_name: name of the layer in texts.
         strongest: whether only the maps with the largest weights are dropped.
-        before: the first samples with boxes, uint8 (n, S, S, C).
-        without: the same without the maps.
-        at_random: the same without random maps.
+        images: the first samples with boxes, uint8 (n, S, S, C); without the maps; and without random maps.
     """
 
     region_name: str
@@ -294,9 +292,7 @@ class Windows(Measured):
     boxes: Boxes = field(metadata=SHOWN)
     layer_name: str = field(metadata=SHOWN)
     strongest: bool = field(metadata=SHOWN)
-    before: Pixels = field(metadata=SHOWN)
-    without: Pixels = field(metadata=SHOWN)
-    at_random: Pixels = field(metadata=SHOWN)
+    images: tuple[Pixels, Pixels, Pixels] = field(metadata=SHOWN)
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -346,9 +342,7 @@ def measure(config: WindowsConfig, run: Trained) -> Windows:
         boxes=boxes,
         layer_name=layer.name,
         strongest=config.strongest is not None,
-        before=before[:_COLUMNS],
-        without=without[:_COLUMNS],
-        at_random=at_random[0][:_COLUMNS],
+        images=(before[:_COLUMNS], without[:_COLUMNS], at_random[0][:_COLUMNS]),
     )
 
 
@@ -370,20 +364,21 @@ def _boxes(config: WindowsConfig, run: Trained, judge: Judge | None) -> tuple[Bo
 def draw(windows: Windows) -> Canvas:
     """Draw samples before and after the maps are dropped, and what changes."""
     canvas = Canvas(f"A generator that forgets to draw a {windows.region_name}", windows.subtitle)
-    boxed, accuracy, n = sum(map(len, windows.boxes.values())), windows.held_out_accuracy, len(windows.dropped_maps)
+    count, accuracy, n = sum(map(len, windows.boxes.values())), windows.held_out_accuracy, len(windows.dropped_maps)
     canvas.text(
-        f"A logistic regression separates the inside of {boxed} boxes {windows.boxes_from} on {len(windows.boxes)} "
+        f"A logistic regression separates the inside of {count} boxes {windows.boxes_from} on {len(windows.boxes)} "
         f"samples from the rest by {windows.layer_name}; "
         f"{'an unknown share' if math.isnan(accuracy) else f'{accuracy:.0%}'} of held-out positions right (half of "
         f"them are inside). The {n} maps with {'the largest' if windows.strongest else 'a'} positive weight are "
         "dropped."
     )
     ids = list(windows.boxes)[:_COLUMNS]
-    images = with_boxes(_enlarged(windows.before), [windows.boxes[number] for number in ids])
+    before, without, at_random = (np.stack(list(enlarged(images, _ENLARGED))) for images in windows.images)
+    boxed = with_boxes(before, [windows.boxes[number] for number in ids])
     for caption, shown, marks in (
-        (f"samples, with the boxes of each {windows.region_name}", images, [str(number) for number in ids]),
-        (f"the same z without the {n} maps", _enlarged(windows.without), None),
-        (f"the same z without {n} random maps", _enlarged(windows.at_random), None),
+        (f"samples, with the boxes of each {windows.region_name}", boxed, [str(number) for number in ids]),
+        (f"the same z without the {n} maps", without, None),
+        (f"the same z without {n} random maps", at_random, None),
     ):
         canvas.images(Panel(caption, shown, _COLUMNS, marks, gap=2 * _ENLARGED))
     if windows.judged is None:
@@ -451,23 +446,17 @@ def with_boxes(images: Pixels, boxes: Sequence[Sequence[Box]]) -> Pixels:
     return drawn
 
 
-def _enlarged(images: Pixels) -> Pixels:
-    return np.stack(list(enlarged(images, _ENLARGED)))
-
-
 @dataclass(frozen=True)
 class Before:
     """Samples before maps are dropped, and the judge's predictions for them; `compared` takes them as the reference.
 
     Attributes:
-        images: uint8 (n, S, S, C).
         judged: predictions of the judge.
         boxes: box of the window of each image, None if it has none.
         features: features of the images with their windows painted over, (n, d).
         apart: mean distance between the features of two of the images.
     """
 
-    images: Pixels
     judged: Judged
     boxes: list[Box | None]
     features: Values
@@ -481,7 +470,7 @@ def judge_before(images: Pixels, judge: Judge, extractor: RandomConv) -> Before:
     features = _features(painted(images, boxes), extractor)
     # Each image with the next one: n pairs that are close enough to independent.
     apart = float(np.linalg.norm(features - np.roll(features, 1, axis=0), axis=1).mean())
-    return Before(images, judged, boxes, features, apart)
+    return Before(judged, boxes, features, apart)
 
 
 def _features(images: Pixels, extractor: RandomConv) -> Values:
@@ -634,31 +623,7 @@ def _plot_changes(canvas: Canvas, changes: PixelChanges, region: str) -> None:
     describe(axes, title, "left", {"fontsize": 7}, ylabel="mean change of a pixel, of 255")
 
 
-__all__ = [
-    "Before",
-    "Compared",
-    "Counted",
-    "Elsewhere",
-    "Fitted",
-    "MapLayer",
-    "PixelChanges",
-    "RandomMean",
-    "Windows",
-    "WindowsConfig",
-    "activations",
-    "balanced_positions",
-    "chosen_layer",
-    "compared",
-    "draw",
-    "dropped",
-    "finding",
-    "fit_region",
-    "inside",
-    "judge_before",
-    "judged_boxes",
-    "map_layers",
-    "measure",
-    "painted",
-    "pixel_changes",
-    "with_boxes",
-]
+__all__ = ["Before", "Compared", "Counted", "Elsewhere", "Fitted", "MapLayer", "PixelChanges", "RandomMean",
+           "Windows", "WindowsConfig", "activations", "balanced_positions", "chosen_layer", "compared", "draw",
+           "dropped", "finding", "fit_region", "inside", "judge_before", "judged_boxes", "map_layers", "measure",
+           "painted", "pixel_changes", "with_boxes"]  # fmt: skip

@@ -112,8 +112,8 @@ def test_alike_is_the_share_of_equal_pairs() -> None:
 def test_exemplars_are_the_clear_ones_the_clearest_first() -> None:
     judged = {"bright": np.array([[0.4, 0.6], [0.9, 0.1], [0.05, 0.95], [0.55, 0.45]])}
     judged["view"] = np.array([[0.9, 0.1], [1.0, 0.0], [0.8, 0.2], [1.0, 0.0]])
-    found = find_exemplars(by_brightness(), judged, "bright, view left")
-    assert found == Exemplars((2, 0), 2, {"bright": 1, "view": 0})  # 0.76, 0.54; then 0.45, 0.1
+    found = find_exemplars(judged, by_brightness().read("bright, view left"))
+    assert found == Exemplars((2, 0), 2)  # 0.76, 0.54; then 0.45, 0.1
 
 
 @pytest.mark.parametrize("family", ["dcgan", "gan", "cgan"])

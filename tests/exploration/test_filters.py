@@ -210,7 +210,7 @@ def test_half_area_counts_the_fewest_pixels_that_hold_half_of_the_squares() -> N
 def test_figure_of_a_tiny_run(opened: Callable[..., Trained], family: str) -> None:
     run = opened(family)
     if family == "cdcgan":  # its config.yaml does not name rooms
-        run = with_settings(run, {"model": run.settings["model"]})
+        run = with_settings(run, {"model": run.run.settings["model"]})
     config = FiltersConfig(count=128, filters=("0-2", "5"), top=3, layer=2, data="rooms:256")
     drawn = measure(config, run)
     trained = drawn.numbers["trained"]
