@@ -1,8 +1,16 @@
 """Train in several Ray Train workers, on the cluster of this process or on one that is started for the run.
 
-The driver (this process) starts one worker for each rank, prints their output, and raises the same errors as training
-in one process. Checkpoints and metrics are written to the run directory; Ray's own record of the run is not used, and
-removed.
+::
+
+    driver: run_on_ray ─ starts ─> Ray Train's controller ─ starts, restarts ─> a worker for each rank: trainer.train
+       │                              │                                            │
+       │<── EventBus: Placed, Lost ───┘                                            │   the leader writes the run directory
+       │<── EventBus: Joined, Line, Metrics, Settled, Failed, Left ────────────────┤
+       └─── EventBus: stop (a signal, `should_stop`) ─────────────────────────────>┘   looked at between two steps
+    Watchdog: frees CPUs and GPUs if the driver is killed
+
+The driver (this process) prints what workers print, and raises the same errors as training in one process. Ray's own
+record of the run is not used, and removed.
 """
 
 from __future__ import annotations
