@@ -4,9 +4,9 @@
 
     driver: run_on_ray ─ starts ─> Ray Train's controller ─ starts, restarts ─> a worker for each rank: trainer.train
        │                              │                                            │
-       │<── EventBus: Placed, Lost ───┘                                            │   the leader writes the run directory
+       │<── EventBus: Placed, Lost ───┘                                            │   rank 0 writes the run directory
        │<── EventBus: Joined, Line, Metrics, Settled, Failed, Left ────────────────┤
-       └─── EventBus: stop (a signal, `should_stop`) ─────────────────────────────>┘   looked at between two steps
+       └─── EventBus: stop (a signal, `should_stop`) ─────────────────────────────>┘   seen between two steps
     Watchdog: frees CPUs and GPUs if the driver is killed
 
 The driver (this process) prints what workers print, and raises the same errors as training in one process. Ray's own
