@@ -158,7 +158,7 @@ class Trainer:
                 is_saved = due.save and self.players.is_finite
                 if is_saved:
                     self._save()
-                # After the checkpoint of its step, so that whoever is told of the row finds it.
+                # After the checkpoint of the same step, so that the launcher finds it.
                 if due.log:
                     self._report_step()
                 if due.look and not due.last:
