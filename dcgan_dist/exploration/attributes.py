@@ -172,10 +172,8 @@ def judge_samples(run: Trained, judge: AttributeJudge, z: Tensor, label: str | N
     Raises:
         RunDirectoryError: the samples are not finite.
     """
-    parts = [
-        judge.probabilities(run.generate(part, run.y(len(part), label)))
-        for part in counted(z.split(_BATCH), len(z), what)
-    ]
+    with counted(z.split(_BATCH), len(z), what) as batches:
+        parts = [judge.probabilities(run.generate(part, run.y(len(part), label))) for part in batches]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -319,12 +319,13 @@ def measure(config: EvolutionConfig, run: Trained) -> Evolution:
     shown = choose_steps(sorted({*steps, *grids}), config.rows)
     images: dict[int, Pixels] = {}
     means, dead_at = {}, {}
-    snapshots = run.run.load_each(lambda _, step: _snapshot(run, step), steps, problems.append)
-    total = len(steps) * _sample_count(run)
-    for step, snapshot in counted(snapshots, total, "samples of checkpoints", lambda each: len(each[1].images)):
-        means[step], dead_at[step] = snapshot.means, int(snapshot.dead.sum())
-        if step in shown:
-            images[step] = snapshot.images[samples]
+    loaded = run.run.load_each(lambda _, step: _snapshot(run, step), steps, problems.append)
+    count = _sample_count(run)
+    with counted(loaded, len(steps) * count, "samples of checkpoints", lambda _: count) as snapshots:
+        for step, snapshot in snapshots:
+            means[step], dead_at[step] = snapshot.means, int(snapshot.dead.sum())
+            if step in shown:
+                images[step] = snapshot.images[samples]
     sources = dict.fromkeys(images, "checkpoint")
     for step in [step for step in shown if step not in images]:
         cells = _read_grid(run, step)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -110,26 +110,31 @@ def plain(value: Any) -> Any:
     return [plain(part) for part in value] if isinstance(value, list | tuple | range) else value
 
 
+@contextmanager
 def counted(
     batches: Iterable[Batch],
     total: int,
     what: str,
     size: Callable[[Batch], int] = len,  # type: ignore[assignment]
-) -> Iterator[Batch]:
-    """Yield batches, of `total` images together, and show the progress of what is done with them.
+) -> Iterator[Iterator[Batch]]:
+    """Give an iterator of batches, and show the progress of what is done with them until the context is closed.
 
     Args:
         batches: of images or other things.
-        total: number of images.
+        total: number of images in all batches.
         what: text of the progress line.
         size: function that returns the number of images of a batch.
     """
-    done = 0
     with closing(ProgressLine(what)) as line:
-        for batch in batches:
-            yield batch
-            done += size(batch)
-            line(done, done / total, 0)
+
+        def each() -> Iterator[Batch]:
+            done = 0
+            for batch in batches:
+                yield batch
+                done += size(batch)
+                line(done, done / total, 0)
+
+        yield each()
 
 
 def folder_of(config: FigureConfig, location: str) -> str:

@@ -304,10 +304,11 @@ def measure(config: FiltersConfig, run: Trained) -> Filters:
     networks = {"trained": run.discriminator, "random": random}
     images = _Images(run, run.dataset(config.data), config.count)
     tops = {name: TopResponses(config.top, len(filters)) for name in networks}
-    for which, pixels in counted(images, images.most, "responses", lambda batch: len(batch[1])):
-        real = run.real(pixels)
-        for name, network in networks.items():
-            tops[name].add(*highest_responses(network, real, run.no_label(len(real)), layer, filters), which)
+    with counted(images, images.most, "responses", lambda batch: len(batch[1])) as batches:
+        for which, pixels in batches:
+            real = run.real(pixels)
+            for name, network in networks.items():
+                tops[name].add(*highest_responses(network, real, run.no_label(len(real)), layer, filters), which)
     field = ReceptiveField.of(conv_layers(run.discriminator)[: layer + 1])
     return Filters(
         subtitle=run.subtitle,

@@ -148,9 +148,10 @@ def nearest_by_pixels(
     search = NearestFew(images.reshape(len(images), -1), k, device)
     count = dataset.count if chosen is None else len(chosen)
     done = 0
-    for block in counted(blocks(dataset, _READ, chosen), count, f"pixels of {dataset.path}"):
-        search.add(block.reshape(len(block), -1), done)
-        done += len(block)
+    with counted(blocks(dataset, _READ, chosen), count, f"pixels of {dataset.path}") as parts:
+        for block in parts:
+            search.add(block.reshape(len(block), -1), done)
+            done += len(block)
     found = search.found
     return Nearest(np.sqrt(found.distances / images[0].size), found.rows)
 

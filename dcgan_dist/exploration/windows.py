@@ -566,12 +566,12 @@ def _count(
     extractor = RandomConv(str(run.device))
     z, y = run.draw_z("windows", config.count), run.y(config.count, config.label)
     before = judge_before(run.generate(z, y), judge, extractor)
-    found = []
-    ways = [maps, *others]
-    for chosen in counted(ways, config.count * len(ways), "samples", lambda _: config.count):
-        with dropped(layer, chosen):
-            after = run.generate(z, y)
-        found.append(compared(before, after, judge, extractor))
+    found, ways = [], [maps, *others]
+    with counted(ways, config.count * len(ways), "samples", lambda _: config.count) as choices:
+        for chosen in choices:
+            with dropped(layer, chosen):
+                after = run.generate(z, y)
+            found.append(compared(before, after, judge, extractor))
     one, *random = found
     means = RandomMean(
         has_window=float(np.mean([draw.has_window.value for draw in random])),

@@ -46,9 +46,9 @@ def test_batches_are_counted_after_they_were_used(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("dcgan_dist.data.progress.PLAIN_PERIOD_S", 0.0)
-    batches = counted(["ab", "c"], 3, "letters")
-    assert (next(batches), capsys.readouterr().err) == ("ab", "")
-    assert list(batches) == ["c"]
+    with counted(["ab", "c"], 3, "letters") as batches:
+        assert (next(batches), capsys.readouterr().err) == ("ab", "")
+        assert list(batches) == ["c"]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(", ")[:2] for line in lines] == [["letters: 2 images", "67%"], ["letters: 3 images", "100%"]]
 
