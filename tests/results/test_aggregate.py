@@ -422,7 +422,7 @@ def test_pipes_folders_and_links_instead_of_files_are_reported_without_waiting(t
     (run / "status.json").unlink()
     (run / "status.json").symlink_to("nowhere")
     trial = read(run)
-    assert trial.problems == ("metrics.jsonl is no plain file", "scores.json is no plain file")
+    assert trial.problems == ("metrics.jsonl is not a regular file", "scores.json is not a regular file")
     assert (trial.status, trial.reason) == ("unknown", "status.json is missing")
 
 

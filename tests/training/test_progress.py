@@ -30,9 +30,10 @@ def test_one_process_has_all_images() -> None:
     assert progress.total_images(world(0, 1)) == (190, 2)
 
 
-def test_rows_name_the_checkpoint_of_another_run_that_a_run_continues_from() -> None:
+def test_a_run_that_continues_from_another_one_keeps_its_parent() -> None:
     progress = Progress()
     progress.load_state_dict(SAVED, world(0))
-    assert progress.parent_columns() == {}
-    progress.load_state_dict({**SAVED, "parent": {"trial": "t0003", "step": 12, "digest": "ab", "more": 1}}, world(0))
-    assert progress.parent_columns() == {"parent": "t0003", "parent_step": 12, "parent_digest": "ab"}
+    assert progress.parent is None
+    parent = {"trial": "t0003", "step": 12, "digest": "ab"}
+    progress.load_state_dict({**SAVED, "parent": parent}, world(0))
+    assert progress.parent == parent
