@@ -32,6 +32,7 @@ from dcgan_dist.runs.lease import is_alive, parse_status
 from dcgan_dist.runs.names import FIGURES, SAMPLES
 from dcgan_dist.settings import as_text, convert, modernised
 from dcgan_dist.storage.files import to_json
+from dcgan_dist.storage.folder import folder_at
 
 SWEPT_TASK = "sweep"
 """Task name of the scores that a sweep measured at its milestones."""
@@ -336,7 +337,7 @@ def read_image(location: str) -> bytes | None:
     """Return the bytes of an image in `Trial.samples`, `real` or `figures`; None if it is gone or unreadable."""
     directory, _, name = location.rpartition("/")
     try:
-        return read_bytes(directory, name)
+        return read_bytes(folder_at(directory, patience=1), name)
     except StorageError:
         return None
 
@@ -365,7 +366,7 @@ def _read_sweep(scan: Scan) -> _Ledger:
     contents: dict[str, dict[str, Any]] = {}
     for name in (SWEEP_NAME, "status.json"):
         try:
-            raw = read_bytes(scan.directory, name)
+            raw = read_bytes(folder_at(scan.directory, patience=1), name)
         except StorageError as error:
             problems.append(one_line(str(error)))
             raw = None

@@ -22,6 +22,7 @@ from dcgan_dist.results.stability import SIGNALS, judge, judge_columns
 from dcgan_dist.results.walking import Scan, names_in, read_bytes
 from dcgan_dist.runs.checkpoints import RAW
 from dcgan_dist.runs.names import FIGURES, SAMPLES
+from dcgan_dist.runs.run import Run
 from dcgan_dist.settings import modernised
 
 Curve = npt.NDArray[np.float64]
@@ -96,12 +97,13 @@ class RunFiles:
 def read_run(scan: Scan) -> RunFiles:
     """Read a run directory. Missing or damaged files do not raise an error; see `RunFiles.problems`."""
     problems: list[str] = []
+    run = Run(scan.directory, patience=1)
 
     def content(name: str) -> bytes | None:
         if scan.files is not None and name not in scan.files:
             return None
         try:
-            return read_bytes(scan.directory, name)
+            return read_bytes(run.folder, name)
         except StorageError as error:
             problems.append(one_line(str(error)).replace(f"{scan.directory}/", ""))
             return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dcgan_dist.errors import DataError, InputError, StorageError
 from dcgan_dist.paths import expanded
 from dcgan_dist.runs.names import FIGURES, SAMPLES, SET_ASIDE
-from dcgan_dist.storage.folder import folder_at
+from dcgan_dist.storage.folder import Folder, folder_at
 
 RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
 SWEEP_NAME = "sweep.json"
@@ -134,17 +134,17 @@ def _find_url(url: str, seen: set[tuple[int, int] | str]) -> Iterator[Scan]:
         yield Scan(directory, directory, is_sweep, stamp, tuple(wanted))
 
 
-def read_bytes(directory: str, name: str) -> bytes | None:
-    """Return the content of a file in a run directory, None if there is no such file.
+def read_bytes(folder: Folder, name: str) -> bytes | None:
+    """Return the content of a file of a run or a sweep, None if there is no such file.
 
     Args:
-        directory: path or URL of the run directory.
-        name: name of the file, relative to the directory.
+        folder: of the run or the sweep.
+        name: name of the file in it.
 
     Raises:
         StorageError: it cannot be read, is not a plain file, or is larger than any file of a run.
     """
-    return folder_at(directory, patience=1).get(name, _LARGEST.get(name, _LARGEST_OTHER))
+    return folder.get(name, _LARGEST.get(name, _LARGEST_OTHER))
 
 
 def names_in(scan: Scan, below: str) -> list[str]:

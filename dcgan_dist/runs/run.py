@@ -42,14 +42,18 @@ class Run:
         folder: the same as a `Folder`, to read from.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, *, patience: float | None = None) -> None:
         """Store the location; nothing is read yet.
+
+        Args:
+            location: folder or URL.
+            patience: see `folder_at`.
 
         Raises:
             DataError: the location is a URL of an unknown scheme.
         """
         self.location = str(location)
-        self.folder: Folder = folder_at(location)
+        self.folder: Folder = folder_at(location, patience=patience)
         self._checkpoint: Checkpoint | None = None
 
     def __repr__(self) -> str:
