@@ -216,7 +216,7 @@ def _bench_workers(bench: Bench, sets: dict[str, Dataset]) -> Iterator[Record]:
                 name: _decoding(sets["jpg"], count, bench.size(20, 2)) for count, name in ((1, alone), (2, both))
             }
             turns = alternate(ways | decoding, bench.rounds)
-            yield bench.compare(f"{both}, beside the {encoding} shards", turns, both, alone)
+            yield bench.compare(f"{both}, compared with the {encoding} shards", turns, both, alone)
             yield bench.compare(f"{two}, the consumer counting, {encoding} shards", turns, two, one, goal=1.7)
             yield bench.compare(f"{one}, {encoding} shards", turns, one, thread)
 

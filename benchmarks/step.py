@@ -82,7 +82,7 @@ def bench_step(bench: Bench) -> Iterator[Record]:
 
 
 def _bench_paper_net(bench: Bench, device: torch.device) -> Iterator[Record]:
-    """Measure the paper's 64x64 network in bf16: images/s, and its arithmetic beside that of matrix products."""
+    """Measure the paper's 64x64 network in bf16: images/s, and its arithmetic compared with that of matrix products."""
     batch, steps, side, products = 128, bench.size(30, 3), 8192, 20
     images = torch.randint(0, 256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
     step = partial(make_our_step(PAPER, "bf16", batch, device, compiled=True), images)
