@@ -25,7 +25,7 @@ class EvaluateConfig(Group):
     """Folder or URL of the run directory."""
     task: Literal["cifar10", "svhn", "folder", "rooms", "mnist", "fidelity", "memorisation", "one-nn"] = "rooms"
     """What to score on: `cifar10`, `svhn`, `mnist`, `folder` (any labelled images), or `rooms` (attributes of
-    procedural rooms). svhn takes 100 labels a class unless told otherwise, the others all labels. `fidelity` and
+    procedural rooms). svhn takes 100 labels a class by default, the others all labels. `fidelity` and
     `memorisation` score the generator of any run, without labels: how its samples compare with the images of `data`,
     and whether they copy them. `one-nn` scores that of a conditional run: the error of a 1-nearest-neighbour
     classifier that is trained on its samples (appendix, Table 3)."""
@@ -52,7 +52,7 @@ class EvaluateConfig(Group):
     """Weights of the generator for fidelity, memorisation and one-nn: their `average` over training, or `raw`;
     `auto` takes the average where the run has one (`training.average`)."""
     labels_per_class: NonNegativeInt | None = None
-    """Labels of each class that classifiers are fitted to, drawn anew many times; 0 for all labels. Left out, 100
+    """Labels of each class that classifiers are fitted to, drawn again many times; 0 for all labels. Left out, 100
     for svhn and 0 for the others."""
     draws: Draws | None = None
     """How often labels are drawn for the score. Left out, 100 for svhn and 10 for the others."""

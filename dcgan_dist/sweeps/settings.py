@@ -49,7 +49,7 @@ class SweepConfig(Group):
     is given, else sweeps/NAME."""
     space: dict[str, Any] = field(default_factory=dict)
     """What is searched, by dotted name: {uniform: [LOW, HIGH]}, {loguniform: [LOW, HIGH]}, {randint: [LOW, HIGH]} (both
-    included), {choice: [A, B]} or {grid: [A, B]}; with `when: {OTHER: VALUE or list}` beside it, only where that other
+    included), {choice: [A, B]} or {grid: [A, B]}; with `when: {OTHER: VALUE or list}`, only where that other
     setting has such a value. On the command line: --space '{optim.lr: {loguniform: [1e-5, 1e-2]}}'."""
     trials: Annotated[int, Meta(ge=1, le=10**6)] = 24
     """Trials in all; a grid has as many as it has points (times this many, where other settings are drawn)."""
